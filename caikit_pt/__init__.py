@@ -1,0 +1,44 @@
+"""Prompt tuning as a service: a caikit runtime module that trains soft prompts and serves them."""
+
+import os
+from typing import TYPE_CHECKING
+
+import caikit
+
+caikit.configure(os.path.join(os.path.dirname(__file__), "config.yml"))
+
+from caikit_pt.data_model import (  # noqa: E402
+    ExponentialDecayLengthPenalty,
+    GenerationTrainRecord,
+    TuningConfig,
+)
+from caikit_pt.module import PeftPromptTuning  # noqa: E402
+
+if TYPE_CHECKING:
+    from caikit_pt.base_model.frozen import BaseModel
+
+__all__ = [
+    "ExponentialDecayLengthPenalty",
+    "GenerationTrainRecord",
+    "PeftPromptTuning",
+    "TuningConfig",
+    "load_base_model",
+]
+
+
+def load_base_model(directory: str, torch_dtype: str = "", device: str = "") -> "BaseModel":
+    """The base model in any local `directory`, for Python: `train(base_model=...)` takes it.
+
+    It is the shared copy, as for a model found by name. Raises InvalidParameter.
+    """
+    from pathlib import Path
+
+    from caikit_pt import settings
+    from caikit_pt.base_model.checkpoint import locate
+    from caikit_pt.base_model.pool import POOL, resolve_device, resolve_dtype
+
+    path = Path(directory).resolve()
+    checkpoint = locate(path.name, settings.Settings(base_models_dir=str(path.parent)))
+    now = settings.current()
+    where = resolve_device(device, now)
+    return POOL.get(checkpoint, resolve_dtype(torch_dtype, checkpoint, where, now), where)

@@ -1,0 +1,142 @@
+"""Decoder-only models: `[pad][prompt][text]`.
+
+The padding stands before the prompt and the positions are counted from the prompt's first row, so a
+row in a batch has exactly the numbers it has alone. peft puts the padding between the prompt and
+the text and drops the positions (peft#1093), which changes answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from inspect import signature
+from typing import TYPE_CHECKING, Any
+
+from caikit_pt.base_model.frozen import (
+    BaseModel,
+    Decoding,
+    PromptTensors,
+    Row,
+    TrainingBatch,
+    pad_left,
+    prompt_length,
+)
+from caikit_pt.parameters.tuning import DECODER
+
+if TYPE_CHECKING:
+    import torch
+
+
+class CausalModel(BaseModel):
+    """A frozen decoder-only model."""
+
+    def source_ids(self, text: str) -> list[int]:
+        ids = super().source_ids(text)
+        # A few tokenizers end every text; the answer is to follow, so the text hasn't ended.
+        return ids[:-1] if len(ids) > 1 and ids[-1] == self.end_id else ids
+
+    def cut_source(self, ids: list[int], limit: int) -> list[int]:
+        return ids[:limit]
+
+    def keep_last(self, ids: list[int], limit: int) -> list[int]:
+        if len(ids) <= limit:
+            return ids
+        # The token that begins a text stays in front of it; it is one of the kept ones.
+        begins = self.tokenizer.bos_token_id is not None and ids[0] == self.tokenizer.bos_token_id
+        if begins and limit > 1:
+            return [ids[0], *ids[-(limit - 1) :]]
+        return ids[-limit:]
+
+    @property
+    def continues_text(self) -> bool:
+        return True
+
+    def seen_ids(self, row: Row) -> Sequence[int]:
+        return row.ids
+
+    def source_logits(self, row: Row) -> torch.Tensor | None:
+        import torch
+
+        with torch.inference_mode():
+            embeddings, mask = pad_left([self.join(row.prompt.get(DECODER), row.ids)])
+            logits = self._forward(embeddings, mask, keep=len(row.ids) + 1).logits[0].float()
+        if prompt_length(row.prompt, DECODER):
+            return logits[-len(row.ids) - 1 : -1]
+        # Without a prompt nothing predicts the first token.
+        return torch.cat([torch.zeros_like(logits[:1]), logits[:-1]])
+
+    def target_loss(self, prompt: PromptTensors, batch: TrainingBatch) -> torch.Tensor:
+        import torch
+
+        rows = [
+            self.join(prompt[DECODER], [*source, *target])
+            for source, target in zip(batch.sources, batch.targets, strict=True)
+        ]
+        embeddings, mask = pad_left(rows)
+        longest = max(map(len, batch.targets))
+        # Aligned at the end, every target lies in the last K positions: the rest needs no logits.
+        logits = self._forward(embeddings, mask, keep=longest + 1).logits[:, -longest - 1 : -1]
+        labels = torch.full((len(rows), longest), -100, device=self.device)
+        for label, target in zip(labels, batch.targets, strict=True):
+            label[longest - len(target) :] = torch.tensor(target, device=self.device)
+        return torch.nn.functional.cross_entropy(
+            logits.float().flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="sum"
+        )
+
+    def room(self, row: Row) -> int | None:
+        context = self.checkpoint.context_length
+        return context and context - prompt_length(row.prompt, DECODER) - len(row.ids)
+
+    def start(self, rows: Sequence[Row]) -> Decoding:
+        return CausalDecoding(self, rows)
+
+    def _forward(
+        self, embeddings: torch.Tensor, mask: torch.Tensor, keep: int, cache: Any = None
+    ) -> Any:
+        """The model over [B, T, H] new positions; `mask` also covers what is in the cache."""
+        optional: dict[str, Any] = {}
+        if "position_ids" in self._arguments:
+            positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
+            optional["position_ids"] = positions[:, -embeddings.shape[1] :]
+        if "logits_to_keep" in self._arguments:
+            optional["logits_to_keep"] = keep
+        return self.model(
+            inputs_embeds=embeddings,
+            attention_mask=mask,
+            past_key_values=cache,
+            use_cache=cache is not None,
+            **optional,
+        )
+
+    @cached_property
+    def _arguments(self) -> frozenset[str]:
+        """What the model's forward takes: ALiBi models have no positions to be told."""
+        return frozenset(signature(self.model.forward).parameters)
+
+
+class CausalDecoding(Decoding):
+    """Rows of a decoder-only model, aligned at the end."""
+
+    def __init__(self, base: CausalModel, rows: Sequence[Row]) -> None:
+        from transformers import DynamicCache
+
+        self._base = base
+        embeddings, self._mask = pad_left(
+            [base.join(row.prompt.get(DECODER), row.ids) for row in rows]
+        )
+        self._cache = DynamicCache(config=base.model.config)
+        self._read(embeddings)
+
+    def advance(self, tokens: torch.Tensor) -> None:
+        self._mask = _with_one_more(self._mask)
+        self._read(self._base.model.get_input_embeddings()(tokens[:, None]))
+
+    def _read(self, embeddings: torch.Tensor) -> None:
+        output = self._base._forward(embeddings, self._mask, keep=1, cache=self._cache)
+        self.logits = output.logits[:, -1].float()
+
+
+def _with_one_more(mask: torch.Tensor) -> torch.Tensor:
+    import torch
+
+    return torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)

@@ -1,0 +1,188 @@
+"""A frozen language model as tuning and serving see it: one interface for both families.
+
+Letters in shapes: B rows, P virtual tokens, T positions, K target positions, H hidden size, V
+vocabulary. Nothing here changes the model: rows of different soft prompts can share a call, and
+calls can run at the same time.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from caikit_pt.base_model.checkpoint import Checkpoint
+from caikit_pt.errors import InvalidParameter
+
+if TYPE_CHECKING:
+    import torch
+
+# By ENCODER or DECODER, the rows [P, H] that go in front of that side's input.
+PromptTensors: TypeAlias = Mapping[str, "torch.Tensor"]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One text to continue, with the soft prompt in front of it."""
+
+    prompt: PromptTensors
+    ids: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingBatch:
+    """Token ids of B examples. Targets end with the end token and hold no token of the source."""
+
+    sources: Sequence[Sequence[int]]
+    targets: Sequence[Sequence[int]]
+
+    @property
+    def target_tokens(self) -> int:
+        """Tokens that count in the loss."""
+        return sum(map(len, self.targets))
+
+
+class BaseModel(ABC):
+    """One frozen copy of a language model with its tokenizer, on one device in one data type."""
+
+    def __init__(self, checkpoint: Checkpoint, model: Any, tokenizer: Any) -> None:
+        self.checkpoint = checkpoint
+        self.model = model.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.end_ids = _end_ids(checkpoint.name, model, tokenizer)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.model.get_input_embeddings().weight.device  # type: ignore[no-any-return]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The weights' data type."""
+        return self.model.get_input_embeddings().weight.dtype  # type: ignore[no-any-return]
+
+    # ---- text ----
+
+    def source_ids(self, text: str) -> list[int]:
+        """The tokens of a source as the model expects them, with its special tokens."""
+        return list(self.tokenizer(text)["input_ids"])
+
+    def target_ids(self, text: str) -> list[int]:
+        """The tokens of a target without any special token; the caller adds the end token."""
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    @property
+    def end_id(self) -> int:
+        """The end token that targets are trained with."""
+        return int(self.tokenizer.eos_token_id)
+
+    @abstractmethod
+    def cut_source(self, ids: list[int], limit: int) -> list[int]:
+        """`ids` with at most `limit` tokens, the first of the text kept."""
+
+    @abstractmethod
+    def keep_last(self, ids: list[int], limit: int) -> list[int]:
+        """`ids` with at most `limit` tokens, the last of the text kept."""
+
+    # ---- what differs between the families ----
+
+    @property
+    @abstractmethod
+    def continues_text(self) -> bool:
+        """Whether an answer continues the text, so that the two can be shown as one."""
+
+    @abstractmethod
+    def seen_ids(self, row: Row) -> Sequence[int]:
+        """The ids that a repetition penalty counts from, before anything is generated."""
+
+    @abstractmethod
+    def source_logits(self, row: Row) -> torch.Tensor | None:
+        """The logits [T, V] (float32) that predicted each token of the text; None if none did."""
+
+    # ---- numbers ----
+
+    def embed(self, ids: Sequence[int]) -> torch.Tensor:
+        """Word embeddings [T, H] as the first layer gets them, in the model's data type."""
+        import torch
+
+        return self.model.get_input_embeddings()(  # type: ignore[no-any-return]
+            torch.tensor(ids, dtype=torch.long, device=self.device)
+        )
+
+    def join(self, prompt: torch.Tensor | None, ids: Sequence[int]) -> torch.Tensor:
+        """The soft prompt in front of the embedded `ids`: [P + T, H]."""
+        import torch
+
+        text = self.embed(ids)
+        if prompt is None:
+            return text
+        return torch.cat([prompt.to(text.device, text.dtype), text])
+
+    @abstractmethod
+    def target_loss(self, prompt: PromptTensors, batch: TrainingBatch) -> torch.Tensor:
+        """The summed cross-entropy (nats, float32 scalar) of all target tokens of `batch`.
+
+        Differentiable in `prompt`; the model gets no gradient.
+        """
+
+    @abstractmethod
+    def room(self, row: Row) -> int | None:
+        """Tokens that the context leaves for an answer to `row`; None where it has no end."""
+
+    def cohort(self, row: Row) -> Hashable:
+        """Rows with the same cohort may share a batch. Most models have one cohort."""
+        return 0
+
+    @abstractmethod
+    def start(self, rows: Sequence[Row]) -> Decoding:
+        """Reads `rows` of one cohort and stands ready to generate."""
+
+
+class Decoding(ABC):
+    """B rows while they are being generated. `logits` [B, V] are those of the next token."""
+
+    logits: torch.Tensor
+
+    @abstractmethod
+    def advance(self, tokens: torch.Tensor) -> None:
+        """Takes the next token [B] of every row and computes the logits after it."""
+
+
+def prompt_length(prompt: PromptTensors, part: str) -> int:
+    """Virtual tokens that `prompt` has on one side."""
+    return int(prompt[part].shape[0]) if part in prompt else 0
+
+
+def pad_left(rows: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows [T_i, H] as one tensor [B, T, H] aligned at the end, and its mask [B, T] (int64)."""
+    return _pad(rows, left=True)
+
+
+def pad_right(rows: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows [T_i, H] as one tensor [B, T, H] aligned at the start, and its mask [B, T] (int64)."""
+    return _pad(rows, left=False)
+
+
+def _pad(rows: Sequence[torch.Tensor], left: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    import torch
+
+    longest = max(row.shape[0] for row in rows)
+    padded, masks = [], []
+    for row in rows:
+        missing = longest - row.shape[0]
+        rim = (missing, 0) if left else (0, missing)
+        padded.append(torch.nn.functional.pad(row, (0, 0, *rim)))
+        ones = torch.ones(row.shape[0], dtype=torch.long, device=row.device)
+        masks.append(torch.nn.functional.pad(ones, rim))
+    return torch.stack(padded), torch.stack(masks)
+
+
+def _end_ids(name: str, model: Any, tokenizer: Any) -> frozenset[int]:
+    """Every token that ends an answer: the tokenizer's, and those of the generation config."""
+    if tokenizer.eos_token_id is None:
+        raise InvalidParameter("base_model", name, "a model whose tokenizer has an end token")
+    configured = getattr(model.generation_config, "eos_token_id", None) or []
+    if isinstance(configured, int):
+        configured = [configured]
+    return frozenset([tokenizer.eos_token_id, *configured])

@@ -1,0 +1,173 @@
+"""Encoder-decoder models: the encoder reads `[prompt][text][pad]`, the decoder `[pad][prompt][start]`.
+
+Each side has a soft prompt of its own, or none. The encoder's padding is behind the text, where
+absolute positions and relative ones both leave it alone. The decoder's is in front, so that all
+rows write their next token in the same place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from caikit_pt.base_model.frozen import (
+    BaseModel,
+    Decoding,
+    PromptTensors,
+    Row,
+    TrainingBatch,
+    pad_left,
+    pad_right,
+    prompt_length,
+)
+from caikit_pt.parameters.tuning import DECODER, ENCODER
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Seq2SeqModel(BaseModel):
+    """A frozen encoder-decoder model."""
+
+    def target_ids(self, text: str) -> list[int]:
+        return list(self.tokenizer(text_target=text, add_special_tokens=False)["input_ids"])
+
+    def cut_source(self, ids: list[int], limit: int) -> list[int]:
+        if len(ids) <= limit:
+            return ids
+        # The token that ends a text stays behind what is left of it.
+        return [*ids[: limit - 1], ids[-1]] if ids[-1] == self.end_id else ids[:limit]
+
+    def keep_last(self, ids: list[int], limit: int) -> list[int]:
+        return ids[-limit:]
+
+    @property
+    def continues_text(self) -> bool:
+        return False
+
+    def seen_ids(self, row: Row) -> Sequence[int]:
+        return [self.start_id]
+
+    def source_logits(self, row: Row) -> torch.Tensor | None:
+        return None
+
+    def target_loss(self, prompt: PromptTensors, batch: TrainingBatch) -> torch.Tensor:
+        import torch
+
+        encoder, encoder_mask = pad_right(
+            [self.join(prompt.get(ENCODER), source) for source in batch.sources]
+        )
+        decoder, decoder_mask = pad_right(
+            [
+                self.join(prompt.get(DECODER), [self.start_id, *target[:-1]])
+                for target in batch.targets
+            ]
+        )
+        logits = self.model(
+            inputs_embeds=encoder,
+            attention_mask=encoder_mask,
+            decoder_inputs_embeds=decoder,
+            decoder_attention_mask=decoder_mask,
+            use_cache=False,
+        ).logits[:, prompt_length(prompt, DECODER) :]
+        labels = torch.full(logits.shape[:2], -100, device=self.device)
+        for label, target in zip(labels, batch.targets, strict=True):
+            label[: len(target)] = torch.tensor(target, device=self.device)
+        return torch.nn.functional.cross_entropy(
+            logits.float().flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="sum"
+        )
+
+    def room(self, row: Row) -> int | None:
+        context = self.checkpoint.context_length
+        if context and prompt_length(row.prompt, ENCODER) + len(row.ids) > context:
+            return 0
+        return context and context - prompt_length(row.prompt, DECODER) - 1
+
+    def cohort(self, row: Row) -> Hashable:
+        # A decoder that counts absolute positions can't have padding in front of a row.
+        return 0 if self._shift_invariant else prompt_length(row.prompt, DECODER)
+
+    def start(self, rows: Sequence[Row]) -> Decoding:
+        return Seq2SeqDecoding(self, rows)
+
+    @property
+    def start_id(self) -> int:
+        """The token that every decoder input begins with."""
+        config = self.model.config
+        start = getattr(config, "decoder_start_token_id", None)
+        if start is None:
+            start = self.model.generation_config.decoder_start_token_id
+        return int(start if start is not None else config.pad_token_id)
+
+    @cached_property
+    def _shift_invariant(self) -> bool:
+        """Whether padding in front of the decoder's input changes nothing: tried, not looked up."""
+        import torch
+
+        with torch.no_grad():
+            start = self.embed([self.start_id, self.end_id])[None]
+            encoded = self.embed([self.end_id])[None]
+            mask = torch.ones(1, 2, dtype=torch.long, device=self.device)
+            pad = torch.nn.functional.pad
+            plain = self._decode(encoded, mask[:, :1], start, mask).last_hidden_state
+            shifted = self._decode(
+                encoded, mask[:, :1], pad(start, (0, 0, 3, 0)), pad(mask, (3, 0))
+            ).last_hidden_state
+        difference = (plain[:, -1] - shifted[:, -1]).abs().max()
+        return bool(difference <= 1e-3 * plain[:, -1].abs().max())
+
+    def _decode(
+        self,
+        encoded: torch.Tensor,
+        encoder_mask: torch.Tensor,
+        embeddings: torch.Tensor,
+        mask: torch.Tensor,
+        cache: Any = None,
+    ) -> Any:
+        return self.model.get_decoder()(
+            inputs_embeds=embeddings,
+            attention_mask=mask,
+            encoder_hidden_states=encoded,
+            encoder_attention_mask=encoder_mask,
+            past_key_values=cache,
+            use_cache=cache is not None,
+        )
+
+
+class Seq2SeqDecoding(Decoding):
+    """Rows of an encoder-decoder model; the decoder's are aligned at the end."""
+
+    def __init__(self, base: Seq2SeqModel, rows: Sequence[Row]) -> None:
+        from transformers import DynamicCache, EncoderDecoderCache
+
+        self._base = base
+        encoder, self._encoder_mask = pad_right(
+            [base.join(row.prompt.get(ENCODER), row.ids) for row in rows]
+        )
+        self._encoded = base.model.get_encoder()(
+            inputs_embeds=encoder, attention_mask=self._encoder_mask
+        )
+        decoder, self._mask = pad_left(
+            [base.join(row.prompt.get(DECODER), [base.start_id]) for row in rows]
+        )
+        config = base.model.config
+        self._cache = EncoderDecoderCache(DynamicCache(config=config), DynamicCache(config=config))
+        self._read(decoder)
+
+    def advance(self, tokens: torch.Tensor) -> None:
+        import torch
+
+        self._mask = torch.cat([self._mask, torch.ones_like(self._mask[:, :1])], dim=1)
+        self._read(self._base.model.get_input_embeddings()(tokens[:, None]))
+
+    def _read(self, embeddings: torch.Tensor) -> None:
+        output = self._base.model(
+            encoder_outputs=self._encoded,
+            attention_mask=self._encoder_mask,
+            decoder_inputs_embeds=embeddings,
+            decoder_attention_mask=self._mask,
+            past_key_values=self._cache,
+            use_cache=True,
+        )
+        self.logits = output.logits[:, -1].float()

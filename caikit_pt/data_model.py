@@ -1,0 +1,46 @@
+"""The messages that caikit doesn't bring along.
+
+Names, order and numbers are wire API: they are those of caikit-nlp, whose clients must work here
+unchanged. New fields get new numbers at the end, and nothing is ever renumbered.
+"""
+
+from typing import List
+
+import caikit
+from caikit.core import DataObjectBase
+from py_to_proto.dataclass_to_proto import Annotated, FieldNumber
+
+# caikit-nlp's package, so that full names agree too.
+_PACKAGE = "caikit_data_model.caikit_nlp"
+
+
+@caikit.core.dataobject(package=_PACKAGE)
+class GenerationTrainRecord(DataObjectBase):
+    """One example: what the model is given, and what it should answer."""
+
+    input: Annotated[str, FieldNumber(1)]
+    output: Annotated[str, FieldNumber(2)]
+
+
+@caikit.core.dataobject(package=_PACKAGE)
+class TuningConfig(DataObjectBase):
+    """The soft prompt to tune. A field that is 0 or empty counts as unset (proto3, no presence).
+
+    Ranges, defaults and meanings stand in `parameters/tuning.py`.
+    """
+
+    num_virtual_tokens: Annotated[int, FieldNumber(1)]
+    prompt_tuning_init_text: Annotated[str, FieldNumber(2)]
+    prompt_tuning_init_method: Annotated[str, FieldNumber(3)]
+    prompt_tuning_init_source_model: Annotated[str, FieldNumber(4)]
+    output_model_types: Annotated[List[str], FieldNumber(5)]
+    # Ours: which task of the source prompt EXACT_SOURCE_TASK starts from (0 is the first).
+    prompt_tuning_init_task: Annotated[int, FieldNumber(6)]
+
+
+@caikit.core.dataobject(package=_PACKAGE)
+class ExponentialDecayLengthPenalty(DataObjectBase):
+    """From `start_index` generated tokens on, EOS gets likelier by `decay_factor` a token."""
+
+    start_index: Annotated[int, FieldNumber(1)]
+    decay_factor: Annotated[float, FieldNumber(2)]

@@ -1,0 +1,68 @@
+"""Every error that caikit_pt raises on purpose, each with the gRPC status a caller sees.
+
+    CaikitPtError                    INTERNAL
+    ├── InvalidParameter             INVALID_ARGUMENT
+    │   ├── InvalidRecord            INVALID_ARGUMENT
+    │   └── InvalidSourcePrompt      INVALID_ARGUMENT
+    ├── BaseModelMismatch            FAILED_PRECONDITION
+    ├── DamagedArtifact              DATA_LOSS
+    └── TrainingDiverged             ABORTED
+
+This module knows nothing of gRPC: a status is the name of one, and `module.py` and `runtime/` turn
+the name into what caikit expects.
+"""
+
+from __future__ import annotations
+
+
+class CaikitPtError(Exception):
+    """Anything that caikit_pt refuses or fails at, with a text written for the user."""
+
+    status = "INTERNAL"
+
+
+class InvalidParameter(CaikitPtError):
+    """A field of a request holds what it may not hold.
+
+    The text always has the same three parts: the field, the value given, what is allowed.
+    """
+
+    status = "INVALID_ARGUMENT"
+
+    def __init__(self, field: str, value: object, allowed: str) -> None:
+        super().__init__(f"{field}: {shown(value)} is not allowed. Allowed: {allowed}")
+        self.field = field
+        self.value = value
+        self.allowed = allowed
+
+
+class InvalidRecord(InvalidParameter):
+    """A training record can't be used. Its text is never part of the message: it may be private."""
+
+
+class InvalidSourcePrompt(InvalidParameter):
+    """A source prompt is missing, outside its root, unreadable or of another shape or base model."""
+
+
+class BaseModelMismatch(CaikitPtError):
+    """A tuned prompt was trained on another base model than the one found under its name."""
+
+    status = "FAILED_PRECONDITION"
+
+
+class DamagedArtifact(CaikitPtError):
+    """A saved prompt lacks a file or holds something that `save` never writes."""
+
+    status = "DATA_LOSS"
+
+
+class TrainingDiverged(CaikitPtError):
+    """The loss is no longer a finite number, so there is no prompt worth saving."""
+
+    status = "ABORTED"
+
+
+def shown(value: object, limit: int = 80) -> str:
+    """`value` as it stands in an error text: quoted where it is text, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"

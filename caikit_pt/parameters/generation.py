@@ -1,0 +1,153 @@
+"""The parameters of an inference request. Meanings are those of TGIS, as caikit-nlp passes them on."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from caikit_pt.errors import InvalidParameter
+from caikit_pt.parameters.table import Limits, Parameter, ParameterTable
+
+GREEDY = "GREEDY"
+SAMPLING = "SAMPLING"
+MAX_STOP_SEQUENCES = 64
+
+GENERATION_PARAMETERS = ParameterTable(
+    Parameter("max_new_tokens", int, "Tokens to generate at the most.", 20, "caikit-nlp", 1, 4096),
+    Parameter(
+        "min_new_tokens",
+        int,
+        "Tokens before the end token, or a stop sequence, may end the answer.",
+        0,
+        "caikit-nlp",
+        0,
+        4096,
+    ),
+    Parameter(
+        "truncate_input_tokens",
+        int,
+        "Keep the last so many tokens of the text. 0: refuse text that doesn't fit.",
+        0,
+        "caikit-nlp",
+        0,
+        1_000_000,
+    ),
+    Parameter(
+        "decoding_method",
+        str,
+        "GREEDY takes the likeliest token, SAMPLING draws one.",
+        GREEDY,
+        "caikit-nlp",
+        choices=(GREEDY, SAMPLING),
+    ),
+    Parameter("top_k", int, "Draw from the k likeliest; 0 for all.", 0, "TGIS", 0, 1_000_000),
+    Parameter("top_p", float, "Draw from the likeliest that sum to p; 0 and 1: off.", 1.0, "TGIS", 0, 1),
+    Parameter(
+        "typical_p", float, "Draw from the most typical that sum to p; 0 and 1: off.", 1.0, "TGIS", 0, 1
+    ),
+    Parameter("temperature", float, "Flattens (> 1) or sharpens; 0 is greedy.", 1.0, "TGIS", 0, 100),
+    Parameter(
+        "repetition_penalty",
+        float,
+        "Divides the scores of what was there before (Keskar 2019); 0 and 1: off.",
+        1.0,
+        "TGIS",
+        0,
+        100,
+    ),
+    Parameter(
+        "max_time", float, "Seconds after which the answer so far is returned.", None, "none",
+        low=0, high=86_400, above_low=True,
+    ),
+    Parameter(
+        "stop_sequences", str, "Text that ends the answer, also across tokens.", (), "none", many=True
+    ),
+    Parameter(
+        "seed", int, "Of SAMPLING; drawn where unset, and returned.", None, "drawn", 0, 2**64 - 1
+    ),
+    Parameter(
+        "preserve_input_text",
+        bool,
+        "Causal models: the request's text before the answer.",
+        True,
+        "caikit-nlp",
+    ),
+    Parameter("input_tokens", bool, "Return the tokens of the text.", False, "TGIS"),
+    Parameter("generated_tokens", bool, "Return the tokens of the answer.", False, "TGIS"),
+    Parameter("token_logprobs", bool, "With a log-probability each.", False, "TGIS"),
+    Parameter("token_ranks", bool, "With its rank among all tokens, from 1.", False, "TGIS"),
+    Parameter(
+        "include_stop_sequence", bool, "Whether the answer ends with the stop sequence.", True, "TGIS"
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExponentialDecay:
+    """The end token's score grows by `factor` a token, from `start` generated tokens on."""
+
+    start: int
+    factor: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationParameters:
+    """What one inference request asks for, checked and with every default resolved."""
+
+    max_new_tokens: int = 20
+    min_new_tokens: int = 0
+    truncate_input_tokens: int = 0
+    decoding_method: str = GREEDY
+    top_k: int = 0
+    top_p: float = 1.0
+    typical_p: float = 1.0
+    temperature: float = 1.0
+    repetition_penalty: float = 1.0
+    max_time: float | None = None
+    exponential_decay: ExponentialDecay | None = None
+    stop_sequences: tuple[str, ...] = ()
+    seed: int = 0
+    preserve_input_text: bool = True
+    input_tokens: bool = False
+    generated_tokens: bool = False
+    token_logprobs: bool = False
+    token_ranks: bool = False
+    include_stop_sequence: bool = True
+
+    @property
+    def samples(self) -> bool:
+        """Whether tokens are drawn; SAMPLING at temperature 0 is greedy."""
+        return self.decoding_method == SAMPLING and self.temperature > 0
+
+    @classmethod
+    def from_request(
+        cls, request: Mapping[str, Any], decay: tuple[int, float] | None, limits: Limits
+    ) -> GenerationParameters:
+        """The parameters of a request, where None is unset. Raises InvalidParameter."""
+        given = GENERATION_PARAMETERS.check(request, limits)
+        parameters = cls(
+            **{"seed": secrets.randbits(32), **given}, exponential_decay=_checked_decay(decay)
+        )
+        if parameters.min_new_tokens > parameters.max_new_tokens:
+            raise InvalidParameter(
+                "min_new_tokens",
+                parameters.min_new_tokens,
+                f"no more than max_new_tokens, which is {parameters.max_new_tokens}",
+            )
+        stops = parameters.stop_sequences
+        if "" in stops or len(stops) > MAX_STOP_SEQUENCES:
+            raise InvalidParameter(
+                "stop_sequences", list(stops), f"up to {MAX_STOP_SEQUENCES} texts, none of them empty"
+            )
+        return parameters
+
+
+def _checked_decay(decay: tuple[int, float] | None) -> ExponentialDecay | None:
+    if decay is None:
+        return None
+    field = "exponential_decay_length_penalty"
+    start = Parameter("start_index", int, "", low=0, high=1_000_000, path=field).check(decay[0])
+    factor = Parameter("decay_factor", float, "", low=1, high=100, path=field).check(decay[1])
+    return ExponentialDecay(start=start, factor=factor)

@@ -1,0 +1,315 @@
+"""The parameters of a train request, and what they resolve to.
+
+Sources of the defaults: *studio* is the tuning page of IBM's prompt-tuning studio, *parameter
+document* is caikit-nlp's prompt_tuning_parameter_selection.md, *Lester* is arXiv 2104.08691 and
+*MPT* is arXiv 2303.02861.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from caikit_pt.errors import InvalidParameter
+from caikit_pt.parameters.table import Limits, Parameter, ParameterTable
+
+PROMPT_TUNING = "PROMPT_TUNING"
+MULTITASK_PROMPT_TUNING = "MULTITASK_PROMPT_TUNING"
+
+RANDOM = "RANDOM"
+TEXT = "TEXT"
+SAMPLE_VOCAB = "SAMPLE_VOCAB"
+AVERAGE_SOURCE = "AVERAGE_SOURCE"
+ONLY_SOURCE_SHARED = "ONLY_SOURCE_SHARED"
+EXACT_SOURCE_TASK = "EXACT_SOURCE_TASK"
+# peft's and caikit-nlp's name for AVERAGE_SOURCE.
+AVERAGE_SOURCE_TASKS = "AVERAGE_SOURCE_TASKS"
+
+SOURCE_INIT_METHODS = (AVERAGE_SOURCE, AVERAGE_SOURCE_TASKS, ONLY_SOURCE_SHARED, EXACT_SOURCE_TASK)
+
+ENCODER = "ENCODER"
+DECODER = "DECODER"
+
+DTYPES = ("float32", "float16", "bfloat16")
+MANY_EPOCHS = 50
+MAX_VIRTUAL_TOKENS = 4096
+_CONFIG = "tuning_config"
+
+TUNING_PARAMETERS = ParameterTable(
+    Parameter(
+        "base_model",
+        str,
+        "The frozen model: a directory under `base_models_dir`, or a name in the Hugging Face cache.",
+        source="required",
+    ),
+    Parameter(
+        "num_virtual_tokens",
+        int,
+        "Rows of the soft prompt. A source prompt sets it; a value that differs from it is refused.",
+        default=100,
+        source="Lester, MPT",
+        low=1,
+        high=MAX_VIRTUAL_TOKENS,
+        path=_CONFIG,
+    ),
+    Parameter(
+        "prompt_tuning_init_method",
+        str,
+        "What the soft prompt starts from. The last four need MULTITASK_PROMPT_TUNING and a source.",
+        default=RANDOM,
+        source="studio, parameter document",
+        choices=(RANDOM, TEXT, SAMPLE_VOCAB, *SOURCE_INIT_METHODS),
+        path=_CONFIG,
+    ),
+    Parameter(
+        "prompt_tuning_init_text",
+        str,
+        "The text that TEXT starts from, repeated or cut to the number of virtual tokens. "
+        "Required for TEXT, else ignored.",
+        source="required for TEXT",
+        path=_CONFIG,
+    ),
+    Parameter(
+        "prompt_tuning_init_source_model",
+        str,
+        "The source prompt, relative to `source_prompt_base`. Ignored unless the tuning type is "
+        "MULTITASK_PROMPT_TUNING and the init method starts from a source.",
+        source="the base model's default source prompt",
+        path=_CONFIG,
+    ),
+    Parameter(
+        "prompt_tuning_init_task",
+        int,
+        "The task of the source prompt that EXACT_SOURCE_TASK starts from; 0 is the first.",
+        default=0,
+        source="peft",
+        low=0,
+        path=_CONFIG,
+    ),
+    Parameter(
+        "output_model_types",
+        str,
+        "Where soft prompts go: causal models have a DECODER; seq2seq models have an ENCODER, a "
+        "DECODER or both, each trained for itself.",
+        source="DECODER for causal models, ENCODER for seq2seq models (parameter document)",
+        choices=(ENCODER, DECODER),
+        many=True,
+        path=_CONFIG,
+    ),
+    Parameter(
+        "device",
+        str,
+        "cpu, cuda or cuda:N.",
+        source="the setting `device`: cuda where there is one, else cpu",
+    ),
+    Parameter(
+        "tuning_type",
+        str,
+        "Plain prompt tuning, or a shared prompt times a rank-one task matrix.",
+        default=PROMPT_TUNING,
+        source="parameter document",
+        choices=(PROMPT_TUNING, MULTITASK_PROMPT_TUNING),
+    ),
+    Parameter(
+        "num_epochs",
+        int,
+        f"Passes over the training records. Above {MANY_EPOCHS} a warning is logged.",
+        default=20,
+        source="studio, parameter document",
+        low=1,
+        high=10_000,
+    ),
+    Parameter(
+        "learning_rate",
+        float,
+        "Of AdamW at the first update; it falls linearly to zero at the last.",
+        default=0.3,
+        source="studio; Lester",
+        low=0,
+        high=10,
+        above_low=True,
+    ),
+    Parameter(
+        "verbalizer",
+        str,
+        "The text that the model is given: a template around `{{input}}`.",
+        default="{{input}}",
+        source="parameter document",
+    ),
+    Parameter(
+        "batch_size",
+        int,
+        "Records in one forward pass.",
+        default=8,
+        source="parameter document",
+        low=1,
+        high=1024,
+    ),
+    Parameter(
+        "max_source_length",
+        int,
+        "Tokens of the verbalised input that are kept.",
+        default=256,
+        source="parameter document",
+        low=1,
+        high=1_000_000,
+    ),
+    Parameter(
+        "max_target_length",
+        int,
+        "Tokens of the output that are kept; the end token comes on top.",
+        default=128,
+        source="parameter document",
+        low=1,
+        high=1_000_000,
+    ),
+    Parameter(
+        "accumulate_steps",
+        int,
+        "Batches to one update. The last update of an epoch may have fewer.",
+        default=1,
+        source="with 32, as caikit-nlp has it, small data sets get almost no updates",
+        low=1,
+        high=1024,
+    ),
+    Parameter(
+        "torch_dtype",
+        str,
+        "Of the frozen model. The soft prompt is float32 always.",
+        source="the setting `torch_dtype`: the checkpoint's own on a GPU, float32 on a CPU",
+        choices=DTYPES,
+    ),
+    Parameter(
+        "silence_progress_bars",
+        bool,
+        "No progress bar in a notebook or shell. A server never shows one.",
+        default=True,
+        source="caikit-nlp",
+    ),
+    Parameter(
+        "seed",
+        int,
+        "Of the initial prompt and of the order of the records.",
+        default=73,
+        source="caikit-nlp",
+        low=0,
+        high=2**63 - 1,
+    ),
+    Parameter(
+        "tuning_task",
+        str,
+        "What the records are for; chooses the row of `tuning_presets`.",
+        source="classification for ClassificationTrainRecords, else generation",
+        choices=("classification", "generation", "summarization"),
+    ),
+    Parameter(
+        "task_learning_rate",
+        float,
+        "Of the task vectors u and v of MULTITASK_PROMPT_TUNING.",
+        source="4/3 of learning_rate, the ratio of MPT's 0.4 to its 0.3",
+        low=0,
+        high=10,
+        above_low=True,
+    ),
+)
+
+PRESET_PARAMETERS = ("batch_size", "accumulate_steps", "learning_rate", "num_epochs")
+MPT_TASK_LEARNING_RATE_RATIO = 4 / 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TuningParameters:
+    """Everything a training run depends on, each value checked and resolved.
+
+    `origins` says for each name where its value came from: "request", "default", "preset ..." or
+    what else decided.
+    """
+
+    base_model: str
+    tuning_type: str
+    tuning_task: str
+    num_virtual_tokens: int
+    prompt_tuning_init_method: str
+    prompt_tuning_init_text: str
+    prompt_tuning_init_source_model: str
+    prompt_tuning_init_task: int
+    output_model_types: tuple[str, ...]
+    device: str
+    torch_dtype: str
+    num_epochs: int
+    learning_rate: float
+    task_learning_rate: float
+    batch_size: int
+    accumulate_steps: int
+    max_source_length: int
+    max_target_length: int
+    verbalizer: str
+    silence_progress_bars: bool
+    seed: int
+    origins: Mapping[str, str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as they are written beside a tuned prompt."""
+        return {**asdict(self), "output_model_types": list(self.output_model_types)}
+
+
+def check_request(request: Mapping[str, Any], limits: Limits) -> dict[str, Any]:
+    """The values that a train request sets, each in its range.
+
+    What can be judged without a base model is judged here. Raises InvalidParameter.
+    """
+    given = TUNING_PARAMETERS.check(request, limits)
+    if not given.get("base_model"):
+        raise InvalidParameter("base_model", given.get("base_model", ""), "the name of a base model")
+    method = given.get("prompt_tuning_init_method", RANDOM)
+    if method == AVERAGE_SOURCE_TASKS:
+        method = given["prompt_tuning_init_method"] = AVERAGE_SOURCE
+    tuning_type = given.get("tuning_type", PROMPT_TUNING)
+    if method in SOURCE_INIT_METHODS and tuning_type != MULTITASK_PROMPT_TUNING:
+        raise InvalidParameter(
+            "tuning_config.prompt_tuning_init_method",
+            method,
+            f"{RANDOM}, {TEXT}, {SAMPLE_VOCAB} with tuning_type {tuning_type}; a source prompt "
+            f"needs {MULTITASK_PROMPT_TUNING}",
+        )
+    if method == TEXT and not given.get("prompt_tuning_init_text", "").strip():
+        raise InvalidParameter(
+            "tuning_config.prompt_tuning_init_text",
+            given.get("prompt_tuning_init_text", ""),
+            "text to start from, because prompt_tuning_init_method is TEXT",
+        )
+    types = given.get("output_model_types", ())
+    if len(set(types)) != len(types):
+        raise InvalidParameter("tuning_config.output_model_types", list(types), "each type once")
+    if "task_learning_rate" in given and tuning_type != MULTITASK_PROMPT_TUNING:
+        raise InvalidParameter(
+            "task_learning_rate",
+            given["task_learning_rate"],
+            f"unset with tuning_type {tuning_type}; it is for {MULTITASK_PROMPT_TUNING}",
+        )
+    return given
+
+
+def resolve(given: Mapping[str, Any], decided: Mapping[str, tuple[Any, str]]) -> TuningParameters:
+    """A request's own values first, then what was `decided` for it, then the table's defaults.
+
+    `decided` holds, by name, a value and its origin: from a preset, the base model or a source
+    prompt.
+    """
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for parameter in TUNING_PARAMETERS:
+        name = parameter.name
+        if name in given:
+            values[name], origins[name] = given[name], "request"
+        elif name in decided:
+            values[name], origins[name] = decided[name]
+        elif parameter.default is not None:
+            values[name], origins[name] = parameter.default, "default"
+    if "task_learning_rate" not in values:
+        values["task_learning_rate"] = values["learning_rate"] * MPT_TASK_LEARNING_RATE_RATIO
+        origins["task_learning_rate"] = "4/3 of learning_rate"
+    values.setdefault("prompt_tuning_init_text", "")
+    values.setdefault("prompt_tuning_init_source_model", "")
+    return TuningParameters(**values, origins=origins)

@@ -1,0 +1,40 @@
+"""Names in a request become paths inside a root, or are refused."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from caikit_pt.errors import InvalidParameter
+
+_MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+
+
+def inside(root: str | Path, name: str, field: str, error: type[InvalidParameter] = InvalidParameter) -> Path:
+    """The real path of `name` under `root`, with every symbolic link followed.
+
+    The path need not exist. Raises `error` where `name` is empty or absolute, or leads out of the
+    root by `..` or through a link.
+    """
+    allowed = "a path relative to its root that stays inside it"
+    if not name or "\0" in name or Path(name).is_absolute():
+        raise error(field, name, allowed)
+    real_root = Path(root).resolve()
+    path = (real_root / name).resolve()
+    if path == real_root or not path.is_relative_to(real_root):
+        raise error(field, name, allowed)
+    return path
+
+
+def check_model_name(name: str) -> str:
+    """`name` if a trained model may be published under it: it becomes one directory.
+
+    Raises InvalidParameter where it is empty or could be more than a plain name.
+    """
+    if not isinstance(name, str) or not _MODEL_NAME.fullmatch(name):
+        raise InvalidParameter(
+            "model_name",
+            name,
+            "1 to 200 letters, digits, '.', '_' and '-', the first a letter or a digit",
+        )
+    return name

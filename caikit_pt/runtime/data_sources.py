@@ -1,0 +1,59 @@
+"""Training files that a request names are read from inside `data_streams.file_source_base` only.
+
+caikit's own sources take the setting as a mere prefix: an absolute path or `..` leaves it. The
+messages, field names and numbers are caikit's.
+"""
+
+from __future__ import annotations
+
+import caikit
+from caikit.runtime.service_generation.data_stream_source import (
+    DirectoryDataStreamSourcePlugin,
+    FileDataStreamSourcePlugin,
+    FilePluginBase,
+    ListOfFilesDataStreamSourcePlugin,
+)
+
+from caikit_pt.errors import InvalidParameter
+from caikit_pt.paths import inside
+from caikit_pt.runtime.status import caikit_errors
+
+
+class _Confined(FilePluginBase):  # type: ignore[misc]
+    """Resolves every path inside the root, links followed."""
+
+    @staticmethod
+    def _get_resolved_source_path(input_path: str) -> str:
+        root = caikit.get_config().data_streams.file_source_base
+        with caikit_errors():
+            if not root:
+                raise InvalidParameter(
+                    "train_stream",
+                    input_path,
+                    "inline records, until the setting data_streams.file_source_base names the "
+                    "directory that training files may be read from",
+                )
+            path = inside(root, input_path, "train_stream")
+            if not path.exists():
+                raise InvalidParameter(
+                    "train_stream", input_path, "a file or directory in data_streams.file_source_base"
+                )
+            return str(path)
+
+
+class ConfinedFile(_Confined, FileDataStreamSourcePlugin):  # type: ignore[misc]
+    """One file."""
+
+    name = "ConfinedFileData"
+
+
+class ConfinedListOfFiles(_Confined, ListOfFilesDataStreamSourcePlugin):  # type: ignore[misc]
+    """Several files."""
+
+    name = "ConfinedListOfFiles"
+
+
+class ConfinedDirectory(_Confined, DirectoryDataStreamSourcePlugin):  # type: ignore[misc]
+    """All files of one kind in a directory."""
+
+    name = "ConfinedDirectory"

@@ -1,0 +1,157 @@
+"""One request while it is answered: its tokens, its text so far, and why it ended."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from caikit_pt.base_model.frozen import BaseModel, Row
+from caikit_pt.errors import InvalidParameter
+from caikit_pt.parameters.generation import GenerationParameters
+from caikit_pt.serving.sampler import Sampler
+from caikit_pt.serving.text import Detokenizer, StopSequences
+from caikit_pt.soft_prompt.prompt import SoftPrompt
+
+if TYPE_CHECKING:
+    import torch
+
+_CONTEXT_TOKENS = 6  # of the text, in front of the answer, that decide its first space
+
+
+class FinishReason(Enum):
+    """Why an answer ended; the names are caikit's."""
+
+    NOT_FINISHED = 0
+    MAX_TOKENS = 1
+    EOS_TOKEN = 2
+    TIME_LIMIT = 4
+    STOP_SEQUENCE = 5
+    TOKEN_LIMIT = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A token of the answer, or of the text. Log-probability and rank come from the raw logits."""
+
+    text: str
+    logprob: float | None = None
+    rank: int | None = None
+
+
+class Sequence:
+    """A text with its soft prompt, and the answer as it grows.
+
+    Raises InvalidParameter where the text is empty or doesn't fit into the model's context.
+    """
+
+    def __init__(
+        self,
+        base: BaseModel,
+        prompt: SoftPrompt,
+        text: str,
+        parameters: GenerationParameters,
+        prefix: str = "",
+    ) -> None:
+        """`text` is the verbalised one; `prefix` is what stands in front of the answer."""
+        self.parameters = parameters
+        self.row = Row(prompt.tensors, _fitted(base, text, parameters))
+        self.finish_reason = FinishReason.NOT_FINISHED
+        self.generated: list[int] = []
+        self.tokens: list[Token] = []
+        self.text = prefix
+        self._base = base
+        room = _checked_room(base, self.row, text)
+        self._most = min(parameters.max_new_tokens, room or parameters.max_new_tokens)
+        self._deadline = time.monotonic() + (parameters.max_time or float("inf"))
+        self._sampler = Sampler(parameters, base.seen_ids(self.row), base.end_ids)
+        context = self.row.ids[-_CONTEXT_TOKENS:] if prefix else ()
+        self._detokenizer = Detokenizer(base.tokenizer, context)
+        self._stops = StopSequences(parameters.stop_sequences, parameters.include_stop_sequence)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the answer has ended."""
+        return self.finish_reason is not FinishReason.NOT_FINISHED
+
+    def take(self, logits: torch.Tensor) -> int:
+        """Picks the next token from its logits [V] and extends the text by it."""
+        token = self._sampler.pick(logits)
+        self.generated.append(token)
+        if self.parameters.generated_tokens:
+            self.tokens.append(_described(self._base, token, logits, self.parameters))
+        self._extend_text(token)
+        return token
+
+    def _extend_text(self, token: int) -> None:
+        ended = token in self._base.end_ids
+        new = self._detokenizer.flush() if ended else self._detokenizer.push(token)
+        may_stop = len(self.generated) >= self.parameters.min_new_tokens
+        shown, stopped = self._stops.push(new, may_stop)
+        self.text += shown
+        if stopped:
+            self.finish_reason = FinishReason.STOP_SEQUENCE
+        elif ended:
+            self._end(FinishReason.EOS_TOKEN)
+        elif len(self.generated) >= self._most:
+            limited = self._most < self.parameters.max_new_tokens
+            self._end(FinishReason.TOKEN_LIMIT if limited else FinishReason.MAX_TOKENS)
+        elif time.monotonic() >= self._deadline:
+            self._end(FinishReason.TIME_LIMIT)
+
+    def _end(self, reason: FinishReason) -> None:
+        shown, stopped = self._stops.push(self._detokenizer.flush())
+        self.text += shown + self._stops.flush()
+        self.finish_reason = FinishReason.STOP_SEQUENCE if stopped else reason
+
+
+def input_tokens(sequence: Sequence, base: BaseModel) -> list[Token]:
+    """The tokens of the text, with what the request asks to know of them."""
+    parameters = sequence.parameters
+    texts = [_token_text(base, token) for token in sequence.row.ids]
+    logits = None
+    if parameters.token_logprobs or parameters.token_ranks:
+        logits = base.source_logits(sequence.row)
+    if logits is None:
+        return [Token(text) for text in texts]
+    return [
+        _described(base, token, row, parameters)
+        for token, row in zip(sequence.row.ids, logits, strict=True)
+    ]
+
+
+def _fitted(base: BaseModel, text: str, parameters: GenerationParameters) -> list[int]:
+    ids = base.source_ids(text)
+    limit = parameters.truncate_input_tokens
+    return base.keep_last(ids, limit) if limit else ids
+
+
+def _checked_room(base: BaseModel, row: Row, text: str) -> int | None:
+    """Tokens that an answer may have. Raises InvalidParameter where there is no text or no room."""
+    if not row.ids:
+        raise InvalidParameter("text", text, "text of at least one token")
+    room = base.room(row)
+    if room is not None and room < 1:
+        raise InvalidParameter(
+            "text",
+            f"{len(row.ids)} tokens",
+            f"text that leaves room for an answer in the context of {base.checkpoint.context_length} "
+            "tokens beside the soft prompt; truncate_input_tokens cuts it",
+        )
+    return room
+
+
+def _described(
+    base: BaseModel, token: int, logits: torch.Tensor, parameters: GenerationParameters
+) -> Token:
+    logprob = rank = None
+    if parameters.token_logprobs:
+        logprob = float(logits.log_softmax(dim=-1)[token])
+    if parameters.token_ranks:
+        rank = int((logits > logits[token]).sum()) + 1
+    return Token(_token_text(base, token), logprob, rank)
+
+
+def _token_text(base: BaseModel, token: int) -> str:
+    return str(base.tokenizer.convert_ids_to_tokens(token))

@@ -1,0 +1,133 @@
+"""A tuned prompt on disk: a directory without a copy of its base model.
+
+    config.yml               what follows, and what caikit adds (module_id ...)
+    encoder.safetensors      `prompt` [P, H] float32, where the encoder has a prompt
+    decoder.safetensors      `prompt` [P, H] float32, where the decoder has one
+    training_logs.jsonl      the loss curve, a JSON object a line
+
+File and key names are caikit-nlp's where it has them, whose `encoder.pt` / `decoder.pt` are read
+too. caikit writes and reads config.yml; here it is a mapping.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from caikit_pt.base_model.checkpoint import Checkpoint
+from caikit_pt.errors import BaseModelMismatch, DamagedArtifact, InvalidParameter
+from caikit_pt.parameters.tuning import DECODER, ENCODER
+from caikit_pt.paths import inside
+from caikit_pt.soft_prompt.prompt import SoftPrompt
+from caikit_pt.soft_prompt.tensor_file import WHOLE, read_tensors
+
+FORMAT_VERSION = 1
+TRAINING_LOGS = "training_logs.jsonl"
+_KEY = "prompt"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TunedPrompt:
+    """A soft prompt with all that is needed to serve it, and how it came about."""
+
+    prompt: SoftPrompt
+    base_model_name: str
+    base_model_fingerprint: str | None
+    verbalizer: str
+    tuning_parameters: Mapping[str, Any] = field(default_factory=dict)
+    training_logs: Sequence[Mapping[str, Any]] = ()
+
+    def check_base(self, checkpoint: Checkpoint) -> None:
+        """Raises BaseModelMismatch where `checkpoint` isn't what the prompt was tuned on."""
+        expected = self.base_model_fingerprint
+        if expected is not None and expected != checkpoint.fingerprint:
+            raise BaseModelMismatch(
+                f"This prompt was tuned on {self.base_model_name} with fingerprint {expected}, but "
+                f"the base model found under that name has {checkpoint.fingerprint}. Put the "
+                "original weights back, or tune again."
+            )
+        if self.prompt.hidden_size != checkpoint.hidden_size:
+            raise BaseModelMismatch(
+                f"This prompt has width {self.prompt.hidden_size}, but {checkpoint.name} has "
+                f"{checkpoint.hidden_size}."
+            )
+        missing = set(self.prompt.tensors) - set(checkpoint.prompt_parts)
+        if missing:
+            raise BaseModelMismatch(
+                f"This prompt is for the {', '.join(sorted(missing))} of a model, which the "
+                f"{checkpoint.family} model {checkpoint.name} hasn't got."
+            )
+
+
+def write(tuned: TunedPrompt, directory: Path) -> dict[str, Any]:
+    """Writes the files of `tuned` into `directory` and returns what config.yml is to hold."""
+    from safetensors.torch import save_file
+
+    files = {}
+    for part, tensor in tuned.prompt.tensors.items():
+        files[part] = f"{part.lower()}.safetensors"
+        save_file({_KEY: tensor.contiguous()}, directory / files[part])
+    lines = [json.dumps(entry, ensure_ascii=False) + "\n" for entry in tuned.training_logs]
+    (directory / TRAINING_LOGS).write_text("".join(lines), "utf-8")
+    return {
+        "format_version": FORMAT_VERSION,
+        "base_model_name": tuned.base_model_name,
+        "base_model_fingerprint": tuned.base_model_fingerprint,
+        "verbalizer": tuned.verbalizer,
+        "output_model_types": sorted(files),
+        **files,
+        "training_logs": TRAINING_LOGS,
+        "tuning_parameters": dict(tuned.tuning_parameters),
+    }
+
+
+def read(config: Mapping[str, Any], directory: Path) -> TunedPrompt:
+    """The tuned prompt in `directory`, whose config.yml is `config`. Raises DamagedArtifact."""
+    if int(config.get("format_version", FORMAT_VERSION)) > FORMAT_VERSION:
+        raise DamagedArtifact(
+            f"{directory.name} has format_version {config['format_version']}; this release reads up "
+            f"to {FORMAT_VERSION}."
+        )
+    for name in ("base_model_name", "verbalizer"):
+        if not isinstance(config.get(name), str):
+            raise DamagedArtifact(f"{directory.name}: config.yml has no {name}.")
+    tensors = {
+        part: _read_prompt(directory, str(config[part]))
+        for part in (ENCODER, DECODER)
+        if config.get(part)
+    }
+    if not tensors or len({tensor.shape for tensor in tensors.values()}) != 1:
+        raise DamagedArtifact(f"{directory.name}: config.yml names no soft prompt, or two that differ.")
+    return TunedPrompt(
+        prompt=SoftPrompt(tensors),
+        base_model_name=config["base_model_name"],
+        base_model_fingerprint=config.get("base_model_fingerprint"),
+        verbalizer=config["verbalizer"],
+        tuning_parameters=config.get("tuning_parameters") or {},
+        training_logs=_read_logs(directory / TRAINING_LOGS),
+    )
+
+
+def _read_prompt(directory: Path, name: str) -> Any:
+    import torch
+
+    try:
+        tensors = read_tensors(inside(directory, name, "config.yml"))
+    except (ValueError, OSError, InvalidParameter) as error:
+        raise DamagedArtifact(f"{directory.name}: {error}") from error
+    tensor = tensors.get(_KEY, tensors.get(WHOLE))
+    if tensor is None or tensor.ndim != 2 or not tensor.numel() or not torch.isfinite(tensor).all():
+        raise DamagedArtifact(f"{directory.name}: {name} holds no soft prompt [P, H] of finite numbers.")
+    return tensor
+
+
+def _read_logs(file: Path) -> tuple[Mapping[str, Any], ...]:
+    try:
+        return tuple(json.loads(line) for line in file.read_text("utf-8").splitlines() if line)
+    except FileNotFoundError:
+        return ()
+    except ValueError as error:
+        raise DamagedArtifact(f"{file.parent.name}: {file.name} isn't JSON lines.") from error

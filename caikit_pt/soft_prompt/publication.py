@@ -1,0 +1,49 @@
+"""A directory appears under its name in one piece, or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """A new directory beside `target` to write into; afterwards it is `target`.
+
+    What was there is replaced. Files are on disk before the name appears. Where the body raises,
+    nothing changes and nothing is left behind.
+    """
+    target = target.absolute()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    mark = uuid.uuid4().hex[:12]
+    new = target.with_name(f".{target.name}.{mark}.new")
+    old = target.with_name(f".{target.name}.{mark}.old")
+    new.mkdir()
+    try:
+        yield new
+        _to_disk(new)
+        if target.exists():
+            target.rename(old)
+        new.rename(target)
+        _sync(target.parent)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _to_disk(directory: Path) -> None:
+    for path in directory.rglob("*"):
+        _sync(path)
+    _sync(directory)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

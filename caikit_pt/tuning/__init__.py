@@ -1,0 +1,1 @@
+"""Records -> examples -> batches -> updates -> a soft prompt. Knows nothing of gRPC or caikit."""

@@ -1,0 +1,59 @@
+"""Records become token ids, once, before the first update."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from caikit_pt.base_model.frozen import BaseModel, TrainingBatch
+from caikit_pt.parameters.tuning import TuningParameters
+from caikit_pt.tuning.records import Records
+from caikit_pt.tuning.verbalizer import Verbalizer
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """Token ids of a source, with its special tokens, and of a target, which ends with EOS."""
+
+    source: list[int]
+    target: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Examples:
+    """The examples of one stream, and how many lost tokens to the maximum lengths."""
+
+    items: tuple[Example, ...]
+    cut_sources: int
+    cut_targets: int
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def batch(self, indices: list[int]) -> TrainingBatch:
+        """The examples at `indices`, in that order."""
+        return TrainingBatch(
+            [self.items[index].source for index in indices],
+            [self.items[index].target for index in indices],
+        )
+
+
+def make_examples(records: Records, base: BaseModel, parameters: TuningParameters) -> Examples:
+    """Verbalises and tokenises `records`.
+
+    A source is cut to max_source_length tokens, special ones included. A target is cut to
+    max_target_length tokens and always gets EOS on top, so that a tuned prompt learns to stop.
+    """
+    verbalizer = Verbalizer(parameters.verbalizer)
+    items, cut_sources, cut_targets = [], 0, 0
+    for record in records.items:
+        source = base.source_ids(verbalizer.render(record.input))
+        target = base.target_ids(record.output)
+        cut_sources += len(source) > parameters.max_source_length
+        cut_targets += len(target) > parameters.max_target_length
+        items.append(
+            Example(
+                base.cut_source(source, parameters.max_source_length),
+                [*target[: parameters.max_target_length], base.end_id],
+            )
+        )
+    return Examples(tuple(items), cut_sources, cut_targets)

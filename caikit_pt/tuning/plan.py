@@ -1,0 +1,174 @@
+"""A train request becomes a plan: everything checked and resolved before a job exists.
+
+Nothing here reads a weight of the base model, so a bad request is refused before it costs anything.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from caikit_pt.base_model.checkpoint import Checkpoint, locate
+from caikit_pt.base_model.frozen import BaseModel
+from caikit_pt.base_model.pool import resolve_device, resolve_dtype
+from caikit_pt.errors import InvalidParameter, InvalidSourcePrompt
+from caikit_pt.parameters.presets import preset
+from caikit_pt.parameters.tuning import (
+    DECODER,
+    ENCODER,
+    EXACT_SOURCE_TASK,
+    MANY_EPOCHS,
+    SOURCE_INIT_METHODS,
+    TUNING_PARAMETERS,
+    TuningParameters,
+    check_request,
+    resolve,
+)
+from caikit_pt.settings import Settings
+from caikit_pt.soft_prompt.source import SourcePrompt, find_source
+from caikit_pt.tuning.records import Records, read_records
+from caikit_pt.tuning.verbalizer import Verbalizer
+
+_LOG = logging.getLogger(__name__)
+_END_TOKEN = 1
+Decided = dict[str, tuple[Any, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class TuningPlan:
+    """All that a tuning needs but the weights."""
+
+    parameters: TuningParameters
+    checkpoint: Checkpoint
+    source: SourcePrompt | None
+    records: Records
+    validation: Records | None
+    # The base model itself, where a Python caller brought one.
+    resource: BaseModel | None = None
+
+    @property
+    def verbalizer(self) -> Verbalizer:
+        """The checked template."""
+        return Verbalizer(self.parameters.verbalizer)
+
+
+def make_plan(
+    request: Mapping[str, Any],
+    train_stream: Iterable[Any],
+    val_stream: Iterable[Any] | None,
+    settings: Settings,
+    resource: BaseModel | None = None,
+) -> TuningPlan:
+    """Checks a train request and resolves its defaults.
+
+    `request` holds the parameters by name, None for unset. Raises InvalidParameter (or one of its
+    kinds) for the first thing that may not be.
+    """
+    given = check_request(request, settings.tuning_limits)
+    Verbalizer(given.get("verbalizer", TUNING_PARAMETERS["verbalizer"].default))
+    checkpoint = resource.checkpoint if resource else locate(given["base_model"], settings)
+    source = _source(given, checkpoint, settings)
+    records = read_records(train_stream, "train_stream")
+    validation = None if val_stream is None else read_records(val_stream, "val_stream")
+    parameters = _resolve(given, checkpoint, source, records.classification, settings)
+    if parameters.num_epochs > MANY_EPOCHS:
+        _LOG.warning(
+            "num_epochs is %d; more than %d seldom helps", parameters.num_epochs, MANY_EPOCHS
+        )
+    return TuningPlan(parameters, checkpoint, source, records, validation, resource)
+
+
+def _source(
+    given: Mapping[str, Any], checkpoint: Checkpoint, settings: Settings
+) -> SourcePrompt | None:
+    method = given.get("prompt_tuning_init_method")
+    if method not in SOURCE_INIT_METHODS:
+        return None
+    source = find_source(given.get("prompt_tuning_init_source_model", ""), checkpoint, settings)
+    asked = given.get("num_virtual_tokens", source.num_virtual_tokens)
+    if asked != source.num_virtual_tokens:
+        raise InvalidSourcePrompt(
+            "tuning_config.num_virtual_tokens",
+            asked,
+            f"{source.num_virtual_tokens}, as the source prompt {source.name} has it, or unset",
+        )
+    if method == EXACT_SOURCE_TASK:
+        source.task(given.get("prompt_tuning_init_task", 0))
+    return source
+
+
+def _resolve(
+    given: Mapping[str, Any],
+    checkpoint: Checkpoint,
+    source: SourcePrompt | None,
+    classification: bool,
+    settings: Settings,
+) -> TuningParameters:
+    kind = "classification" if classification else "generation"
+    decided: Decided = {"tuning_task": (kind, "the type of the records")}
+    task = given.get("tuning_task", kind)
+    decided.update(preset(settings.tuning_presets, checkpoint.name, task))
+    if source:
+        decided["num_virtual_tokens"] = (source.num_virtual_tokens, f"source prompt {source.name}")
+    decided["output_model_types"] = (checkpoint.prompt_parts[:1], f"{checkpoint.family} model")
+    wrong = set(given.get("output_model_types", ())) - set(checkpoint.prompt_parts)
+    if wrong:
+        raise InvalidParameter(
+            "tuning_config.output_model_types",
+            list(given["output_model_types"]),
+            f"{', '.join(checkpoint.prompt_parts)} for the {checkpoint.family} model {checkpoint.name}",
+        )
+    device = resolve_device(given.get("device", ""), settings)
+    dtype = resolve_dtype(given.get("torch_dtype", ""), checkpoint, device, settings)
+    decided["device"] = (device, "request" if given.get("device") else "this machine")
+    decided["torch_dtype"] = (dtype, f"device {device}")
+    decided.update(_fit_context(given, {**decided}, checkpoint))
+    # `cuda` becomes `cuda:0`: what is resolved stands for what was asked.
+    return resolve({name: given[name] for name in given if name != "device"}, decided)
+
+
+def _fit_context(given: Mapping[str, Any], decided: Decided, checkpoint: Checkpoint) -> Decided:
+    """Lengths that the model's context leaves beside the prompt, where the request names none.
+
+    Raises InvalidParameter where what the request names doesn't fit.
+    """
+    context = checkpoint.context_length
+    if context is None:
+        return {}
+
+    def value(name: str) -> Any:
+        return given.get(name, decided.get(name, (TUNING_PARAMETERS[name].default, ""))[0])
+
+    fitted: Decided = {}
+    for lengths, prompted in _contexts(checkpoint, value("output_model_types")):
+        tokens = value("num_virtual_tokens") if prompted else 0
+        named = {name: given[name] for name in lengths if name in given}
+        open_names = [name for name in lengths if name not in given]
+        left = context - tokens - _END_TOKEN - sum(named.values())
+        if left < len(open_names):
+            named = named or {"tuning_config.num_virtual_tokens": tokens}
+            field, asked = max(named.items(), key=lambda item: item[1])
+            raise InvalidParameter(
+                field,
+                asked,
+                f"{tokens} virtual tokens, {' and '.join(lengths)} that fit into the context of "
+                f"{context} tokens that {checkpoint.name} has, with one for the end token",
+            )
+        for remaining, name in zip(range(len(open_names), 0, -1), reversed(open_names), strict=True):
+            length = min(value(name), left // remaining)
+            left -= length
+            if length < value(name):
+                fitted[name] = (length, f"the context of {checkpoint.name}")
+    return fitted
+
+
+def _contexts(checkpoint: Checkpoint, parts: Iterable[str]) -> list[tuple[tuple[str, ...], bool]]:
+    """What shares one context, and whether a prompt does: each side of a seq2seq model has its own."""
+    if len(checkpoint.prompt_parts) == 1:
+        return [(("max_source_length", "max_target_length"), True)]
+    return [
+        (("max_source_length",), ENCODER in parts),
+        (("max_target_length",), DECODER in parts),
+    ]

@@ -1,0 +1,62 @@
+"""Training records as they arrive become pairs of input and output, or are refused by number."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from caikit_pt.errors import InvalidRecord
+
+_SHOWN = 5  # numbers of bad records in an error text
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What the model is given, and what it should answer."""
+
+    input: str
+    output: str
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """All records of one stream. `classification` says that they came with class labels."""
+
+    items: tuple[Record, ...]
+    classification: bool
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+
+def read_records(stream: Iterable[Any], field: str) -> Records:
+    """Reads `stream` once, GenerationTrainRecords or ClassificationTrainRecords.
+
+    Raises InvalidRecord where there are none, or where an input or an output is missing or empty:
+    numbers are named and texts are not.
+    """
+    items, classification, bad = [], False, []
+    for number, raw in enumerate(stream, start=1):
+        classification |= hasattr(raw, "labels")
+        record = _record(raw)
+        if record.input.strip() and record.output.strip():
+            items.append(record)
+        else:
+            bad.append(number)
+    if bad:
+        numbers = ", ".join(map(str, bad[:_SHOWN])) + (", …" if len(bad) > _SHOWN else "")
+        raise InvalidRecord(
+            field,
+            f"{len(bad)} records without an input or an output (record {numbers})",
+            "records whose input and output (text and labels) are both there and not empty",
+        )
+    if not items:
+        raise InvalidRecord(field, "no records", "at least one record")
+    return Records(tuple(items), classification)
+
+
+def _record(raw: Any) -> Record:
+    if hasattr(raw, "labels"):
+        return Record(raw.text or "", ",".join(raw.labels or ()))
+    return Record(raw.input or "", raw.output or "")

@@ -1,0 +1,26 @@
+"""The template that makes a record the text that the model is given."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from caikit_pt.errors import InvalidParameter
+
+_PLACEHOLDER = re.compile(r"\{\{\s*(\w*)\s*\}\}")
+_ALLOWED = "a template that holds {{input}} and no other placeholder; the label can't be part of the input"
+
+
+@dataclass(frozen=True, slots=True)
+class Verbalizer:
+    """A template around `{{input}}`. Raises InvalidParameter where it isn't one."""
+
+    template: str
+
+    def __post_init__(self) -> None:
+        if set(_PLACEHOLDER.findall(self.template)) != {"input"}:
+            raise InvalidParameter("verbalizer", self.template, _ALLOWED)
+
+    def render(self, text: str) -> str:
+        """The template with `text` in the place of every `{{input}}`."""
+        return _PLACEHOLDER.sub(lambda _: text, self.template)
