@@ -32,6 +32,7 @@ from caikit_pt.data_model import (
     GenerationTrainRecord,
     TuningConfig,
 )
+from caikit_pt.errors import InvalidParameter
 from caikit_pt.parameters.generation import GenerationParameters
 from caikit_pt.runtime.status import caikit_errors
 from caikit_pt.serving.generator import generate
@@ -74,9 +75,7 @@ class PeftPromptTuning(ModuleBase):
     def train(
         cls,
         base_model: str,
-        train_stream: Union[
-            DataStream[GenerationTrainRecord], DataStream[ClassificationTrainRecord]
-        ],
+        train_stream: Union[DataStream[GenerationTrainRecord], DataStream[ClassificationTrainRecord]],
         tuning_config: TuningConfig,
         val_stream: Optional[
             Union[DataStream[GenerationTrainRecord], DataStream[ClassificationTrainRecord]]
@@ -106,7 +105,8 @@ class PeftPromptTuning(ModuleBase):
         """
         request = dict(locals())
         del request["cls"]
-        return cls.from_plan(cls.plan(**request))
+        plan = cls.plan(**request)
+        return cls.from_plan(plan, progress_bar=not plan.parameters.silence_progress_bars)
 
     @classmethod
     def plan(
@@ -128,13 +128,13 @@ class PeftPromptTuning(ModuleBase):
             return make_plan(request, train_stream, val_stream, settings.current(), resource)
 
     @classmethod
-    def from_plan(cls, plan: TuningPlan) -> "PeftPromptTuning":
+    def from_plan(cls, plan: TuningPlan, progress_bar: bool = False) -> "PeftPromptTuning":
         """Does what `plan` says: minutes to hours."""
         with caikit_errors():
             base = plan.resource or POOL.get(
                 plan.checkpoint, plan.parameters.torch_dtype, plan.parameters.device
             )
-            with show_progress(plan) as on_update:
+            with show_progress(plan.checkpoint.name, progress_bar) as on_update:
                 return cls(tune(plan, base, on_update), base)
 
     # ---- inference ----
@@ -222,9 +222,10 @@ class PeftPromptTuning(ModuleBase):
     @TokenizationTask.taskmethod()
     def run_tokenizer(self, text: str) -> TokenizationResults:
         """The tokens of `text` with their offsets in characters, without special tokens."""
-        encoded = self.base.tokenizer(
-            text, add_special_tokens=False, return_offsets_mapping=True
-        )
+        with caikit_errors():
+            if not text:
+                raise InvalidParameter("text", text, "text that isn't empty")
+        encoded = self.base.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         tokens = [Token(start, end, text[start:end]) for start, end in encoded["offset_mapping"]]
         return TokenizationResults(results=tokens, token_count=len(tokens))
 
@@ -247,10 +248,10 @@ class PeftPromptTuning(ModuleBase):
                 )
                 sent_text, sent_tokens, first = len(sequence.text), len(sequence.tokens), False
 
-    def _sequence(
-        self, text: str, exponential_decay_length_penalty: _Decay, **request: Any
-    ) -> Sequence:
+    def _sequence(self, text: str, exponential_decay_length_penalty: _Decay, **request: Any) -> Sequence:
         """A request as the serving side knows it."""
+        if not text:
+            raise InvalidParameter("text", text, "text that isn't empty")
         limit = settings.current().max_new_tokens_limit
         limits = {"max_new_tokens": (1.0, float(limit))}
         decay = exponential_decay_length_penalty
@@ -261,7 +262,7 @@ class PeftPromptTuning(ModuleBase):
         return Sequence(
             self.base,
             self._prompt,
-            self._verbalizer.render(text) if text else "",
+            self._verbalizer.render(text),
             parameters,
             prefix=text if shown else "",
         )
@@ -298,9 +299,7 @@ class PeftPromptTuning(ModuleBase):
             checkpoint = locate(tuned.base_model_name, now)
             tuned.check_base(checkpoint)
             device = resolve_device("", now)
-            return cls(
-                tuned, POOL.get(checkpoint, resolve_dtype("", checkpoint, device, now), device)
-            )
+            return cls(tuned, POOL.get(checkpoint, resolve_dtype("", checkpoint, device, now), device))
 
 
 def _set_fields(config: Optional[TuningConfig]) -> Dict[str, Any]:

@@ -17,7 +17,7 @@ def inside(root: str | Path, name: str, field: str, error: type[InvalidParameter
     root by `..` or through a link.
     """
     allowed = "a path relative to its root that stays inside it"
-    if not name or "\0" in name or Path(name).is_absolute():
+    if not name or "\0" in name or Path(name).is_absolute() or ".." in Path(name).parts:
         raise error(field, name, allowed)
     real_root = Path(root).resolve()
     path = (real_root / name).resolve()

@@ -59,7 +59,8 @@ class CausalModel(BaseModel):
 
         with torch.inference_mode():
             embeddings, mask = pad_left([self.join(row.prompt.get(DECODER), row.ids)])
-            logits = self._forward(embeddings, mask, keep=len(row.ids) + 1).logits[0].float()
+            output = self._forward(embeddings, mask, keep=len(row.ids) + 1)
+        logits: torch.Tensor = output.logits[0].float()
         if prompt_length(row.prompt, DECODER):
             return logits[-len(row.ids) - 1 : -1]
         # Without a prompt nothing predicts the first token.
@@ -90,9 +91,7 @@ class CausalModel(BaseModel):
     def start(self, rows: Sequence[Row]) -> Decoding:
         return CausalDecoding(self, rows)
 
-    def _forward(
-        self, embeddings: torch.Tensor, mask: torch.Tensor, keep: int, cache: Any = None
-    ) -> Any:
+    def _forward(self, embeddings: torch.Tensor, mask: torch.Tensor, keep: int, cache: Any = None) -> Any:
         """The model over [B, T, H] new positions; `mask` also covers what is in the cache."""
         optional: dict[str, Any] = {}
         if "position_ids" in self._arguments:
@@ -121,9 +120,7 @@ class CausalDecoding(Decoding):
         from transformers import DynamicCache
 
         self._base = base
-        embeddings, self._mask = pad_left(
-            [base.join(row.prompt.get(DECODER), row.ids) for row in rows]
-        )
+        embeddings, self._mask = pad_left([base.join(row.prompt.get(DECODER), row.ids) for row in rows])
         self._cache = DynamicCache(config=base.model.config)
         self._read(embeddings)
 

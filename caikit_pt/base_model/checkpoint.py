@@ -101,15 +101,20 @@ def _cached_or_fetched(name: str, settings: Settings) -> Path:
                 allow_patterns=list(_DOWNLOADED),
             )
         )
-    except (LocalEntryNotFoundError, HFValidationError, HfHubHTTPError, OSError, ValueError) as error:
+    except (
+        LocalEntryNotFoundError,
+        HFValidationError,
+        HfHubHTTPError,
+        OSError,
+        ValueError,
+    ) as error:
         known = ", ".join(_known(settings)) or "none yet"
-        where = settings.base_models_dir or "not set"
         downloads = "" if settings.allow_downloads else "; downloads are off (ALLOW_DOWNLOADS)"
         raise InvalidParameter(
             "base_model",
             name,
-            f"a directory under base_models_dir ({where}; has: {known}) or a name in the Hugging "
-            f"Face cache{downloads}",
+            f"a directory under base_models_dir (there: {known}) or a name in the Hugging Face "
+            f"cache{downloads}",
         ) from error
 
 

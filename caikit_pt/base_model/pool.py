@@ -10,7 +10,7 @@ import threading
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from caikit_pt.base_model.checkpoint import CAUSAL, Checkpoint
 from caikit_pt.errors import InvalidParameter
@@ -59,9 +59,8 @@ def load(checkpoint: Checkpoint, dtype: str, device: str) -> BaseModel:
     from caikit_pt.base_model.seq2seq import Seq2SeqModel
 
     causal = checkpoint.family == CAUSAL
-    auto, kind = (
-        (AutoModelForCausalLM, CausalModel) if causal else (AutoModelForSeq2SeqLM, Seq2SeqModel)
-    )
+    auto: Any = AutoModelForCausalLM if causal else AutoModelForSeq2SeqLM
+    kind = CausalModel if causal else Seq2SeqModel
     local = {"local_files_only": True, "trust_remote_code": False}
     with _no_progress_bar():
         model = auto.from_pretrained(checkpoint.directory, dtype=getattr(torch, dtype), **local)
@@ -72,8 +71,9 @@ def load(checkpoint: Checkpoint, dtype: str, device: str) -> BaseModel:
 @contextmanager
 def _no_progress_bar() -> Iterator[None]:
     """Nobody watches a server load its weights."""
-    from transformers.utils import logging
+    from transformers.utils import logging as transformers_logging
 
+    logging: Any = transformers_logging
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:

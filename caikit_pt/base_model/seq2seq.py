@@ -59,10 +59,7 @@ class Seq2SeqModel(BaseModel):
             [self.join(prompt.get(ENCODER), source) for source in batch.sources]
         )
         decoder, decoder_mask = pad_right(
-            [
-                self.join(prompt.get(DECODER), [self.start_id, *target[:-1]])
-                for target in batch.targets
-            ]
+            [self.join(prompt.get(DECODER), [self.start_id, *target[:-1]]) for target in batch.targets]
         )
         logits = self.model(
             inputs_embeds=encoder,
@@ -142,15 +139,9 @@ class Seq2SeqDecoding(Decoding):
         from transformers import DynamicCache, EncoderDecoderCache
 
         self._base = base
-        encoder, self._encoder_mask = pad_right(
-            [base.join(row.prompt.get(ENCODER), row.ids) for row in rows]
-        )
-        self._encoded = base.model.get_encoder()(
-            inputs_embeds=encoder, attention_mask=self._encoder_mask
-        )
-        decoder, self._mask = pad_left(
-            [base.join(row.prompt.get(DECODER), [base.start_id]) for row in rows]
-        )
+        encoder, self._encoder_mask = pad_right([base.join(row.prompt.get(ENCODER), row.ids) for row in rows])
+        self._encoded = base.model.get_encoder()(inputs_embeds=encoder, attention_mask=self._encoder_mask)
+        decoder, self._mask = pad_left([base.join(row.prompt.get(DECODER), [base.start_id]) for row in rows])
         config = base.model.config
         self._cache = EncoderDecoderCache(DynamicCache(config=config), DynamicCache(config=config))
         self._read(decoder)

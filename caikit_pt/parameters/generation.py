@@ -45,7 +45,13 @@ GENERATION_PARAMETERS = ParameterTable(
     Parameter("top_k", int, "Draw from the k likeliest; 0 for all.", 0, "TGIS", 0, 1_000_000),
     Parameter("top_p", float, "Draw from the likeliest that sum to p; 0 and 1: off.", 1.0, "TGIS", 0, 1),
     Parameter(
-        "typical_p", float, "Draw from the most typical that sum to p; 0 and 1: off.", 1.0, "TGIS", 0, 1
+        "typical_p",
+        float,
+        "Draw from the most typical that sum to p; 0 and 1: off.",
+        1.0,
+        "TGIS",
+        0,
+        1,
     ),
     Parameter("temperature", float, "Flattens (> 1) or sharpens; 0 is greedy.", 1.0, "TGIS", 0, 100),
     Parameter(
@@ -58,15 +64,24 @@ GENERATION_PARAMETERS = ParameterTable(
         100,
     ),
     Parameter(
-        "max_time", float, "Seconds after which the answer so far is returned.", None, "none",
-        low=0, high=86_400, above_low=True,
+        "max_time",
+        float,
+        "Seconds after which the answer so far is returned.",
+        None,
+        "none",
+        low=0,
+        high=86_400,
+        above_low=True,
     ),
     Parameter(
-        "stop_sequences", str, "Text that ends the answer, also across tokens.", (), "none", many=True
+        "stop_sequences",
+        str,
+        "Text that ends the answer, also across tokens.",
+        (),
+        "none",
+        many=True,
     ),
-    Parameter(
-        "seed", int, "Of SAMPLING; drawn where unset, and returned.", None, "drawn", 0, 2**64 - 1
-    ),
+    Parameter("seed", int, "Of SAMPLING; drawn where unset, and returned.", None, "drawn", 0, 2**64 - 1),
     Parameter(
         "preserve_input_text",
         bool,
@@ -79,7 +94,11 @@ GENERATION_PARAMETERS = ParameterTable(
     Parameter("token_logprobs", bool, "With a log-probability each.", False, "TGIS"),
     Parameter("token_ranks", bool, "With its rank among all tokens, from 1.", False, "TGIS"),
     Parameter(
-        "include_stop_sequence", bool, "Whether the answer ends with the stop sequence.", True, "TGIS"
+        "include_stop_sequence",
+        bool,
+        "Whether the answer ends with the stop sequence.",
+        True,
+        "TGIS",
     ),
 )
 
@@ -127,9 +146,7 @@ class GenerationParameters:
     ) -> GenerationParameters:
         """The parameters of a request, where None is unset. Raises InvalidParameter."""
         given = GENERATION_PARAMETERS.check(request, limits)
-        parameters = cls(
-            **{"seed": secrets.randbits(32), **given}, exponential_decay=_checked_decay(decay)
-        )
+        parameters = cls(**{"seed": secrets.randbits(32), **given}, exponential_decay=_checked_decay(decay))
         if parameters.min_new_tokens > parameters.max_new_tokens:
             raise InvalidParameter(
                 "min_new_tokens",
@@ -139,7 +156,9 @@ class GenerationParameters:
         stops = parameters.stop_sequences
         if "" in stops or len(stops) > MAX_STOP_SEQUENCES:
             raise InvalidParameter(
-                "stop_sequences", list(stops), f"up to {MAX_STOP_SEQUENCES} texts, none of them empty"
+                "stop_sequences",
+                list(stops),
+                f"up to {MAX_STOP_SEQUENCES} texts, none of them empty",
             )
         return parameters
 

@@ -19,7 +19,7 @@ from caikit_pt.paths import inside
 from caikit_pt.runtime.status import caikit_errors
 
 
-class _Confined(FilePluginBase):  # type: ignore[misc]
+class _Confined(FilePluginBase):
     """Resolves every path inside the root, links followed."""
 
     @staticmethod
@@ -36,24 +36,26 @@ class _Confined(FilePluginBase):  # type: ignore[misc]
             path = inside(root, input_path, "train_stream")
             if not path.exists():
                 raise InvalidParameter(
-                    "train_stream", input_path, "a file or directory in data_streams.file_source_base"
+                    "train_stream",
+                    input_path,
+                    "a file or directory in data_streams.file_source_base",
                 )
             return str(path)
 
 
-class ConfinedFile(_Confined, FileDataStreamSourcePlugin):  # type: ignore[misc]
+class ConfinedFile(_Confined, FileDataStreamSourcePlugin):
     """One file."""
 
     name = "ConfinedFileData"
 
 
-class ConfinedListOfFiles(_Confined, ListOfFilesDataStreamSourcePlugin):  # type: ignore[misc]
+class ConfinedListOfFiles(_Confined, ListOfFilesDataStreamSourcePlugin):
     """Several files."""
 
     name = "ConfinedListOfFiles"
 
 
-class ConfinedDirectory(_Confined, DirectoryDataStreamSourcePlugin):  # type: ignore[misc]
+class ConfinedDirectory(_Confined, DirectoryDataStreamSourcePlugin):
     """All files of one kind in a directory."""
 
     name = "ConfinedDirectory"

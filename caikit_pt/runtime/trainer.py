@@ -20,12 +20,12 @@ from caikit_pt.runtime.status import caikit_errors
 from caikit_pt.tuning.plan import TuningPlan
 
 
-class PromptTuningTrainer(LocalModelTrainer):  # type: ignore[misc]
+class PromptTuningTrainer(LocalModelTrainer):
     """caikit's local trainer, with the checks in front and the publication behind."""
 
     name = "PROMPT_TUNING"
 
-    class LocalModelFuture(LocalModelTrainer.LocalModelTrainFuture):  # type: ignore[misc]
+    class LocalModelFuture(LocalModelTrainer.LocalModelTrainFuture):
         """A tuning that runs in a thread."""
 
         def run(self, plan: TuningPlan) -> None:

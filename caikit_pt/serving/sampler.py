@@ -51,9 +51,7 @@ class Sampler:
         return token
 
 
-def _processors(
-    parameters: GenerationParameters, given: int, end_ids: list[int]
-) -> list[Any]:
+def _processors(parameters: GenerationParameters, given: int, end_ids: list[int]) -> list[Any]:
     """What changes scores under either decoding method."""
     from transformers.generation.logits_process import (
         ExponentialDecayLengthPenalty,
@@ -64,9 +62,7 @@ def _processors(
     if parameters.repetition_penalty not in (0, 1) and given >= 0:
         processors.append(RepetitionPenaltyLogitsProcessor(parameters.repetition_penalty))
     if decay := parameters.exponential_decay:
-        processors.append(
-            ExponentialDecayLengthPenalty((decay.start, decay.factor), end_ids, given)
-        )
+        processors.append(ExponentialDecayLengthPenalty((decay.start, decay.factor), end_ids, given))
     return processors
 
 

@@ -116,8 +116,7 @@ def input_tokens(sequence: Sequence, base: BaseModel) -> list[Token]:
     if logits is None:
         return [Token(text) for text in texts]
     return [
-        _described(base, token, row, parameters)
-        for token, row in zip(sequence.row.ids, logits, strict=True)
+        _described(base, token, row, parameters) for token, row in zip(sequence.row.ids, logits, strict=True)
     ]
 
 
@@ -142,9 +141,7 @@ def _checked_room(base: BaseModel, row: Row, text: str) -> int | None:
     return room
 
 
-def _described(
-    base: BaseModel, token: int, logits: torch.Tensor, parameters: GenerationParameters
-) -> Token:
+def _described(base: BaseModel, token: int, logits: torch.Tensor, parameters: GenerationParameters) -> Token:
     logprob = rank = None
     if parameters.token_logprobs:
         logprob = float(logits.log_softmax(dim=-1)[token])

@@ -95,9 +95,7 @@ def read(config: Mapping[str, Any], directory: Path) -> TunedPrompt:
         if not isinstance(config.get(name), str):
             raise DamagedArtifact(f"{directory.name}: config.yml has no {name}.")
     tensors = {
-        part: _read_prompt(directory, str(config[part]))
-        for part in (ENCODER, DECODER)
-        if config.get(part)
+        part: _read_prompt(directory, str(config[part])) for part in (ENCODER, DECODER) if config.get(part)
     }
     if not tensors or len({tensor.shape for tensor in tensors.values()}) != 1:
         raise DamagedArtifact(f"{directory.name}: config.yml names no soft prompt, or two that differ.")

@@ -110,6 +110,4 @@ INITIALIZERS: dict[str, Callable[[Start], torch.Tensor]] = {
 def initial_prompt(start: Start) -> SoftPrompt:
     """The soft prompt that a tuning starts from, one tensor for each side asked for."""
     initializer = INITIALIZERS[start.parameters.prompt_tuning_init_method]
-    return SoftPrompt(
-        {part: initializer(start).clone() for part in start.parameters.output_model_types}
-    )
+    return SoftPrompt({part: initializer(start).clone() for part in start.parameters.output_model_types})

@@ -52,18 +52,14 @@ class TrainablePrompt(ABC):
 
     def finished(self) -> SoftPrompt:
         """What the prompt is now, apart from every gradient."""
-        return SoftPrompt(
-            {part: tensor.detach().cpu().clone() for part, tensor in self.tensors().items()}
-        )
+        return SoftPrompt({part: tensor.detach().cpu().clone() for part, tensor in self.tensors().items()})
 
 
 class PlainPrompt(TrainablePrompt):
     """Prompt tuning (Lester et al. 2021): the rows themselves are the parameters."""
 
     def __init__(self, initial: SoftPrompt, parameters: TuningParameters) -> None:
-        self._rows = {
-            part: tensor.clone().requires_grad_() for part, tensor in initial.tensors.items()
-        }
+        self._rows = {part: tensor.clone().requires_grad_() for part, tensor in initial.tensors.items()}
         self._learning_rate = parameters.learning_rate
 
     def tensors(self) -> Mapping[str, torch.Tensor]:
@@ -82,9 +78,7 @@ class MultitaskPrompt(TrainablePrompt):
     """
 
     def __init__(self, initial: SoftPrompt, parameters: TuningParameters) -> None:
-        self._shared = {
-            part: tensor.clone().requires_grad_() for part, tensor in initial.tensors.items()
-        }
+        self._shared = {part: tensor.clone().requires_grad_() for part, tensor in initial.tensors.items()}
         self._columns = {
             part: tensor.new_ones(tensor.shape[0], 1).requires_grad_()
             for part, tensor in initial.tensors.items()
@@ -98,8 +92,7 @@ class MultitaskPrompt(TrainablePrompt):
 
     def tensors(self) -> Mapping[str, torch.Tensor]:
         return {
-            part: shared * (self._columns[part] * self._rows[part])
-            for part, shared in self._shared.items()
+            part: shared * (self._columns[part] * self._rows[part]) for part, shared in self._shared.items()
         }
 
     def parameter_groups(self) -> list[dict[str, Any]]:

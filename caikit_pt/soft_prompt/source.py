@@ -83,8 +83,9 @@ def find_source(name: str, checkpoint: Checkpoint, settings: Settings) -> Source
     root = settings.source_prompt_base
     if not root or not Path(root).is_dir():
         raise InvalidSourcePrompt(
-            _FIELD, name, "nothing until the setting source_prompt_base (SOURCE_PROMPT_BASE) names a "
-            "directory; now it is " + (root or "empty")
+            _FIELD,
+            name,
+            "a source prompt, once the setting source_prompt_base (SOURCE_PROMPT_BASE) names a directory",
         )
     name = name or _default_name(Path(root), checkpoint)
     file = _file(root, name)
@@ -103,7 +104,9 @@ def _file(root: str, name: str) -> Path:
             return path
     known = ", ".join(_names(Path(root))) or "none yet"
     raise InvalidSourcePrompt(
-        _FIELD, name, f"a {SAFETENSORS} file or a peft directory under source_prompt_base; it has: {known}"
+        _FIELD,
+        name,
+        f"a {SAFETENSORS} file or a peft directory under source_prompt_base (there: {known})",
     )
 
 
@@ -180,11 +183,7 @@ def _is_for(manifest: Mapping[str, Any], checkpoint: Checkpoint) -> bool | None:
 
 def _default_name(root: Path, checkpoint: Checkpoint) -> str:
     """The one source for this base model, or the one whose manifest says `default: true`."""
-    matching = [
-        (name, manifest)
-        for name, manifest in _manifests(root)
-        if _is_for(manifest, checkpoint)
-    ]
+    matching = [(name, manifest) for name, manifest in _manifests(root) if _is_for(manifest, checkpoint)]
     chosen = [name for name, manifest in matching if manifest.get("default") is True]
     if len(matching) == 1:
         chosen = [matching[0][0]]

@@ -74,15 +74,11 @@ def make_plan(
     validation = None if val_stream is None else read_records(val_stream, "val_stream")
     parameters = _resolve(given, checkpoint, source, records.classification, settings)
     if parameters.num_epochs > MANY_EPOCHS:
-        _LOG.warning(
-            "num_epochs is %d; more than %d seldom helps", parameters.num_epochs, MANY_EPOCHS
-        )
+        _LOG.warning("num_epochs is %d; more than %d seldom helps", parameters.num_epochs, MANY_EPOCHS)
     return TuningPlan(parameters, checkpoint, source, records, validation, resource)
 
 
-def _source(
-    given: Mapping[str, Any], checkpoint: Checkpoint, settings: Settings
-) -> SourcePrompt | None:
+def _source(given: Mapping[str, Any], checkpoint: Checkpoint, settings: Settings) -> SourcePrompt | None:
     method = given.get("prompt_tuning_init_method")
     if method not in SOURCE_INIT_METHODS:
         return None

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from caikit_pt.tuning.plan import TuningPlan
 from caikit_pt.tuning.tuner import Progress
 
 _LOG = logging.getLogger(__name__)
@@ -14,19 +13,19 @@ _SECONDS_BETWEEN_LINES = 5.0
 
 
 @contextmanager
-def show_progress(plan: TuningPlan) -> Iterator[Callable[[Progress], None]]:
-    """What `tune` is to call after each update."""
-    if plan.parameters.silence_progress_bars:
-        yield _Lines(plan.checkpoint.name)
+def show_progress(base_model: str, bar: bool) -> Iterator[Callable[[Progress], None]]:
+    """What `tune` is to call after each update: moves a bar, or writes log lines."""
+    if not bar:
+        yield _Lines(base_model)
         return
     from tqdm.auto import tqdm
 
-    with tqdm(desc=f"tuning {plan.checkpoint.name}", unit="update") as bar:
+    with tqdm(desc=f"tuning {base_model}", unit="update") as shown:
 
         def advance(progress: Progress) -> None:
-            bar.total = progress.steps
-            bar.set_postfix(epoch=progress.epoch, loss=f"{progress.loss:.4f}", refresh=False)
-            bar.update()
+            shown.total = progress.steps
+            shown.set_postfix(epoch=progress.epoch, loss=f"{progress.loss:.4f}", refresh=False)
+            shown.update()
 
         yield advance
 

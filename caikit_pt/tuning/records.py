@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,8 +36,9 @@ def read_records(stream: Iterable[Any], field: str) -> Records:
     Raises InvalidRecord where there are none, or where an input or an output is missing or empty:
     numbers are named and texts are not.
     """
-    items, classification, bad = [], False, []
-    for number, raw in enumerate(stream, start=1):
+    items: list[Record] = []
+    classification, bad = False, []
+    for number, raw in enumerate(_readable(stream, field), start=1):
         classification |= hasattr(raw, "labels")
         record = _record(raw)
         if record.input.strip() and record.output.strip():
@@ -54,6 +55,18 @@ def read_records(stream: Iterable[Any], field: str) -> Records:
     if not items:
         raise InvalidRecord(field, "no records", "at least one record")
     return Records(tuple(items), classification)
+
+
+def _readable(stream: Iterable[Any], field: str) -> Iterator[Any]:
+    """The items of `stream`; a file that is broken, or of a kind that can't be read, is refused."""
+    try:
+        yield from stream
+    except (ValueError, TypeError, KeyError, OSError, NotImplementedError) as error:
+        raise InvalidRecord(
+            field,
+            f"a source that can't be read ({type(error).__name__})",
+            "inline records, or UTF-8 files of records: .jsonl, .json (an array) or .csv (with a header)",
+        ) from error
 
 
 def _record(raw: Any) -> Record:

@@ -58,18 +58,14 @@ def tune(
 class _Tuning:
     """One training while it runs."""
 
-    def __init__(
-        self, plan: TuningPlan, base: BaseModel, on_update: Callable[[Progress], None]
-    ) -> None:
+    def __init__(self, plan: TuningPlan, base: BaseModel, on_update: Callable[[Progress], None]) -> None:
         import torch
 
         self._plan, self._base, self._on_update = plan, base, on_update
         self._parameters = plan.parameters
         self._generator = torch.Generator().manual_seed(self._parameters.seed)
         self._examples = make_examples(plan.records, base, self._parameters)
-        self._validation = (
-            make_examples(plan.validation, base, self._parameters) if plan.validation else None
-        )
+        self._validation = make_examples(plan.validation, base, self._parameters) if plan.validation else None
         start = Start(base, self._parameters, self._generator, plan.source)
         self._prompt = trainable(initial_prompt(start).to(base.device), self._parameters)
         self._logs: list[dict[str, Any]] = []
@@ -89,9 +85,7 @@ class _Tuning:
                 schedule.step()
                 self._step += 1
                 self._record("loss", epoch, loss)
-                self._on_update(
-                    Progress(epoch, self._step, self._steps, loss, time.monotonic() - started)
-                )
+                self._on_update(Progress(epoch, self._step, self._steps, loss, time.monotonic() - started))
             if self._validation is not None:
                 loss = validation_loss(self._base, self._prompt, self._validation, self._batch_size)
                 self._record("validation_loss", epoch, loss)
@@ -170,9 +164,7 @@ class _Tuning:
         )
 
 
-def validation_loss(
-    base: BaseModel, prompt: TrainablePrompt, examples: Examples, batch_size: int
-) -> float:
+def validation_loss(base: BaseModel, prompt: TrainablePrompt, examples: Examples, batch_size: int) -> float:
     """The mean loss over all target tokens of `examples`, in nats."""
     import torch
 

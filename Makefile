@@ -1,0 +1,51 @@
+# `make demo` and `make test` set up all they need in .venv first.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3; do $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' 2>/dev/null && echo $$p && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+# The models here are small: more threads than cores only get in each other's way.
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: help demo test check serve protos docs interop models install clean
+
+help:  ## What can be made
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+demo: $(INSTALLED)  ## Tune four soft prompts over gRPC, serve them, and compare them with their bases
+	$(BIN)/python -m examples.demo
+
+test: $(INSTALLED) check  ## Static checks and all tests
+	$(BIN)/python -m pytest
+
+check: $(INSTALLED)  ## Ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+serve: $(INSTALLED)  ## Run the server on port 8085 with runtime_config.yaml
+	CONFIG_FILES=runtime_config.yaml $(BIN)/python -m caikit.runtime
+
+protos: $(INSTALLED)  ## Render protos/ again
+	$(BIN)/python -m tests.render_protos protos
+
+docs: $(INSTALLED)  ## Render docs/parameters.md again
+	$(BIN)/python -m tests.render_parameters docs/parameters.md
+
+interop: $(INSTALLED)  ## Compare with the real caikit-nlp, and run its own client against this server
+	tests/interop/run.sh $(BIN)/python
+
+models: $(INSTALLED)  ## Pretrain the embedded base models and their source prompts again (about 20 minutes)
+	$(BIN)/python examples/pretraining/pretrain.py
+	$(BIN)/python -m examples.pretraining.source_prompts
+
+install: $(INSTALLED)  ## Only the set-up
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed; set PYTHON=..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q -c constraints.txt pip setuptools
+	$(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation -e . --group dev
+	touch $@
+
+clean:  ## Remove what was made
+	rm -rf $(VENV) .venv-interop .mypy_cache .pytest_cache .ruff_cache build *.egg-info

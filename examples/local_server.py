@@ -1,0 +1,73 @@
+"""A server process of one's own, as the demo and the tests start it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+SECONDS_TO_START = 60.0
+
+
+@contextmanager
+def server(models: Path, settings: Mapping[str, str] | None = None) -> Iterator[int]:
+    """The real server process, publishing into `models`; yields its port when it answers.
+
+    `settings` are environment variables that override runtime_config.yaml.
+    """
+    port = free_port()
+    environment = {
+        **os.environ,
+        "CONFIG_FILES": str(ROOT / "runtime_config.yaml"),
+        "RUNTIME_GRPC_PORT": str(port),
+        "RUNTIME_METRICS_ENABLED": "false",
+        "RUNTIME_LOCAL_MODELS_DIR": str(models),
+        "RUNTIME_TRAINING_OUTPUT_DIR": str(models),
+        **(settings or {}),
+    }
+    log = models.with_suffix(".log")
+    print(f"Starting the server on port {port}; its log: {log}", flush=True)
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "caikit.runtime"],
+            cwd=ROOT,
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            wait_until_serving(process, port)
+            yield port
+        finally:
+            process.terminate()
+            process.wait(timeout=60)
+
+
+def wait_until_serving(process: subprocess.Popen[bytes], port: int) -> None:
+    """Returns when the health service says SERVING."""
+    import grpc
+    from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+    deadline = time.monotonic() + SECONDS_TO_START
+    with grpc.insecure_channel(f"localhost:{port}") as channel:
+        health = health_pb2_grpc.HealthStub(channel)
+        while time.monotonic() < deadline and process.poll() is None:
+            try:
+                if health.Check(health_pb2.HealthCheckRequest()).status == 1:
+                    return
+            except grpc.RpcError:
+                time.sleep(0.2)
+    raise SystemExit("The server didn't start; see its log.")
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,79 @@
+"""One frozen copy for all who need it, gone when nobody does."""
+
+from __future__ import annotations
+
+import gc
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from caikit_pt.base_model import pool as pool_module
+from caikit_pt.base_model.checkpoint import locate
+from caikit_pt.base_model.pool import BaseModelPool, resolve_device, resolve_dtype
+from caikit_pt.errors import InvalidParameter
+from caikit_pt.settings import Settings
+from tests.conftest import LLAMA, SETTINGS, T5
+
+
+@pytest.fixture
+def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the base models that were really loaded."""
+    names: list[str] = []
+    real = pool_module.load
+
+    def counting(checkpoint: Any, dtype: str, device: str) -> Any:
+        names.append(checkpoint.name)
+        return real(checkpoint, dtype, device)
+
+    monkeypatch.setattr(pool_module, "load", counting)
+    return names
+
+
+def test_cold_loads_at_the_same_time_make_one_copy(loads: list[str]) -> None:
+    pool = BaseModelPool()
+    checkpoint = locate(T5, SETTINGS)
+    with ThreadPoolExecutor(6) as threads:
+        models = list(threads.map(lambda _: pool.get(checkpoint, "float32", "cpu"), range(6)))
+    assert len({id(model) for model in models}) == len(pool) == len(loads) == 1
+
+
+def test_another_type_or_model_is_another_copy(loads: list[str]) -> None:
+    pool = BaseModelPool()
+    held = [
+        pool.get(locate(name, SETTINGS), dtype, "cpu")
+        for name, dtype in ((T5, "float32"), (T5, "bfloat16"), (LLAMA, "float32"), (T5, "float32"))
+    ]
+    assert len(pool) == 3
+    assert [str(model.dtype) for model in held[:2]] == ["torch.float32", "torch.bfloat16"]
+    assert loads == [T5, T5, LLAMA]
+
+
+def test_a_copy_that_nobody_holds_is_freed() -> None:
+    pool = BaseModelPool()
+    model: Any = pool.get(locate(T5, SETTINGS), "float32", "cpu")
+    assert len(pool) == 1
+    del model
+    gc.collect()
+    assert len(pool) == 0
+
+
+def test_the_weights_are_frozen() -> None:
+    model = BaseModelPool().get(locate(LLAMA, SETTINGS), "float32", "cpu").model
+    assert not model.training
+    assert not any(weight.requires_grad for weight in model.parameters())
+
+
+def test_devices() -> None:
+    assert resolve_device("cpu", Settings(device="cuda")) == "cpu"
+    assert resolve_device("", Settings(device="cpu")) == "cpu"
+    with pytest.raises(InvalidParameter, match="cpu"):
+        resolve_device("cuda:99", Settings())
+
+
+def test_data_types() -> None:
+    checkpoint = locate(LLAMA, SETTINGS)
+    assert resolve_dtype("", checkpoint, "cpu", Settings()) == "float32"
+    assert resolve_dtype("", checkpoint, "cuda:0", Settings()) == "float16"
+    assert resolve_dtype("", checkpoint, "cuda:0", Settings(torch_dtype="bfloat16")) == "bfloat16"
+    assert resolve_dtype("float32", checkpoint, "cuda:0", Settings(torch_dtype="bfloat16")) == "float32"

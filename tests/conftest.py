@@ -1,0 +1,117 @@
+"""What all tests share: the embedded models, caikit's settings, and one real server process."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from caikit_pt.base_model.checkpoint import Checkpoint, locate
+from caikit_pt.base_model.frozen import BaseModel
+from caikit_pt.base_model.pool import POOL
+from caikit_pt.settings import Settings
+from examples.grpc_client import Client
+from examples.local_server import ROOT, server
+
+BASE_MODELS = ROOT / "examples" / "base_models"
+LLAMA, T5 = "tiny-llama", "tiny-t5"
+SETTINGS = Settings(base_models_dir=str(BASE_MODELS))
+# Seen in transformers and torch, not in this project.
+FOREIGN_WARNINGS = ("ignore:.*torch.jit.script.*:DeprecationWarning",)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Filters for warnings of other projects, narrowly."""
+    for line in FOREIGN_WARNINGS:
+        config.addinivalue_line("filterwarnings", line)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def caikit_settings() -> None:
+    """In this process: the settings of runtime_config.yaml that don't depend on where one stands."""
+    import caikit
+
+    import caikit_pt  # noqa: F401
+
+    caikit.configure(config_dict={"base_models_dir": str(BASE_MODELS)})
+
+
+@pytest.fixture(scope="session")
+def llama() -> BaseModel:
+    """The embedded causal model."""
+    return POOL.get(locate(LLAMA, SETTINGS), "float32", "cpu")
+
+
+@pytest.fixture(scope="session")
+def t5() -> BaseModel:
+    """The embedded seq2seq model."""
+    return POOL.get(locate(T5, SETTINGS), "float32", "cpu")
+
+
+@pytest.fixture(params=[LLAMA, T5])
+def base(request: pytest.FixtureRequest, llama: BaseModel, t5: BaseModel) -> BaseModel:
+    """Each of the embedded models in turn."""
+    return llama if request.param == LLAMA else t5
+
+
+@pytest.fixture
+def checkpoint(base: BaseModel) -> Checkpoint:
+    """The checkpoint of `base`."""
+    return base.checkpoint
+
+
+@pytest.fixture(scope="session")
+def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the server publishes."""
+    return tmp_path_factory.mktemp("server") / "models"
+
+
+@pytest.fixture(scope="session")
+def source_prompts(tmp_path_factory: pytest.TempPathFactory, t5: BaseModel, llama: BaseModel) -> Path:
+    """A `source_prompt_base` with a source for each embedded model, and some that are of no use."""
+    root = tmp_path_factory.mktemp("source_prompts")
+    for model in (t5, llama):
+        write_source(root / f"{model.checkpoint.name}-good", model.checkpoint, default=True)
+    write_source(root / "other-base", t5.checkpoint, fingerprint="sha256:" + "0" * 64)
+    write_source(root / "narrow", t5.checkpoint, width=8)
+    (root / "broken.safetensors").write_bytes(b"nothing that safetensors would write")
+    (root / "escape.safetensors").symlink_to("/etc/passwd")
+    return root
+
+
+def write_source(
+    stem: Path, checkpoint: Checkpoint, tokens: int = 6, width: int = 0, **manifest: object
+) -> None:
+    """A source prompt of two tasks with a manifest beside it."""
+    import torch
+    from safetensors.torch import save_file
+
+    width = width or checkpoint.hidden_size
+    generator = torch.Generator().manual_seed(5)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    tensors = {
+        "prompt_embeddings": draw(tokens, width),
+        "prefix_task_cols": 1 + 0.1 * draw(2, tokens, 1),
+        "prefix_task_rows": 1 + 0.1 * draw(2, 1, width),
+    }
+    save_file(tensors, stem.with_name(stem.name + ".safetensors"))
+    described = {
+        "base_model": checkpoint.name,
+        "fingerprint": checkpoint.fingerprint,
+        "tasks": ["first", "second"],
+        **manifest,
+    }
+    stem.with_name(stem.name + ".json").write_text(json.dumps(described))
+
+
+@pytest.fixture(scope="session")
+def client(models_dir: Path, source_prompts: Path) -> Iterator[Client]:
+    """A client of a real server process that lives as long as the tests."""
+    models_dir.mkdir()
+    with server(models_dir, {"SOURCE_PROMPT_BASE": str(source_prompts)}) as port:
+        yield Client(port)

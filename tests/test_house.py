@@ -1,0 +1,104 @@
+"""What holds for the whole package: its face, its weight, its rooms, and the files made from it."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import caikit_pt
+from caikit_pt import errors
+from examples.local_server import ROOT
+from tests.render_parameters import render as render_parameters
+from tests.render_protos import render as render_protos
+
+PACKAGE = ROOT / "caikit_pt"
+IMPORT_CPU_SECONDS = 2.5
+# Who may use whom: each room and those that it knows. Everything knows errors, paths and settings.
+ROOMS = {
+    "parameters": set(),
+    "base_model": {"parameters"},
+    "soft_prompt": {"parameters", "base_model"},
+    "tuning": {"parameters", "base_model", "soft_prompt"},
+    "serving": {"parameters", "base_model", "soft_prompt"},
+}
+
+
+def test_the_public_names() -> None:
+    assert caikit_pt.__all__ == [
+        "ExponentialDecayLengthPenalty",
+        "GenerationTrainRecord",
+        "PeftPromptTuning",
+        "TuningConfig",
+        "load_base_model",
+    ]
+    assert all(hasattr(caikit_pt, name) for name in caikit_pt.__all__)
+
+
+def test_the_import_is_light() -> None:
+    """Every client that builds stubs imports the package: torch and transformers stay out of it."""
+    code = (
+        "import sys, time, caikit_pt\n"
+        "heavy = {'torch', 'transformers', 'peft', 'safetensors'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+        f"assert time.process_time() < {IMPORT_CPU_SECONDS}, time.process_time()\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_the_rendered_protos_are_those_of_the_code(tmp_path: Path) -> None:
+    render_protos(tmp_path)
+    rendered = {file.name: file.read_text() for file in tmp_path.glob("*.proto")}
+    committed = {file.name: file.read_text() for file in (ROOT / "protos").glob("*.proto")}
+    assert rendered == committed, "run `make protos`"
+
+
+def test_the_page_of_parameters_is_that_of_the_tables() -> None:
+    assert (ROOT / "docs" / "parameters.md").read_text("utf-8") == render_parameters(), "run `make docs`"
+
+
+def test_every_setting_has_a_line_on_what_it_does() -> None:
+    lines = (PACKAGE / "config.yml").read_text().splitlines()
+    settings = [number for number, line in enumerate(lines) if re.match(r"[a-z_]+:", line)]
+    ours = [number for number in settings if number < lines.index("# ---- what caikit needs to be told ----")]
+    assert ours
+    assert all(lines[number - 1].startswith("#") for number in ours)
+
+
+def test_the_error_tree_is_the_one_that_is_drawn() -> None:
+    drawn = re.findall(r"(\w+) {2,}([A-Z_]+)$", errors.__doc__ or "", re.MULTILINE)
+    classes = {
+        name: kind.status
+        for name, kind in vars(errors).items()
+        if isinstance(kind, type) and issubclass(kind, errors.CaikitPtError)
+    }
+    assert dict(drawn) == classes
+
+
+def test_rooms_know_only_the_rooms_below_them() -> None:
+    for room, known in ROOMS.items():
+        for file in (PACKAGE / room).glob("*.py"):
+            used = set(re.findall(r"from caikit_pt\.(\w+)", file.read_text()))
+            assert used & {*ROOMS, "module", "runtime"} <= known | {room}, file
+
+
+def test_tuning_and_serving_know_nothing_of_grpc_or_caikit() -> None:
+    for room in ROOMS:
+        for file in (PACKAGE / room).glob("*.py"):
+            assert not re.search(r"^\s*(import|from) (caikit|grpc)\b", file.read_text(), re.MULTILINE), file
+
+
+def test_families_differ_in_base_model_only() -> None:
+    for file in PACKAGE.rglob("*.py"):
+        if "base_model" not in file.parts:
+            code = re.sub(r'""".*?"""|#.*|"[^"\n]*"', "", file.read_text(), flags=re.DOTALL)
+            assert not re.search(r"seq2seq|is_encoder_decoder", code, re.IGNORECASE), file
+
+
+def test_nothing_is_unpickled() -> None:
+    for file in PACKAGE.rglob("*.py"):
+        text = file.read_text()
+        assert not re.search(r"pickle\.loads?\(|yaml\.load\(|trust_remote_code=True|\beval\(", text), file
+        for call in re.findall(r"torch\.load\([^)]*\)", text):
+            assert "weights_only=True" in call, file

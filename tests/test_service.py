@@ -1,0 +1,154 @@
+"""The product over real gRPC, in a process of its own: tune, poll, predict, stream, tokenize."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from examples.grpc_client import Client
+from tests.conftest import LLAMA, T5
+
+RECORDS = {
+    "jsondata": {
+        "data": [
+            {"input": f"The {thing} is {'great' if good else 'awful'}", "output": "good" if good else "bad"}
+            for thing in ("kettle", "toaster", "lamp", "desk")
+            for good in (True, False)
+        ]
+    }
+}
+QUICK: dict[str, Any] = {
+    "train_stream": RECORDS,
+    "num_epochs": 2,
+    "tuning_config": {"num_virtual_tokens": 4},
+}
+MPT = "MULTITASK_PROMPT_TUNING"
+
+
+@pytest.fixture(scope="module")
+def trained(client: Client) -> dict[str, str]:
+    """A prompt on each embedded model, by the model's name."""
+    names = {LLAMA: "on-llama", T5: "on-t5"}
+    for base_model, name in names.items():
+        assert client.train(name, {**QUICK, "base_model": base_model}) == "COMPLETED"
+    return names
+
+
+@pytest.mark.parametrize("base_model", [LLAMA, T5])
+@pytest.mark.parametrize("tuning_type", ["PROMPT_TUNING", MPT])
+def test_every_combination_is_tuned_and_served(client: Client, base_model: str, tuning_type: str) -> None:
+    name = f"{base_model}-{tuning_type.lower()}"
+    states: list[str] = []
+    client.train(name, {**QUICK, "base_model": base_model, "tuning_type": tuning_type}, states.append)
+    assert states[-1] == "COMPLETED"
+    result = client.predict(name, "The kettle is great")
+    assert result.generated_tokens > 0
+    assert result.input_token_count > 0
+
+
+@pytest.mark.parametrize("method", ["AVERAGE_SOURCE", "AVERAGE_SOURCE_TASKS", "ONLY_SOURCE_SHARED"])
+@pytest.mark.parametrize("base_model", [LLAMA, T5])
+def test_source_prompts_are_found_by_name_and_by_default(
+    client: Client, models_dir: Path, base_model: str, method: str
+) -> None:
+    """By name for one method and by the manifest's fingerprint for the others."""
+    name = f"{base_model}-{method.lower().replace('_', '-')}"
+    config = {"prompt_tuning_init_method": method}
+    if method == "ONLY_SOURCE_SHARED":
+        config["prompt_tuning_init_source_model"] = f"{base_model}-good"
+    request = {**QUICK, "base_model": base_model, "tuning_type": MPT, "tuning_config": config}
+    assert client.train(name, request) == "COMPLETED"
+    assert "num_virtual_tokens: 6" in (models_dir / name / "config.yml").read_text()
+
+
+def test_a_stream_joined_is_the_unary_answer(client: Client, trained: dict[str, str]) -> None:
+    for name in trained.values():
+        options = {"max_new_tokens": 12, "generated_tokens": True, "token_ranks": True}
+        whole = client.predict(name, "The desk is awful", **options)
+        parts = list(client.stream(name, "The desk is awful", **options))
+        assert len(parts) == whole.generated_tokens
+        assert "".join(part.generated_text for part in parts) == whole.generated_text
+        assert [token.text for part in parts for token in part.tokens] == [t.text for t in whole.tokens]
+        assert {token.rank for token in whole.tokens} == {1}
+        assert parts[-1].details.finish_reason == whole.finish_reason
+        assert parts[-1].details.input_token_count == whole.input_token_count
+
+
+def test_the_text_stands_before_a_causal_answer_unless_not_wanted(
+    client: Client, trained: dict[str, str]
+) -> None:
+    text = "The desk is awful"
+    kept = client.predict(trained[LLAMA], text).generated_text
+    bare = client.predict(trained[LLAMA], text, preserve_input_text=False).generated_text
+    assert kept.startswith(text)
+    assert kept[len(text) :].strip() == bare.strip()
+    assert not client.predict(trained[T5], text).generated_text.startswith(text)
+
+
+def test_tokenization_gives_offsets_into_the_text(client: Client, trained: dict[str, str]) -> None:
+    text = "Grüße, the kettle is great 🙂"
+    for name in trained.values():
+        result = client.tokenize(name, text)
+        assert result.token_count == len(result.results) > 0
+        assert all(token.text == text[token.start : token.end] for token in result.results)
+        assert result.results[-1].end == len(text)
+
+
+def test_a_retrained_name_serves_the_new_prompt(client: Client, models_dir: Path) -> None:
+    """caikit keeps what it has loaded: the second answer would be the first prompt's."""
+    request = {**QUICK, "base_model": T5}
+    first = {"jsondata": {"data": [{"input": f"number {n}", "output": "good"} for n in range(8)]}}
+    second = {"jsondata": {"data": [{"input": f"number {n}", "output": "bad"} for n in range(8)]}}
+    client.train("again", {**request, "train_stream": first, "num_epochs": 30})
+    before = client.predict("again", "number 3").generated_text
+    client.train("again", {**request, "train_stream": second, "num_epochs": 30})
+    after = client.predict("again", "number 3").generated_text
+    assert (before, after) == ("good", "bad")
+    assert not list(models_dir.glob(".again*"))
+
+
+def test_what_is_published_has_no_base_model_in_it(models_dir: Path, trained: dict[str, str]) -> None:
+    for name, file in ((trained[LLAMA], "decoder.safetensors"), (trained[T5], "encoder.safetensors")):
+        names = {path.name for path in (models_dir / name).iterdir()}
+        assert names == {"config.yml", file, "training_logs.jsonl"}
+        lines = (models_dir / name / "training_logs.jsonl").read_text().splitlines()
+        losses = [json.loads(line) for line in lines]
+        assert {entry["name"] for entry in losses} == {"loss"}
+        assert set(losses[0]["data"]) == {"epoch", "step", "value", "timestamp"}
+        assert [entry["data"]["step"] for entry in losses] == list(range(1, len(losses) + 1))
+
+
+def test_files_under_the_root_are_training_data(client: Client) -> None:
+    for stream in (
+        {"file": {"filename": "ticket_sentiment/test.jsonl"}},
+        {"list_of_files": {"files": ["ticket_sentiment/test.jsonl", "tweet_complaint/test.jsonl"]}},
+        {"directory": {"dirname": "ticket_sentiment", "extension": "jsonl"}},
+    ):
+        request = {**QUICK, "base_model": T5, "train_stream": stream, "num_epochs": 1}
+        assert client.train("from-files", request) == "COMPLETED"
+
+
+def test_a_validation_stream_gives_a_validation_loss(client: Client, models_dir: Path) -> None:
+    client.train("validated", {**QUICK, "base_model": LLAMA, "val_stream": RECORDS})
+    logs = (models_dir / "validated" / "training_logs.jsonl").read_text()
+    assert logs.count('"validation_loss"') == QUICK["num_epochs"]
+
+
+def test_a_running_job_can_be_cancelled(client: Client, models_dir: Path) -> None:
+    training_id = client.submit("cancelled", {**QUICK, "base_model": LLAMA, "num_epochs": 10_000})
+    client.cancel(training_id)
+    assert client.wait(training_id) == "CANCELED"
+    assert not (models_dir / "cancelled").exists()
+
+
+def test_an_unknown_model_and_an_unknown_job_are_not_found(client: Client) -> None:
+    with pytest.raises(grpc.RpcError) as error:
+        client.predict("never-trained", "hello")
+    assert error.value.code() is grpc.StatusCode.NOT_FOUND
+    with pytest.raises(grpc.RpcError) as error:
+        client.status("no-such-job")
+    assert error.value.code() is grpc.StatusCode.NOT_FOUND
