@@ -25,9 +25,15 @@ def render(directory: Path) -> None:
             capture_output=True,
         )
         for file in sorted(Path(scratch).glob("*.proto")):
-            # Rendered with blanks at the ends of lines, which editors take away.
-            lines = [line.rstrip() for line in file.read_text("utf-8").splitlines()]
-            (directory / file.name).write_text("\n".join(lines).strip() + "\n", "utf-8")
+            (directory / file.name).write_text(_tidy(file.read_text("utf-8")), "utf-8")
+
+
+def _tidy(text: str) -> str:
+    """`text` without blanks at the ends of lines, its imports sorted: caikit has them at random."""
+    lines = [line.rstrip() for line in text.strip().splitlines()]
+    imports = sorted(line for line in lines if line.startswith("import "))
+    ordered = iter(imports)
+    return "\n".join(next(ordered) if line.startswith("import ") else line for line in lines) + "\n"
 
 
 if __name__ == "__main__":

@@ -131,7 +131,7 @@ def test_torch_files_have_a_fingerprint_too(tmp_path: Path) -> None:
     assert fingerprint(tmp_path) != first
 
 
-def test_multimodal_configs_have_their_text_models_width() -> None:
-    config = LlamaConfig(hidden_size=48, max_position_embeddings=77)
+def test_width_and_context_come_from_the_config() -> None:
+    config = LlamaConfig(hidden_size=64, max_position_embeddings=77)
     checkpoint = Checkpoint("x", Path(), config)
-    assert (checkpoint.hidden_size, checkpoint.context_length) == (48, 77)
+    assert (checkpoint.hidden_size, checkpoint.context_length) == (64, 77)

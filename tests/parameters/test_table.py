@@ -18,8 +18,16 @@ WORDS = Parameter("words", str, "", choices=("A", "B"), many=True)
 
 @pytest.mark.parametrize(
     ("parameter", "value", "kept"),
-    [(COUNT, 1, 1), (COUNT, 10_000, 10_000), (RATE, 10, 10.0), (RATE, 1e-9, 1e-9), (WORD, "A", "A")]
-    + [(FLAG, False, False), (WORDS, ["B", "A"], ("B", "A")), (WORDS, [], ())],
+    [
+        (COUNT, 1, 1),
+        (COUNT, 10_000, 10_000),
+        (RATE, 10, 10.0),
+        (RATE, 1e-9, 1e-9),
+        (WORD, "A", "A"),
+        (FLAG, False, False),
+        (WORDS, ["B", "A"], ("B", "A")),
+        (WORDS, [], ()),
+    ],
 )
 def test_what_is_allowed_passes(parameter: Parameter, value: Any, kept: Any) -> None:
     checked = parameter.check(value)
@@ -29,9 +37,24 @@ def test_what_is_allowed_passes(parameter: Parameter, value: Any, kept: Any) -> 
 
 @pytest.mark.parametrize(
     ("parameter", "value"),
-    [(COUNT, 0), (COUNT, 10_001), (COUNT, 1.5), (COUNT, True), (COUNT, "3"), (RATE, 0), (RATE, 10.1)]
-    + [(RATE, float("nan")), (RATE, float("inf")), (RATE, "1"), (WORD, "a"), (WORD, 3), (FLAG, 1)]
-    + [(WORDS, "A"), (WORDS, ["C"]), (WORDS, 3)],
+    [
+        (COUNT, 0),
+        (COUNT, 10_001),
+        (COUNT, 1.5),
+        (COUNT, True),
+        (COUNT, "3"),
+        (RATE, 0),
+        (RATE, 10.1),
+        (RATE, float("nan")),
+        (RATE, float("inf")),
+        (RATE, "1"),
+        (WORD, "a"),
+        (WORD, 3),
+        (FLAG, 1),
+        (WORDS, "A"),
+        (WORDS, ["C"]),
+        (WORDS, 3),
+    ],
 )
 def test_what_is_not_allowed_is_refused(parameter: Parameter, value: Any) -> None:
     with pytest.raises(InvalidParameter) as error:

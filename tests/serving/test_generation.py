@@ -1,0 +1,216 @@
+"""Every field of an inference request, through the code that serves, on both families."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from caikit_pt.base_model.frozen import BaseModel
+from caikit_pt.errors import InvalidParameter
+from caikit_pt.parameters.generation import GenerationParameters
+from caikit_pt.serving.generator import generate
+from caikit_pt.serving.sampler import Sampler
+from caikit_pt.serving.sequence import FinishReason, Sequence, input_tokens
+from caikit_pt.soft_prompt.prompt import SoftPrompt
+
+TEXT = "The kettle from your shop is dreadful"
+
+
+def prompt_for(base: BaseModel, tokens: int = 5) -> SoftPrompt:
+    """Word embeddings in a random order: far from tuned, near enough to words."""
+    part = base.checkpoint.prompt_parts[0]
+    ids = torch.randint(20, 400, (tokens,), generator=torch.Generator().manual_seed(2)).tolist()
+    return SoftPrompt({part: base.embed(ids).float().cpu()})
+
+
+def answer(base: BaseModel, text: str = TEXT, **request: Any) -> Sequence:
+    decay = request.pop("decay", None)
+    parameters = GenerationParameters.from_request({"preserve_input_text": False, **request}, decay, {})
+    sequence = Sequence(base, prompt_for(base), text, parameters)
+    for _ in generate(base, [sequence]):
+        pass
+    return sequence
+
+
+def test_defaults() -> None:
+    parameters = GenerationParameters.from_request({}, None, {})
+    assert (parameters.max_new_tokens, parameters.min_new_tokens) == (20, 0)
+    assert parameters.preserve_input_text
+    assert parameters.include_stop_sequence
+    assert not parameters.samples
+
+
+def test_max_and_min_new_tokens(base: BaseModel) -> None:
+    """Without a minimum the embedded models end early; with one they can't."""
+    short = answer(base, max_new_tokens=3, min_new_tokens=3)
+    assert (len(short.generated), short.finish_reason) == (3, FinishReason.MAX_TOKENS)
+    long = answer(base, max_new_tokens=30, min_new_tokens=12)
+    assert len(long.generated) >= 12
+    assert not base.end_ids & set(long.generated[:12])
+
+
+def test_the_end_token_ends_an_answer_and_counts(base: BaseModel) -> None:
+    sequence = answer(base, max_new_tokens=40)
+    assert sequence.finish_reason is FinishReason.EOS_TOKEN
+    assert sequence.generated[-1] in base.end_ids
+    assert sequence.text == base.tokenizer.decode(sequence.generated, skip_special_tokens=True)
+
+
+def test_the_context_ends_an_answer(llama: BaseModel) -> None:
+    room = 1024 - 5
+    sequence = answer(
+        llama, "a " * 1008, max_new_tokens=1000, min_new_tokens=1000, truncate_input_tokens=1010
+    )
+    assert len(sequence.row.ids) == 1010
+    assert len(sequence.generated) == room - 1010
+    assert sequence.finish_reason is FinishReason.TOKEN_LIMIT
+
+
+def test_truncation_keeps_the_last_tokens_and_the_one_that_begins(base: BaseModel) -> None:
+    whole = base.source_ids(TEXT)
+    ids = list(answer(base, truncate_input_tokens=4).row.ids)
+    assert len(ids) == 4
+    assert ids[-3:] == whole[-3:]
+    if whole[0] == base.tokenizer.bos_token_id:
+        assert ids[0] == whole[0]
+    assert list(answer(base, truncate_input_tokens=500).row.ids) == whole
+
+
+def test_stop_sequences(base: BaseModel) -> None:
+    free = answer(base, max_new_tokens=20, min_new_tokens=20)
+    stop = free.text[4:7]
+    with_it = answer(base, max_new_tokens=20, stop_sequences=[stop], min_new_tokens=0)
+    if with_it.finish_reason is FinishReason.STOP_SEQUENCE:
+        assert with_it.text.endswith(stop)
+        without = answer(base, stop_sequences=[stop], include_stop_sequence=False)
+        assert without.text + stop == with_it.text
+
+
+def test_a_stop_sequence_counts_only_after_the_minimum(base: BaseModel) -> None:
+    # A first token may be a lone space, which shows with the second.
+    tries = (answer(base, max_new_tokens=count, min_new_tokens=count).text for count in (1, 2, 3))
+    first = next(text for text in tries if text)
+    assert first
+    stopped = answer(base, max_new_tokens=6, stop_sequences=[first])
+    assert (stopped.text, stopped.finish_reason) == (first, FinishReason.STOP_SEQUENCE)
+    assert len(answer(base, max_new_tokens=6, min_new_tokens=5, stop_sequences=[first]).generated) >= 5
+
+
+def test_time_runs_out(base: BaseModel) -> None:
+    sequence = answer(base, max_new_tokens=4000, min_new_tokens=900, max_time=0.05)
+    assert sequence.finish_reason is FinishReason.TIME_LIMIT
+    assert 0 < len(sequence.generated) < 900
+
+
+def test_a_seed_gives_the_same_answer_alone_and_in_company(base: BaseModel) -> None:
+    request: dict[str, Any] = {
+        "decoding_method": "SAMPLING",
+        "temperature": 2.0,
+        "seed": 7,
+        "min_new_tokens": 8,
+    }
+    alone = answer(base, **request).generated
+    assert answer(base, **request).generated == alone
+    assert answer(base, **{**request, "seed": 8}).generated != alone
+    rows = [
+        Sequence(base, prompt_for(base, 3 + n), text, GenerationParameters.from_request(asked, None, {}))
+        for n, (text, asked) in enumerate([("hi", {}), (TEXT, request), ("a longer text " * 5, request)])
+    ]
+    rows[1] = Sequence(base, prompt_for(base), TEXT, GenerationParameters.from_request(request, None, {}))
+    for _ in generate(base, rows):
+        pass
+    assert rows[1].generated == alone
+
+
+def test_sampling_at_temperature_0_is_greedy(base: BaseModel) -> None:
+    cold = answer(base, decoding_method="SAMPLING", temperature=0)
+    assert cold.generated == answer(base).generated
+    assert not cold.parameters.samples
+
+
+def test_sampling_without_a_seed_draws_one() -> None:
+    request = {"decoding_method": "SAMPLING"}
+    seeds = {GenerationParameters.from_request(request, None, {}).seed for _ in range(5)}
+    assert len(seeds) > 1
+
+
+def test_what_is_told_of_tokens(base: BaseModel) -> None:
+    sequence = answer(base, generated_tokens=True, token_logprobs=True, token_ranks=True)
+    assert len(sequence.tokens) == len(sequence.generated)
+    assert all(token.rank == 1 for token in sequence.tokens)
+    assert all(token.logprob is not None and token.logprob <= 0 for token in sequence.tokens)
+    bare = answer(base, generated_tokens=True).tokens
+    assert all(token.logprob is None and token.rank is None for token in bare)
+    assert answer(base).tokens == []
+
+
+def test_what_is_told_of_the_text(llama: BaseModel, t5: BaseModel) -> None:
+    """A causal model predicts each token of the text, the first one from the soft prompt."""
+    request: dict[str, Any] = {"input_tokens": True, "token_logprobs": True, "token_ranks": True}
+    sequence = answer(llama, **request)
+    tokens = input_tokens(sequence, llama)
+    assert len(tokens) == len(sequence.row.ids)
+    row = llama.join(sequence.row.prompt["DECODER"], sequence.row.ids)[None]
+    with torch.no_grad():
+        logits = llama.model(inputs_embeds=row).logits[0].log_softmax(-1)[4:-1]
+    expected = [float(logits[at, token]) for at, token in enumerate(sequence.row.ids)]
+    assert [token.logprob for token in tokens] == pytest.approx(expected, abs=1e-4)
+    assert all(token.logprob is None for token in input_tokens(answer(t5, **request), t5))
+
+
+def test_text_that_leaves_no_room_is_refused(llama: BaseModel) -> None:
+    with pytest.raises(InvalidParameter, match="truncate_input_tokens"):
+        answer(llama, "word " * 2000)
+
+
+# ---- the sampler against the obvious ----
+
+
+def pick(logits: list[float], seen: tuple[int, ...] = (), **request: Any) -> int:
+    decay = request.pop("decay", None)
+    parameters = GenerationParameters.from_request(request, decay, {})
+    return Sampler(parameters, seen, frozenset([0])).pick(torch.tensor(logits))
+
+
+def drawn(logits: list[float], **request: Any) -> set[int]:
+    """All tokens that 300 seeds draw."""
+    asked = {"decoding_method": "SAMPLING", **request}
+    return {pick(logits, seed=seed, **asked) for seed in range(300)}
+
+
+def test_the_sampler() -> None:
+    logits = [0.0, 1.0, 2.0, 1.5]
+    assert pick(logits) == 2
+    assert pick([5.0, 1.0, 2.0, 1.5], min_new_tokens=1) == 2
+    assert pick(logits, seen=(2,), repetition_penalty=2.0) == 3
+    assert pick(logits, seen=(2,), repetition_penalty=0.0) == 2
+    assert drawn(logits) == {0, 1, 2, 3}
+    assert drawn(logits, top_k=2) == {2, 3}
+    assert drawn(logits, top_k=0, top_p=0.3) == {2}
+    assert drawn(logits, top_p=0.0, typical_p=1.0) == {0, 1, 2, 3}
+    assert drawn(logits, temperature=0.01) == {2}
+    assert drawn([0.0, 9.0, 0.0, 0.0], typical_p=0.5) == {1}
+
+
+def test_the_end_grows_likelier() -> None:
+    parameters = GenerationParameters.from_request({"max_new_tokens": 50}, (2, 1.5), {})
+    sampler = Sampler(parameters, (3, 3, 3), frozenset([0]))
+    picked = [sampler.pick(torch.tensor([1.0, 4.0])) for _ in range(12)]
+    first = picked.index(0)
+    # 1 + 1 * (1.5 ** steps - 1) passes 4 after four steps beyond the second token.
+    assert first == 2 + 4
+    assert picked[:first] == [1] * first
+
+
+def test_draws_follow_the_distribution() -> None:
+    """4,000 draws of one row: within five standard deviations of the softmax."""
+    logits = torch.tensor([0.3, 1.0, 2.0, -1.0])
+    request = {"decoding_method": "SAMPLING", "seed": 3, "max_new_tokens": 4096}
+    sampler = Sampler(GenerationParameters.from_request(request, None, {}), (), frozenset())
+    count = 4_000
+    picks = torch.bincount(torch.tensor([sampler.pick(logits) for _ in range(count)]), minlength=4)
+    expected = logits.softmax(-1)
+    deviation = (expected * (1 - expected) / count).sqrt()
+    assert bool(((picks / count - expected).abs() < 5 * deviation).all())

@@ -1,0 +1,116 @@
+"""A request becomes a plan: what is resolved, from where, and what is read of the records."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from caikit.interfaces.nlp.data_model import ClassificationTrainRecord
+
+from caikit_pt import GenerationTrainRecord
+from caikit_pt.errors import InvalidParameter, InvalidRecord
+from caikit_pt.settings import Settings
+from caikit_pt.tuning.plan import TuningPlan, make_plan
+from caikit_pt.tuning.records import Record, read_records
+from caikit_pt.tuning.verbalizer import Verbalizer
+from tests.conftest import BASE_MODELS, LLAMA, SETTINGS, T5
+
+RECORDS = [GenerationTrainRecord(input=f"in {n}", output=f"out {n}") for n in range(3)]
+LABELLED = [
+    ClassificationTrainRecord(text="one", labels=["a"]),
+    ClassificationTrainRecord(text="two", labels=["a", "b"]),
+]
+
+
+def plan(
+    base_model: str = T5, settings: Settings = SETTINGS, records: Any = RECORDS, **request: Any
+) -> TuningPlan:
+    return make_plan({"base_model": base_model, **request}, records, None, settings)
+
+
+def test_generation_records() -> None:
+    assert plan().records.items[2] == Record("in 2", "out 2")
+    assert plan().parameters.tuning_task == "generation"
+
+
+def test_classification_records() -> None:
+    planned = plan(records=LABELLED)
+    assert planned.records.items == (Record("one", "a"), Record("two", "a,b"))
+    assert planned.parameters.tuning_task == "classification"
+
+
+@pytest.mark.parametrize(
+    ("records", "numbers"),
+    [
+        ([GenerationTrainRecord(input="a", output=None)], "record 1"),
+        ([*RECORDS, GenerationTrainRecord(input=" \n", output="b")], "record 4"),
+        ([ClassificationTrainRecord(text="a", labels=[])], "record 1"),
+        ([GenerationTrainRecord(input=None, output=None)] * 23, "23 records"),
+    ],
+)
+def test_records_without_an_input_or_an_output_are_told_by_number(records: Any, numbers: str) -> None:
+    with pytest.raises(InvalidRecord, match=numbers):
+        read_records(records, "train_stream")
+
+
+def test_a_stream_that_breaks_is_refused_without_its_text() -> None:
+    def broken() -> Any:
+        yield RECORDS[0]
+        raise ValueError("secret text at line 2")
+
+    with pytest.raises(InvalidRecord) as error:
+        read_records(broken(), "val_stream")
+    assert "ValueError" in str(error.value)
+    assert "secret" not in str(error.value)
+
+
+def test_where_prompts_go_by_default() -> None:
+    assert plan(T5).parameters.output_model_types == ("ENCODER",)
+    assert plan(LLAMA).parameters.output_model_types == ("DECODER",)
+    both = plan(T5, output_model_types=["ENCODER", "DECODER"])
+    assert both.parameters.output_model_types == ("ENCODER", "DECODER")
+
+
+def test_a_preset_counts_for_its_task_and_loses_to_the_request() -> None:
+    presets = ({"base_model": "TINY-*", "tasks": {"classification": {"batch_size": 3, "num_epochs": 4}}},)
+    settings = Settings(base_models_dir=str(BASE_MODELS), tuning_presets=presets)
+    chosen = plan(settings=settings, records=LABELLED, num_epochs=9).parameters
+    assert (chosen.batch_size, chosen.origins["batch_size"]) == (3, "preset TINY-* / classification")
+    assert (chosen.num_epochs, chosen.origins["num_epochs"]) == (9, "request")
+    assert plan(settings=settings).parameters.batch_size == 8
+
+
+def test_default_lengths_shrink_into_the_context() -> None:
+    """1,024 positions less 900 virtual tokens and the end token leave 123."""
+    parameters = plan(LLAMA, num_virtual_tokens=900).parameters
+    assert parameters.max_source_length + parameters.max_target_length + 900 + 1 == 1024
+    assert parameters.origins["max_source_length"] == "the context of tiny-llama"
+    assert plan(LLAMA).parameters.max_source_length == 256
+    named = plan(LLAMA, num_virtual_tokens=900, max_target_length=100).parameters
+    assert (named.max_target_length, named.max_source_length) == (100, 23)
+
+
+def test_named_lengths_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(InvalidParameter, match="max_source_length: 200"):
+        plan(LLAMA, num_virtual_tokens=900, max_source_length=200)
+    with pytest.raises(InvalidParameter, match="num_virtual_tokens: 1022"):
+        plan(LLAMA, num_virtual_tokens=1022)
+    assert plan(LLAMA, num_virtual_tokens=1021).parameters.max_source_length == 1
+
+
+def test_models_without_an_end_of_context_take_any_length() -> None:
+    assert plan(T5, max_source_length=5000, num_virtual_tokens=4096).parameters.max_source_length == 5000
+
+
+@pytest.mark.parametrize(
+    ("template", "rendered"),
+    [
+        ("{{input}}", "a {{input}} b"),
+        ("Text: {{ input }}\nLabel:", "Text: a {{input}} b\nLabel:"),
+        ("{{input}} {{input}}", "a {{input}} b a {{input}} b"),
+        (r"\1 {{input}}", r"\1 a {{input}} b"),
+    ],
+)
+def test_a_verbalizer_takes_the_text_as_it_is(template: str, rendered: str) -> None:
+    """Also where the text looks like a template or a pattern itself."""
+    assert Verbalizer(template).render("a {{input}} b") == rendered

@@ -1,0 +1,136 @@
+"""The training itself: what one example looks like, what an update sees, and what comes out."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from caikit_pt.base_model.frozen import BaseModel, TrainingBatch
+from caikit_pt.errors import TrainingDiverged
+from caikit_pt.tuning.batches import updates_per_epoch, windows
+from caikit_pt.tuning.examples import make_examples
+from caikit_pt.tuning.plan import TuningPlan, make_plan
+from caikit_pt.tuning.records import Record, Records
+from caikit_pt.tuning.tuner import Progress, tune
+from tests.conftest import SETTINGS
+
+WORDS = ("kettle", "lamp", "desk", "chair", "mixer")
+RECORDS = Records(
+    tuple(Record(f"the {word} is {mood}", mood) for word in WORDS for mood in ("good", "bad")), False
+)
+
+
+def plan(base: BaseModel, **request: Any) -> TuningPlan:
+    quick = {"num_virtual_tokens": 4, "num_epochs": 2, "batch_size": 2}
+    request = {"base_model": base.checkpoint.name, **quick, **request}
+    return make_plan(request, RECORDS.items, None, SETTINGS)
+
+
+def test_a_target_ends_with_eos_and_holds_nothing_else_special(base: BaseModel) -> None:
+    examples = make_examples(RECORDS, base, plan(base).parameters)
+    special = set(base.tokenizer.all_special_ids)
+    for record, example in zip(RECORDS.items, examples.items, strict=True):
+        assert example.target[-1] == base.end_id
+        assert not special & set(example.target[:-1])
+        assert base.tokenizer.decode(example.target[:-1]).strip() == record.output
+        assert example.source == base.source_ids(record.input)
+
+
+def test_a_causal_source_does_not_end_before_its_target(llama: BaseModel) -> None:
+    source = make_examples(RECORDS, llama, plan(llama).parameters).items[0].source
+    assert source[-1] != llama.end_id
+
+
+def test_cuts_keep_the_beginning_and_are_counted(base: BaseModel) -> None:
+    long = Records(
+        (Record("one two three four five six seven", "eight nine ten eleven"), RECORDS.items[0]), False
+    )
+    parameters = plan(base, max_source_length=6, max_target_length=2).parameters
+    examples = make_examples(long, base, parameters)
+    whole = base.source_ids(long.items[0].input)
+    cut = examples.items[0]
+    assert len(cut.source) == 6
+    assert cut.source[:5] == whole[:5]
+    assert (cut.source[-1] == base.end_id) == (whole[-1] == base.end_id)
+    assert cut.target == [*base.target_ids(long.items[0].output)[:2], base.end_id]
+    assert examples.cut_sources >= 1
+    assert examples.cut_targets >= 1
+
+
+def test_an_epoch_has_every_example_once_and_a_last_window_of_what_is_left() -> None:
+    generator = torch.Generator().manual_seed(1)
+    epoch = list(windows(11, 2, 2, generator))
+    assert [[len(batch) for batch in window] for window in epoch] == [[2, 2], [2, 2], [2, 1]]
+    assert sorted(index for window in epoch for batch in window for index in batch) == list(range(11))
+    assert len(epoch) == updates_per_epoch(11, 2, 2) == 3
+    assert epoch != list(windows(11, 2, 2, generator))
+
+
+def losses(tuned: Any, name: str = "loss") -> list[float]:
+    return [entry["data"]["value"] for entry in tuned.training_logs if entry["name"] == name]
+
+
+def test_training_lowers_the_loss(base: BaseModel) -> None:
+    values = losses(tune(plan(base, num_epochs=12), base))
+    assert sum(values[-5:]) < 0.5 * sum(values[:5])
+
+
+def test_the_loss_of_an_update_is_the_mean_over_its_target_tokens(base: BaseModel) -> None:
+    """However the window is cut into batches, the update is the same."""
+    request = {"num_epochs": 2, "seed": 5}
+    whole = tune(plan(base, batch_size=10, **request), base)
+    parts = tune(plan(base, batch_size=3, accumulate_steps=4, **request), base)
+    assert losses(parts) == pytest.approx(losses(whole), rel=1e-5)
+    for part, tensor in whole.prompt.tensors.items():
+        torch.testing.assert_close(parts.prompt.tensors[part], tensor, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("tuning_type", ["PROMPT_TUNING", "MULTITASK_PROMPT_TUNING"])
+def test_a_seed_gives_the_same_bits_whatever_the_global_state(base: BaseModel, tuning_type: str) -> None:
+    first = tune(plan(base, tuning_type=tuning_type), base)
+    torch.manual_seed(12345)
+    torch.rand(7)
+    state = torch.get_rng_state()
+    second = tune(plan(base, tuning_type=tuning_type), base)
+    other = tune(plan(base, tuning_type=tuning_type, seed=74), base)
+    for part, tensor in first.prompt.tensors.items():
+        assert torch.equal(tensor, second.prompt.tensors[part])
+        assert not torch.equal(tensor, other.prompt.tensors[part])
+    assert losses(first) == losses(second)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_progress_counts_updates_and_has_an_eta(base: BaseModel) -> None:
+    seen: list[Progress] = []
+    tune(plan(base), base, seen.append)
+    assert [progress.step for progress in seen] == list(range(1, 11))
+    assert {progress.steps for progress in seen} == {10}
+    assert seen[-1].eta_seconds == 0
+    assert seen[4].eta_seconds == pytest.approx(seen[4].seconds)
+
+
+def test_a_validation_loss_is_the_mean_over_all_target_tokens(base: BaseModel) -> None:
+    request = {"base_model": base.checkpoint.name, "num_virtual_tokens": 3, "num_epochs": 1, "batch_size": 3}
+    planned = make_plan(request, RECORDS.items, RECORDS.items[:7], SETTINGS)
+    tuned = tune(planned, base)
+    examples = make_examples(Records(RECORDS.items[:7], False), base, planned.parameters)
+    whole = examples.batch(list(range(7)))
+    with torch.no_grad():
+        expected = float(base.target_loss(tuned.prompt.tensors, whole)) / whole.target_tokens
+    assert losses(tuned, "validation_loss") == [pytest.approx(expected, rel=1e-5)]
+
+
+def test_a_loss_that_is_no_number_ends_the_training(
+    llama: BaseModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = type(llama).target_loss
+
+    def sometimes_nan(self: BaseModel, prompt: Any, batch: TrainingBatch) -> torch.Tensor:
+        return real(self, prompt, batch) * math.nan
+
+    monkeypatch.setattr(type(llama), "target_loss", sometimes_nan)
+    with pytest.raises(TrainingDiverged, match=r"update 1 of 10.*learning_rate"):
+        tune(plan(llama), llama)
