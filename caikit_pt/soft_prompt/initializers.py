@@ -71,7 +71,9 @@ def sample_vocabulary(start: Start) -> torch.Tensor:
 
     tokenizer = start.base.tokenizer
     ordinary = torch.ones(len(tokenizer))
-    ordinary[list(tokenizer.all_special_ids)] = 0
+    # Reserved tokens are special without a role: nobody has trained them.
+    reserved = [index for index, token in tokenizer.added_tokens_decoder.items() if token.special]
+    ordinary[[*tokenizer.all_special_ids, *reserved]] = 0
     count = start.parameters.num_virtual_tokens
     ids = torch.multinomial(
         ordinary,

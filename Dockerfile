@@ -1,0 +1,31 @@
+# The server for a GPU node: `docker run --gpus all`. CUDA's libraries come with the torch wheels, the driver from the host.
+FROM python:3.12-slim AS build
+WORKDIR /src
+RUN python -m venv /opt/caikit_pt
+COPY constraints.txt pyproject.toml README.md LICENSE ./
+COPY caikit_pt caikit_pt
+# The same constraints as everywhere else; a constraint on what the build itself needs, too.
+RUN /opt/caikit_pt/bin/pip install --no-cache-dir -U -c constraints.txt pip setuptools \
+    && /opt/caikit_pt/bin/pip install --no-cache-dir --no-build-isolation -c constraints.txt .
+
+FROM python:3.12-slim
+RUN useradd --uid 1000 --create-home caikit \
+    && install -d -o caikit /data/base_models /data/source_prompts /data/training /data/models
+COPY --from=build /opt/caikit_pt /opt/caikit_pt
+COPY runtime_config.yaml /etc/caikit_pt/runtime_config.yaml
+ENV PATH=/opt/caikit_pt/bin:$PATH \
+    CONFIG_FILES=/etc/caikit_pt/runtime_config.yaml \
+    BASE_MODELS_DIR=/data/base_models \
+    SOURCE_PROMPT_BASE=/data/source_prompts \
+    DATA_STREAMS_FILE_SOURCE_BASE=/data/training \
+    RUNTIME_LOCAL_MODELS_DIR=/data/models \
+    RUNTIME_TRAINING_OUTPUT_DIR=/data/models \
+    NVIDIA_VISIBLE_DEVICES=all \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility
+# What outlives the container: mount volumes here.
+VOLUME ["/data/base_models", "/data/source_prompts", "/data/training", "/data/models"]
+WORKDIR /home/caikit
+USER caikit
+EXPOSE 8085 8086
+HEALTHCHECK --interval=15s --timeout=5s --start-period=60s CMD ["caikit-health-probe", "readiness"]
+CMD ["python", "-m", "caikit.runtime"]

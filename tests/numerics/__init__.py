@@ -1,0 +1,1 @@
+"""The numbers are right: against single runs, plain transformers and peft."""

@@ -1,0 +1,13 @@
+"""What the tests in here share."""
+
+from __future__ import annotations
+
+import pytest
+
+from .families import Zoo
+
+
+@pytest.fixture(scope="session")
+def zoo(tmp_path_factory: pytest.TempPathFactory) -> Zoo:
+    """The tiny models of every family."""
+    return Zoo(tmp_path_factory.mktemp("numerics"))

@@ -1,0 +1,45 @@
+"""The code of README runs as it stands there."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from examples.grpc_client import Client
+from examples.local_server import ROOT
+
+README = (ROOT / "README.md").read_text("utf-8")
+SERVED, LOCAL = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+def test_the_client_example(
+    client: Client, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("examples.grpc_client.Client", lambda port: client)
+    exec(compile(SERVED, "README.md", "exec"), {})
+    assert capsys.readouterr().out.strip()
+
+
+def test_the_python_example(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "examples").mkdir()
+    shutil.copytree(ROOT / "examples" / "base_models", tmp_path / "examples" / "base_models")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    exec(compile(LOCAL, "README.md", "exec"), names)
+    assert capsys.readouterr().out.strip() in ("good", "bad")
+    assert {file.name for file in (tmp_path / "models" / "on-my-own").iterdir()} >= {"config.yml"}
+
+
+def test_the_commands_of_readme_are_targets() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"\bmake ([a-z]+)\b", README)) <= targets
+
+
+def test_links_lead_somewhere() -> None:
+    for link in re.findall(r"\]\((?!http)([^)]+)\)", README):
+        assert (ROOT / link).exists(), link
