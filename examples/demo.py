@@ -8,6 +8,7 @@ records that they weren't trained on. Exits non-zero where a tuned prompt isn't 
 from __future__ import annotations
 
 import json
+import logging
 import tempfile
 import time
 from collections.abc import Sequence
@@ -50,6 +51,7 @@ RUNS = (
 
 def main() -> int:
     """Runs the demo; 0 where every tuned prompt is clearly better than its base."""
+    logging.disable(logging.WARNING)
     with (
         tempfile.TemporaryDirectory(prefix="caikit-pt-demo-") as models,
         server(Path(models)) as port,

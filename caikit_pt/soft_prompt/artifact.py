@@ -64,12 +64,13 @@ class TunedPrompt:
 
 def write(tuned: TunedPrompt, directory: Path) -> dict[str, Any]:
     """Writes the files of `tuned` into `directory` and returns what config.yml is to hold."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     files = {}
     for part, tensor in tuned.prompt.tensors.items():
         files[part] = f"{part.lower()}.safetensors"
-        save_file({_KEY: tensor.contiguous()}, directory / files[part])
+        # Written as bytes, so that the file has the permissions of every other one.
+        (directory / files[part]).write_bytes(save({_KEY: tensor.contiguous()}))
     lines = [json.dumps(entry, ensure_ascii=False) + "\n" for entry in tuned.training_logs]
     (directory / TRAINING_LOGS).write_text("".join(lines), "utf-8")
     return {

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator, Sequence
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save as to_bytes
 
 from caikit_pt import GenerationTrainRecord, load_base_model
 from caikit_pt.base_model.frozen import BaseModel, TrainingBatch
@@ -30,7 +30,7 @@ OUT = ROOT / "examples" / "source_prompts"
 
 TASKS = ("ticket_sentiment", "ticket_urgency", "film_subjectivity", "tweet_irony", "device_points")
 VIRTUAL_TOKENS = 20
-UPDATES = 500
+UPDATES = 250
 BATCH_SIZE = 16
 SHARED_LEARNING_RATE = 0.3
 TASK_LEARNING_RATE = 0.04
@@ -86,7 +86,7 @@ def save(base: BaseModel, shared: torch.Tensor, columns: torch.Tensor, rows: tor
     """The source prompt of `base`, with its manifest."""
     name = f"{base.checkpoint.name}-messages"
     tensors = {"prompt_embeddings": shared, "prefix_task_cols": columns, "prefix_task_rows": rows}
-    save_file(tensors, OUT / f"{name}.safetensors")
+    (OUT / f"{name}.safetensors").write_bytes(to_bytes(tensors))
     manifest = {
         "base_model": base.checkpoint.name,
         "fingerprint": base.checkpoint.fingerprint,

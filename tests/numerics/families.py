@@ -207,5 +207,5 @@ def _enlarge(model: torch.nn.Module) -> None:
             if parameter.ndim < 2:
                 parameter.add_(0.05 * noise)
             else:
-                gain = 2.5 if any(part in name for part in _QUERIES_AND_KEYS) else 1.5
+                gain = 2.0 if any(part in name for part in _QUERIES_AND_KEYS) else 1.5
                 parameter.copy_(noise * gain / parameter.shape[-1] ** 0.5)
