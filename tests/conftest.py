@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -110,8 +111,46 @@ def write_source(
 
 
 @pytest.fixture(scope="session")
-def client(models_dir: Path, source_prompts: Path) -> Iterator[Client]:
+def base_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A `base_models_dir` with the embedded models, and some that are of no use."""
+    from transformers import BertConfig, BertForSequenceClassification, MambaConfig
+
+    root = tmp_path_factory.mktemp("base_models")
+    for name in (LLAMA, T5, "no-weights", "no-tokenizer", "cut-short", "recurrent"):
+        shutil.copytree(BASE_MODELS / (name if name == LLAMA else T5), root / name)
+    (root / "no-weights" / "model.safetensors").unlink()
+    (root / "no-tokenizer" / "tokenizer.json").unlink()
+    weights = root / "cut-short" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    MambaConfig(architectures=["MambaForCausalLM"]).save_pretrained(root / "recurrent")
+    config = BertConfig(vocab_size=8, hidden_size=8, num_hidden_layers=1, num_attention_heads=1)
+    BertForSequenceClassification(config).save_pretrained(root / "classifier")
+    return root
+
+
+@pytest.fixture(scope="session")
+def training_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A `file_source_base` with good files, and some that are of no use."""
+    root = tmp_path_factory.mktemp("training_data")
+    for task in ("ticket_sentiment", "tweet_complaint"):
+        shutil.copytree(ROOT / "examples" / "data" / task, root / task)
+    (root / "numbers.jsonl").write_text('{"input": "a", "output": "b"}\n{"input": "c", "output": 0}\n')
+    (root / "half.jsonl").write_text('{"input": "a", "output": "b"}\n{"input": "c", "out')
+    (root / "text.txt").write_text("a secret")
+    (root / "bare").write_text("a secret")
+    return root
+
+
+@pytest.fixture(scope="session")
+def client(
+    models_dir: Path, source_prompts: Path, base_models: Path, training_data: Path
+) -> Iterator[Client]:
     """A client of a real server process that lives as long as the tests."""
     models_dir.mkdir()
-    with server(models_dir, {"SOURCE_PROMPT_BASE": str(source_prompts)}) as port:
+    settings = {
+        "SOURCE_PROMPT_BASE": str(source_prompts),
+        "BASE_MODELS_DIR": str(base_models),
+        "DATA_STREAMS_FILE_SOURCE_BASE": str(training_data),
+    }
+    with server(models_dir, settings) as port:
         yield Client(port)

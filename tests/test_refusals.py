@@ -49,6 +49,11 @@ TRAIN: dict[str, tuple[dict[str, Any], str, str]] = {
         "{{input}}",
     ),
     "verbalizer with an empty placeholder": ({"verbalizer": "{{input}} {{}}"}, "verbalizer", "{{input}}"),
+    "verbalizer with the label by another way": (
+        {"verbalizer": "{{input}} {{output|upper}}"},
+        "verbalizer",
+        "{{input}}",
+    ),
     "a source for PROMPT_TUNING": (
         {"tuning_config": {"prompt_tuning_init_method": "AVERAGE_SOURCE"}},
         "tuning_config.prompt_tuning_init_method",
@@ -58,6 +63,12 @@ TRAIN: dict[str, tuple[dict[str, Any], str, str]] = {
     "base model above its root": ({"base_model": "../base_models/tiny-t5"}, "base_model", "stays inside"),
     "unknown base model": ({"base_model": "no-such-model"}, "base_model", "tiny-t5"),
     "unknown base model of an organisation": ({"base_model": "no-one/nothing"}, "base_model", "tiny-t5"),
+    "a classifier": ({"base_model": "classifier"}, "base_model", "BertForSequenceClassification"),
+    "a recurrent model": ({"base_model": "recurrent"}, "base_model", "past_key_values"),
+    "a base model without weights": ({"base_model": "no-weights"}, "base_model", "safetensors"),
+    "a base model without a tokenizer": ({"base_model": "no-tokenizer"}, "base_model", "tokenizer"),
+    "a base model that is cut short": ({"base_model": "cut-short"}, "base_model", "whole"),
+    "a name beyond any file system": ({"base_model": "x" * 300}, "base_model", "bytes"),
     "no base model": ({"base_model": ""}, "base_model", "name"),
     "absolute training file": (
         {"train_stream": {"file": {"filename": "/etc/passwd"}}},
@@ -79,6 +90,32 @@ TRAIN: dict[str, tuple[dict[str, Any], str, str]] = {
         {"train_stream": {"directory": {"dirname": "..", "extension": "jsonl"}}},
         "train_stream",
         "inside",
+    ),
+    "outputs that are numbers": (
+        {"train_stream": {"file": {"filename": "numbers.jsonl"}}},
+        "train_stream",
+        "text",
+    ),
+    "a validation file that breaks off": (
+        {"val_stream": {"file": {"filename": "half.jsonl"}}},
+        "val_stream",
+        ".jsonl",
+    ),
+    "an absolute validation file": (
+        {"val_stream": {"file": {"filename": "/etc/passwd"}}},
+        "val_stream",
+        "inside",
+    ),
+    "a file of another kind": (
+        {"train_stream": {"file": {"filename": "text.txt"}}},
+        "train_stream",
+        ".jsonl",
+    ),
+    "a file of no kind": ({"train_stream": {"file": {"filename": "bare"}}}, "train_stream", ".jsonl"),
+    "a directory of another kind": (
+        {"train_stream": {"directory": {"dirname": "ticket_sentiment", "extension": "csv"}}},
+        "train_stream",
+        ".csv",
     ),
     "no training data": ({"train_stream": {"jsondata": {"data": []}}}, "train_stream", "at least one"),
     "no training stream": ({"train_stream": {}}, "train_stream", "at least one"),
@@ -138,6 +175,11 @@ SOURCES: dict[str, tuple[dict[str, Any], str, str]] = {
     "outside through a link": ({"prompt_tuning_init_source_model": "escape"}, "source_model", "inside"),
     "of another width": ({"prompt_tuning_init_source_model": "narrow"}, "source_model", "width"),
     "for another base model": ({"prompt_tuning_init_source_model": "other-base"}, "source_model", "sha256"),
+    "with a name beyond any file system": (
+        {"prompt_tuning_init_source_model": "x" * 300},
+        "source_model",
+        "bytes",
+    ),
     "broken": ({"prompt_tuning_init_source_model": "broken"}, "source_model", "tensors"),
     "with other tokens": (
         {"prompt_tuning_init_source_model": "tiny-t5-good", "num_virtual_tokens": 7},
@@ -191,6 +233,8 @@ def served(client: Client) -> str:
 def assert_refused(error: grpc.RpcError, field: str, allowed: str) -> None:
     """The status is right, and the text has the field, the value and what is allowed."""
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT, error.details()
+    assert re.fullmatch(r"[\w.]+: .+ is not allowed\. Allowed: .+", str(error.details()))
+    assert "/tmp" not in str(error.details()).partition("Allowed: ")[2]
     named, _, rest = str(error.details()).partition(": ")
     assert named.split(".")[-1].endswith(field.split(".")[-1])
     assert " is not allowed. Allowed: " in rest

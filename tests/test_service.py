@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import grpc
 import pytest
 
 from examples.grpc_client import Client
+from examples.local_server import server
 from tests.conftest import LLAMA, T5
 
 RECORDS = {
@@ -111,6 +113,46 @@ def test_a_retrained_name_serves_the_new_prompt(client: Client, models_dir: Path
     assert not list(models_dir.glob(".again*"))
 
 
+@pytest.mark.parametrize("name", ["m", "models", "server"])
+def test_a_name_that_occurs_in_the_root_is_a_name_like_any_other(
+    client: Client, models_dir: Path, trained: dict[str, str], name: str
+) -> None:
+    """caikit leaves such a name out of the path: the root itself was replaced, with every model in it."""
+    assert client.train(name, {**QUICK, "base_model": T5}) == "COMPLETED"
+    assert (models_dir / name / "config.yml").is_file()
+    assert client.predict(name, "The desk is awful").generated_tokens > 0
+    assert {path.name for path in models_dir.iterdir()} >= {*trained.values(), name}
+
+
+def test_warnings_stand_among_the_reasons(client: Client) -> None:
+    request = {**QUICK, "base_model": T5, "num_epochs": 51, "max_source_length": 4}
+    training_id = client.submit("warned", request)
+    assert client.wait(training_id) == "COMPLETED"
+    _, reasons = client.status(training_id)
+    assert reasons == [
+        "num_epochs is 51; more than 50 seldom helps",
+        "8 of 8 records cut at max_source_length",
+    ]
+
+
+def test_requests_that_come_at_once_to_a_cold_server(tmp_path: Path) -> None:
+    """transformers' lazy imports, and its loading of two models at once, fail when threads race."""
+    with server(tmp_path) as port, ThreadPoolExecutor(8) as pool:
+        cold = Client(port)
+
+        def train(number: int) -> str:
+            return cold.train(f"cold-{number}", {**QUICK, "base_model": (LLAMA, T5)[number % 2]})
+
+        assert set(pool.map(train, range(6))) == {"COMPLETED"}
+    with server(tmp_path) as port, ThreadPoolExecutor(8) as pool:
+        cold = Client(port)
+
+        def ask(number: int) -> int:
+            return int(cold.predict(f"cold-{number % 6}", "The desk is awful").generated_tokens)
+
+        assert min(pool.map(ask, range(12))) > 0
+
+
 def test_what_is_published_has_no_base_model_in_it(models_dir: Path, trained: dict[str, str]) -> None:
     for name, file in ((trained[LLAMA], "decoder.safetensors"), (trained[T5], "encoder.safetensors")):
         names = {path.name for path in (models_dir / name).iterdir()}
@@ -127,6 +169,7 @@ def test_files_under_the_root_are_training_data(client: Client) -> None:
         {"file": {"filename": "ticket_sentiment/test.jsonl"}},
         {"list_of_files": {"files": ["ticket_sentiment/test.jsonl", "tweet_complaint/test.jsonl"]}},
         {"directory": {"dirname": "ticket_sentiment", "extension": "jsonl"}},
+        {"directory": {"dirname": "./ticket_sentiment", "extension": "jsonl"}},
     ):
         request = {**QUICK, "base_model": T5, "train_stream": stream, "num_epochs": 1}
         assert client.train("from-files", request) == "COMPLETED"

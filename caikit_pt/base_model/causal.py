@@ -32,8 +32,12 @@ class CausalModel(BaseModel):
 
     def source_ids(self, text: str) -> list[int]:
         ids = super().source_ids(text)
-        # A few tokenizers end every text; the answer is to follow, so the text hasn't ended.
-        return ids[:-1] if len(ids) > 1 and ids[-1] == self.end_id else ids
+        return ids[:-1] if self._ends_every_text else ids
+
+    @cached_property
+    def _ends_every_text(self) -> bool:
+        """A few tokenizers do; but the answer is to follow, so the text hasn't ended."""
+        return bool(self.tokenizer("a")["input_ids"][-1] == self.end_id)
 
     def cut_source(self, ids: list[int], limit: int) -> list[int]:
         return ids[:limit]
@@ -57,14 +61,20 @@ class CausalModel(BaseModel):
     def source_logits(self, row: Row) -> torch.Tensor | None:
         import torch
 
+        if not prompt_length(row.prompt, DECODER):
+            return None
         with torch.inference_mode():
-            embeddings, mask = pad_left([self.join(row.prompt.get(DECODER), row.ids)])
+            embeddings, mask = pad_left([self.join(row.prompt[DECODER], row.ids)])
             output = self._forward(embeddings, mask, keep=len(row.ids) + 1)
         logits: torch.Tensor = output.logits[0].float()
-        if prompt_length(row.prompt, DECODER):
-            return logits[-len(row.ids) - 1 : -1]
-        # Without a prompt nothing predicts the first token.
-        return torch.cat([torch.zeros_like(logits[:1]), logits[:-1]])
+        return logits[-len(row.ids) - 1 : -1]
+
+    def plain_logits(self, ids: Sequence[int], answer: Sequence[int] = ()) -> torch.Tensor:
+        import torch
+
+        whole = torch.tensor([[*ids, *answer]], device=self.device)
+        logits: torch.Tensor = self.model(input_ids=whole, use_cache=False).logits[0].float()
+        return logits[len(ids) - 1 :]
 
     def target_loss(self, prompt: PromptTensors, batch: TrainingBatch) -> torch.Tensor:
         import torch

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,9 @@ SEQ2SEQ = "seq2seq"
 
 _PROMPT_PARTS = {CAUSAL: (DECODER,), SEQ2SEQ: (ENCODER, DECODER)}
 # What from_pretrained reads; never pickled code, never other frameworks' weights.
+LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+# Without these a model can't be given a soft prompt, a padded batch or one token after the other.
+_NEEDED_ARGUMENTS = {"inputs_embeds", "attention_mask", "past_key_values"}
 _DOWNLOADED = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 
 
@@ -46,8 +51,23 @@ class Checkpoint:
 
     @property
     def hidden_size(self) -> int:
-        """Width H of a word embedding."""
-        return int(self._text_config.hidden_size)
+        """Width H of a word embedding; a few models project it to another width behind it."""
+        config = self._text_config
+        return int(getattr(config, "word_embed_proj_dim", None) or config.hidden_size)
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The model's tokenizer. Raises InvalidParameter where there is none that can end a text."""
+        return _tokenizer(self.name, self.directory)
+
+    def contexts(self, parts: Collection[str]) -> list[tuple[tuple[str, ...], bool]]:
+        """The lengths that share one context, and whether a prompt on the sides `parts` shares it too.
+
+        A decoder-only model reads source and target as one; the sides of the others are apart.
+        """
+        if self.family == CAUSAL:
+            return [(("max_source_length", "max_target_length"), True)]
+        return [(("max_source_length",), ENCODER in parts), (("max_target_length",), DECODER in parts)]
 
     @property
     def context_length(self) -> int | None:
@@ -76,7 +96,10 @@ def locate(name: str, settings: Settings) -> Checkpoint:
     where what is found isn't a language model that generates text.
     """
     directory = _directory(name, settings)
-    return Checkpoint(name, directory, _text_generation_config(name, directory))
+    checkpoint = Checkpoint(name, directory, _text_generation_config(name, directory))
+    # Both are read for their errors: what is broken here would break only the job.
+    _ = checkpoint.fingerprint, checkpoint.tokenizer
+    return checkpoint
 
 
 def _directory(name: str, settings: Settings) -> Path:
@@ -127,12 +150,13 @@ def _known(settings: Settings) -> list[str]:
 
 def _text_generation_config(name: str, directory: Path) -> Any:
     """The config in `directory`. Raises InvalidParameter where no model of it generates text."""
+    import transformers
     from transformers import AutoConfig
     from transformers.models.auto import modeling_auto
 
     try:
-        config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+        config = AutoConfig.from_pretrained(directory, **LOCAL)
+    except Exception as error:  # a broken file fails in many ways
         raise InvalidParameter(
             "base_model", name, "a model whose config.json this release of transformers reads"
         ) from error
@@ -150,4 +174,26 @@ def _text_generation_config(name: str, directory: Path) -> Any:
             name,
             f"a causal or seq2seq language model that generates text; this one is {kind}",
         )
+    generator = getattr(transformers, str(mapping[config.model_type]))
+    missing = _NEEDED_ARGUMENTS - set(signature(generator.forward).parameters)
+    if missing:
+        raise InvalidParameter(
+            "base_model",
+            name,
+            f"a model that takes {', '.join(sorted(missing))}; {config.model_type} models don't",
+        )
     return config
+
+
+def _tokenizer(name: str, directory: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(directory, **LOCAL)
+    except Exception as error:  # a broken file fails in many ways
+        raise InvalidParameter(
+            "base_model", name, "a model with a tokenizer that this release of transformers reads"
+        ) from error
+    if tokenizer.eos_token_id is None:
+        raise InvalidParameter("base_model", name, "a model whose tokenizer has an end token")
+    return tokenizer

@@ -1,8 +1,9 @@
 """What tells one set of frozen weights from another, without reading all of it.
 
 A soft prompt is worth nothing on other weights than those it was tuned on, so every tuned prompt
-carries the fingerprint of its base. It covers the architecture and, for each tensor of the
-checkpoint, its name, type, shape and first and last bytes. Fine-tuning moves every tensor it
+carries the fingerprint of its base. It covers what config.json says that tensors can't (heads, norms,
+activation, positions), the vocabulary and, for each tensor of the checkpoint, its name, type, shape
+and first and last bytes. Fine-tuning moves every tensor it
 touches, so a fine-tuned copy differs; resharding a checkpoint changes nothing. A copy converted to
 another data type differs, because its numbers do.
 """
@@ -15,10 +16,26 @@ import struct
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from caikit_pt.errors import InvalidParameter
 
 _SAMPLE_BYTES = 2048
+# Names that every release of transformers writes alike; the rest of config.json changes between releases.
+_ARCHITECTURE = (
+    "model_type",
+    "num_attention_heads",
+    "n_head",
+    "num_heads",
+    "num_key_value_heads",
+    "hidden_act",
+    "activation_function",
+    "rms_norm_eps",
+    "layer_norm_eps",
+    "layer_norm_epsilon",
+    "relative_attention_num_buckets",
+    "relative_attention_max_distance",
+)
 _MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors format itself
 
 
@@ -32,23 +49,48 @@ def fingerprint(directory: Path) -> str:
         raise InvalidParameter(
             "base_model", directory.name, "a directory with *.safetensors or pytorch_model*.bin"
         )
-    stamps = tuple((str(file), *_stamp(file)) for file in (directory / "config.json", *files))
-    return _fingerprint(stamps)
+    described = (directory / "config.json", directory / "tokenizer.json")
+    stamps = tuple((str(file), *_stamp(file)) for file in (*described, *files))
+    try:
+        return _fingerprint(stamps)
+    except (OSError, ValueError, KeyError, TypeError, struct.error, RuntimeError) as error:
+        raise InvalidParameter("base_model", directory.name, "a checkpoint whose files are whole") from error
 
 
 def _stamp(file: Path) -> tuple[int, int]:
+    if not file.exists():
+        return 0, 0
     status = file.stat()
     return status.st_size, status.st_mtime_ns
 
 
 @lru_cache(maxsize=256)
 def _fingerprint(stamps: tuple[tuple[str, int, int], ...]) -> str:
-    config, *files = (Path(stamp[0]) for stamp in stamps)
-    digest = hashlib.sha256(json.loads(config.read_text("utf-8")).get("model_type", "").encode())
+    config, tokenizer, *files = (Path(stamp[0]) for stamp in stamps)
+    digest = hashlib.sha256(_canonical([_architecture(config), _vocabulary(tokenizer)]))
     samples = sorted(sample for file in files for sample in _samples(file))
     for name, described, ends in samples:
         digest.update(f"\n{name} {described} ".encode() + ends)
     return f"sha256:{digest.hexdigest()}"
+
+
+def _architecture(config: Path) -> dict[str, Any]:
+    values = json.loads(config.read_text("utf-8"))
+    found = {name: values[name] for name in _ARCHITECTURE if name in values}
+    # Moved into rope_parameters by transformers 5.
+    rope = values.get("rope_parameters") or {}
+    return {**found, "rope_theta": values.get("rope_theta", rope.get("rope_theta"))}
+
+
+def _vocabulary(tokenizer: Path) -> Any:
+    """Pieces and their ids. Models with another kind of tokenizer file go by their weights alone."""
+    if not tokenizer.exists():
+        return None
+    return json.loads(tokenizer.read_text("utf-8")).get("model", {}).get("vocab")
+
+
+def _canonical(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, ensure_ascii=False).encode()
 
 
 def _samples(file: Path) -> Iterator[tuple[str, str, bytes]]:
@@ -65,8 +107,11 @@ def _safetensors_samples(file: Path) -> Iterator[tuple[str, str, bytes]]:
             raise InvalidParameter("base_model", file.name, "a safetensors file with a valid header")
         header = json.loads(stream.read(header_bytes))
         header.pop("__metadata__", None)
+        size = file.stat().st_size
         for name, entry in header.items():
             start, end = (8 + header_bytes + offset for offset in entry["data_offsets"])
+            if not 0 <= start <= end <= size:
+                raise ValueError(f"{name} lies outside its file")
             stream.seek(start)
             first = stream.read(min(_SAMPLE_BYTES, end - start))
             stream.seek(max(start, end - _SAMPLE_BYTES))

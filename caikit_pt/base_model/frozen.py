@@ -7,13 +7,14 @@ calls can run at the same time.
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from caikit_pt.base_model.checkpoint import Checkpoint
-from caikit_pt.errors import InvalidParameter
 
 if TYPE_CHECKING:
     import torch
@@ -50,7 +51,7 @@ class BaseModel(ABC):
         self.checkpoint = checkpoint
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
-        self.end_ids = _end_ids(checkpoint.name, model, tokenizer)
+        self.end_ids = _end_ids(model, tokenizer)
 
     @property
     def device(self) -> torch.device:
@@ -70,7 +71,14 @@ class BaseModel(ABC):
 
     def target_ids(self, text: str) -> list[int]:
         """The tokens of a target without any special token; the caller adds the end token."""
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return list(self._literal_tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    @cached_property
+    def _literal_tokenizer(self) -> Any:
+        """Takes `</s>` in a text for what it says. A copy: the switch is a state of the tokenizer."""
+        literal = copy.deepcopy(self.tokenizer)
+        literal.split_special_tokens = True
+        return literal
 
     @property
     def end_id(self) -> int:
@@ -99,6 +107,13 @@ class BaseModel(ABC):
     @abstractmethod
     def source_logits(self, row: Row) -> torch.Tensor | None:
         """The logits [T, V] (float32) that predicted each token of the text; None if none did."""
+
+    @abstractmethod
+    def plain_logits(self, ids: Sequence[int], answer: Sequence[int] = ()) -> torch.Tensor:
+        """The logits [1 + len(answer), V] (float32) behind a text without a soft prompt.
+
+        By token ids and in one pass: the plain way, to test the others against.
+        """
 
     # ---- numbers ----
 
@@ -178,10 +193,8 @@ def _pad(rows: Sequence[torch.Tensor], left: bool) -> tuple[torch.Tensor, torch.
     return torch.stack(padded), torch.stack(masks)
 
 
-def _end_ids(name: str, model: Any, tokenizer: Any) -> frozenset[int]:
+def _end_ids(model: Any, tokenizer: Any) -> frozenset[int]:
     """Every token that ends an answer: the tokenizer's, and those of the generation config."""
-    if tokenizer.eos_token_id is None:
-        raise InvalidParameter("base_model", name, "a model whose tokenizer has an end token")
     configured = getattr(model.generation_config, "eos_token_id", None) or []
     if isinstance(configured, int):
         configured = [configured]

@@ -1,7 +1,8 @@
 """One frozen copy of a base model for each (weights, data type, device), shared by all who need it.
 
 A copy lives as long as somebody holds it: a tuned prompt that is being served, a training that
-runs. Whoever asks while it is being loaded waits for that load.
+runs. Loads wait for one another: while `from_pretrained` runs it changes the default data type and
+the tying of weights for the whole process, so that two at once spoil each other.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from caikit_pt.base_model.checkpoint import CAUSAL, Checkpoint
+from caikit_pt.base_model.checkpoint import CAUSAL, LOCAL, Checkpoint
 from caikit_pt.errors import InvalidParameter
 from caikit_pt.parameters.tuning import DTYPES
 from caikit_pt.settings import Settings
@@ -21,22 +22,19 @@ if TYPE_CHECKING:
     from caikit_pt.base_model.frozen import BaseModel
 
 _Key = tuple[str, str, str, str]
+_LOADING = threading.RLock()
 
 
 class BaseModelPool:
     """Hands out base models, each loaded once."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
         self._models: weakref.WeakValueDictionary[_Key, BaseModel] = weakref.WeakValueDictionary()
-        self._loading: dict[_Key, threading.Lock] = {}
 
     def get(self, checkpoint: Checkpoint, dtype: str, device: str) -> BaseModel:
         """The one copy of `checkpoint` in `dtype` on `device`, loaded if nobody holds it yet."""
         key = (str(checkpoint.directory), checkpoint.fingerprint, dtype, device)
-        with self._lock:
-            loading = self._loading.setdefault(key, threading.Lock())
-        with loading:
+        with _LOADING:
             model = self._models.get(key)
             if model is None:
                 model = self._models[key] = load(checkpoint, dtype, device)
@@ -50,22 +48,45 @@ class BaseModelPool:
 POOL = BaseModelPool()
 
 
-def load(checkpoint: Checkpoint, dtype: str, device: str) -> BaseModel:
-    """A new frozen copy of `checkpoint`. Almost everybody wants `POOL.get` instead."""
+def import_libraries() -> None:
+    """Imports all that requests need. transformers' lazy imports fail when threads race for them."""
+    import huggingface_hub
     import torch
-    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+    import transformers
+    from transformers.generation import logits_process
+    from transformers.models.auto import modeling_auto
+
+    lazy = ("AutoConfig", "AutoModelForCausalLM", "AutoModelForSeq2SeqLM", "AutoTokenizer")
+    more = ("DynamicCache", "EncoderDecoderCache", "GenerationConfig")
+    _ = [getattr(transformers, name) for name in (*lazy, *more)]
+    _ = [torch.cuda.device_count(), huggingface_hub.snapshot_download, logits_process, modeling_auto]
+
+
+def load(checkpoint: Checkpoint, dtype: str, device: str) -> BaseModel:
+    """A new frozen copy of `checkpoint`. Almost everybody wants `POOL.get` instead.
+
+    Raises InvalidParameter where the weights can't be read or the model fails its self-test.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
     from caikit_pt.base_model.causal import CausalModel
+    from caikit_pt.base_model.self_test import check_itself
     from caikit_pt.base_model.seq2seq import Seq2SeqModel
 
     causal = checkpoint.family == CAUSAL
     auto: Any = AutoModelForCausalLM if causal else AutoModelForSeq2SeqLM
     kind = CausalModel if causal else Seq2SeqModel
-    local = {"local_files_only": True, "trust_remote_code": False}
-    with _no_progress_bar():
-        model = auto.from_pretrained(checkpoint.directory, dtype=getattr(torch, dtype), **local)
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint.directory, **local)
-    return kind(checkpoint, model.to(device), tokenizer)
+    try:
+        with _LOADING, _no_progress_bar():
+            model = auto.from_pretrained(checkpoint.directory, dtype=getattr(torch, dtype), **LOCAL)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise InvalidParameter(
+            "base_model", checkpoint.name, f"a checkpoint whose weights can be read ({type(error).__name__})"
+        ) from error
+    base = kind(checkpoint, model.to(device), checkpoint.tokenizer)
+    check_itself(base)
+    return base
 
 
 @contextmanager

@@ -13,9 +13,19 @@ from caikit_pt.parameters.table import Limits, Parameter, ParameterTable
 GREEDY = "GREEDY"
 SAMPLING = "SAMPLING"
 MAX_STOP_SEQUENCES = 64
+# Below it the likeliest token has all the probability that float32 can tell apart.
+COLDEST = 1e-3
 
 GENERATION_PARAMETERS = ParameterTable(
-    Parameter("max_new_tokens", int, "Tokens to generate at the most.", 20, "caikit-nlp", 1, 4096),
+    Parameter(
+        "max_new_tokens",
+        int,
+        "Tokens to generate at the most. The setting max_new_tokens_limit (4,096) narrows the range.",
+        20,
+        "caikit-nlp",
+        1,
+        1_000_000,
+    ),
     Parameter(
         "min_new_tokens",
         int,
@@ -23,7 +33,7 @@ GENERATION_PARAMETERS = ParameterTable(
         0,
         "caikit-nlp",
         0,
-        4096,
+        1_000_000,
     ),
     Parameter(
         "truncate_input_tokens",
@@ -137,8 +147,8 @@ class GenerationParameters:
 
     @property
     def samples(self) -> bool:
-        """Whether tokens are drawn; SAMPLING at temperature 0 is greedy."""
-        return self.decoding_method == SAMPLING and self.temperature > 0
+        """Whether tokens are drawn; SAMPLING at temperature 0, or so close to it, is greedy."""
+        return self.decoding_method == SAMPLING and self.temperature >= COLDEST
 
     @classmethod
     def from_request(
@@ -146,7 +156,9 @@ class GenerationParameters:
     ) -> GenerationParameters:
         """The parameters of a request, where None is unset. Raises InvalidParameter."""
         given = GENERATION_PARAMETERS.check(request, limits)
-        parameters = cls(**{"seed": secrets.randbits(32), **given}, exponential_decay=_checked_decay(decay))
+        most = GENERATION_PARAMETERS["max_new_tokens"]
+        defaults = {"seed": secrets.randbits(32), "max_new_tokens": most.nearest(most.default, limits)}
+        parameters = cls(**{**defaults, **given}, exponential_decay=_checked_decay(decay))
         if parameters.min_new_tokens > parameters.max_new_tokens:
             raise InvalidParameter(
                 "min_new_tokens",

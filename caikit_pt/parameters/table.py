@@ -67,6 +67,12 @@ class Parameter:
             return f"{noun} above {low:,g} and up to {_plain(high)}"
         return f"{noun} from {_plain(low)} to {_plain(high)}"
 
+    def nearest(self, value: Any, limits: Limits) -> Any:
+        """The allowed number that is nearest to `value`: for defaults, never for a request's value."""
+        low, high = self._range(limits)
+        value = value if low is None else max(low, value)
+        return self.kind(value if high is None else min(high, value))
+
     def _items(self, value: Any) -> Iterator[Any]:
         if isinstance(value, str) or not hasattr(value, "__iter__"):
             raise InvalidParameter(self.field, value, f"a list of {self.allowed()}")

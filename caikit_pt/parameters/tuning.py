@@ -291,11 +291,13 @@ def check_request(request: Mapping[str, Any], limits: Limits) -> dict[str, Any]:
     return given
 
 
-def resolve(given: Mapping[str, Any], decided: Mapping[str, tuple[Any, str]]) -> TuningParameters:
+def resolve(
+    given: Mapping[str, Any], decided: Mapping[str, tuple[Any, str]], limits: Limits
+) -> TuningParameters:
     """A request's own values first, then what was `decided` for it, then the table's defaults.
 
     `decided` holds, by name, a value and its origin: from a preset, the base model or a source
-    prompt.
+    prompt. A default beyond `limits` becomes the nearest value that they allow.
     """
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
@@ -307,8 +309,14 @@ def resolve(given: Mapping[str, Any], decided: Mapping[str, tuple[Any, str]]) ->
             values[name], origins[name] = decided[name]
         elif parameter.default is not None:
             values[name], origins[name] = parameter.default, "default"
+    for name in limits:
+        if name in values and origins[name].startswith(("default", "preset")):
+            nearest = TUNING_PARAMETERS[name].nearest(values[name], limits)
+            if nearest != values[name]:
+                values[name], origins[name] = nearest, "tuning_limits"
     if "task_learning_rate" not in values:
-        values["task_learning_rate"] = values["learning_rate"] * MPT_TASK_LEARNING_RATE_RATIO
+        rate = values["learning_rate"] * MPT_TASK_LEARNING_RATE_RATIO
+        values["task_learning_rate"] = TUNING_PARAMETERS["task_learning_rate"].nearest(rate, limits)
         origins["task_learning_rate"] = "4/3 of learning_rate"
     values.setdefault("prompt_tuning_init_text", "")
     values.setdefault("prompt_tuning_init_source_model", "")

@@ -6,13 +6,20 @@ then runs in a thread of the server, and its prompt is published under its name 
 
 from __future__ import annotations
 
+import os
 import sys
+import traceback
+import uuid
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
+import aconfig
 import caikit
+from caikit.core.model_management.job_base import JobInfo
 from caikit.core.model_management.local_model_trainer import LocalModelTrainer
 
+from caikit_pt.base_model.pool import import_libraries
 from caikit_pt.errors import InvalidParameter
 from caikit_pt.module import PeftPromptTuning
 from caikit_pt.paths import check_model_name
@@ -25,16 +32,43 @@ class PromptTuningTrainer(LocalModelTrainer):
 
     name = "PROMPT_TUNING"
 
+    def __init__(self, config: aconfig.Config, instance_name: str) -> None:
+        super().__init__(config, instance_name)
+        # At boot, in one thread: the first requests come in many.
+        import_libraries()
+
     class LocalModelFuture(LocalModelTrainer.LocalModelTrainFuture):
         """A tuning that runs in a thread."""
 
+        @classmethod
+        def _save_path_with_id(cls, save_path: str, *_: Any) -> str:
+            """The path as `train` made it: caikit leaves out a name that occurs in its root."""
+            return save_path
+
         def run(self, plan: TuningPlan) -> None:
             """Tunes and publishes. Nothing is kept in memory: `load` reads what was published."""
+            self._warnings = list(plan.warnings)
             try:
-                self._module_class.from_plan(plan).save(self.save_path)
+                model = self._module_class.from_plan(plan)
+                self._warnings += model.tuned.warnings
+                model.save(self.save_path)
                 _forget(self.save_path)
+            except BaseException as error:
+                _let_go_of_frames(error)
+                raise
             finally:
                 self._completion_time = datetime.now()
+                # What a finished job keeps would keep the records and the base model in memory.
+                self._worker.runnable_args, self._worker.runnable_kwargs = (), {}
+                model = None
+                del plan
+
+        def get_info(self) -> JobInfo:
+            """The state of the job; its warnings stand among the reasons."""
+            info = super().get_info()
+            warnings = [UserWarning(text) for text in getattr(self, "_warnings", ())]
+            info.errors = [*(info.errors or ()), *warnings] or None
+            return info
 
         def load(self) -> Any:
             """The tuned model, read from where it was published; raises what the job raised."""
@@ -61,14 +95,22 @@ class PromptTuningTrainer(LocalModelTrainer):
                     "an S3 path",
                     "unset; trained models are published in runtime.training.output_dir",
                 )
+        training_id = external_training_id or str(uuid.uuid4())
+        parts = [save_path, *([training_id] if save_with_id else []), str(model_name)]
         return super().train(
             module_class,
-            save_path=save_path,
-            save_with_id=save_with_id,
+            save_path=os.path.join(*parts),
             model_name=model_name,
-            external_training_id=external_training_id,
+            external_training_id=training_id,
             plan=module_class.plan(*args, **kwargs),
         )
+
+
+def _let_go_of_frames(error: BaseException | None) -> None:
+    """Empties the frames of an error that a job keeps: they hold the base model and the records."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def _forget(path: str) -> None:
@@ -77,6 +119,7 @@ def _forget(path: str) -> None:
     if models is None:
         return
     manager = models.ModelManager.get_instance()
-    stale = [name for name, model in manager.loaded_models.items() if model.path() == path]
-    for name in stale:
-        manager.unload_model(name)
+    published = Path(path).resolve()
+    for name, model in list(manager.loaded_models.items()):
+        if Path(model.path()).resolve() == published:
+            manager.unload_model(name)

@@ -6,6 +6,7 @@ length, temperature, top_k, top_p, typical_p.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,8 @@ from caikit_pt.parameters.generation import GenerationParameters
 
 if TYPE_CHECKING:
     import torch
+
+_LARGEST_EXPONENT = 30.0
 
 
 class Sampler:
@@ -27,7 +30,7 @@ class Sampler:
         self._seen = list(seen)
         self._given = len(self._seen)
         self._end_ids = sorted(end_ids)
-        self._processors = _processors(parameters, self._given, self._end_ids)
+        self._processors = _processors(parameters)
         self._generator = torch.Generator().manual_seed(parameters.seed & (2**63 - 1))
 
     def pick(self, logits: torch.Tensor) -> int:
@@ -38,11 +41,14 @@ class Sampler:
         scores = logits[None].clone()
         for processor in self._processors:
             scores = processor(ids, scores)
+        self._push_the_end(scores)
         if len(self._seen) - self._given < self._parameters.min_new_tokens:
             scores[:, self._end_ids] = -torch.inf
         if self._parameters.samples:
             for warper in _warpers(self._parameters):
                 scores = warper(ids, scores)
+            # A penalty or a temperature near zero makes scores infinite; the largest stay the largest.
+            scores = scores.clamp(max=torch.finfo(scores.dtype).max).nan_to_num(nan=-torch.inf)
             probabilities = scores[0].softmax(dim=-1).cpu()
             token = int(torch.multinomial(probabilities, 1, generator=self._generator))
         else:
@@ -50,20 +56,25 @@ class Sampler:
         self._seen.append(token)
         return token
 
+    def _push_the_end(self, scores: torch.Tensor) -> None:
+        """Adds abs(score) * (factor ** tokens - 1) to the end tokens, as TGIS does, in place.
 
-def _processors(parameters: GenerationParameters, given: int, end_ids: list[int]) -> list[Any]:
+        The factor's power is capped: beyond it nothing but the end is left anyway.
+        """
+        decay = self._parameters.exponential_decay
+        beyond = len(self._seen) - self._given - decay.start if decay else 0
+        if decay and beyond > 0:
+            power = math.exp(min(beyond * math.log(decay.factor), _LARGEST_EXPONENT))
+            scores[:, self._end_ids] += scores[:, self._end_ids].abs() * (power - 1)
+
+
+def _processors(parameters: GenerationParameters) -> list[Any]:
     """What changes scores under either decoding method."""
-    from transformers.generation.logits_process import (
-        ExponentialDecayLengthPenalty,
-        RepetitionPenaltyLogitsProcessor,
-    )
+    from transformers.generation.logits_process import RepetitionPenaltyLogitsProcessor
 
-    processors: list[Any] = []
-    if parameters.repetition_penalty not in (0, 1) and given >= 0:
-        processors.append(RepetitionPenaltyLogitsProcessor(parameters.repetition_penalty))
-    if decay := parameters.exponential_decay:
-        processors.append(ExponentialDecayLengthPenalty((decay.start, decay.factor), end_ids, given))
-    return processors
+    if parameters.repetition_penalty in (0, 1):
+        return []
+    return [RepetitionPenaltyLogitsProcessor(parameters.repetition_penalty)]
 
 
 def _warpers(parameters: GenerationParameters) -> list[Any]:

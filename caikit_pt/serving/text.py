@@ -23,10 +23,10 @@ class Detokenizer:
         self._prefix = 0
         self._read = len(self._ids)
 
-    def push(self, token: int, last: bool = False) -> str:
-        """The text that `token` completes; with `last` also what was held back."""
+    def push(self, token: int) -> str:
+        """The text that `token` completes."""
         self._ids.append(token)
-        return self._advance(last)
+        return self._advance(last=False)
 
     def flush(self) -> str:
         """What was held back, as it is."""

@@ -12,6 +12,7 @@ too. caikit writes and reads config.yml; here it is a mapping.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,8 @@ from caikit_pt.parameters.tuning import DECODER, ENCODER
 from caikit_pt.paths import inside
 from caikit_pt.soft_prompt.prompt import SoftPrompt
 from caikit_pt.soft_prompt.tensor_file import WHOLE, read_tensors
+
+_LOG = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
 TRAINING_LOGS = "training_logs.jsonl"
@@ -39,6 +42,17 @@ class TunedPrompt:
     verbalizer: str
     tuning_parameters: Mapping[str, Any] = field(default_factory=dict)
     training_logs: Sequence[Mapping[str, Any]] = ()
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a user should know of how the prompt came about."""
+        told = {"cut_sources": "max_source_length", "cut_targets": "max_target_length"}
+        total = self.tuning_parameters.get("records")
+        return [
+            f"{self.tuning_parameters[cut]} of {total} records cut at {limit}"
+            for cut, limit in told.items()
+            if self.tuning_parameters.get(cut)
+        ]
 
     def check_base(self, checkpoint: Checkpoint) -> None:
         """Raises BaseModelMismatch where `checkpoint` isn't what the prompt was tuned on."""
@@ -87,10 +101,10 @@ def write(tuned: TunedPrompt, directory: Path) -> dict[str, Any]:
 
 def read(config: Mapping[str, Any], directory: Path) -> TunedPrompt:
     """The tuned prompt in `directory`, whose config.yml is `config`. Raises DamagedArtifact."""
-    if int(config.get("format_version", FORMAT_VERSION)) > FORMAT_VERSION:
+    version = config.get("format_version", FORMAT_VERSION)
+    if version not in range(1, FORMAT_VERSION + 1):
         raise DamagedArtifact(
-            f"{directory.name} has format_version {config['format_version']}; this release reads up "
-            f"to {FORMAT_VERSION}."
+            f"{directory.name} has format_version {version}; this release reads up to {FORMAT_VERSION}."
         )
     for name in ("base_model_name", "verbalizer"):
         if not isinstance(config.get(name), str):
@@ -128,5 +142,6 @@ def _read_logs(file: Path) -> tuple[Mapping[str, Any], ...]:
         return tuple(json.loads(line) for line in file.read_text("utf-8").splitlines() if line)
     except FileNotFoundError:
         return ()
-    except ValueError as error:
-        raise DamagedArtifact(f"{file.parent.name}: {file.name} isn't JSON lines.") from error
+    except ValueError:
+        _LOG.warning("%s: %s isn't JSON lines; the prompt is served without it", file.parent.name, file.name)
+        return ()

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+_PUBLISHING = threading.Lock()
 
 
 @contextmanager
@@ -26,13 +29,25 @@ def replacing(target: Path) -> Iterator[Path]:
     try:
         yield new
         _to_disk(new)
-        if target.exists():
-            target.rename(old)
-        new.rename(target)
+        with _PUBLISHING:
+            _exchange(new, target, old)
         _sync(target.parent)
     finally:
         shutil.rmtree(new, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+        if target.exists():
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def _exchange(new: Path, target: Path, old: Path) -> None:
+    """`new` becomes `target`. A job can be ended between any two lines: what was there comes back."""
+    try:
+        if target.exists():
+            target.rename(old)
+        new.rename(target)
+    except BaseException:
+        if old.exists() and not target.exists():
+            old.rename(target)
+        raise
 
 
 def _to_disk(directory: Path) -> None:

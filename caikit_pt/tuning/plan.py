@@ -16,8 +16,6 @@ from caikit_pt.base_model.pool import resolve_device, resolve_dtype
 from caikit_pt.errors import InvalidParameter, InvalidSourcePrompt
 from caikit_pt.parameters.presets import preset
 from caikit_pt.parameters.tuning import (
-    DECODER,
-    ENCODER,
     EXACT_SOURCE_TASK,
     MANY_EPOCHS,
     SOURCE_INIT_METHODS,
@@ -49,9 +47,12 @@ class TuningPlan:
     resource: BaseModel | None = None
 
     @property
-    def verbalizer(self) -> Verbalizer:
-        """The checked template."""
-        return Verbalizer(self.parameters.verbalizer)
+    def warnings(self) -> tuple[str, ...]:
+        """What is allowed and yet unlikely to be meant."""
+        epochs = self.parameters.num_epochs
+        if epochs <= MANY_EPOCHS:
+            return ()
+        return (f"num_epochs is {epochs}; more than {MANY_EPOCHS} seldom helps",)
 
 
 def make_plan(
@@ -72,10 +73,11 @@ def make_plan(
     source = _source(given, checkpoint, settings)
     records = read_records(train_stream, "train_stream")
     validation = None if val_stream is None else read_records(val_stream, "val_stream")
-    parameters = _resolve(given, checkpoint, source, records.classification, settings)
-    if parameters.num_epochs > MANY_EPOCHS:
-        _LOG.warning("num_epochs is %d; more than %d seldom helps", parameters.num_epochs, MANY_EPOCHS)
-    return TuningPlan(parameters, checkpoint, source, records, validation, resource)
+    parameters = _resolve(given, checkpoint, source, records.classification, settings, resource)
+    plan = TuningPlan(parameters, checkpoint, source, records, validation, resource)
+    for warning in plan.warnings:
+        _LOG.warning(warning)
+    return plan
 
 
 def _source(given: Mapping[str, Any], checkpoint: Checkpoint, settings: Settings) -> SourcePrompt | None:
@@ -101,6 +103,7 @@ def _resolve(
     source: SourcePrompt | None,
     classification: bool,
     settings: Settings,
+    resource: BaseModel | None,
 ) -> TuningParameters:
     kind = "classification" if classification else "generation"
     decided: Decided = {"tuning_task": (kind, "the type of the records")}
@@ -116,13 +119,30 @@ def _resolve(
             list(given["output_model_types"]),
             f"{', '.join(checkpoint.prompt_parts)} for the {checkpoint.family} model {checkpoint.name}",
         )
-    device = resolve_device(given.get("device", ""), settings)
-    dtype = resolve_dtype(given.get("torch_dtype", ""), checkpoint, device, settings)
-    decided["device"] = (device, "request" if given.get("device") else "this machine")
-    decided["torch_dtype"] = (dtype, f"device {device}")
+    decided.update(_place(given, checkpoint, settings) if resource is None else _place_of(resource))
     decided.update(_fit_context(given, {**decided}, checkpoint))
     # `cuda` becomes `cuda:0`: what is resolved stands for what was asked.
-    return resolve({name: given[name] for name in given if name != "device"}, decided)
+    asked = {name: value for name, value in given.items() if name not in ("device", "torch_dtype")}
+    return resolve(asked, decided, settings.tuning_limits)
+
+
+def _place(given: Mapping[str, Any], checkpoint: Checkpoint, settings: Settings) -> Decided:
+    """The device and the data type that the base model is to have."""
+    device = resolve_device(given.get("device", ""), settings)
+    dtype = resolve_dtype(given.get("torch_dtype", ""), checkpoint, device, settings)
+    return {
+        "device": (device, "request" if given.get("device") else "this machine"),
+        "torch_dtype": (dtype, "request" if given.get("torch_dtype") else f"device {device}"),
+    }
+
+
+def _place_of(resource: BaseModel) -> Decided:
+    """Those of a model in memory; it is shared, so a request doesn't change them."""
+    dtype = str(resource.dtype).removeprefix("torch.")
+    return {
+        "device": (str(resource.device), "the base model given"),
+        "torch_dtype": (dtype, "the base model given"),
+    }
 
 
 def _fit_context(given: Mapping[str, Any], decided: Decided, checkpoint: Checkpoint) -> Decided:
@@ -138,7 +158,7 @@ def _fit_context(given: Mapping[str, Any], decided: Decided, checkpoint: Checkpo
         return given.get(name, decided.get(name, (TUNING_PARAMETERS[name].default, ""))[0])
 
     fitted: Decided = {}
-    for lengths, prompted in _contexts(checkpoint, value("output_model_types")):
+    for lengths, prompted in checkpoint.contexts(value("output_model_types")):
         tokens = value("num_virtual_tokens") if prompted else 0
         named = {name: given[name] for name in lengths if name in given}
         open_names = [name for name in lengths if name not in given]
@@ -158,13 +178,3 @@ def _fit_context(given: Mapping[str, Any], decided: Decided, checkpoint: Checkpo
             if length < value(name):
                 fitted[name] = (length, f"the context of {checkpoint.name}")
     return fitted
-
-
-def _contexts(checkpoint: Checkpoint, parts: Iterable[str]) -> list[tuple[tuple[str, ...], bool]]:
-    """What shares one context, and whether a prompt does: each side of a seq2seq model has its own."""
-    if len(checkpoint.prompt_parts) == 1:
-        return [(("max_source_length", "max_target_length"), True)]
-    return [
-        (("max_source_length",), ENCODER in parts),
-        (("max_target_length",), DECODER in parts),
-    ]

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from caikit_pt.errors import InvalidRecord
+from caikit_pt.errors import InvalidParameter, InvalidRecord
 
 _SHOWN = 5  # numbers of bad records in an error text
 
@@ -58,14 +58,20 @@ def read_records(stream: Iterable[Any], field: str) -> Records:
 
 
 def _readable(stream: Iterable[Any], field: str) -> Iterator[Any]:
-    """The items of `stream`; a file that is broken, or of a kind that can't be read, is refused."""
+    """The items of `stream`. A source may fail with anything, and its text may hold a record's."""
+    number = 0
     try:
-        yield from stream
-    except (ValueError, TypeError, KeyError, OSError, NotImplementedError) as error:
+        for raw in stream:
+            number += 1
+            yield raw
+    except InvalidParameter as error:
+        raise InvalidRecord(field, error.value, error.allowed) from error
+    except Exception as error:
         raise InvalidRecord(
             field,
-            f"a source that can't be read ({type(error).__name__})",
-            "inline records, or UTF-8 files of records: .jsonl, .json (an array) or .csv (with a header)",
+            f"a source whose record {number + 1} can't be read ({type(error).__name__})",
+            "records whose fields are all text, inline or in UTF-8 files: .jsonl, .json (an array) "
+            "or .csv (with a header)",
         ) from error
 
 

@@ -7,9 +7,8 @@ job has the same result alone and beside others.
 from __future__ import annotations
 
 import logging
-import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -104,14 +103,23 @@ class _Tuning:
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
         value = float(total)
-        if not math.isfinite(value):
-            raise TrainingDiverged(
-                f"The loss is {value} at update {self._step + 1} of {self._steps}. Try a smaller "
-                f"learning_rate than {self._parameters.learning_rate:g}, or torch_dtype float32 or "
-                "bfloat16 where it is float16."
-            )
+        self._check_finite("loss", [total])
+        self._check_finite("gradient", [weight.grad for weight in _weights(optimizer)])
         optimizer.step()
+        self._check_finite("prompt", _weights(optimizer))
         return value
+
+    def _check_finite(self, name: str, tensors: Sequence[torch.Tensor | None]) -> None:
+        """Raises TrainingDiverged where a tensor holds something that is no number."""
+        import torch
+
+        if all(tensor is None or bool(torch.isfinite(tensor).all()) for tensor in tensors):
+            return
+        raise TrainingDiverged(
+            f"The {name} is not finite at update {self._step + 1} of {self._steps}. Try a smaller "
+            f"learning_rate than {self._parameters.learning_rate:g}, or torch_dtype float32 or "
+            "bfloat16 where it is float16."
+        )
 
     def _optimizer(self) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
         """AdamW, and a schedule that counts updates and reaches zero after the last one."""
@@ -162,6 +170,10 @@ class _Tuning:
             },
             training_logs=self._logs,
         )
+
+
+def _weights(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
+    return [weight for group in optimizer.param_groups for weight in group["params"]]
 
 
 def validation_loss(base: BaseModel, prompt: TrainablePrompt, examples: Examples, batch_size: int) -> float:

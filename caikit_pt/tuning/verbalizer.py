@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from caikit_pt.errors import InvalidParameter
 
-_PLACEHOLDER = re.compile(r"\{\{\s*(\w*)\s*\}\}")
+_PLACEHOLDER = re.compile(r"\{\{\s*(.*?)\s*\}\}", re.DOTALL)
 _ALLOWED = "a template that holds {{input}} and no other placeholder; the label can't be part of the input"
 
 

@@ -100,6 +100,30 @@ def test_the_fingerprint_survives_resharding_and_other_metadata(tmp_path: Path) 
     assert fingerprint(copy) == fingerprint(BASE_MODELS / LLAMA)
 
 
+@pytest.mark.parametrize("change", [{"num_attention_heads": 2}, {"rms_norm_eps": 0.1}, {"rope_theta": 5.0}])
+def test_what_tensors_cannot_tell_is_in_the_fingerprint(tmp_path: Path, change: dict[str, Any]) -> None:
+    copy = copy_of(LLAMA, tmp_path)
+    config = json.loads((copy / "config.json").read_text())
+    unchanged = {**config, "transformers_version": "99", "use_cache": False, "rope_parameters": None}
+    unchanged["rope_theta"] = config["rope_parameters"]["rope_theta"]
+    (copy / "config.json").write_text(json.dumps(unchanged))
+    assert fingerprint(copy) == fingerprint(BASE_MODELS / LLAMA)
+    (copy / "config.json").write_text(json.dumps({**unchanged, **change}))
+    assert fingerprint(copy) != fingerprint(BASE_MODELS / LLAMA)
+
+
+def test_another_vocabulary_gives_another_fingerprint(tmp_path: Path) -> None:
+    copy = copy_of(LLAMA, tmp_path)
+    tokenizer = json.loads((copy / "tokenizer.json").read_text())
+    (copy / "tokenizer.json").write_text(json.dumps(tokenizer, indent=3))
+    assert fingerprint(copy) == fingerprint(BASE_MODELS / LLAMA)
+    pieces = tokenizer["model"]["vocab"]
+    first, second = list(pieces)[300:302]
+    pieces[first], pieces[second] = pieces[second], pieces[first]
+    (copy / "tokenizer.json").write_text(json.dumps(tokenizer))
+    assert fingerprint(copy) != fingerprint(BASE_MODELS / LLAMA)
+
+
 def test_one_fine_tuned_tensor_gives_another_fingerprint(tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 

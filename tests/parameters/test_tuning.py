@@ -59,7 +59,7 @@ def test_the_order_of_precedence_and_where_each_value_came_from() -> None:
         "torch_dtype": ("float32", "device cpu"),
         "tuning_task": ("generation", "the type of the records"),
     }
-    parameters = resolve({"base_model": "m", "num_epochs": 3}, decided)
+    parameters = resolve({"base_model": "m", "num_epochs": 3}, decided, {})
     assert (parameters.num_epochs, parameters.origins["num_epochs"]) == (3, "request")
     assert (parameters.batch_size, parameters.origins["batch_size"]) == (4, "preset")
     assert (parameters.seed, parameters.origins["seed"]) == (73, "default")
@@ -81,6 +81,20 @@ def test_the_studios_tables_are_the_first_presets(model: str, task: str, expecte
     names = ("batch_size", "accumulate_steps", "learning_rate", "num_epochs")
     assert tuple(values[name][0] for name in names) == expected
     assert all(origin.startswith("preset ") for _, origin in values.values())
+
+
+def test_a_default_beyond_the_limits_becomes_what_they_allow() -> None:
+    limits = {"num_epochs": (1, 5), "learning_rate": (0.00001, 0.1)}
+    decided: dict[str, Any] = {
+        "output_model_types": (("DECODER",), "causal model"),
+        "device": ("cpu", "this machine"),
+        "torch_dtype": ("float32", "device cpu"),
+        "tuning_task": ("generation", "the type of the records"),
+        "learning_rate": (0.3, "preset x / y"),
+    }
+    parameters = resolve({"base_model": "m"}, decided, limits)
+    assert (parameters.num_epochs, parameters.origins["num_epochs"]) == (5, "tuning_limits")
+    assert parameters.learning_rate == 0.1
 
 
 def test_no_preset_for_other_models() -> None:

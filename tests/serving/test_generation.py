@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 
 from caikit_pt.base_model.frozen import BaseModel
 from caikit_pt.errors import InvalidParameter
-from caikit_pt.parameters.generation import GenerationParameters
+from caikit_pt.parameters.generation import GENERATION_PARAMETERS, GenerationParameters
 from caikit_pt.serving.generator import generate
 from caikit_pt.serving.sampler import Sampler
 from caikit_pt.serving.sequence import FinishReason, Sequence, input_tokens
@@ -192,6 +193,37 @@ def test_the_sampler() -> None:
     assert drawn(logits, top_p=0.0, typical_p=1.0) == {0, 1, 2, 3}
     assert drawn(logits, temperature=0.01) == {2}
     assert drawn([0.0, 9.0, 0.0, 0.0], typical_p=0.5) == {1}
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {"decay": (0, 100.0), "min_new_tokens": 40, "max_new_tokens": 400},
+        {"decay": (0, 100.0), "min_new_tokens": 40, "decoding_method": "SAMPLING"},
+        {"temperature": 1e-45, "decoding_method": "SAMPLING"},
+        {"temperature": 100.0, "decoding_method": "SAMPLING"},
+        {"repetition_penalty": 1e-60, "decoding_method": "SAMPLING"},
+        {"repetition_penalty": 100.0, "decoding_method": "SAMPLING"},
+        {"top_p": 1e-9, "decoding_method": "SAMPLING"},
+        {"typical_p": 1e-9, "decoding_method": "SAMPLING"},
+    ],
+)
+def test_extremes_of_what_is_allowed_give_an_answer(base: BaseModel, request_: dict[str, Any]) -> None:
+    """Each of the first five was an OverflowError or a distribution of NaN."""
+    request = {"max_new_tokens": 60, "seed": 1, **request_}
+    assert len(answer(base, **request).generated) >= request.get("min_new_tokens", 1)
+
+
+def test_the_dataclass_has_the_defaults_of_the_table() -> None:
+    fields = {field.name: field.default for field in dataclasses.fields(GenerationParameters)}
+    drawn = {"seed"}
+    for parameter in GENERATION_PARAMETERS:
+        if parameter.name not in drawn:
+            assert fields[parameter.name] == parameter.default, parameter.name
+
+
+def test_a_limit_below_the_default_is_the_default() -> None:
+    assert GenerationParameters.from_request({}, None, {"max_new_tokens": (1, 10)}).max_new_tokens == 10
 
 
 def test_the_end_grows_likelier() -> None:

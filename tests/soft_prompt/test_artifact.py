@@ -105,6 +105,7 @@ def test_another_base_is_refused_with_both_fingerprints(saved: Path, base: BaseM
         ({"ENCODER": None, "DECODER": None}, "no soft prompt"),
         ({"verbalizer": None}, "verbalizer"),
         ({"format_version": 99}, "format_version 99"),
+        ({"format_version": "abc"}, "format_version abc"),
     ],
 )
 def test_damage_is_named(saved: Path, changes: dict[str, Any], named: str) -> None:
@@ -147,6 +148,32 @@ def test_prompts_that_caikit_nlp_saved_are_served(tmp_path: Path, llama: BaseMod
     loaded = caikit.load(str(tmp_path))
     assert torch.equal(loaded.tuned.prompt.tensors["DECODER"], tensor)
     assert loaded.run("hello").generated_tokens > 0
+
+
+def test_a_broken_loss_curve_does_not_stop_serving(saved: Path) -> None:
+    (saved / "training_logs.jsonl").write_text("{half")
+    assert PeftPromptTuning.load(str(saved)).tuned.training_logs == ()
+
+
+def test_a_job_that_ends_between_two_renames_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cancel can strike anywhere. What was published was moved away by then, and deleted."""
+    target = tmp_path / "model"
+    with replacing(target) as directory:
+        (directory / "file").write_text("old")
+    real, calls = Path.rename, iter([True, False, True])
+
+    def rename(self: Path, other: Path) -> Path:
+        if not next(calls):
+            raise RuntimeError("cancelled")
+        return real(self, other)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    with pytest.raises(RuntimeError, match="cancelled"), replacing(target):
+        pass
+    assert (target / "file").read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]
 
 
 def write_half(target: Path) -> None:

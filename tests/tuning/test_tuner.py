@@ -123,6 +123,28 @@ def test_a_validation_loss_is_the_mean_over_all_target_tokens(base: BaseModel) -
     assert losses(tuned, "validation_loss") == [pytest.approx(expected, rel=1e-5)]
 
 
+def test_a_gradient_that_is_no_number_ends_the_training_too(
+    llama: BaseModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last update's gradient shows in no later loss: a prompt of NaN was published."""
+    real = type(llama).target_loss
+
+    def finite_loss_infinite_gradient(self: BaseModel, prompt: Any, batch: TrainingBatch) -> torch.Tensor:
+        loss = real(self, prompt, batch)
+        (rows,) = prompt.values()
+        return loss + (rows * 0).sum().clamp(min=0).sqrt()
+
+    monkeypatch.setattr(type(llama), "target_loss", finite_loss_infinite_gradient)
+    with pytest.raises(TrainingDiverged, match="gradient is not finite"):
+        tune(plan(llama, num_epochs=1, batch_size=10), llama)
+
+
+def test_what_looks_like_a_special_token_in_a_target_is_text(base: BaseModel) -> None:
+    for token in base.tokenizer.all_special_tokens:
+        ids = base.target_ids(f"a {token} b")
+        assert not set(base.tokenizer.all_special_ids) & set(ids)
+
+
 def test_a_loss_that_is_no_number_ends_the_training(
     llama: BaseModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -132,5 +154,5 @@ def test_a_loss_that_is_no_number_ends_the_training(
         return real(self, prompt, batch) * math.nan
 
     monkeypatch.setattr(type(llama), "target_loss", sometimes_nan)
-    with pytest.raises(TrainingDiverged, match=r"update 1 of 10.*learning_rate"):
+    with pytest.raises(TrainingDiverged, match=r"loss is not finite at update 1 of 10.*learning_rate"):
         tune(plan(llama), llama)
