@@ -35,7 +35,8 @@ interop: $(INSTALLED)  ## Compare with the real caikit-nlp, and run its own clie
 	tests/interop/run.sh $(BIN)/python
 
 models: $(INSTALLED)  ## Pretrain the embedded base models and their source prompts again (about 20 minutes)
-	$(BIN)/python examples/pretraining/pretrain.py
+	$(BIN)/python -m examples.pretraining.pretrain
+	$(BIN)/python -m examples.pretraining.make_demo_data
 	$(BIN)/python -m examples.pretraining.source_prompts
 
 install: $(INSTALLED)  ## Only the set-up

@@ -125,9 +125,7 @@ def _finish(kind: str, rng: random.Random, text: str, facts: dict[str, str]) -> 
     text = _ARTICLE.sub(r"\1n ", text)
     if rng.random() < 0.33:
         text = text.lower()
-        facts = {
-            key: value.lower() if value.lower() in text else value for key, value in facts.items()
-        }
+        facts = {key: value.lower() if value.lower() in text else value for key, value in facts.items()}
     return Message(kind, text, facts)
 
 
@@ -208,8 +206,7 @@ def points(rng: random.Random, fullness: float = 1.0) -> Message:
     draft = Draft(rng)
     good = _flip(rng)
     items = [
-        draft.of("pro_point" if good else "con_point")
-        for _ in range(rng.randint(1, 1 + round(3 * fullness)))
+        draft.of("pro_point" if good else "con_point") for _ in range(rng.randint(1, 1 + round(3 * fullness)))
     ]
     text = rng.choice((", ", ", ", ". ")).join(items)
     facts = {"points": "pro" if good else "con", "first": items[0]}

@@ -55,8 +55,7 @@ PRODUCTS: dict[str, tuple[str, ...]] = {
         "treadmill|swimming cap|snowboard|climbing rope|gym bag|surfboard"
     ),
     "clothing": options(
-        "jacket|raincoat|sweater|scarf|cardigan|blouse|dress|shirt|skirt|hat|tie|belt|suit|vest|"
-        "coat|hoodie"
+        "jacket|raincoat|sweater|scarf|cardigan|blouse|dress|shirt|skirt|hat|tie|belt|suit|vest|coat|hoodie"
     ),
 }
 

@@ -55,9 +55,7 @@ def make_llama(rows: list[Row], folder: Path, epochs: int) -> None:
     tokenizer = llama_tokenizer(texts_of(rows), VOCABULARY)
     model = tiny_llama(tokenizer)
     examples = [causal_example(row, tokenizer, rng) for row in rows]
-    train(
-        model, examples, causal_loss, epochs=epochs, size=32, word_rate=0.1, seed=SEED, name="llama"
-    )
+    train(model, examples, causal_loss, epochs=epochs, size=32, seed=SEED, name="llama")
     save(model, tokenizer, folder)
 
 
@@ -72,9 +70,7 @@ def make_t5(rows: list[Row], folder: Path, epochs: int) -> None:
     tokenizer = t5_tokenizer(texts_of(rows), VOCABULARY)
     model = tiny_t5(tokenizer)
     examples = [seq2seq_example(row, tokenizer, rng) for row in rows + rows[len(rows) // 2 :]]
-    train(
-        model, examples, seq2seq_loss, epochs=epochs, size=32, word_rate=0.04, seed=SEED, name="t5"
-    )
+    train(model, examples, seq2seq_loss, epochs=epochs, size=32, seed=SEED, name="t5")
     save(model, tokenizer, folder)
 
 

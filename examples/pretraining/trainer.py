@@ -18,7 +18,7 @@ Loss = Callable[[Module, Sequence[Example]], Tensor]
 
 _IGNORED = -100
 _INPUT_WEIGHT = 0.1
-_HEAD_RATE, _SMALL_RATE, _MATRIX_RATE = 0.02, 0.005, 0.012
+_WORD_RATE, _HEAD_RATE, _SMALL_RATE, _MATRIX_RATE = 0.1, 0.02, 0.005, 0.012
 
 
 def padded(rows: Sequence[Sequence[int]], value: int) -> Tensor:
@@ -81,14 +81,13 @@ def train(
     *,
     epochs: int,
     size: int,
-    word_rate: float,
     seed: int,
     name: str,
 ) -> None:
     """Train `model` in place; rates rise for a twentieth of the steps, then fall to zero."""
     rng = random.Random(seed)
     steps = epochs * -(-len(examples) // size)
-    optimizers = _optimizers(model, word_rate)
+    optimizers = _optimizers(model)
     warm = max(1, steps // 20)
     schedules = [
         torch.optim.lr_scheduler.LambdaLR(
@@ -119,7 +118,7 @@ def train(
     model.eval()
 
 
-def _optimizers(model: Module, word_rate: float) -> list[torch.optim.Optimizer]:
+def _optimizers(model: Module) -> list[torch.optim.Optimizer]:
     """Muon for the matrices, AdamW for word embeddings, head, norms and position biases.
 
     Muon needs about half of AdamW's steps here. Unit-scale word embeddings only move, and copying
@@ -131,7 +130,7 @@ def _optimizers(model: Module, word_rate: float) -> list[torch.optim.Optimizer]:
     head = [key for key in named if key.startswith("lm_head")]
     rest = [key for key in named if key not in words + small + head]
     groups = [
-        {"params": [named[key] for key in words], "lr": word_rate},
+        {"params": [named[key] for key in words], "lr": _WORD_RATE},
         {"params": [named[key] for key in small], "lr": _SMALL_RATE},
         {"params": [named[key] for key in head], "lr": _HEAD_RATE},
     ]
