@@ -130,10 +130,10 @@ def test_a_gradient_that_is_no_number_ends_the_training_too(
     real = type(llama).target_loss
 
     def finite_loss_infinite_gradient(self: BaseModel, prompt: Any, batch: TrainingBatch) -> torch.Tensor:
-        loss: torch.Tensor = real(self, prompt, batch)
         (rows,) = prompt.values()
         # The root of zero: its gradient is infinite, and times zero no number.
-        return loss + (rows * 0).sum().clamp(min=0).sqrt()
+        broken: torch.Tensor = real(self, prompt, batch) + (rows * 0).sum().clamp(min=0).sqrt()
+        return broken
 
     monkeypatch.setattr(type(llama), "target_loss", finite_loss_infinite_gradient)
     with pytest.raises(TrainingDiverged, match="gradient is not finite"):
