@@ -34,7 +34,11 @@ class BaseModelPool:
     def get(self, checkpoint: Checkpoint, dtype: str, device: str) -> BaseModel:
         """The one copy of `checkpoint` in `dtype` on `device`, loaded if nobody holds it yet."""
         key = (str(checkpoint.directory), checkpoint.fingerprint, dtype, device)
+        model = self._models.get(key)
+        if model is not None:
+            return model
         with _LOADING:
+            # Whoever had the lock before may have loaded it.
             model = self._models.get(key)
             if model is None:
                 model = self._models[key] = load(checkpoint, dtype, device)

@@ -151,4 +151,5 @@ def _described(base: BaseModel, token: int, logits: torch.Tensor, parameters: Ge
 
 
 def _token_text(base: BaseModel, token: int) -> str:
-    return str(base.tokenizer.convert_ids_to_tokens(token))
+    # Rows of the vocabulary that no token has are there to fill it up.
+    return base.tokenizer.convert_ids_to_tokens(token) or ""

@@ -120,6 +120,9 @@ def _read(name: str, file: Path, checkpoint: Checkpoint) -> SourcePrompt:
     shared = next((tensors[key] for key in _SHARED if key in tensors), None)
     if shared is None or shared.ndim != 2 or not shared.numel():
         raise InvalidSourcePrompt(_FIELD, name, "a file with prompt_embeddings [tokens, width]")
+    halves = int(_json(file.parent / _PEFT_CONFIG).get("num_transformer_submodules") or 1)
+    if file.name in _IN_DIRECTORY and halves != 1:
+        raise InvalidSourcePrompt(_FIELD, name, "a source prompt of one side; this one has two in one tensor")
     if shared.shape[1] != checkpoint.hidden_size:
         raise InvalidSourcePrompt(
             _FIELD,

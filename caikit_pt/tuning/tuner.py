@@ -97,7 +97,7 @@ class _Tuning:
         batches = [self._examples.batch(indices) for indices in window]
         tokens = sum(batch.target_tokens for batch in batches)
         optimizer.zero_grad()
-        total = torch.zeros((), device=self._base.device)
+        total = torch.zeros((), device=self._base.device, dtype=torch.float32)
         for batch in batches:
             loss = self._base.target_loss(self._prompt.tensors(), batch) / tokens
             loss.backward()  # type: ignore[no-untyped-call]

@@ -43,6 +43,10 @@ def test_a_directory_as_peft_saves_it(tmp_path: Path, checkpoint: Checkpoint) ->
     (adapter / "adapter_config.json").write_text(json.dumps(described))
     with pytest.raises(InvalidSourcePrompt, match="another-model"):
         find_source("adapter", checkpoint, settings(tmp_path))
+    both = {"base_model_name_or_path": checkpoint.name, "num_transformer_submodules": 2}
+    (adapter / "adapter_config.json").write_text(json.dumps(both))
+    with pytest.raises(InvalidSourcePrompt, match="one side"):
+        find_source("adapter", checkpoint, settings(tmp_path))
 
 
 @pytest.mark.parametrize("ending", [".bin", ".pt"])
