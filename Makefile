@@ -34,7 +34,7 @@ docs: $(INSTALLED)  ## Render docs/parameters.md again
 interop: $(INSTALLED)  ## Compare with the real caikit-nlp, and run its own client against this server
 	tests/interop/run.sh $(BIN)/python
 
-models: $(INSTALLED)  ## Pretrain the embedded base models and their source prompts again (about 20 minutes)
+models: $(INSTALLED)  ## Pretrain the embedded base models and their source prompts again (about half an hour)
 	$(BIN)/python -m examples.pretraining.pretrain
 	$(BIN)/python -m examples.pretraining.make_demo_data
 	$(BIN)/python -m examples.pretraining.source_prompts

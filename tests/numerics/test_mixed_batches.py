@@ -215,12 +215,13 @@ def test_source_logits_are_those_that_predicted_the_text(zoo: Zoo, family: str) 
     base = zoo.model(family)
     for row in sample_rows(base, DECODER_ONLY):
         logits = base.source_logits(row)
+        if not row.prompt:
+            assert logits is None, "nothing predicts the first token"
+            continue
         assert logits is not None
         # Teacher forcing: the text as the answer to its own first token.
         rest = plain_answer(base, Row(row.prompt, row.ids[:1]), row.ids[1:])
         assert_same(Answer(logits[1:], rest.tokens), rest)
-        if not row.prompt:
-            assert not logits[0].any(), "nothing predicts the first token"
 
 
 # ---- helpers ----
