@@ -111,9 +111,9 @@ class PeftPromptTuning(ModuleBase):
     @classmethod
     def plan(
         cls,
-        base_model: Union[str, BaseModel],
-        train_stream: _Records,
-        tuning_config: TuningConfig,
+        base_model: Union[str, BaseModel] = "",
+        train_stream: Optional[_Records] = None,
+        tuning_config: Optional[TuningConfig] = None,
         val_stream: Optional[_Records] = None,
         **parameters: Any,
     ) -> TuningPlan:
@@ -125,7 +125,8 @@ class PeftPromptTuning(ModuleBase):
                 **_set_fields(tuning_config),
                 **{name: value for name, value in parameters.items() if value not in (None, "")},
             }
-            return make_plan(request, train_stream, val_stream, settings.current(), resource)
+            records = () if train_stream is None else train_stream
+            return make_plan(request, records, val_stream, settings.current(), resource)
 
     @classmethod
     def from_plan(cls, plan: TuningPlan, progress_bar: bool = False) -> "PeftPromptTuning":
@@ -302,11 +303,13 @@ class PeftPromptTuning(ModuleBase):
             return cls(tuned, POOL.get(checkpoint, resolve_dtype("", checkpoint, device, now), device))
 
 
-def _set_fields(config: Optional[TuningConfig]) -> Dict[str, Any]:
+def _set_fields(config: Union[TuningConfig, Mapping[str, Any], None]) -> Dict[str, Any]:
     """The fields of a TuningConfig that are set: proto3 has no presence for them."""
     if config is None:
         return {}
-    values = {name: getattr(config, name) for name in config.fields}
+    values = (
+        config if isinstance(config, Mapping) else {name: getattr(config, name) for name in config.fields}
+    )
     return {name: value for name, value in values.items() if value}
 
 

@@ -20,7 +20,7 @@ def test_the_client_example(
 ) -> None:
     monkeypatch.setattr("examples.grpc_client.Client", lambda port: client)
     exec(compile(SERVED, "README.md", "exec"), {})
-    assert capsys.readouterr().out.strip()
+    assert capsys.readouterr().out.split() == ["RUNNING", "COMPLETED", "negative", "positive"]
 
 
 def test_the_python_example(

@@ -119,6 +119,12 @@ TRAIN: dict[str, tuple[dict[str, Any], str, str]] = {
     ),
     "no training data": ({"train_stream": {"jsondata": {"data": []}}}, "train_stream", "at least one"),
     "no training stream": ({"train_stream": {}}, "train_stream", "at least one"),
+    "no training stream at all": ({"train_stream": None}, "train_stream", "at least one"),
+    "a directory as a file": (
+        {"train_stream": {"file": {"filename": "ticket_sentiment"}}},
+        "train_stream",
+        ".jsonl",
+    ),
     "a record without an output": (
         {"train_stream": {"jsondata": {"data": [{"input": "a", "output": "b"}, {"input": "c"}]}}},
         "train_stream",

@@ -135,6 +135,22 @@ def test_warnings_stand_among_the_reasons(client: Client) -> None:
     ]
 
 
+def test_a_source_that_is_named_and_not_used_is_told_of(client: Client) -> None:
+    config = {"num_virtual_tokens": 4, "prompt_tuning_init_source_model": "tiny-t5-good"}
+    training_id = client.submit("unused", {**QUICK, "base_model": T5, "tuning_config": config})
+    client.wait(training_id)
+    _, reasons = client.status(training_id)
+    assert reasons == [
+        "prompt_tuning_init_source_model is ignored, because prompt_tuning_init_method is RANDOM"
+    ]
+
+
+def test_a_tuning_config_can_be_left_out(client: Client, models_dir: Path) -> None:
+    request = {name: value for name, value in QUICK.items() if name != "tuning_config"}
+    assert client.train("defaults", {**request, "base_model": T5}) == "COMPLETED"
+    assert "num_virtual_tokens: 100" in (models_dir / "defaults" / "config.yml").read_text()
+
+
 def test_requests_that_come_at_once_to_a_cold_server(tmp_path: Path) -> None:
     """transformers' lazy imports, and its loading of two models at once, fail when threads race."""
     with server(tmp_path) as port, ThreadPoolExecutor(8) as pool:

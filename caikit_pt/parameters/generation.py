@@ -101,8 +101,20 @@ GENERATION_PARAMETERS = ParameterTable(
     ),
     Parameter("input_tokens", bool, "Return the tokens of the text.", False, "TGIS"),
     Parameter("generated_tokens", bool, "Return the tokens of the answer.", False, "TGIS"),
-    Parameter("token_logprobs", bool, "With a log-probability each.", False, "TGIS"),
-    Parameter("token_ranks", bool, "With its rank among all tokens, from 1.", False, "TGIS"),
+    Parameter(
+        "token_logprobs",
+        bool,
+        "With a log-probability each; needs generated_tokens or input_tokens.",
+        False,
+        "TGIS",
+    ),
+    Parameter(
+        "token_ranks",
+        bool,
+        "With its rank among all tokens, from 1; needs generated_tokens or input_tokens.",
+        False,
+        "TGIS",
+    ),
     Parameter(
         "include_stop_sequence",
         bool,

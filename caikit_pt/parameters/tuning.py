@@ -114,7 +114,7 @@ TUNING_PARAMETERS = ParameterTable(
     Parameter(
         "num_epochs",
         int,
-        f"Passes over the training records. Above {MANY_EPOCHS} a warning is logged.",
+        f"Passes over the training records. Above {MANY_EPOCHS} a warning stands in the status.",
         default=20,
         source="studio, parameter document",
         low=1,

@@ -10,6 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import caikit
+from caikit.core.data_model import DataStream
 from caikit.runtime.service_generation.data_stream_source import (
     DirectoryDataStreamSourcePlugin,
     FileDataStreamSourcePlugin,
@@ -20,9 +21,18 @@ from caikit.runtime.service_generation.data_stream_source import (
 from caikit_pt.errors import InvalidParameter
 from caikit_pt.paths import inside
 
+_ENDINGS = (".jsonl", ".json", ".csv")
+
 
 class _Confined(FilePluginBase):
-    """Resolves every path inside the root, links followed."""
+    """Resolves every path inside the root, links followed, and knows a kind of file by its ending."""
+
+    @classmethod
+    def _create_data_stream_from_file(cls, fname: str, element_type: type) -> DataStream:
+        path = Path(cls._get_resolved_source_path(fname))
+        if path.suffix not in _ENDINGS or not path.is_file():
+            raise InvalidParameter("file", fname, f"a file whose name ends in {', '.join(_ENDINGS)}")
+        return super()._create_data_stream_from_file(fname, element_type)
 
     @staticmethod
     def _get_resolved_source_path(input_path: str) -> str:

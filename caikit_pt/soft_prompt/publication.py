@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from caikit_pt.errors import InvalidParameter
+
 _PUBLISHING = threading.Lock()
 
 
@@ -17,10 +19,11 @@ _PUBLISHING = threading.Lock()
 def replacing(target: Path) -> Iterator[Path]:
     """A new directory beside `target` to write into; afterwards it is `target`.
 
-    What was there is replaced. Files are on disk before the name appears. Where the body raises,
-    nothing changes and nothing is left behind.
+    A model that was there is replaced; anything else raises InvalidParameter. Files are on disk
+    before the name appears. Where the body raises, nothing changes and nothing is left behind.
     """
     target = target.absolute()
+    _check_replaceable(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     mark = uuid.uuid4().hex[:12]
     new = target.with_name(f".{target.name}.{mark}.new")
@@ -36,6 +39,16 @@ def replacing(target: Path) -> Iterator[Path]:
         shutil.rmtree(new, ignore_errors=True)
         if target.exists():
             shutil.rmtree(old, ignore_errors=True)
+
+
+def _check_replaceable(target: Path) -> None:
+    """Raises InvalidParameter where `target` holds anything but an earlier model."""
+    if not target.exists() or (target / "config.yml").is_file():
+        return
+    if not target.is_dir() or any(target.iterdir()):
+        raise InvalidParameter(
+            "model_path", target.name, "a new or empty directory, or that of a model, which is replaced"
+        )
 
 
 def _exchange(new: Path, target: Path, old: Path) -> None:

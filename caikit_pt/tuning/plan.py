@@ -49,10 +49,16 @@ class TuningPlan:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What is allowed and yet unlikely to be meant."""
-        epochs = self.parameters.num_epochs
-        if epochs <= MANY_EPOCHS:
-            return ()
-        return (f"num_epochs is {epochs}; more than {MANY_EPOCHS} seldom helps",)
+        told = []
+        parameters = self.parameters
+        if parameters.num_epochs > MANY_EPOCHS:
+            told.append(f"num_epochs is {parameters.num_epochs}; more than {MANY_EPOCHS} seldom helps")
+        if parameters.prompt_tuning_init_source_model and self.source is None:
+            told.append(
+                "prompt_tuning_init_source_model is ignored, because prompt_tuning_init_method is "
+                f"{parameters.prompt_tuning_init_method}"
+            )
+        return tuple(told)
 
 
 def make_plan(
@@ -111,6 +117,7 @@ def _resolve(
     decided.update(preset(settings.tuning_presets, checkpoint.name, task))
     if source:
         decided["num_virtual_tokens"] = (source.num_virtual_tokens, f"source prompt {source.name}")
+        decided["prompt_tuning_init_source_model"] = (source.name, "the default of the base model")
     decided["output_model_types"] = (checkpoint.prompt_parts[:1], f"{checkpoint.family} model")
     wrong = set(given.get("output_model_types", ())) - set(checkpoint.prompt_parts)
     if wrong:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 from caikit_pt.errors import InvalidParameter, InvalidRecord
@@ -39,7 +40,7 @@ def read_records(stream: Iterable[Any], field: str) -> Records:
     items: list[Record] = []
     classification, bad = False, []
     for number, raw in enumerate(_readable(stream, field), start=1):
-        classification |= hasattr(raw, "labels")
+        classification |= _is_classification(raw)
         record = _record(raw)
         if record.input.strip() and record.output.strip():
             items.append(record)
@@ -50,7 +51,7 @@ def read_records(stream: Iterable[Any], field: str) -> Records:
         raise InvalidRecord(
             field,
             f"{len(bad)} records without an input or an output (record {numbers})",
-            "records whose input and output (text and labels) are both there and not empty",
+            "records whose fields input and output (or text and labels) are both there and not empty",
         )
     if not items:
         raise InvalidRecord(field, "no records", "at least one record")
@@ -76,6 +77,13 @@ def _readable(stream: Iterable[Any], field: str) -> Iterator[Any]:
 
 
 def _record(raw: Any) -> Record:
-    if hasattr(raw, "labels"):
+    """A record of caikit's data model, or a dict with the same names."""
+    if isinstance(raw, Mapping):
+        raw = SimpleNamespace(**{"text": None, "input": None, "output": None, **raw})
+    if _is_classification(raw):
         return Record(raw.text or "", ",".join(raw.labels or ()))
     return Record(raw.input or "", raw.output or "")
+
+
+def _is_classification(raw: Any) -> bool:
+    return "labels" in raw if isinstance(raw, Mapping) else hasattr(raw, "labels")

@@ -161,7 +161,7 @@ def test_a_job_that_ends_between_two_renames_loses_nothing(
     """A cancel can strike anywhere. What was published was moved away by then, and deleted."""
     target = tmp_path / "model"
     with replacing(target) as directory:
-        (directory / "file").write_text("old")
+        (directory / "config.yml").write_text("old")
     real, calls = Path.rename, iter([True, False, True])
 
     def rename(self: Path, other: Path) -> Path:
@@ -172,8 +172,24 @@ def test_a_job_that_ends_between_two_renames_loses_nothing(
     monkeypatch.setattr(Path, "rename", rename)
     with pytest.raises(RuntimeError, match="cancelled"), replacing(target):
         pass
-    assert (target / "file").read_text() == "old"
+    assert (target / "config.yml").read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_what_is_no_model_is_not_replaced(tmp_path: Path, base: BaseModel) -> None:
+    """`save` deleted whatever stood at the path."""
+    model = PeftPromptTuning(tuned_on(base), base)
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.txt").write_text("one")
+    (tmp_path / "file").write_text("two")
+    for name in ("thesis", "file"):
+        with pytest.raises(CaikitRuntimeException, match="empty directory"):
+            model.save(str(tmp_path / name))
+    assert (tmp_path / "thesis" / "chapter.txt").read_text() == "one"
+    assert (tmp_path / "file").read_text() == "two"
+    (tmp_path / "empty").mkdir()
+    model.save(str(tmp_path / "empty"))
+    model.save(str(tmp_path / "empty"))
 
 
 def write_half(target: Path) -> None:
@@ -185,10 +201,10 @@ def write_half(target: Path) -> None:
 def test_a_failed_save_leaves_what_was_there(tmp_path: Path) -> None:
     target = tmp_path / "model"
     with replacing(target) as directory:
-        (directory / "file").write_text("old")
+        (directory / "config.yml").write_text("old")
     with pytest.raises(RuntimeError, match="half way"):
         write_half(target)
-    assert (target / "file").read_text() == "old"
+    assert (target / "config.yml").read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]
     with replacing(target) as directory:
         (directory / "other").write_text("new")

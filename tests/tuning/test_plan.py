@@ -33,6 +33,11 @@ def test_generation_records() -> None:
     assert plan().parameters.tuning_task == "generation"
 
 
+def test_plain_dicts_are_records_too() -> None:
+    assert plan(records=[{"input": "a", "output": "b"}]).records.items == (Record("a", "b"),)
+    assert plan(records=[{"text": "a", "labels": ["b", "c"]}]).records.items == (Record("a", "b,c"),)
+
+
 def test_classification_records() -> None:
     planned = plan(records=LABELLED)
     assert planned.records.items == (Record("one", "a"), Record("two", "a,b"))
