@@ -35,13 +35,11 @@ def load_base_model(directory: str, torch_dtype: str = "", device: str = "") -> 
 
     from caikit_pt import settings
     from caikit_pt.base_model.checkpoint import locate
-    from caikit_pt.base_model.pool import POOL, resolve_device, resolve_dtype
+    from caikit_pt.base_model.pool import shared
     from caikit_pt.errors import InvalidParameter
 
     path = Path(directory).resolve()
     if not (path / "config.json").is_file():
         raise InvalidParameter("directory", directory, "a directory with a config.json and weights")
     checkpoint = locate(path.name, settings.Settings(base_models_dir=str(path.parent)))
-    now = settings.current()
-    where = resolve_device(device, now)
-    return POOL.get(checkpoint, resolve_dtype(torch_dtype, checkpoint, where, now), where)
+    return shared(checkpoint, settings.current(), torch_dtype, device)

@@ -26,7 +26,7 @@ from caikit.interfaces.nlp.tasks import TextGenerationTask, TokenizationTask
 from caikit_pt import settings
 from caikit_pt.base_model.checkpoint import locate
 from caikit_pt.base_model.frozen import BaseModel
-from caikit_pt.base_model.pool import POOL, resolve_device, resolve_dtype
+from caikit_pt.base_model.pool import POOL, shared
 from caikit_pt.data_model import (
     ExponentialDecayLengthPenalty,
     GenerationTrainRecord,
@@ -224,8 +224,7 @@ class PeftPromptTuning(ModuleBase):
     def run_tokenizer(self, text: str) -> TokenizationResults:
         """The tokens of `text` with their offsets in characters, without special tokens."""
         with caikit_errors():
-            if not text:
-                raise InvalidParameter("text", text, "text that isn't empty")
+            _check_text(text)
         encoded = self.base.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         tokens = [Token(start, end, text[start:end]) for start, end in encoded["offset_mapping"]]
         return TokenizationResults(results=tokens, token_count=len(tokens))
@@ -251,8 +250,7 @@ class PeftPromptTuning(ModuleBase):
 
     def _sequence(self, text: str, exponential_decay_length_penalty: _Decay, **request: Any) -> Sequence:
         """A request as the serving side knows it."""
-        if not text:
-            raise InvalidParameter("text", text, "text that isn't empty")
+        _check_text(text)
         limit = settings.current().max_new_tokens_limit
         limits = {"max_new_tokens": (1.0, float(limit))}
         decay = exponential_decay_length_penalty
@@ -299,8 +297,13 @@ class PeftPromptTuning(ModuleBase):
             now = settings.current()
             checkpoint = locate(tuned.base_model_name, now)
             tuned.check_base(checkpoint)
-            device = resolve_device("", now)
-            return cls(tuned, POOL.get(checkpoint, resolve_dtype("", checkpoint, device, now), device))
+            return cls(tuned, shared(checkpoint, now))
+
+
+def _check_text(text: str) -> None:
+    """Raises InvalidParameter where there is nothing to read."""
+    if not text:
+        raise InvalidParameter("text", text, "text that isn't empty")
 
 
 def _set_fields(config: Union[TuningConfig, Mapping[str, Any], None]) -> Dict[str, Any]:

@@ -20,6 +20,7 @@ from caikit_pt.base_model.frozen import (
     TrainingBatch,
     pad_left,
     prompt_length,
+    with_one_more,
 )
 from caikit_pt.parameters.tuning import DECODER
 
@@ -135,15 +136,9 @@ class CausalDecoding(Decoding):
         self._read(embeddings)
 
     def advance(self, tokens: torch.Tensor) -> None:
-        self._mask = _with_one_more(self._mask)
+        self._mask = with_one_more(self._mask)
         self._read(self._base.model.get_input_embeddings()(tokens[:, None]))
 
     def _read(self, embeddings: torch.Tensor) -> None:
         output = self._base._forward(embeddings, self._mask, keep=1, cache=self._cache)
         self.logits = output.logits[:, -1].float()
-
-
-def _with_one_more(mask: torch.Tensor) -> torch.Tensor:
-    import torch
-
-    return torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)

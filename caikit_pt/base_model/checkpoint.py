@@ -96,10 +96,7 @@ def locate(name: str, settings: Settings) -> Checkpoint:
     where what is found isn't a language model that generates text.
     """
     directory = _directory(name, settings)
-    checkpoint = Checkpoint(name, directory, _text_generation_config(name, directory))
-    # Both are read for their errors: what is broken here would break only the job.
-    _ = checkpoint.fingerprint, checkpoint.tokenizer
-    return checkpoint
+    return Checkpoint(name, directory, _text_generation_config(name, directory))
 
 
 def _directory(name: str, settings: Settings) -> Path:

@@ -179,6 +179,13 @@ def pad_right(rows: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]
     return _pad(rows, left=False)
 
 
+def with_one_more(mask: torch.Tensor) -> torch.Tensor:
+    """The mask [B, T] of rows that have all grown by a token: [B, T + 1]."""
+    import torch
+
+    return torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
+
+
 def _pad(rows: Sequence[torch.Tensor], left: bool) -> tuple[torch.Tensor, torch.Tensor]:
     import torch
 

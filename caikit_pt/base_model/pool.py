@@ -108,6 +108,12 @@ def _no_progress_bar() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
+def shared(checkpoint: Checkpoint, settings: Settings, dtype: str = "", device: str = "") -> BaseModel:
+    """The one copy of `checkpoint` where and as a request, or else the settings, want it."""
+    device = resolve_device(device, settings)
+    return POOL.get(checkpoint, resolve_dtype(dtype, checkpoint, device, settings), device)
+
+
 def resolve_device(asked: str, settings: Settings) -> str:
     """The device for a request: its own, else the setting, else cuda where there is one.
 

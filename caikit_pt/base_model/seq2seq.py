@@ -20,6 +20,7 @@ from caikit_pt.base_model.frozen import (
     pad_left,
     pad_right,
     prompt_length,
+    with_one_more,
 )
 from caikit_pt.parameters.tuning import DECODER, ENCODER
 
@@ -133,15 +134,13 @@ class Seq2SeqModel(BaseModel):
         encoder_mask: torch.Tensor,
         embeddings: torch.Tensor,
         mask: torch.Tensor,
-        cache: Any = None,
     ) -> Any:
         return self.model.get_decoder()(
             inputs_embeds=embeddings,
             attention_mask=mask,
             encoder_hidden_states=encoded,
             encoder_attention_mask=encoder_mask,
-            past_key_values=cache,
-            use_cache=cache is not None,
+            use_cache=False,
         )
 
 
@@ -160,9 +159,7 @@ class Seq2SeqDecoding(Decoding):
         self._read(decoder)
 
     def advance(self, tokens: torch.Tensor) -> None:
-        import torch
-
-        self._mask = torch.cat([self._mask, torch.ones_like(self._mask[:, :1])], dim=1)
+        self._mask = with_one_more(self._mask)
         self._read(self._base.model.get_input_embeddings()(tokens[:, None]))
 
     def _read(self, embeddings: torch.Tensor) -> None:

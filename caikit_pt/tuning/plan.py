@@ -76,6 +76,8 @@ def make_plan(
     given = check_request(request, settings.tuning_limits)
     Verbalizer(given.get("verbalizer", TUNING_PARAMETERS["verbalizer"].default))
     checkpoint = resource.checkpoint if resource else locate(given["base_model"], settings)
+    # Both are read for their errors: what is broken here would break only the job.
+    _ = checkpoint.fingerprint, checkpoint.tokenizer
     source = _source(given, checkpoint, settings)
     records = read_records(train_stream, "train_stream")
     validation = None if val_stream is None else read_records(val_stream, "val_stream")
