@@ -5,6 +5,7 @@ The order of the tasks, the name of the class, and the names and order of the ar
 what caikit can turn into protobuf: Optional and Union, no strings.
 """
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Dict, Iterable, List, Mapping, Optional, Tuple, Union
 
@@ -36,11 +37,13 @@ from caikit_pt.errors import InvalidParameter
 from caikit_pt.parameters.generation import GenerationParameters
 from caikit_pt.runtime.status import caikit_errors
 from caikit_pt.serving.generator import generate
-from caikit_pt.serving.sequence import Sequence, input_tokens
+from caikit_pt.serving.sequence import Sequence, input_tokens, text_ids
 from caikit_pt.serving.sequence import Token as ServedToken
 from caikit_pt.soft_prompt import artifact
 from caikit_pt.soft_prompt.artifact import TunedPrompt
 from caikit_pt.soft_prompt.publication import replacing
+from caikit_pt.tuning.joining import round_of
+from caikit_pt.tuning.learner import gradients
 from caikit_pt.tuning.plan import TuningPlan, make_plan
 from caikit_pt.tuning.progress import show_progress
 from caikit_pt.tuning.tuner import tune
@@ -94,6 +97,16 @@ class PeftPromptTuning(ModuleBase):
         seed: Optional[int] = None,
         tuning_task: Optional[str] = None,
         task_learning_rate: Optional[float] = None,
+        search: Optional[str] = None,
+        reparameterization: Optional[str] = None,
+        optimizer: Optional[str] = None,
+        lr_scheduler_type: Optional[str] = None,
+        warmup_ratio: Optional[float] = None,
+        max_grad_norm: Optional[float] = None,
+        weight_decay: Optional[float] = None,
+        validation_share: Optional[float] = None,
+        validation_steps: Optional[int] = None,
+        early_stopping_patience: Optional[int] = None,
     ) -> "PeftPromptTuning":
         """Tunes a soft prompt and returns it ready to serve.
 
@@ -135,8 +148,9 @@ class PeftPromptTuning(ModuleBase):
             base = plan.resource or POOL.get(
                 plan.checkpoint, plan.parameters.torch_dtype, plan.parameters.device
             )
-            with show_progress(plan.checkpoint.name, progress_bar) as on_update:
-                return cls(tune(plan, base, on_update), base)
+            taking_part = round_of(base).member() if settings.current().join_trainings else nullcontext(gradients)
+            with taking_part as compute, show_progress(plan.checkpoint.name, progress_bar) as on_update:
+                return cls(tune(plan, base, on_update, compute), base)
 
     # ---- inference ----
 
@@ -261,7 +275,7 @@ class PeftPromptTuning(ModuleBase):
         return Sequence(
             self.base,
             self._prompt,
-            self._verbalizer.render(text),
+            text_ids(self.base, self._verbalizer.render(text), parameters),
             parameters,
             prefix=text if shown else "",
         )

@@ -19,6 +19,7 @@ class Settings:
     tuning_presets: tuple[Mapping[str, Any], ...] = ()
     tuning_limits: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     max_new_tokens_limit: int = 4096
+    join_trainings: bool = False
 
 
 def current() -> Settings:
@@ -35,6 +36,7 @@ def current() -> Settings:
         tuning_presets=tuple(config.tuning_presets or ()),
         tuning_limits={name: (low, high) for name, (low, high) in (config.tuning_limits or {}).items()},
         max_new_tokens_limit=int(config.max_new_tokens_limit),
+        join_trainings=_truth(config.join_trainings),
     )
 
 

@@ -20,12 +20,15 @@ from caikit_pt.base_model.frozen import (
     TrainingBatch,
     pad_left,
     prompt_length,
+    row_losses,
     with_one_more,
 )
 from caikit_pt.parameters.tuning import DECODER
 
 if TYPE_CHECKING:
     import torch
+
+    from caikit_pt.base_model.step import Step
 
 
 class CausalModel(BaseModel):
@@ -77,12 +80,12 @@ class CausalModel(BaseModel):
         logits: torch.Tensor = self.model(input_ids=whole, use_cache=False).logits[0].float()
         return logits[len(ids) - 1 :]
 
-    def target_loss(self, prompt: PromptTensors, batch: TrainingBatch) -> torch.Tensor:
+    def padded_losses(self, prompts: Sequence[PromptTensors], batch: TrainingBatch) -> torch.Tensor:
         import torch
 
         rows = [
-            self.join(prompt[DECODER], [*source, *target])
-            for source, target in zip(batch.sources, batch.targets, strict=True)
+            self.join(prompt.get(DECODER), [*source, *target])
+            for prompt, source, target in zip(prompts, batch.sources, batch.targets, strict=True)
         ]
         embeddings, mask = pad_left(rows)
         longest = max(map(len, batch.targets))
@@ -91,9 +94,37 @@ class CausalModel(BaseModel):
         labels = torch.full((len(rows), longest), -100, device=self.device)
         for label, target in zip(labels, batch.targets, strict=True):
             label[longest - len(target) :] = torch.tensor(target, device=self.device)
-        return torch.nn.functional.cross_entropy(
-            logits.float().flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="sum"
-        )
+        return row_losses(logits, labels)
+
+    def packed_step(self, prompts: Sequence[PromptTensors], common: Sequence[int] = ()) -> Step:
+        from caikit_pt.base_model.step import PackedCausalStep
+
+        return PackedCausalStep(self, prompts, common)
+
+    @property
+    def layers(self) -> int:
+        """Layers with attention."""
+        return int(self.model.config.get_text_config().num_hidden_layers)
+
+    def packed_logits(
+        self, embeddings: torch.Tensor, positions: torch.Tensor, read: torch.Tensor
+    ) -> torch.Tensor:
+        """The logits [R, V] at `read` [R] of packed embeddings [N, H], whose places in their rows are
+        `positions` [N]."""
+        from caikit_pt.base_model.packing import mask_of_none
+
+        optional = {"position_ids": positions[None], "logits_to_keep": read}
+        logits: torch.Tensor = self.model(
+            inputs_embeds=embeddings[None],
+            attention_mask=mask_of_none(embeddings.device),
+            use_cache=False,
+            **{name: value for name, value in optional.items() if name in self._arguments},
+        ).logits[0]
+        return logits if "logits_to_keep" in self._arguments else logits[read]
+
+    def positions(self, source: int, target: int, prompt: PromptTensors) -> int:
+        shared = 0 if self.trains_packed else prompt_length(prompt, DECODER)
+        return shared + source + target - 1
 
     def room(self, row: Row) -> int | None:
         context = self.checkpoint.context_length

@@ -14,10 +14,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from caikit_pt.base_model.budget import budget_for
 from caikit_pt.base_model.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
     import torch
+
+    from caikit_pt.base_model.step import Step
 
 # By ENCODER or DECODER, the rows [P, H] that go in front of that side's input.
 PromptTensors: TypeAlias = Mapping[str, "torch.Tensor"]
@@ -33,25 +36,38 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class TrainingBatch:
-    """Token ids of B examples. Targets end with the end token and hold no token of the source."""
+    """Token ids of B examples. Targets end with the end token and hold no token of the source.
+
+    `prompts` says for each row which of a step's soft prompts stands in front of it; empty: the first.
+    """
 
     sources: Sequence[Sequence[int]]
     targets: Sequence[Sequence[int]]
+    prompts: Sequence[int] = ()
 
     @property
     def target_tokens(self) -> int:
         """Tokens that count in the loss."""
         return sum(map(len, self.targets))
 
+    @property
+    def prompt_of_rows(self) -> Sequence[int]:
+        """The index of its soft prompt for each row."""
+        return self.prompts or [0] * len(self.sources)
+
 
 class BaseModel(ABC):
     """One frozen copy of a language model with its tokenizer, on one device in one data type."""
 
-    def __init__(self, checkpoint: Checkpoint, model: Any, tokenizer: Any) -> None:
+    def __init__(self, checkpoint: Checkpoint, model: Any, tokenizer: Any, packable: bool = False) -> None:
+        """`packable`: whether the model heeds layouts (`packing.prepare`)."""
         self.checkpoint = checkpoint
+        self.packable = packable
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.end_ids = _end_ids(model, tokenizer)
+        # What has been found to fit in memory: for all who train on this copy.
+        self.budget = budget_for(self.device.type)
 
     @property
     def device(self) -> torch.device:
@@ -62,6 +78,11 @@ class BaseModel(ABC):
     def dtype(self) -> torch.dtype:
         """The weights' data type."""
         return self.model.get_input_embeddings().weight.dtype  # type: ignore[no-any-return]
+
+    @property
+    def vocabulary(self) -> int:
+        """Logits at a position, V."""
+        return int(self.model.config.get_text_config().vocab_size)
 
     # ---- text ----
 
@@ -134,12 +155,44 @@ class BaseModel(ABC):
             return text
         return torch.cat([prompt.to(text.device, text.dtype), text])
 
-    @abstractmethod
-    def target_loss(self, prompt: PromptTensors, batch: TrainingBatch) -> torch.Tensor:
-        """The summed cross-entropy (nats, float32 scalar) of all target tokens of `batch`.
+    # ---- training ----
 
-        Differentiable in `prompt`; the model gets no gradient.
+    def step(self, prompts: Sequence[PromptTensors], common: Sequence[int] = ()) -> Step:
+        """What is to be computed between two changes of `prompts`, the fastest way that is exact.
+
+        Every source of every batch begins with the tokens `common`, and has more than these.
         """
+        if self.trains_packed:
+            return self.packed_step(prompts, common)
+        return self.padded_step(prompts)
+
+    @cached_property
+    def trains_packed(self) -> bool:
+        """Whether rows can be packed one behind another without padding: tried, not looked up."""
+        from caikit_pt.base_model.self_test import check_packing
+
+        return self.packable and check_packing(self)
+
+    def padded_step(self, prompts: Sequence[PromptTensors]) -> Step:
+        """The plain way, right for every model: every row is padded to the longest of its batch."""
+        from caikit_pt.base_model.step import PaddedStep
+
+        return PaddedStep(self, prompts)
+
+    @abstractmethod
+    def packed_step(self, prompts: Sequence[PromptTensors], common: Sequence[int] = ()) -> Step:
+        """The fast way, for models that `trains_packed`."""
+
+    @abstractmethod
+    def padded_losses(self, prompts: Sequence[PromptTensors], batch: TrainingBatch) -> torch.Tensor:
+        """The summed cross-entropy [B] (nats, float32) of each row's target; a prompt for each row.
+
+        Differentiable in the prompts; the model gets no gradient.
+        """
+
+    @abstractmethod
+    def positions(self, source: int, target: int, prompt: PromptTensors) -> int:
+        """Positions that a model computes for a row, by the lengths of its source and its target."""
 
     @abstractmethod
     def room(self, row: Row) -> int | None:
@@ -177,6 +230,16 @@ def pad_left(rows: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
 def pad_right(rows: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     """Rows [T_i, H] as one tensor [B, T, H] aligned at the start, and its mask [B, T] (int64)."""
     return _pad(rows, left=False)
+
+
+def row_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """The summed cross-entropy [B] (float32) of logits [B, K, V] at labels [B, K], of which -100 don't count."""
+    import torch
+
+    counted = labels != -100
+    losses = torch.nn.functional.cross_entropy(logits[counted].float(), labels[counted], reduction="none")
+    rows = counted.nonzero()[:, 0]
+    return losses.new_zeros(len(labels)).index_add(0, rows, losses)
 
 
 def with_one_more(mask: torch.Tensor) -> torch.Tensor:

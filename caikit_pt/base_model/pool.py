@@ -74,7 +74,9 @@ def load(checkpoint: Checkpoint, dtype: str, device: str) -> BaseModel:
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
+    from caikit_pt.base_model import packing
     from caikit_pt.base_model.causal import CausalModel
+    from caikit_pt.base_model.linear import freeze_linears
     from caikit_pt.base_model.self_test import check_itself
     from caikit_pt.base_model.seq2seq import Seq2SeqModel
 
@@ -88,7 +90,8 @@ def load(checkpoint: Checkpoint, dtype: str, device: str) -> BaseModel:
         raise InvalidParameter(
             "base_model", checkpoint.name, f"a checkpoint whose weights can be read ({type(error).__name__})"
         ) from error
-    base = kind(checkpoint, model.to(device), checkpoint.tokenizer)
+    freeze_linears(model)
+    base = kind(checkpoint, model.to(device), checkpoint.tokenizer, packing.prepare(model))
     check_itself(base)
     return base
 

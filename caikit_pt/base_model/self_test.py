@@ -7,16 +7,25 @@ not looked up in a list of names.
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
-from caikit_pt.base_model.frozen import BaseModel, Row
+from caikit_pt.base_model.frozen import BaseModel, Row, TrainingBatch
 from caikit_pt.errors import InvalidParameter
 
 if TYPE_CHECKING:
     import torch
 
+_LOG = logging.getLogger(__name__)
+# Longer rows than a test can have time for. No model is known whose packed rows are right up to its
+# window and wrong beyond it: a layer that says nothing of its window is wrong in `how`, not in length.
+_LARGEST_WINDOW = 8192
 # Of the largest logit: rounding stays far below, a model that does something else far above.
 _TOLERANCE = {"float32": 1e-3, "float64": 1e-3, "float16": 5e-2, "bfloat16": 1e-1}
+# How far packed rows may be from padded ones, by length of the difference; or else so many times as far as
+# one rounding of the prompts takes the same rows. Right ones have been seen at 3, wrong ones from 8 on.
+_SAME = {"float32": 1e-3, "float64": 1e-3, "float16": 1e-2, "bfloat16": 5e-2}
+_ROUNDINGS = 5
 
 
 def check_itself(base: BaseModel) -> None:
@@ -36,6 +45,86 @@ def check_itself(base: BaseModel) -> None:
         _compare(base, stepped, beside.logits[1], "a token later")
 
 
+def check_packing(base: BaseModel) -> bool:
+    """Whether losses and gradients of packed rows are those of padded ones; a log line where they aren't."""
+    try:
+        wrong = _wrong_in_packing(base)
+    except Exception as error:  # whatever a model does with what it doesn't know
+        wrong = f"{type(error).__name__}: {error}"
+    if wrong:
+        _LOG.info("%s trains padded, not packed: %s", base.checkpoint.name, wrong)
+    return not wrong
+
+
+def _wrong_in_packing(base: BaseModel) -> str:
+    """What differs, in words."""
+    import torch
+
+    same, step = _SAME[_name(base.dtype)], torch.finfo(base.dtype).eps
+    plain, fast = _trained(base, packed=False), _trained(base, packed=True)
+    pairs = [(a, b) for a, b in zip(plain, fast, strict=True) if not (a - b).norm() <= same * a.norm()]
+    if not pairs:
+        return ""
+    # In a short data type that is much for one model and rounding for another: for this one?
+    shaken = _trained(base, packed=False, nudge=step)
+    for expected, near, seen in zip(plain, shaken, fast, strict=True):
+        limit = max(same * float(expected.norm()), _ROUNDINGS * float((expected - near).norm()))
+        if not float((expected - seen).norm()) <= limit:
+            return "its losses or gradients would differ"
+    return ""
+
+
+def _trained(base: BaseModel, packed: bool, nudge: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Losses of a few rows, and the gradient of all prompts; `nudge` moves these by a part of themselves.
+
+    Two prompts, rows of several lengths. Where some layers of the model see a window only, a last row is
+    longer than it; it is a batch of its own, beside which nothing has to be padded.
+    """
+    import torch
+
+    from caikit_pt.base_model.packing import NotPackable
+
+    words = _some_ids(base)
+    long = (words * (_window(base) // len(words) + 2))[: _window(base) + 3]
+    batches = (
+        TrainingBatch(
+            [words[:3], [words[0], *words[4:]], words[:2], words[:6]],
+            [[words[5]], words[2:5], words[1:7], words[3:5]],
+            [0, 1, 1, 0],
+        ),
+        TrainingBatch([[words[0], *long]], [words[6:8]], [0]),
+    )
+    seen = []
+    with torch.inference_mode(False), torch.enable_grad():
+        rows = base.embed(words).float() * 1.1
+        rows = rows + nudge * rows.roll(1, 1).sign() * rows
+        prompts = [
+            {
+                part: rows.roll(side + 2 * number, 0)[: 2 + number].requires_grad_()
+                for side, part in enumerate(base.checkpoint.prompt_parts)
+            }
+            for number in range(2)
+        ]
+        step = base.packed_step(prompts, words[:1]) if packed else base.padded_step(prompts)
+        for batch in batches:
+            losses = step.target_losses(batch)
+            (losses * torch.arange(1, len(losses) + 1, device=base.device)).sum().backward()
+            seen.append(losses.detach())
+        step.finish()
+    gradients = [tensor.grad for prompt in prompts for tensor in prompt.values()]
+    if any(gradient is None for gradient in gradients):
+        raise NotPackable("a prompt got no gradient")
+    return torch.cat(seen), torch.cat([gradient.flatten() for gradient in gradients if gradient is not None])
+
+
+def _window(base: BaseModel) -> int:
+    """Positions that the model's narrowest layer sees, if these are few; else 0."""
+    config = base.checkpoint.config.get_text_config()
+    names = ("sliding_window", "attention_chunk_size", "window_size", "attention_window")
+    windows = [value for name in names if isinstance(value := getattr(config, name, None), int)]
+    return min([window for window in windows if window <= _LARGEST_WINDOW], default=0)
+
+
 def _some_ids(base: BaseModel) -> list[int]:
     """Ordinary tokens, spread over the vocabulary."""
     size = len(base.tokenizer)
@@ -45,7 +134,7 @@ def _some_ids(base: BaseModel) -> list[int]:
 
 
 def _compare(base: BaseModel, expected: torch.Tensor, seen: torch.Tensor, how: str) -> None:
-    tolerance = _TOLERANCE[str(base.dtype).removeprefix("torch.")] * float(expected.abs().max())
+    tolerance = _TOLERANCE[_name(base.dtype)] * float(expected.abs().max())
     if not float((expected - seen).abs().max()) <= tolerance:
         raise InvalidParameter(
             "base_model",
@@ -53,3 +142,7 @@ def _compare(base: BaseModel, expected: torch.Tensor, seen: torch.Tensor, how: s
             f"a model whose answers don't change {how}; those of {base.checkpoint.config.model_type} "
             "models do, so soft prompts can't be tuned or served on it",
         )
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

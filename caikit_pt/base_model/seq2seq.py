@@ -20,12 +20,15 @@ from caikit_pt.base_model.frozen import (
     pad_left,
     pad_right,
     prompt_length,
+    row_losses,
     with_one_more,
 )
 from caikit_pt.parameters.tuning import DECODER, ENCODER
 
 if TYPE_CHECKING:
     import torch
+
+    from caikit_pt.base_model.step import Step
 
 
 class Seq2SeqModel(BaseModel):
@@ -64,28 +67,45 @@ class Seq2SeqModel(BaseModel):
         ).logits
         return logits[0].float()
 
-    def target_loss(self, prompt: PromptTensors, batch: TrainingBatch) -> torch.Tensor:
+    def padded_losses(self, prompts: Sequence[PromptTensors], batch: TrainingBatch) -> torch.Tensor:
         import torch
 
-        encoder, encoder_mask = pad_right(
-            [self.join(prompt.get(ENCODER), source) for source in batch.sources]
-        )
-        decoder, decoder_mask = pad_right(
-            [self.join(prompt.get(DECODER), [self.start_id, *target[:-1]]) for target in batch.targets]
-        )
+        encoder, encoder_mask = pad_right(self.encoder_rows(prompts, batch))
+        decoder, decoder_mask = pad_right(self.decoder_rows(prompts, batch))
         logits = self.model(
             inputs_embeds=encoder,
             attention_mask=encoder_mask,
             decoder_inputs_embeds=decoder,
             decoder_attention_mask=decoder_mask,
             use_cache=False,
-        ).logits[:, prompt_length(prompt, DECODER) :]
+        ).logits
         labels = torch.full(logits.shape[:2], -100, device=self.device)
-        for label, target in zip(labels, batch.targets, strict=True):
-            label[: len(target)] = torch.tensor(target, device=self.device)
-        return torch.nn.functional.cross_entropy(
-            logits.float().flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="sum"
-        )
+        for label, prompt, target in zip(labels, prompts, batch.targets, strict=True):
+            begin = prompt_length(prompt, DECODER)
+            label[begin : begin + len(target)] = torch.tensor(target, device=self.device)
+        return row_losses(logits, labels)
+
+    def encoder_rows(
+        self, prompts: Sequence[PromptTensors], batch: TrainingBatch
+    ) -> list[torch.Tensor]:
+        """What the encoder reads of each row, [P + T, H]."""
+        pairs = zip(prompts, batch.sources, strict=True)
+        return [self.join(prompt.get(ENCODER), source) for prompt, source in pairs]
+
+    def decoder_rows(
+        self, prompts: Sequence[PromptTensors], batch: TrainingBatch
+    ) -> list[torch.Tensor]:
+        """What the decoder reads of each row, [P + K, H]: the target from the start token on."""
+        pairs = zip(prompts, batch.targets, strict=True)
+        return [self.join(prompt.get(DECODER), [self.start_id, *target[:-1]]) for prompt, target in pairs]
+
+    def packed_step(self, prompts: Sequence[PromptTensors], common: Sequence[int] = ()) -> Step:
+        from caikit_pt.base_model.step import PackedSeq2SeqStep
+
+        return PackedSeq2SeqStep(self, prompts)
+
+    def positions(self, source: int, target: int, prompt: PromptTensors) -> int:
+        return prompt_length(prompt, ENCODER) + source + prompt_length(prompt, DECODER) + target
 
     def room(self, row: Row) -> int | None:
         context = self.checkpoint.context_length

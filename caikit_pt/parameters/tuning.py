@@ -31,9 +31,17 @@ SOURCE_INIT_METHODS = (AVERAGE_SOURCE, AVERAGE_SOURCE_TASKS, ONLY_SOURCE_SHARED,
 ENCODER = "ENCODER"
 DECODER = "DECODER"
 
+OFF, AUTO = "off", "auto"
+NONE, RESIDUAL = "none", "residual"
+ADAMW, ADAFACTOR = "adamw", "adafactor"
+LINEAR, CONSTANT = "linear", "constant"
+
 DTYPES = ("float32", "float16", "bfloat16")
 MANY_EPOCHS = 50
 MAX_VIRTUAL_TOKENS = 4096
+# What is split off to validate with by default.
+VALIDATION_SHARE = 0.1
+FEWEST_TO_SPLIT, MOST_SPLIT_OFF = 50, 200
 _CONFIG = "tuning_config"
 
 TUNING_PARAMETERS = ParameterTable(
@@ -123,7 +131,8 @@ TUNING_PARAMETERS = ParameterTable(
     Parameter(
         "learning_rate",
         float,
-        "Of AdamW at the first update; it falls linearly to zero at the last.",
+        "The highest; `lr_scheduler_type` says how it goes. Small models train with 0.1 to 1, large causal "
+        "models want far less: a preset, or `search`.",
         default=0.3,
         source="studio; Lester",
         low=0,
@@ -140,7 +149,8 @@ TUNING_PARAMETERS = ParameterTable(
     Parameter(
         "batch_size",
         int,
-        "Records in one forward pass.",
+        "Records in a batch; batch_size times accumulate_steps make one update. How many share a forward pass "
+        "is decided by their lengths and by memory.",
         default=8,
         source="parameter document",
         low=1,
@@ -212,6 +222,94 @@ TUNING_PARAMETERS = ParameterTable(
         high=10,
         above_low=True,
     ),
+    Parameter(
+        "search",
+        str,
+        "auto: learning rate, initialisation and prompt length are searched by successive halving, judged on "
+        "held-out loss; what the request names stays as it is. Costs less than three trainings.",
+        default=OFF,
+        source="caikit_pt",
+        choices=(OFF, AUTO),
+    ),
+    Parameter(
+        "reparameterization",
+        str,
+        "residual: while it is tuned, the prompt passes through a small network with a skip connection "
+        "(Razdaibiedina 2023); afterwards it is a plain prompt. For PROMPT_TUNING.",
+        default=NONE,
+        source="Lester",
+        choices=(NONE, RESIDUAL),
+    ),
+    Parameter(
+        "optimizer",
+        str,
+        "adamw, or adafactor without parameter scaling, as Lester et al. have it.",
+        default=ADAMW,
+        source="caikit-nlp",
+        choices=(ADAMW, ADAFACTOR),
+    ),
+    Parameter(
+        "lr_scheduler_type",
+        str,
+        "linear: to zero after the last update; constant. Both behind the warm-up.",
+        source="linear for adamw (caikit-nlp), constant for adafactor (Lester)",
+        choices=(LINEAR, CONSTANT),
+    ),
+    Parameter(
+        "warmup_ratio",
+        float,
+        "Share of the updates in which the learning rate rises to its highest.",
+        default=0.0,
+        source="caikit-nlp",
+        low=0,
+        high=0.9,
+    ),
+    Parameter(
+        "max_grad_norm",
+        float,
+        "The norm that gradients are clipped to; 0: they aren't.",
+        default=0.0,
+        source="caikit-nlp",
+        low=0,
+        high=1_000_000,
+    ),
+    Parameter(
+        "weight_decay",
+        float,
+        "Of the prompt. It pulls towards zero, which isn't where words are.",
+        default=0.0,
+        source="caikit-nlp",
+        low=0,
+        high=1,
+    ),
+    Parameter(
+        "validation_share",
+        float,
+        "Share of the training records that is split off by seed to validate with, where there is no val_stream. "
+        "0: none.",
+        source=f"0.1, and at most {MOST_SPLIT_OFF} records; 0 with fewer than {FEWEST_TO_SPLIT} records",
+        low=0,
+        high=0.5,
+    ),
+    Parameter(
+        "validation_steps",
+        int,
+        "Updates between two validations; 0: after every epoch.",
+        default=0,
+        source="caikit_pt",
+        low=0,
+        high=1_000_000,
+    ),
+    Parameter(
+        "early_stopping_patience",
+        int,
+        "Validations in a row without a better loss that end the training; 0: none do. Whether it ends early or "
+        "not, the prompt with the best validation loss is kept.",
+        default=0,
+        source="caikit_pt",
+        low=0,
+        high=10_000,
+    ),
 )
 
 PRESET_PARAMETERS = ("batch_size", "accumulate_steps", "learning_rate", "num_epochs")
@@ -247,7 +345,22 @@ class TuningParameters:
     verbalizer: str
     silence_progress_bars: bool
     seed: int
+    search: str
+    reparameterization: str
+    optimizer: str
+    lr_scheduler_type: str
+    warmup_ratio: float
+    max_grad_norm: float
+    weight_decay: float
+    validation_share: float
+    validation_steps: int
+    early_stopping_patience: int
     origins: Mapping[str, str]
+
+    @property
+    def window(self) -> int:
+        """Records to one update."""
+        return self.batch_size * self.accumulate_steps
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as they are written beside a tuned prompt."""
@@ -288,6 +401,12 @@ def check_request(request: Mapping[str, Any], limits: Limits) -> dict[str, Any]:
             given["task_learning_rate"],
             f"unset with tuning_type {tuning_type}; it is for {MULTITASK_PROMPT_TUNING}",
         )
+    if given.get("reparameterization") == RESIDUAL and tuning_type != PROMPT_TUNING:
+        raise InvalidParameter(
+            "reparameterization",
+            RESIDUAL,
+            f"{NONE} with tuning_type {tuning_type}; {RESIDUAL} is for {PROMPT_TUNING}",
+        )
     return given
 
 
@@ -314,6 +433,10 @@ def resolve(
             nearest = TUNING_PARAMETERS[name].nearest(values[name], limits)
             if nearest != values[name]:
                 values[name], origins[name] = nearest, "tuning_limits"
+    if "lr_scheduler_type" not in values:
+        constant = values["optimizer"] == ADAFACTOR
+        values["lr_scheduler_type"] = CONSTANT if constant else LINEAR
+        origins["lr_scheduler_type"] = f"optimizer {values['optimizer']}"
     if "task_learning_rate" not in values:
         rate = values["learning_rate"] * MPT_TASK_LEARNING_RATE_RATIO
         values["task_learning_rate"] = TUNING_PARAMETERS["task_learning_rate"].nearest(rate, limits)

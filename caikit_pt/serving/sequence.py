@@ -43,26 +43,26 @@ class Token:
 class Sequence:
     """A text with its soft prompt, and the answer as it grows.
 
-    Raises InvalidParameter where the text is empty or doesn't fit into the model's context.
+    Raises InvalidParameter where the text has no token or doesn't fit into the model's context.
     """
 
     def __init__(
         self,
         base: BaseModel,
         prompt: SoftPrompt,
-        text: str,
+        ids: list[int],
         parameters: GenerationParameters,
         prefix: str = "",
     ) -> None:
-        """`text` is the verbalised one; `prefix` is what stands in front of the answer."""
+        """`ids` are the tokens of the text; `prefix` is what stands in front of the answer."""
         self.parameters = parameters
-        self.row = Row(prompt.tensors, _fitted(base, text, parameters))
+        self.row = Row(prompt.tensors, ids)
         self.finish_reason = FinishReason.NOT_FINISHED
         self.generated: list[int] = []
         self.tokens: list[Token] = []
         self.text = prefix
         self._base = base
-        room = _checked_room(base, self.row, text)
+        room = _checked_room(base, self.row)
         self._most = min(parameters.max_new_tokens, room or parameters.max_new_tokens)
         self._deadline = time.monotonic() + (parameters.max_time or float("inf"))
         self._sampler = Sampler(parameters, base.seen_ids(self.row), base.end_ids)
@@ -120,16 +120,17 @@ def input_tokens(sequence: Sequence, base: BaseModel) -> list[Token]:
     ]
 
 
-def _fitted(base: BaseModel, text: str, parameters: GenerationParameters) -> list[int]:
+def text_ids(base: BaseModel, text: str, parameters: GenerationParameters) -> list[int]:
+    """The tokens of a verbalised text, cut where the request asks for it."""
     ids = base.source_ids(text)
     limit = parameters.truncate_input_tokens
     return base.keep_last(ids, limit) if limit else ids
 
 
-def _checked_room(base: BaseModel, row: Row, text: str) -> int | None:
+def _checked_room(base: BaseModel, row: Row) -> int | None:
     """Tokens that an answer may have. Raises InvalidParameter where there is no text or no room."""
     if not row.ids:
-        raise InvalidParameter("text", text, "text of at least one token")
+        raise InvalidParameter("text", "", "text of at least one token")
     room = base.room(row)
     if room is not None and room < 1:
         raise InvalidParameter(

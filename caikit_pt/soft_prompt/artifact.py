@@ -42,6 +42,8 @@ class TunedPrompt:
     verbalizer: str
     tuning_parameters: Mapping[str, Any] = field(default_factory=dict)
     training_logs: Sequence[Mapping[str, Any]] = ()
+    # What came of the training; see tuning/verdict.py.
+    verdict: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def warnings(self) -> list[str]:
@@ -96,6 +98,7 @@ def write(tuned: TunedPrompt, directory: Path) -> dict[str, Any]:
         **files,
         "training_logs": TRAINING_LOGS,
         "tuning_parameters": dict(tuned.tuning_parameters),
+        "verdict": dict(tuned.verdict),
     }
 
 
@@ -121,6 +124,7 @@ def read(config: Mapping[str, Any], directory: Path) -> TunedPrompt:
         verbalizer=config["verbalizer"],
         tuning_parameters=config.get("tuning_parameters") or {},
         training_logs=_read_logs(directory / TRAINING_LOGS),
+        verdict=config.get("verdict") or {},
     )
 
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from caikit_pt.parameters.tuning import MULTITASK_PROMPT_TUNING, TuningParameters
+from caikit_pt.parameters.tuning import MULTITASK_PROMPT_TUNING, RESIDUAL, TuningParameters
 
 if TYPE_CHECKING:
     import torch
@@ -103,7 +103,14 @@ class MultitaskPrompt(TrainablePrompt):
         ]
 
 
-def trainable(initial: SoftPrompt, parameters: TuningParameters) -> TrainablePrompt:
-    """`initial` as the tuning type wants it."""
-    multitask = parameters.tuning_type == MULTITASK_PROMPT_TUNING
-    return (MultitaskPrompt if multitask else PlainPrompt)(initial, parameters)
+def trainable(
+    initial: SoftPrompt, parameters: TuningParameters, generator: torch.Generator
+) -> TrainablePrompt:
+    """`initial` as the tuning type and the reparameterization want it."""
+    if parameters.tuning_type == MULTITASK_PROMPT_TUNING:
+        return MultitaskPrompt(initial, parameters)
+    if parameters.reparameterization == RESIDUAL:
+        from caikit_pt.soft_prompt.residual import ResidualPrompt
+
+        return ResidualPrompt(initial, parameters, generator)
+    return PlainPrompt(initial, parameters)

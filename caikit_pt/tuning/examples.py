@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from caikit_pt.base_model.frozen import BaseModel, TrainingBatch
@@ -29,12 +30,21 @@ class Examples:
     def __len__(self) -> int:
         return len(self.items)
 
-    def batch(self, indices: list[int]) -> TrainingBatch:
-        """The examples at `indices`, in that order."""
-        return TrainingBatch(
-            [self.items[index].source for index in indices],
-            [self.items[index].target for index in indices],
-        )
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each, source and target."""
+        return [len(example.source) + len(example.target) for example in self.items]
+
+    @property
+    def warnings(self) -> list[str]:
+        """How many were cut, where any were."""
+        cuts = {"max_source_length": self.cut_sources, "max_target_length": self.cut_targets}
+        return [f"{cut} of {len(self)} records cut at {name}" for name, cut in cuts.items() if cut]
+
+    def batch(self, indices: Iterable[int], prompts: Sequence[int] = ()) -> TrainingBatch:
+        """The examples at `indices`, in that order, behind the prompts of these numbers."""
+        items = [self.items[index] for index in indices]
+        return TrainingBatch([item.source for item in items], [item.target for item in items], prompts)
 
 
 def make_examples(records: Records, base: BaseModel, parameters: TuningParameters) -> Examples:

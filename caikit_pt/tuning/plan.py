@@ -6,6 +6,7 @@ Nothing here reads a weight of the base model, so a bad request is refused befor
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,9 +18,13 @@ from caikit_pt.errors import InvalidParameter, InvalidSourcePrompt
 from caikit_pt.parameters.presets import preset
 from caikit_pt.parameters.tuning import (
     EXACT_SOURCE_TASK,
+    FEWEST_TO_SPLIT,
     MANY_EPOCHS,
+    MOST_SPLIT_OFF,
+    OFF,
     SOURCE_INIT_METHODS,
     TUNING_PARAMETERS,
+    VALIDATION_SHARE,
     TuningParameters,
     check_request,
     resolve,
@@ -81,11 +86,40 @@ def make_plan(
     source = _source(given, checkpoint, settings)
     records = read_records(train_stream, "train_stream")
     validation = None if val_stream is None else read_records(val_stream, "val_stream")
-    parameters = _resolve(given, checkpoint, source, records.classification, settings, resource)
+    decided = _validation_share(given, len(records), validation is not None)
+    parameters = _resolve(given, decided, checkpoint, source, records.classification, settings, resource)
+    held_out = math.ceil(parameters.validation_share * len(records))
+    if held_out:
+        if parameters.origins["validation_share"] == "default":
+            held_out = min(held_out, MOST_SPLIT_OFF)
+        records, validation = records.split(held_out, parameters.seed)
     plan = TuningPlan(parameters, checkpoint, source, records, validation, resource)
     for warning in plan.warnings:
         _LOG.warning(warning)
     return plan
+
+
+def _validation_share(given: Mapping[str, Any], records: int, has_stream: bool) -> Decided:
+    """The share of the records to validate with. Raises InvalidParameter where one is needed and missing."""
+    needed = [
+        name
+        for name, off in (("search", OFF), ("early_stopping_patience", 0))
+        if given.get(name, off) != off
+    ]
+    if has_stream:
+        if given.get("validation_share"):
+            raise InvalidParameter(
+                "validation_share", given["validation_share"], "0 or unset where there is a val_stream"
+            )
+        return {"validation_share": (0.0, "there is a val_stream")}
+    share = given.get("validation_share", VALIDATION_SHARE if records >= FEWEST_TO_SPLIT or needed else 0.0)
+    if share and records < 2:
+        raise InvalidParameter("validation_share", share, "0 or unset with a single record")
+    if needed and not share:
+        raise InvalidParameter(
+            needed[0], given[needed[0]], "unset, or together with a val_stream or a validation_share above 0"
+        )
+    return {"validation_share": (share, "default")}
 
 
 def _source(given: Mapping[str, Any], checkpoint: Checkpoint, settings: Settings) -> SourcePrompt | None:
@@ -107,6 +141,7 @@ def _source(given: Mapping[str, Any], checkpoint: Checkpoint, settings: Settings
 
 def _resolve(
     given: Mapping[str, Any],
+    decided_before: Decided,
     checkpoint: Checkpoint,
     source: SourcePrompt | None,
     classification: bool,
@@ -114,7 +149,7 @@ def _resolve(
     resource: BaseModel | None,
 ) -> TuningParameters:
     kind = "classification" if classification else "generation"
-    decided: Decided = {"tuning_task": (kind, "the type of the records")}
+    decided: Decided = {**decided_before, "tuning_task": (kind, "the type of the records")}
     task = given.get("tuning_task", kind)
     decided.update(preset(settings.tuning_presets, checkpoint.name, task))
     if source:

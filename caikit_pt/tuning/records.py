@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -29,6 +30,33 @@ class Records:
 
     def __len__(self) -> int:
         return len(self.items)
+
+    def split(self, count: int, seed: int) -> tuple[Records, Records]:
+        """All but `count` records, and these, drawn by `seed`; both in their old order.
+
+        Records with the same input go the same way where that leaves `count` to be had, so that nothing
+        that is validated with was trained on.
+        """
+        import torch
+
+        generator = torch.Generator().manual_seed(seed)
+        order = torch.randperm(len(self.items), generator=generator).tolist()
+        same = Counter(record.input for record in self.items)
+        drawn: set[str] = set()
+        taken = 0
+        for index in order:
+            if taken >= count:
+                break
+            if self.items[index].input not in drawn:
+                drawn.add(self.items[index].input)
+                taken += same[self.items[index].input]
+        held = [record.input in drawn for record in self.items]
+        if all(held):
+            picked = set(order[:count])
+            held = [index in picked for index in range(len(held))]
+        kept = tuple(record for record, out in zip(self.items, held, strict=True) if not out)
+        out = tuple(record for record, out in zip(self.items, held, strict=True) if out)
+        return Records(kept, self.classification), Records(out, self.classification)
 
 
 def read_records(stream: Iterable[Any], field: str) -> Records:

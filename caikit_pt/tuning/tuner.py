@@ -1,32 +1,29 @@
-"""Tunes a soft prompt: plan -> examples -> windows -> updates -> soft prompt.
+"""Tunes a soft prompt: plan -> examples -> windows -> updates -> soft prompt and verdict.
 
-Knows nothing of gRPC or caikit. All randomness comes from one generator seeded by the plan, so a
-job has the same result alone and beside others.
+Knows nothing of gRPC or caikit. All randomness comes from generators seeded by the plan, so a job has
+the same result alone and beside others.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
-
 from caikit_pt.base_model.frozen import BaseModel
-from caikit_pt.errors import TrainingDiverged
 from caikit_pt.soft_prompt.artifact import TunedPrompt
-from caikit_pt.soft_prompt.initializers import Start, initial_prompt
-from caikit_pt.soft_prompt.prompt import TrainablePrompt, trainable
-from caikit_pt.tuning.batches import Window, updates_per_epoch, windows
-from caikit_pt.tuning.examples import Examples, make_examples
+from caikit_pt.tuning.batches import updates_per_epoch, windows
+from caikit_pt.tuning.candidate import Candidate, Point
+from caikit_pt.tuning.examples import make_examples
+from caikit_pt.tuning.learner import Gradients, gradients
 from caikit_pt.tuning.plan import TuningPlan
-
-if TYPE_CHECKING:
-    import torch
+from caikit_pt.tuning.search import candidates, rungs
+from caikit_pt.tuning.validation import Validation
+from caikit_pt.tuning.verdict import verdict
 
 _LOG = logging.getLogger(__name__)
-
+# On a GPU, losses are fetched every so many updates: fetching one waits for all that was computed before.
+_UPDATES_TO_A_LOOK = 10
 
 @dataclass(frozen=True, slots=True)
 class Progress:
@@ -37,6 +34,8 @@ class Progress:
     steps: int
     loss: float
     seconds: float
+    learning_rate: float = 0.0
+    validation_loss: float | None = None
 
     @property
     def eta_seconds(self) -> float:
@@ -45,147 +44,159 @@ class Progress:
 
 
 def tune(
-    plan: TuningPlan, base: BaseModel, on_update: Callable[[Progress], None] | None = None
+    plan: TuningPlan,
+    base: BaseModel,
+    on_update: Callable[[Progress], None] | None = None,
+    gradients: Gradients = gradients,
 ) -> TunedPrompt:
     """Trains the soft prompt that `plan` describes in front of the frozen `base`.
 
+    `gradients` computes those of an update; another than the default may do so for several trainings.
     Raises TrainingDiverged where the loss stops being a finite number.
     """
-    return _Tuning(plan, base, on_update or (lambda _: None)).run()
+    return _Tuning(plan, base, on_update or (lambda _: None), gradients).run()
 
 
 class _Tuning:
-    """One training while it runs."""
+    """One training while it runs: usually of one candidate, in a search of several."""
 
-    def __init__(self, plan: TuningPlan, base: BaseModel, on_update: Callable[[Progress], None]) -> None:
+    def __init__(
+        self,
+        plan: TuningPlan,
+        base: BaseModel,
+        on_update: Callable[[Progress], None],
+        gradients: Gradients,
+    ) -> None:
         import torch
 
-        self._plan, self._base, self._on_update = plan, base, on_update
-        self._parameters = plan.parameters
-        self._generator = torch.Generator().manual_seed(self._parameters.seed)
-        self._examples = make_examples(plan.records, base, self._parameters)
-        self._validation = make_examples(plan.validation, base, self._parameters) if plan.validation else None
-        start = Start(base, self._parameters, self._generator, plan.source)
-        self._prompt = trainable(initial_prompt(start).to(base.device), self._parameters)
-        self._logs: list[dict[str, Any]] = []
-        self._step = 0
-        self._steps = self._parameters.num_epochs * updates_per_epoch(
-            len(self._examples), self._parameters.batch_size, self._parameters.accumulate_steps
-        )
+        self._plan, self._base, self._on_update, self._gradients = plan, base, on_update, gradients
+        self._parameters = parameters = plan.parameters
+        self._order = torch.Generator().manual_seed(parameters.seed)
+        self._examples = make_examples(plan.records, base, parameters)
+        self._validation: Validation | None = None
+        if plan.validation:
+            held_out = make_examples(plan.validation, base, parameters)
+            self._validation = Validation(base, plan.validation, held_out, parameters.tuning_task)
+        self._steps = parameters.num_epochs * updates_per_epoch(len(self._examples), parameters.window)
+        self._candidates = [
+            Candidate.begin(base, one, plan.source, self._steps) for one in candidates(parameters)
+        ]
+        self._rungs = rungs(len(self._candidates), self._steps)
+        self._worse_in_a_row = 0
 
     def run(self) -> TunedPrompt:
-        """Every epoch, every window; the finished prompt."""
-        self._say_what_is_cut()
-        optimizer, schedule = self._optimizer()
-        started = time.monotonic()
-        for epoch in range(1, self._parameters.num_epochs + 1):
-            for window in self._windows():
-                loss = self._update(window, optimizer)
-                schedule.step()
-                self._step += 1
-                self._record("loss", epoch, loss)
-                self._on_update(Progress(epoch, self._step, self._steps, loss, time.monotonic() - started))
-            if self._validation is not None:
-                loss = validation_loss(self._base, self._prompt, self._validation, self._batch_size)
-                self._record("validation_loss", epoch, loss)
+        """Every window, every rung, every validation; the best prompt with its verdict."""
+        for warning in self._examples.warnings:
+            _LOG.warning(warning)
+        self._started = time.monotonic()
+        for step, (epoch, window, ends_epoch) in enumerate(self._windows(), start=1):
+            self._make_update(epoch, step, window)
+            if step in self._rungs:
+                self._halve(epoch, step, self._rungs[step])
+            self._look(step)
+            if self._validates(step, ends_epoch) and self._is_settled(epoch, step):
+                break
+        self._look(self._steps)
         return self._tuned()
 
-    def _update(self, window: Window, optimizer: torch.optim.Optimizer) -> float:
-        """One step of the optimiser on the mean loss over the target tokens of `window`."""
-        import torch
+    def _windows(self) -> Iterator[tuple[int, list[int], bool]]:
+        """Epoch, window, and whether it is the epoch's last."""
+        lengths = None if self._base.trains_packed else self._examples.lengths
+        for epoch in range(1, self._parameters.num_epochs + 1):
+            cut = list(windows(len(self._examples), self._parameters.window, self._order, lengths))
+            for number, window in enumerate(cut, start=1):
+                yield epoch, window, number == len(cut)
 
-        batches = [self._examples.batch(indices) for indices in window]
-        tokens = sum(batch.target_tokens for batch in batches)
-        optimizer.zero_grad()
-        total = torch.zeros((), device=self._base.device, dtype=torch.float32)
-        for batch in batches:
-            loss = self._base.target_loss(self._prompt.tensors(), batch) / tokens
-            loss.backward()  # type: ignore[no-untyped-call]
-            total += loss.detach()
-        value = float(total)
-        self._check_finite("loss", [total])
-        self._check_finite("gradient", [weight.grad for weight in _weights(optimizer)])
-        optimizer.step()
-        self._check_finite("prompt", _weights(optimizer))
-        return value
+    def _make_update(self, epoch: int, step: int, window: list[int]) -> None:
+        batch = self._examples.batch(window)
+        learners = [candidate.learner for candidate in self._candidates]
+        losses = self._gradients(self._base, learners, [batch] * len(learners))
+        for candidate, loss in zip(self._candidates, losses, strict=True):
+            rate = candidate.learner.learning_rate
+            candidate.updated(epoch, step, rate, loss, candidate.learner.step(loss))
 
-    def _check_finite(self, name: str, tensors: Sequence[torch.Tensor | None]) -> None:
-        """Raises TrainingDiverged where a tensor holds something that is no number."""
-        import torch
-
-        if all(tensor is None or bool(torch.isfinite(tensor).all()) for tensor in tensors):
+    def _look(self, step: int) -> None:
+        """Reads the losses now and then, and tells of them; drops what has diverged."""
+        if self._base.device.type != "cpu" and step % _UPDATES_TO_A_LOOK and step < self._steps:
             return
-        raise TrainingDiverged(
-            f"The {name} is not finite at update {self._step + 1} of {self._steps}. Try a smaller "
-            f"learning_rate than {self._parameters.learning_rate:g}, or torch_dtype float32 or "
-            "bfloat16 where it is float16."
+        points = {id(candidate): candidate.read() for candidate in self._candidates}
+        sound = [candidate for candidate in self._candidates if not candidate.diverged]
+        if not sound:
+            raise self._candidates[0].diverging()
+        self._candidates = sound
+        for point in points[id(sound[0])]:
+            self._tell(sound[0], point)
+
+    def _tell(self, candidate: Candidate, point: Point) -> None:
+        best = candidate.best.loss if candidate.best else None
+        seconds = time.monotonic() - self._started
+        self._on_update(
+            Progress(point.epoch, point.step, self._steps, point.loss, seconds, point.learning_rate, best)
         )
 
-    def _optimizer(self) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-        """AdamW, and a schedule that counts updates and reaches zero after the last one."""
-        import torch
+    # ---- validation ----
 
-        # No weight decay: it would pull the prompt towards zero, which isn't where words are.
-        optimizer = torch.optim.AdamW(self._prompt.parameter_groups(), weight_decay=0.0)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / self._steps)
-        return optimizer, schedule
-
-    def _windows(self) -> Any:
-        return windows(
-            len(self._examples),
-            self._batch_size,
-            self._parameters.accumulate_steps,
-            self._generator,
+    def _halve(self, epoch: int, step: int, left: int) -> None:
+        """The `left` candidates with the lowest loss on the validation records go on."""
+        assert self._validation is not None, "a plan with a search has validation records"
+        prompts = [candidate.learner.prompt.finished() for candidate in self._candidates]
+        seen = self._validation.losses([prompt.to(self._base.device).tensors for prompt in prompts])
+        for candidate, loss in zip(self._candidates, seen, strict=True):
+            candidate.validated(epoch, step, {"loss": loss.value})
+        order = sorted(range(len(seen)), key=lambda number: _ranked(seen[number].value))
+        self._candidates = [self._candidates[number] for number in order[:left]]
+        best = self._candidates[0].parameters
+        _LOG.info(
+            "search after update %d of %d: best of %d is learning_rate %g, %s, %d virtual tokens, loss %.4f",
+            step,
+            self._steps,
+            len(seen),
+            best.learning_rate,
+            best.prompt_tuning_init_method,
+            best.num_virtual_tokens,
+            seen[order[0]].value,
         )
 
-    @property
-    def _batch_size(self) -> int:
-        return self._parameters.batch_size
+    def _validates(self, step: int, ends_epoch: bool) -> bool:
+        """Whether a validation is due. While a search goes on its rungs are the validations."""
+        if self._validation is None or len(self._candidates) > 1:
+            return False
+        every = self._parameters.validation_steps
+        return step == self._steps or (step % every == 0 if every else ends_epoch)
 
-    def _record(self, name: str, epoch: int, value: float) -> None:
-        now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        data = {"epoch": epoch, "step": self._step, "value": value, "timestamp": now}
-        self._logs.append({"name": name, "data": data})
+    def _is_settled(self, epoch: int, step: int) -> bool:
+        """Validates; whether it is time to stop early."""
+        assert self._validation is not None
+        (candidate,) = self._candidates
+        scores = self._validation.scores(candidate.learner.prompt.finished())
+        values = {name: estimate.value for name, estimate in scores.metrics.items()}
+        values |= {"loss": scores.loss.value, "perplexity": scores.perplexity}
+        better = candidate.validated(epoch, step, values)
+        self._worse_in_a_row = 0 if better else self._worse_in_a_row + 1
+        patience = self._parameters.early_stopping_patience
+        return 0 < patience <= self._worse_in_a_row
 
-    def _say_what_is_cut(self) -> None:
-        for name, cut in (
-            ("max_source_length", self._examples.cut_sources),
-            ("max_target_length", self._examples.cut_targets),
-        ):
-            if cut:
-                _LOG.warning("%d of %d records cut at %s", cut, len(self._examples), name)
+    # ---- the end ----
 
     def _tuned(self) -> TunedPrompt:
         checkpoint = self._plan.checkpoint
+        (candidate,) = self._candidates[:1]
         return TunedPrompt(
-            prompt=self._prompt.finished(),
+            prompt=candidate.prompt,
             base_model_name=checkpoint.name,
             base_model_fingerprint=checkpoint.fingerprint,
             verbalizer=self._parameters.verbalizer,
             tuning_parameters={
-                **self._parameters.to_dict(),
+                **candidate.parameters.to_dict(),
                 "records": len(self._examples),
                 "cut_sources": self._examples.cut_sources,
                 "cut_targets": self._examples.cut_targets,
             },
-            training_logs=self._logs,
+            training_logs=candidate.logs,
+            verdict=verdict(candidate, self._base, self._validation),
         )
 
 
-def _weights(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
-    return [weight for group in optimizer.param_groups for weight in group["params"]]
-
-
-def validation_loss(base: BaseModel, prompt: TrainablePrompt, examples: Examples, batch_size: int) -> float:
-    """The mean loss over all target tokens of `examples`, in nats."""
-    import torch
-
-    total, tokens = 0.0, 0
-    with torch.no_grad():
-        tensors = prompt.tensors()
-        for start in range(0, len(examples), batch_size):
-            indices = list(range(start, min(start + batch_size, len(examples))))
-            batch = examples.batch(indices)
-            total += float(base.target_loss(tensors, batch))
-            tokens += batch.target_tokens
-    return total / tokens
+def _ranked(loss: float) -> float:
+    """What isn't a number comes last."""
+    return loss if loss == loss else float("inf")

@@ -1,0 +1,1 @@
+"""What is measured, each by a script that prints the table which the documentation shows."""

@@ -1,0 +1,402 @@
+"""Rows of any length one behind another in one row, [1, N, H]: nothing is padded where the work is.
+
+A model's linear layers, norms and activations treat every position alike, so N positions of many rows
+cost what N positions cost. Only attention has to know the rows. It is told through transformers'
+attention interface: inside `packed(layout)` the layout computes attention, outside of it torch's
+scaled_dot_product_attention does, as for every model.
+
+Letters: B rows of a group, N packed positions, T positions of a row, P positions of a prefix, H hidden
+size, h heads, d width of a head.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from dataclasses import dataclass
+from inspect import signature
+from itertools import accumulate
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+NAME = "caikit_pt_packed"
+_PADDING = 1.1  # rows of a group may be so much longer than its shortest
+_ALWAYS = 8  # and always by so many positions
+_REGISTERING = threading.Lock()
+
+
+class NotPackable(Exception):
+    """The model's attention asks for something that a layout knows nothing of."""
+
+
+class Enough(Exception):
+    """Raised in the middle of a forward pass when all that is wanted of it is there."""
+
+
+class Layout(Protocol):
+    """Computes attention between packed rows in the place of the model."""
+
+    @property
+    def longest(self) -> int:
+        """Positions of the longest row: what relative biases have to reach."""
+
+    @property
+    def positions(self) -> Tensor | None:
+        """The place [N] of each packed position in its row, for models that can't be told; else None."""
+
+    @property
+    def read(self) -> Tensor | None:
+        """The positions [R] that anybody reads, of the logits and so of the last layer; None for all."""
+
+    def attend(self, module: Any, query: Tensor, key: Tensor, value: Tensor, how: How) -> Tensor:
+        """Of query [1, h, N, d], key and value [1, h', N, d]: [1, N, h, d]."""
+
+    def collect(self) -> None:
+        """Told before the last layer runs to get its keys and values alone, which ends with Enough."""
+
+
+@dataclass(frozen=True, slots=True)
+class How:
+    """What a model says of one attention: a factor, a bias [1, h, T, T], a window, a cap."""
+
+    scaling: float
+    position_bias: Tensor | None = None
+    sliding_window: int | None = None
+    softcap: float | None = None
+
+
+_LAYOUT: ContextVar[Layout | None] = ContextVar("layout", default=None)
+
+
+@contextmanager
+def packed(layout: Layout) -> Iterator[None]:
+    """Inside, the attention of every model is computed by `layout`, in this thread alone."""
+    token = _LAYOUT.set(layout)
+    try:
+        yield
+    finally:
+        _LAYOUT.reset(token)
+
+
+def prepare(model: Any) -> bool:
+    """Teaches a model of scaled_dot_product_attention to heed layouts; whether it could be taught.
+
+    Nothing changes outside of `packed`.
+    """
+    if getattr(model.config, "_attn_implementation", None) != "sdpa":
+        return False
+    _register()
+    model.set_attn_implementation(NAME)
+    if model.config._attn_implementation != NAME:
+        return False  # its attention is no function that can be replaced
+    for module in model.modules():
+        if hasattr(module, "compute_bias"):
+            module.register_forward_pre_hook(_bias_of_a_row, with_kwargs=True)
+        elif isinstance(module, torch.nn.Embedding) and "position_ids" in signature(module.forward).parameters:
+            module.register_forward_pre_hook(_positions_of_rows, with_kwargs=True)
+    if model.config.is_encoder_decoder:
+        model.get_output_embeddings().register_forward_pre_hook(_where_read)
+    else:
+        layers = _layers(model)
+        if layers is None:
+            return False
+        last = layers[-1]
+        last.__class__ = type(type(last).__name__, (_LastLayer, type(last)), {})
+    return True
+
+
+def mask_of_none(device: torch.device) -> Tensor:
+    """A mask [1, 1, 1, 1] that models take as it is instead of making one of all N positions."""
+    return torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device)
+
+
+# ---- attention ----
+
+
+class Rows:
+    """Which rows attend to which, and how they are gathered to do so.
+
+    Row i has `keys[i]` positions, in front of which stand those of prefix `prefixes[i]`, `prefix_lengths`
+    long; where attention is causal it asks with the last `queries[i]` of them. Rows of one prefix and
+    much the same length form a group, and are padded for attention alone, a few percent of all work.
+    """
+
+    def __init__(
+        self,
+        queries: Sequence[int],
+        keys: Sequence[int],
+        device: torch.device,
+        causal: bool,
+        prefixes: Sequence[int] | None = None,
+        prefix_lengths: Sequence[int] = (0,),
+    ) -> None:
+        prefixes = prefixes or [0] * len(queries)
+        starts = [0, *accumulate(queries)], [0, *accumulate(keys)]
+        self.groups: list[_Group] = []
+        back = torch.empty(sum(queries), dtype=torch.long)
+        base = 0
+        for rows in _groups(queries, keys, prefixes):
+            asking = _Gathered([starts[0][row] for row in rows], [queries[row] for row in rows])
+            asked = _Gathered([starts[1][row] for row in rows], [keys[row] for row in rows])
+            prefix = prefixes[rows[0]]
+            self.groups.append(_Group(asking, asked, prefix, prefix_lengths[prefix], causal, device))
+            for number, row in enumerate(rows):
+                begin = base + number * asking.longest
+                back[starts[0][row] : starts[0][row + 1]] = torch.arange(begin, begin + queries[row])
+            base += len(rows) * asking.longest
+        self._back = back.to(device)
+        self._in_order = bool((back == torch.arange(len(back))).all()) and base == len(back)
+
+    def attend(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        how: How,
+        prefix: Sequence[tuple[Tensor, Tensor]] | None = None,
+    ) -> Tensor:
+        """Of query [1, h, N, d], key and value [1, h', N, d]: [1, N, h, d].
+
+        `prefix` has keys and values [1, h', P, d] by prefix.
+        """
+        flat_query, flat_key, flat_value = (tensor.transpose(1, 2)[0] for tensor in (query, key, value))
+        answers = []
+        for group in self.groups:
+            keys, values = group.keys.take(flat_key), group.keys.take(flat_value)
+            if prefix is not None:
+                first_keys, first_values = prefix[group.prefix]
+                many = (keys.shape[0], -1, -1, -1)
+                keys = torch.cat([first_keys.expand(many), keys], dim=2)
+                values = torch.cat([first_values.expand(many), values], dim=2)
+            answer = _attend(group.queries.take(flat_query), keys, values, group, how)
+            answers.append(answer.flatten(0, 1))
+        together = torch.cat(answers) if len(answers) > 1 else answers[0]
+        return (together if self._in_order else together.index_select(0, self._back))[None]
+
+
+class _Gathered:
+    """Rows of a packed tensor as a padded one. Padding repeats the first position of all."""
+
+    def __init__(self, starts: Sequence[int], lengths: Sequence[int]) -> None:
+        self.lengths = lengths
+        self.longest = max(lengths)
+        self._start = starts[0] if len(starts) == 1 else None
+        steps = torch.arange(self.longest)
+        inside = steps < torch.tensor(lengths)[:, None]
+        self.index = ((torch.tensor(starts)[:, None] + steps) * inside).flatten()
+
+    def take(self, packed: Tensor) -> Tensor:
+        """Of [N, h, d]: [B, h, T, d]."""
+        if self._start is not None:
+            return packed[self._start : self._start + self.longest].transpose(0, 1)[None]
+        rows = packed.index_select(0, self.index)
+        return rows.view(len(self.lengths), self.longest, *packed.shape[1:]).transpose(1, 2)
+
+
+class _Group:
+    """Rows that attend together: B rows, padded to one length."""
+
+    def __init__(
+        self,
+        queries: _Gathered,
+        keys: _Gathered,
+        prefix: int,
+        prefix_length: int,
+        causal: bool,
+        device: torch.device,
+    ) -> None:
+        self.queries, self.keys, self.prefix = queries, keys, prefix
+        self._prefix_length, self._causal, self._device = prefix_length, causal, device
+        self._masks: dict[tuple[int | None, torch.dtype], Tensor | None] = {}
+        for gathered in (queries, keys):
+            gathered.index = gathered.index.to(device)
+
+    def mask(self, window: int | None, dtype: torch.dtype) -> Tensor | None:
+        """What is added to the scores [B, h, T, P + T]: 0 or -inf; None where all may see all."""
+        if (window, dtype) not in self._masks:
+            seen = self._seen(window)
+            mask = torch.zeros(seen.shape, dtype=dtype, device=self._device)
+            self._masks[window, dtype] = None if seen.all() else mask.masked_fill(~seen, -torch.inf)
+        return self._masks[window, dtype]
+
+    def _seen(self, window: int | None) -> Tensor:
+        keys = torch.arange(self._prefix_length + self.keys.longest, device=self._device)
+        if not self._causal:
+            ends = self._prefix_length + torch.tensor(self.keys.lengths, device=self._device)
+            return (keys < ends[:, None])[:, None, None]
+        # Padding stands behind every row, where no position of the row itself looks. It asks from no farther
+        # than the last key, so that it sees itself there: what sees nothing is no number, nor is its gradient.
+        before = [had - asks for had, asks in zip(self.keys.lengths, self.queries.lengths, strict=True)]
+        before = before[:1] if len(set(before)) == 1 else before
+        steps = torch.arange(self.queries.longest, device=self._device)
+        places = torch.tensor(before, device=self._device)[:, None] + steps
+        queries = self._prefix_length + places.clamp(max=self.keys.longest - 1)
+        distance = queries[:, None, :, None] - keys
+        return distance >= 0 if window is None else (distance >= 0) & (distance < window)
+
+
+def _groups(queries: Sequence[int], keys: Sequence[int], prefixes: Sequence[int]) -> list[list[int]]:
+    """Rows by prefix, and by length within it, longest first."""
+    asking = [row for row, positions in enumerate(queries) if positions]
+    order = sorted(asking, key=lambda row: (prefixes[row], -keys[row], -queries[row]))
+    groups: list[list[int]] = []
+    for row in order:
+        first = groups[-1][0] if groups else row
+        fits = keys[first] <= max(_PADDING * keys[row], keys[row] + _ALWAYS)
+        if not groups or prefixes[first] != prefixes[row] or not fits:
+            groups.append([])
+        groups[-1].append(row)
+    return groups
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, group: _Group, how: How) -> Tensor:
+    """Attention of query [B, h, T, d] to key and value [B, h', P + T, d]: [B, T, h, d]."""
+    mask = group.mask(how.sliding_window, query.dtype)
+    if how.position_bias is not None:
+        bias = how.position_bias[:, :, : query.shape[2], : key.shape[2]]
+        mask = bias if mask is None else mask + bias
+    if query.device.type == "cpu" or how.softcap is not None:
+        return _plain_attention(query, key, value, mask, how)
+    repeated = query.shape[1] // key.shape[1]
+    key, value = (tensor.repeat_interleave(repeated, dim=1) for tensor in (key, value))
+    answer = torch.nn.functional.scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, scale=how.scaling
+    )
+    return answer.transpose(1, 2)
+
+
+def _plain_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, how: How) -> Tensor:
+    """By the formula: on a CPU faster than scaled_dot_product_attention, in bfloat16 four times."""
+    rows, heads, length, width = query.shape
+    # Queries that share a head of keys stand one under another, so that no key is copied.
+    query = query.reshape(rows, key.shape[1], -1, width)
+    scores = (query @ key.transpose(2, 3)) * how.scaling
+    scores = scores.view(rows, heads, length, -1)
+    if how.softcap is not None:
+        scores = how.softcap * torch.tanh(scores / how.softcap)
+    if mask is not None:
+        scores = scores + mask
+    weights = scores.softmax(dim=-1).view(rows, key.shape[1], -1, scores.shape[-1])
+    return (weights @ value).view(rows, heads, length, -1).transpose(1, 2)
+
+
+# ---- inside the model ----
+
+
+def _register() -> None:
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    with _REGISTERING:
+        AttentionInterface.register(NAME, _attention)
+        AttentionMaskInterface.register(NAME, sdpa_mask)
+
+
+def _attention(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    position_bias: Tensor | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """What transformers calls in each layer."""
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    layout = _LAYOUT.get()
+    if layout is None:
+        more = {"softcap": softcap, "s_aux": s_aux, "sliding_window": sliding_window}
+        kwargs.update({name: value for name, value in more.items() if value is not None})
+        return sdpa_attention_forward(
+            module,
+            query,
+            key,
+            value,
+            attention_mask,
+            scaling=scaling,
+            position_bias=position_bias,
+            **kwargs,
+        )
+    if s_aux is not None:
+        raise NotPackable("its attention has sinks")
+    factor = query.shape[-1] ** -0.5 if scaling is None else scaling
+    how = How(factor, position_bias, sliding_window, softcap)
+    return layout.attend(module, query, key, value, how), None
+
+
+def _bias_of_a_row(module: Any, arguments: Any, keywords: dict[str, Any]) -> Any:
+    """A relative bias of one row, [1, h, T, T], instead of one of all N packed positions."""
+    layout = _LAYOUT.get()
+    if layout is not None and keywords.get("position_bias") is None:
+        if getattr(module, "has_relative_attention_bias", False):
+            keywords["position_bias"] = module.compute_bias(layout.longest, layout.longest)
+        else:
+            weight = next(module.parameters())
+            keywords["position_bias"] = weight.new_zeros(1, 1, 1, 1)
+    return arguments, keywords
+
+
+def _positions_of_rows(module: Any, arguments: Any, keywords: dict[str, Any]) -> Any:
+    """Learned positions counted from the start of each row, instead of from that of the first."""
+    layout = _LAYOUT.get()
+    if layout is not None and layout.positions is not None:
+        keywords["position_ids"] = layout.positions
+    return arguments, keywords
+
+
+def _where_read(module: Any, arguments: tuple[Tensor, ...]) -> Any:
+    """The output layer of an encoder-decoder model, only where its logits are read."""
+    layout = _LAYOUT.get()
+    if layout is None or layout.read is None:
+        return arguments
+    return arguments[0][:, layout.read], *arguments[1:]
+
+
+class _LastLayer:
+    """The last layer where few positions are read: keys and values of all, all else of those alone."""
+
+    def forward(self, hidden_states: Tensor, *arguments: Any, **keywords: Any) -> Any:
+        layout = _LAYOUT.get()
+        forward: Any = super().forward  # type: ignore[misc]
+        if layout is None or layout.read is None:
+            return forward(hidden_states, *arguments, **keywords)
+        layout.collect()
+        with suppress(Enough):
+            forward(hidden_states, *arguments, **keywords)
+        length, read = hidden_states.shape[1], layout.read
+
+        def cut(value: Any) -> Any:
+            if isinstance(value, tuple):
+                return tuple(map(cut, value))
+            if isinstance(value, Tensor) and value.ndim > 1 and value.shape[1] == length:
+                return value[:, read]
+            return value
+
+        def put_back(value: Any) -> Any:
+            """What wasn't computed is zero; nobody reads it."""
+            if isinstance(value, tuple):
+                return (put_back(value[0]), *value[1:])
+            return torch.zeros_like(hidden_states).index_copy(1, read, value)
+
+        keywords = {name: cut(value) for name, value in keywords.items()}
+        return put_back(forward(cut(hidden_states), *map(cut, arguments), **keywords))
+
+
+def _layers(model: Any) -> torch.nn.ModuleList | None:
+    """The layers of a decoder-only model, where they stand in one list and no other is as long."""
+    count = getattr(model.config.get_text_config(), "num_hidden_layers", None)
+    lists = [
+        module
+        for module in model.modules()
+        if isinstance(module, torch.nn.ModuleList) and len(module) == count
+    ]
+    return lists[0] if len(lists) == 1 else None

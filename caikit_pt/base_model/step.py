@@ -1,0 +1,303 @@
+"""One step of training: all that is computed between two changes of the soft prompts.
+
+A step is given one or more prompts, takes the losses of any number of batches, and at the end carries
+the gradients back to the prompts. What doesn't depend on the rows is computed once a step.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import cached_property
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from caikit_pt.base_model.frozen import BaseModel, PromptTensors, TrainingBatch
+from caikit_pt.base_model.packing import Enough, How, Rows, mask_of_none, packed
+from caikit_pt.parameters.tuning import DECODER
+
+if TYPE_CHECKING:
+    from caikit_pt.base_model.causal import CausalModel
+    from caikit_pt.base_model.seq2seq import Seq2SeqModel
+
+
+class Step(ABC):
+    """Losses of batches under `prompts`, and the gradients of these."""
+
+    @abstractmethod
+    def target_losses(self, batch: TrainingBatch) -> Tensor:
+        """The summed cross-entropy [B] (nats, float32) of each row's target.
+
+        `backward` of anything made of it may be called once for each batch; the gradients add up.
+        """
+
+    @abstractmethod
+    def finish(self) -> None:
+        """Carries the gradients that have added up through the prompts, to what they are made of."""
+
+
+class _Leaves:
+    """Tensors cut off from what they were computed from, so that gradients add up in them first."""
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        self._origins = tensors
+        self.tensors = [tensor.detach().requires_grad_(tensor.requires_grad) for tensor in tensors]
+
+    def carry_on(self) -> None:
+        """One backward from the leaves to where they come from."""
+        pairs = [
+            (origin, leaf.grad)
+            for origin, leaf in zip(self._origins, self.tensors, strict=True)
+            if leaf.grad is not None
+        ]
+        torch.autograd.backward([origin for origin, _ in pairs], [gradient for _, gradient in pairs])
+
+
+class _LeafPrompts:
+    """Soft prompts as leaves."""
+
+    def __init__(self, prompts: Sequence[PromptTensors]) -> None:
+        self._leaves = _Leaves([tensor for prompt in prompts for tensor in prompt.values()])
+        leaves = iter(self._leaves.tensors)
+        self._prompts = [{part: next(leaves) for part in prompt} for prompt in prompts]
+
+    def of_rows(self, batch: TrainingBatch) -> list[PromptTensors]:
+        """The prompt of each row of `batch`."""
+        return [self._prompts[index] for index in batch.prompt_of_rows]
+
+    def carry_on(self) -> None:
+        """See `_Leaves`."""
+        self._leaves.carry_on()
+
+
+class PaddedStep(Step):
+    """For every model: prompt and text of each row padded to one length, and nothing shared."""
+
+    def __init__(self, base: BaseModel, prompts: Sequence[PromptTensors]) -> None:
+        self._base = base
+        self._prompts = _LeafPrompts(prompts)
+
+    def target_losses(self, batch: TrainingBatch) -> Tensor:
+        return self._base.padded_losses(self._prompts.of_rows(batch), batch)
+
+    def finish(self) -> None:
+        self._prompts.carry_on()
+
+
+class PackedSeq2SeqStep(Step):
+    """For encoder-decoder models: the rows of either side one behind another.
+
+    An encoder's prompt looks at the text behind it, and a decoder's at what was encoded, so neither can
+    be shared between rows.
+    """
+
+    def __init__(self, base: Seq2SeqModel, prompts: Sequence[PromptTensors]) -> None:
+        self._base = base
+        self._prompts = _LeafPrompts(prompts)
+
+    def target_losses(self, batch: TrainingBatch) -> Tensor:
+        base, prompts = self._base, self._prompts.of_rows(batch)
+        sources, targets = base.encoder_rows(prompts, batch), base.decoder_rows(prompts, batch)
+        encoding = _TwoSides(list(map(len, sources)), list(map(len, sources)), base.device)
+        mask = mask_of_none(base.device)
+        with packed(encoding):
+            encoded = base.model.get_encoder()(
+                inputs_embeds=torch.cat(sources)[None], attention_mask=mask
+            ).last_hidden_state
+        read = _target_positions(targets, batch).to(base.device)
+        decoding = _TwoSides(list(map(len, targets)), list(map(len, sources)), base.device, read)
+        with packed(decoding):
+            logits = base.model(
+                encoder_outputs=(encoded,),
+                attention_mask=mask,
+                decoder_inputs_embeds=torch.cat(targets)[None],
+                decoder_attention_mask=mask,
+                use_cache=False,
+            ).logits[0]
+        return _losses_of_rows(logits, batch)
+
+    def finish(self) -> None:
+        self._prompts.carry_on()
+
+
+class PackedCausalStep(Step):
+    """For decoder-only models: texts one behind another, in front of all of them each prompt once.
+
+    Nothing in front of a text depends on the text. So the keys and values of a prompt, and of tokens
+    that all texts begin with, are computed once a step; the rows of all batches look at them, and what
+    gradient they get by it goes back through the prompt in one backward. Of the last layer, only keys
+    and values are computed for every position, all else where a target token is predicted.
+    """
+
+    def __init__(
+        self, base: CausalModel, prompts: Sequence[PromptTensors], common: Sequence[int] = ()
+    ) -> None:
+        self._base = base
+        self._common = len(common)
+        rows = [base.join(prompt.get(DECODER), common) for prompt in prompts]
+        self._lengths = [len(row) for row in rows]
+        self._leaves = _Leaves(self._read(rows))
+
+    def target_losses(self, batch: TrainingBatch) -> Tensor:
+        base = self._base
+        texts = [
+            [*source[self._common :], *target[:-1]]
+            for source, target in zip(batch.sources, batch.targets, strict=True)
+        ]
+        lengths, before = list(map(len, texts)), [self._lengths[index] for index in batch.prompt_of_rows]
+        reading = _TextPass(
+            Rows(lengths, lengths, base.device, True, batch.prompt_of_rows, self._lengths),
+            Rows(
+                list(map(len, batch.targets)), lengths, base.device, True, batch.prompt_of_rows, self._lengths
+            ),
+            self._prefixes,
+            _target_positions(texts, batch).to(base.device),
+        )
+        positions = _places(lengths, before).to(base.device)
+        embeddings = base.embed([token for text in texts for token in text])
+        with packed(reading):
+            logits = base.packed_logits(embeddings, positions, reading.read)
+        return _losses_of_rows(logits, batch)
+
+    def finish(self) -> None:
+        self._leaves.carry_on()
+
+    def _read(self, rows: Sequence[Tensor]) -> list[Tensor]:
+        """Keys and values [1, h, P, d] of every layer and prompt, each layer's for each prompt."""
+        if not any(self._lengths):
+            return []
+        reading = _PromptPass(
+            Rows(self._lengths, self._lengths, self._base.device, True), self._base.layers
+        )
+        positions = _places(self._lengths).to(self._base.device)
+        with packed(reading), suppress(Enough):
+            self._base.packed_logits(torch.cat(list(rows)), positions, positions[:1])
+        return [
+            part
+            for keys, values in reading.seen
+            for pair in zip(keys.split(self._lengths, dim=2), values.split(self._lengths, dim=2), strict=True)
+            for part in pair
+        ]
+
+    @cached_property
+    def _prefixes(self) -> list[list[tuple[Tensor, Tensor]]] | None:
+        """By layer and by prompt, its keys and values; None where nothing stands in front of any text."""
+        if not self._leaves.tensors:
+            return None
+        leaves = iter(self._leaves.tensors)
+        return [
+            [(next(leaves), next(leaves)) for _ in self._lengths] for _ in range(self._base.layers)
+        ]
+
+
+# ---- layouts ----
+
+
+class _TwoSides:
+    """Of an encoder, or of a decoder that also looks at what was encoded."""
+
+    def __init__(
+        self, own: Sequence[int], other: Sequence[int], device: torch.device, read: Tensor | None = None
+    ) -> None:
+        # Without a decoder prompt every position predicts a target token.
+        self.read = None if read is None or len(read) == sum(own) else read
+        self.longest = max(*own, *other)
+        self.positions = _places(own).to(device)
+        self._own, self._other, self._device = own, other, device
+
+    @cached_property
+    def _causal(self) -> Rows:
+        return Rows(self._own, self._own, self._device, causal=True)
+
+    @cached_property
+    def _bidirectional(self) -> Rows:
+        return Rows(self._own, self._other, self._device, causal=False)
+
+    def attend(self, module: Any, query: Tensor, key: Tensor, value: Tensor, how: How) -> Tensor:
+        rows = self._causal if module.is_causal else self._bidirectional
+        return rows.attend(query, key, value, how)
+
+    def collect(self) -> None:
+        raise NotImplementedError
+
+
+class _PromptPass:
+    """Keeps the keys and values of every layer, and ends in the last."""
+
+    read = positions = None
+    longest = 0
+
+    def __init__(self, rows: Rows, layers: int) -> None:
+        self._rows, self._layers = rows, layers
+        self.seen: list[tuple[Tensor, Tensor]] = []
+
+    def attend(self, module: Any, query: Tensor, key: Tensor, value: Tensor, how: How) -> Tensor:
+        self.seen.append((key, value))
+        if len(self.seen) == self._layers:
+            raise Enough
+        return self._rows.attend(query, key, value, how)
+
+    def collect(self) -> None:
+        raise NotImplementedError
+
+
+class _TextPass:
+    """Texts behind prompts; in the last layer, few positions ask and all are asked."""
+
+    positions = None
+    longest = 0
+
+    def __init__(
+        self,
+        rows: Rows,
+        last: Rows,
+        prefixes: Sequence[Sequence[tuple[Tensor, Tensor]]] | None,
+        read: Tensor,
+    ) -> None:
+        self.read = read
+        self._rows, self._last, self._prefixes = rows, last, prefixes
+        self._layer = 0
+        self._collecting = False
+        self._collected: tuple[Tensor, Tensor] | None = None
+
+    def collect(self) -> None:
+        self._collecting = True
+
+    def attend(self, module: Any, query: Tensor, key: Tensor, value: Tensor, how: How) -> Tensor:
+        if self._collecting:
+            self._collecting, self._collected = False, (key, value)
+            raise Enough
+        prefix = self._prefixes and self._prefixes[self._layer]
+        self._layer += 1
+        if self._collected is not None:
+            return self._last.attend(query, *self._collected, how, prefix)
+        return self._rows.attend(query, key, value, how, prefix)
+
+
+def _places(lengths: Sequence[int], before: Sequence[int] | None = None) -> Tensor:
+    """The place [N] of each packed position in its row, `before` positions from the row's start."""
+    starts = before or [0] * len(lengths)
+    return torch.cat(
+        [torch.arange(start, start + length) for start, length in zip(starts, lengths, strict=True)]
+    )
+
+
+def _target_positions(rows: Sequence[Any], batch: TrainingBatch) -> Tensor:
+    """Where packed rows that end with their targets predict these, [R]."""
+    ends = accumulate(map(len, rows))
+    pairs = zip(ends, batch.targets, strict=True)
+    return torch.cat([torch.arange(end - len(target), end) for end, target in pairs])
+
+
+def _losses_of_rows(logits: Tensor, batch: TrainingBatch) -> Tensor:
+    """Of the logits [R, V] at all target tokens, the summed cross-entropy [B] of each row."""
+    labels = torch.tensor([token for target in batch.targets for token in target], device=logits.device)
+    rows = torch.tensor(
+        [row for row, target in enumerate(batch.targets) for _ in target], device=logits.device
+    )
+    losses = torch.nn.functional.cross_entropy(logits.float(), labels, reduction="none")
+    return losses.new_zeros(len(batch.targets)).index_add(0, rows, losses)

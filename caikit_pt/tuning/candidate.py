@@ -1,0 +1,159 @@
+"""One prompt of a training while it is tuned: what it learns with, its curve, and the best of it so far."""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from caikit_pt.base_model.frozen import BaseModel
+from caikit_pt.errors import TrainingDiverged
+from caikit_pt.parameters.tuning import TuningParameters
+from caikit_pt.soft_prompt.initializers import Start, initial_prompt
+from caikit_pt.soft_prompt.prompt import SoftPrompt, trainable
+from caikit_pt.soft_prompt.source import SourcePrompt
+from caikit_pt.tuning.learner import Learner
+
+if TYPE_CHECKING:
+    import torch
+
+_LOG = logging.getLogger(__name__)
+# So many updates in a row that can't be made end the training: nothing will change any more.
+MOST_SKIPPED = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """An update on the loss curve, read from the device. `made` is false where the update was skipped."""
+
+    epoch: int
+    step: int
+    loss: float
+    learning_rate: float
+    made: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Best:
+    """The prompt with the lowest validation loss, and when that was."""
+
+    prompt: SoftPrompt
+    loss: float
+    epoch: int
+    step: int
+
+
+@dataclass(slots=True)
+class _Pending:
+    """An update whose loss is still on the device."""
+
+    epoch: int
+    step: int
+    learning_rate: float
+    loss: torch.Tensor
+    made: torch.Tensor
+
+
+@dataclass(slots=True)
+class Candidate:
+    """A soft prompt with its parameters, from its initial rows to its best ones."""
+
+    parameters: TuningParameters
+    initial: SoftPrompt
+    learner: Learner
+    updates: int
+    curve: list[Point] = field(default_factory=list)
+    logs: list[dict[str, Any]] = field(default_factory=list)
+    best: Best | None = None
+    skipped: int = 0
+    _in_a_row: int = 0
+    _pending: list[_Pending] = field(default_factory=list)
+
+    @classmethod
+    def begin(
+        cls, base: BaseModel, parameters: TuningParameters, source: SourcePrompt | None, updates: int
+    ) -> Candidate:
+        """A new one, whose random numbers all come from the seed of its parameters."""
+        import torch
+
+        generator = torch.Generator().manual_seed(parameters.seed)
+        initial = initial_prompt(Start(base, parameters, generator, source))
+        prompt = trainable(initial.to(base.device), parameters, generator)
+        return cls(parameters, initial, Learner(prompt, parameters, updates), updates)
+
+    @property
+    def diverged(self) -> bool:
+        """Whether there is no point in going on."""
+        return self._in_a_row >= MOST_SKIPPED
+
+    @property
+    def prompt(self) -> SoftPrompt:
+        """The one to keep: the best where there was a validation, else the one there is now."""
+        return self.best.prompt if self.best else self.learner.prompt.finished()
+
+    def updated(self, epoch: int, step: int, rate: float, loss: torch.Tensor, made: torch.Tensor) -> None:
+        """Remembers an update without waiting for its loss."""
+        self._pending.append(_Pending(epoch, step, rate, loss, made))
+
+    def read(self) -> list[Point]:
+        """The updates since the last call, in one transfer from the device. Warns of skipped ones."""
+        import torch
+
+        pending, self._pending = self._pending, []
+        if not pending:
+            return []
+        values = torch.stack([item.loss for item in pending]).tolist()
+        made = torch.stack([item.made for item in pending]).tolist()
+        points = [
+            Point(item.epoch, item.step, value, item.learning_rate, ok)
+            for item, value, ok in zip(pending, values, made, strict=True)
+        ]
+        for point in points:
+            self._count(point)
+            self.log("loss", point.epoch, point.step, point.loss)
+        self.curve += points
+        return points
+
+    def validated(self, epoch: int, step: int, values: dict[str, float]) -> bool:
+        """Remembers a validation, `loss` and metrics by name; whether its loss is the lowest so far."""
+        for name, value in values.items():
+            self.log(f"validation_{name}", epoch, step, value)
+        loss = values["loss"]
+        better = math.isfinite(loss) and (self.best is None or loss < self.best.loss)
+        if better:
+            self.best = Best(self.learner.prompt.finished(), loss, epoch, step)
+        return better
+
+    def log(self, name: str, epoch: int, step: int, value: float) -> None:
+        """A line of training_logs.jsonl, as caikit-nlp has them."""
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        data = {"epoch": epoch, "step": step, "value": value, "timestamp": now}
+        self.logs.append({"name": name, "data": data})
+
+    def _count(self, point: Point) -> None:
+        if point.made:
+            self._in_a_row = 0
+            return
+        self.skipped += 1
+        self._in_a_row += 1
+        _LOG.warning(
+            "the %s is not finite at update %d of %d, which is skipped",
+            _not_finite(point),
+            point.step,
+            self.updates,
+        )
+
+    def diverging(self) -> TrainingDiverged:
+        """What to raise for a candidate that has diverged."""
+        last = self.curve[-1]
+        return TrainingDiverged(
+            f"The {_not_finite(last)} is not finite at update {last.step} of {self.updates}, nor at the "
+            f"{MOST_SKIPPED - 1} before it. Try a smaller learning_rate than "
+            f"{self.parameters.learning_rate:g}, or torch_dtype float32 or bfloat16 where it is float16."
+        )
+
+
+def _not_finite(point: Point) -> str:
+    return "gradient" if math.isfinite(point.loss) else "loss"

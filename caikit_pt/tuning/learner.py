@@ -1,0 +1,131 @@
+"""A soft prompt that learns: its weights, its optimiser and its learning rate, and one update of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from caikit_pt.base_model.frozen import BaseModel, TrainingBatch
+from caikit_pt.parameters.tuning import ADAFACTOR, CONSTANT, TuningParameters
+from caikit_pt.soft_prompt.prompt import TrainablePrompt
+from caikit_pt.tuning.losses import backward
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Learner:
+    """Moves one soft prompt by the gradients it gets. `updates` are those that it will make in all."""
+
+    def __init__(self, prompt: TrainablePrompt, parameters: TuningParameters, updates: int) -> None:
+        import torch
+
+        self.prompt = prompt
+        self._max_grad_norm = parameters.max_grad_norm
+        groups = prompt.parameter_groups()
+        self._weights: list[torch.Tensor] = [weight for group in groups for weight in group["params"]]
+        self._optimizer = _optimizer(groups, parameters, self._weights[0].device.type == "cuda")
+        self._schedule = torch.optim.lr_scheduler.LambdaLR(self._optimizer, _factor(parameters, updates))
+
+    @property
+    def learning_rate(self) -> float:
+        """That of the next update, of the prompt itself."""
+        return float(self._schedule.get_last_lr()[0])
+
+    def forget_gradients(self) -> None:
+        """Before an update."""
+        self._optimizer.zero_grad()
+
+    def step(self, loss: torch.Tensor) -> torch.Tensor:
+        """One update by the gradients that are there; whether it was made, as a tensor (bool scalar).
+
+        Where `loss` (float32 scalar) or a gradient isn't finite, or the update itself would end in something
+        that isn't, weights and moments stay what they were. Either way the schedule goes on. All of it
+        happens on the device, without waiting for it.
+        """
+        import torch
+
+        finite = torch.isfinite(loss)
+        for weight in self._weights:
+            if weight.grad is not None:
+                finite &= torch.isfinite(weight.grad).all()
+        before = [tensor.detach().clone() for tensor in self._state()]
+        if self._max_grad_norm:
+            torch.nn.utils.clip_grad_norm_(self._weights, self._max_grad_norm)
+        self._optimizer.step()
+        after = self._state()
+        for weight in self._weights:
+            finite &= torch.isfinite(weight).all()
+        # What there was no moment of before the first update begins with zero.
+        before += [torch.zeros_like(tensor) for tensor in after[len(before) :]]
+        with torch.no_grad():
+            for old, new in zip(before, after, strict=True):
+                new.copy_(torch.where(finite.to(new.device), new, old))
+        self._schedule.step()
+        return finite
+
+    def _state(self) -> list[torch.Tensor]:
+        """Every tensor that an update changes: the weights first, then the optimiser's in a fixed order."""
+        import torch
+
+        states = [self._optimizer.state[weight] for weight in self._weights if weight in self._optimizer.state]
+        moments = [value for state in states for value in state.values() if isinstance(value, torch.Tensor)]
+        return [*self._weights, *moments]
+
+
+def gradients(
+    base: BaseModel, learners: Sequence[Learner], batches: Sequence[TrainingBatch]
+) -> list[torch.Tensor]:
+    """Gives each learner the gradients of its loss on a batch of its own; all rows share forward passes.
+
+    Returns the losses (nats a target token, float32 scalars), each the mean over the target tokens of the
+    learner's whole batch. Nothing that a learner gets depends on the others, but for rounding.
+    """
+    import torch
+
+    for learner in learners:
+        learner.forget_gradients()
+    sizes = [len(batch.sources) for batch in batches]
+    weights = [1 / batch.target_tokens for batch in batches]
+    together = TrainingBatch(
+        [source for batch in batches for source in batch.sources],
+        [target for batch in batches for target in batch.targets],
+        [number for number, size in enumerate(sizes) for _ in range(size)],
+    )
+    of_rows = [weight for weight, size in zip(weights, sizes, strict=True) for _ in range(size)]
+    prompts = [learner.prompt.tensors() for learner in learners]
+    rows = backward(base, prompts, together, of_rows).split(sizes)
+    return [
+        row.sum(dtype=torch.float32) * weight for row, weight in zip(rows, weights, strict=True)
+    ]
+
+
+Gradients = Callable[[BaseModel, Sequence[Learner], Sequence[TrainingBatch]], "list[torch.Tensor]"]
+
+
+def _optimizer(groups: list[dict[str, Any]], parameters: TuningParameters, cuda: bool) -> torch.optim.Optimizer:
+    import torch
+
+    if parameters.optimizer == ADAFACTOR:
+        from transformers.optimization import Adafactor
+
+        # Lester et al. 2021: the rate as it is given, not a share of the parameter's size.
+        return Adafactor(  # type: ignore[no-untyped-call]
+            groups, scale_parameter=False, relative_step=False, weight_decay=parameters.weight_decay
+        )
+    # On a GPU the count of steps has to be there, too, or every step would wait for it.
+    return torch.optim.AdamW(groups, weight_decay=parameters.weight_decay, capturable=cuda)
+
+
+def _factor(parameters: TuningParameters, updates: int) -> Callable[[int], float]:
+    """The share of the learning rate at an update, counted from 0: up, then constant or down to zero."""
+    rising = round(parameters.warmup_ratio * updates)
+
+    def factor(step: int) -> float:
+        if step < rising:
+            return (step + 1) / (rising + 1)
+        if parameters.lr_scheduler_type == CONSTANT:
+            return 1.0
+        return max(0.0, (updates - step) / max(1, updates - rising))
+
+    return factor

@@ -1,0 +1,87 @@
+"""How good a soft prompt is on records that it isn't trained on: losses, and answers as a server gives them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from caikit_pt.base_model.frozen import BaseModel, PromptTensors
+from caikit_pt.parameters.generation import GenerationParameters
+from caikit_pt.serving.generator import generate
+from caikit_pt.serving.sequence import Sequence as Request
+from caikit_pt.soft_prompt.prompt import SoftPrompt
+from caikit_pt.tuning.estimate import Estimate, ratio
+from caikit_pt.tuning.examples import Examples
+from caikit_pt.tuning.losses import losses
+from caikit_pt.tuning.metrics import scores
+from caikit_pt.tuning.records import Records
+
+_ANSWERS_AT_ONCE = 32
+# Answers cost far more than losses: while a training runs, so many are looked at; at its end, so many.
+WATCHED, JUDGED = 32, 200
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """One look at the validation records. `loss` is nats a target token."""
+
+    loss: Estimate
+    metrics: Mapping[str, Estimate]
+
+    @property
+    def perplexity(self) -> float:
+        """exp of the loss."""
+        return math.exp(min(self.loss.value, 700.0))
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain values."""
+        return {
+            "loss": self.loss.to_dict(),
+            "perplexity": self.perplexity,
+            **{name: estimate.to_dict() for name, estimate in self.metrics.items()},
+        }
+
+
+class Validation:
+    """The records that a training is judged by."""
+
+    def __init__(self, base: BaseModel, records: Records, examples: Examples, task: str) -> None:
+        self._base, self._records, self._examples, self._task = base, records, examples, task
+        self._batch = examples.batch(range(len(examples)))
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    def losses(self, prompts: Sequence[PromptTensors]) -> list[Estimate]:
+        """For each of `prompts`, the mean loss over all target tokens; they share their forward passes."""
+        together = self._examples.batch(
+            [*range(len(self))] * len(prompts),
+            [number for number in range(len(prompts)) for _ in range(len(self))],
+        )
+        counts = [float(len(target)) for target in self._batch.targets]
+        rows = losses(self._base, prompts, together).view(len(prompts), -1).tolist()
+        return [ratio(sums, counts) for sums in rows]
+
+    def scores(self, prompt: SoftPrompt, answered: int = WATCHED) -> Scores:
+        """Loss over all records, and the task's metrics over the answers to the first `answered`."""
+        (loss,) = self.losses([prompt.to(self._base.device).tensors])
+        answers = self._answers(prompt.to(self._base.device), answered)
+        outputs = [record.output for record in self._records.items[:answered]]
+        return Scores(loss, scores(self._task, answers, outputs))
+
+    def _answers(self, prompt: SoftPrompt, count: int) -> list[str]:
+        """Greedy answers by the code that serves, each as long as the longest output and one token more."""
+        longest = max(len(target) for target in self._batch.targets)
+        parameters = GenerationParameters(max_new_tokens=longest + 1, preserve_input_text=False)
+        answers: list[str] = []
+        sources = self._batch.sources[:count]
+        for start in range(0, len(sources), _ANSWERS_AT_ONCE):
+            requests = [
+                Request(self._base, prompt, source, parameters)
+                for source in sources[start : start + _ANSWERS_AT_ONCE]
+            ]
+            for _ in generate(self._base, requests):
+                pass
+            answers += [request.text for request in requests]
+        return answers

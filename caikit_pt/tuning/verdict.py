@@ -1,0 +1,69 @@
+"""What came of a training, for whoever has to decide whether to use its prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from caikit_pt.base_model.frozen import BaseModel
+from caikit_pt.soft_prompt.prompt import SoftPrompt
+from caikit_pt.tuning.candidate import Candidate
+from caikit_pt.tuning.course import course
+from caikit_pt.tuning.neighbours import nearest_words
+from caikit_pt.tuning.validation import JUDGED, Validation
+
+UNTUNED, INITIAL, TUNED = "untuned", "initial", "tuned"
+
+
+def verdict(candidate: Candidate, base: BaseModel, validation: Validation | None) -> dict[str, Any]:
+    """Plain values: how the loss went, which update is kept, the nearest words of each virtual token,
+    and, on the validation records, what the untuned base, the initial and the tuned prompt are worth, each
+    with 95 % intervals."""
+    best = candidate.best
+    validated = [
+        entry["data"]["value"] for entry in candidate.logs if entry["name"] == "validation_loss"
+    ]
+    told: dict[str, Any] = {
+        "course": course([point.loss for point in candidate.curve], validated),
+        "kept": {"epoch": best.epoch, "step": best.step} if best else _last(candidate),
+        "skipped_updates": candidate.skipped,
+        "nearest_words": {
+            part: nearest_words(base, tensor) for part, tensor in candidate.prompt.tensors.items()
+        },
+    }
+    if validation is not None:
+        compared = {UNTUNED: SoftPrompt({}), INITIAL: candidate.initial, TUNED: candidate.prompt}
+        told["validation_records"] = len(validation)
+        told["answers"] = min(JUDGED, len(validation))
+        told["validation"] = {
+            name: validation.scores(prompt, JUDGED).to_dict() for name, prompt in compared.items()
+        }
+    return told
+
+
+def in_words(verdict: Mapping[str, Any]) -> list[str]:
+    """The verdict in a few lines, for a status."""
+    if not verdict:
+        return []
+    kept = verdict["kept"]
+    lines = [f"The loss is {verdict['course']}. Kept is the prompt after epoch {kept['epoch']}, update {kept['step']}."]
+    if verdict["skipped_updates"]:
+        lines.append(f"{verdict['skipped_updates']} updates were skipped, because they weren't finite.")
+    scores = verdict.get("validation")
+    if scores:
+        names = [name for name in scores[TUNED] if name != "perplexity"]
+        compared = "; ".join(f"{name} {_comparison(name, scores)}" for name in names)
+        lines.append(f"On {verdict['validation_records']} validation records: {compared}.")
+    return lines
+
+
+def _comparison(name: str, scores: Mapping[str, Any]) -> str:
+    tuned, untuned = scores[TUNED][name], scores[UNTUNED][name]
+    return (
+        f"{tuned['value']:.3f} [{tuned['low']:.3f}, {tuned['high']:.3f}] with the tuned prompt, "
+        f"{untuned['value']:.3f} without"
+    )
+
+
+def _last(candidate: Candidate) -> dict[str, int]:
+    return {"epoch": candidate.curve[-1].epoch, "step": candidate.curve[-1].step}
