@@ -148,7 +148,9 @@ class PeftPromptTuning(ModuleBase):
             base = plan.resource or POOL.get(
                 plan.checkpoint, plan.parameters.torch_dtype, plan.parameters.device
             )
-            taking_part = round_of(base).member() if settings.current().join_trainings else nullcontext(gradients)
+            taking_part = (
+                round_of(base).member() if settings.current().join_trainings else nullcontext(gradients)
+            )
             with taking_part as compute, show_progress(plan.checkpoint.name, progress_bar) as on_update:
                 return cls(tune(plan, base, on_update, compute), base)
 

@@ -20,8 +20,9 @@ ROOMS = {
     "parameters": set(),
     "base_model": {"parameters"},
     "soft_prompt": {"parameters", "base_model"},
-    "tuning": {"parameters", "base_model", "soft_prompt"},
     "serving": {"parameters", "base_model", "soft_prompt"},
+    # A training is judged by answers as the server gives them.
+    "tuning": {"parameters", "base_model", "soft_prompt", "serving"},
 }
 
 

@@ -67,12 +67,11 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 @cache
 def _onednn_is_right() -> bool:
     """Whether the operator, which is private to torch, is there and agrees with float64."""
-    if not torch.backends.mkldnn.is_available() or "AVX512" not in torch.backends.cpu.get_cpu_capability():
+    available: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    if not available or "AVX512" not in torch.backends.cpu.get_cpu_capability():
         return False
     generator = torch.Generator().manual_seed(0)
-    x, weight, bias = (
-        torch.randn(*shape, generator=generator) for shape in ((2, 9, 40), (24, 40), (24,))
-    )
+    x, weight, bias = (torch.randn(*shape, generator=generator) for shape in ((2, 9, 40), (24, 40), (24,)))
     exact = torch.nn.functional.linear(x.double(), weight.double(), bias.double())
     back = exact @ weight.double()
     try:

@@ -96,7 +96,9 @@ def prepare(model: Any) -> bool:
     for module in model.modules():
         if hasattr(module, "compute_bias"):
             module.register_forward_pre_hook(_bias_of_a_row, with_kwargs=True)
-        elif isinstance(module, torch.nn.Embedding) and "position_ids" in signature(module.forward).parameters:
+        elif (
+            isinstance(module, torch.nn.Embedding) and "position_ids" in signature(module.forward).parameters
+        ):
             module.register_forward_pre_hook(_positions_of_rows, with_kwargs=True)
     if model.config.is_encoder_decoder:
         model.get_output_embeddings().register_forward_pre_hook(_where_read)
@@ -229,7 +231,7 @@ class _Group:
             ends = self._prefix_length + torch.tensor(self.keys.lengths, device=self._device)
             return (keys < ends[:, None])[:, None, None]
         # Padding stands behind every row, where no position of the row itself looks. It asks from no farther
-        # than the last key, so that it sees itself there: what sees nothing is no number, nor is its gradient.
+        # than the last key, which it sees: of what sees nothing, neither result nor gradient is a number.
         before = [had - asks for had, asks in zip(self.keys.lengths, self.queries.lengths, strict=True)]
         before = before[:1] if len(set(before)) == 1 else before
         steps = torch.arange(self.queries.longest, device=self._device)
@@ -261,6 +263,11 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, group: _Group, how: How) 
         mask = bias if mask is None else mask + bias
     if query.device.type == "cpu" or how.softcap is not None:
         return _plain_attention(query, key, value, mask, how)
+    return _fused_attention(query, key, value, mask, how)
+
+
+def _fused_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, how: How) -> Tensor:
+    """By torch's scaled_dot_product_attention."""
     repeated = query.shape[1] // key.shape[1]
     key, value = (tensor.repeat_interleave(repeated, dim=1) for tensor in (key, value))
     answer = torch.nn.functional.scaled_dot_product_attention(

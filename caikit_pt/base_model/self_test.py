@@ -108,7 +108,8 @@ def _trained(base: BaseModel, packed: bool, nudge: float = 0.0) -> tuple[torch.T
         step = base.packed_step(prompts, words[:1]) if packed else base.padded_step(prompts)
         for batch in batches:
             losses = step.target_losses(batch)
-            (losses * torch.arange(1, len(losses) + 1, device=base.device)).sum().backward()
+            weights = torch.arange(1, len(losses) + 1, device=base.device)
+            (losses * weights).sum().backward()  # type: ignore[no-untyped-call]
             seen.append(losses.detach())
         step.finish()
     gradients = [tensor.grad for prompt in prompts for tensor in prompt.values()]

@@ -85,16 +85,12 @@ class Seq2SeqModel(BaseModel):
             label[begin : begin + len(target)] = torch.tensor(target, device=self.device)
         return row_losses(logits, labels)
 
-    def encoder_rows(
-        self, prompts: Sequence[PromptTensors], batch: TrainingBatch
-    ) -> list[torch.Tensor]:
+    def encoder_rows(self, prompts: Sequence[PromptTensors], batch: TrainingBatch) -> list[torch.Tensor]:
         """What the encoder reads of each row, [P + T, H]."""
         pairs = zip(prompts, batch.sources, strict=True)
         return [self.join(prompt.get(ENCODER), source) for prompt, source in pairs]
 
-    def decoder_rows(
-        self, prompts: Sequence[PromptTensors], batch: TrainingBatch
-    ) -> list[torch.Tensor]:
+    def decoder_rows(self, prompts: Sequence[PromptTensors], batch: TrainingBatch) -> list[torch.Tensor]:
         """What the decoder reads of each row, [P + K, H]: the target from the start token on."""
         pairs = zip(prompts, batch.targets, strict=True)
         return [self.join(prompt.get(DECODER), [self.start_id, *target[:-1]]) for prompt, target in pairs]

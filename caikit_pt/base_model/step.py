@@ -170,16 +170,16 @@ class PackedCausalStep(Step):
         """Keys and values [1, h, P, d] of every layer and prompt, each layer's for each prompt."""
         if not any(self._lengths):
             return []
-        reading = _PromptPass(
-            Rows(self._lengths, self._lengths, self._base.device, True), self._base.layers
-        )
+        reading = _PromptPass(Rows(self._lengths, self._lengths, self._base.device, True), self._base.layers)
         positions = _places(self._lengths).to(self._base.device)
         with packed(reading), suppress(Enough):
             self._base.packed_logits(torch.cat(list(rows)), positions, positions[:1])
         return [
             part
             for keys, values in reading.seen
-            for pair in zip(keys.split(self._lengths, dim=2), values.split(self._lengths, dim=2), strict=True)
+            for pair in zip(
+                *(torch.split(part, self._lengths, dim=2) for part in (keys, values)), strict=True
+            )
             for part in pair
         ]
 
@@ -189,9 +189,7 @@ class PackedCausalStep(Step):
         if not self._leaves.tensors:
             return None
         leaves = iter(self._leaves.tensors)
-        return [
-            [(next(leaves), next(leaves)) for _ in self._lengths] for _ in range(self._base.layers)
-        ]
+        return [[(next(leaves), next(leaves)) for _ in self._lengths] for _ in range(self._base.layers)]
 
 
 # ---- layouts ----
@@ -271,7 +269,7 @@ class _TextPass:
         if self._collecting:
             self._collecting, self._collected = False, (key, value)
             raise Enough
-        prefix = self._prefixes and self._prefixes[self._layer]
+        prefix = None if self._prefixes is None else self._prefixes[self._layer]
         self._layer += 1
         if self._collected is not None:
             return self._last.attend(query, *self._collected, how, prefix)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections.abc
 import time
 from dataclasses import dataclass
 from enum import Enum
@@ -17,6 +18,7 @@ from caikit_pt.soft_prompt.prompt import SoftPrompt
 if TYPE_CHECKING:
     import torch
 
+Ids = collections.abc.Sequence[int]
 _CONTEXT_TOKENS = 6  # of the text, in front of the answer, that decide its first space
 
 
@@ -50,7 +52,7 @@ class Sequence:
         self,
         base: BaseModel,
         prompt: SoftPrompt,
-        ids: list[int],
+        ids: Ids,
         parameters: GenerationParameters,
         prefix: str = "",
     ) -> None:

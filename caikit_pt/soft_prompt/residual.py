@@ -25,9 +25,7 @@ _NETWORK_RATE = 0.01
 class ResidualPrompt(TrainablePrompt):
     """The rows of a plain prompt and, for each side, a network with a skip connection around it."""
 
-    def __init__(
-        self, initial: SoftPrompt, parameters: TuningParameters, generator: torch.Generator
-    ) -> None:
+    def __init__(self, initial: SoftPrompt, parameters: TuningParameters, generator: torch.Generator) -> None:
         self._rows = {part: tensor.clone().requires_grad_() for part, tensor in initial.tensors.items()}
         self._networks = {part: _Network(tensor, generator) for part, tensor in initial.tensors.items()}
         self._learning_rate = parameters.learning_rate

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     import torch
 
 Window = list[int]
-_BUCKET_WINDOWS = 50  # windows that are sorted by length together, as transformers' LengthGroupedSampler has it
+# Windows that are sorted by length together, as transformers' LengthGroupedSampler has it.
+_BUCKET_WINDOWS = 50
 
 
 def updates_per_epoch(examples: int, window: int) -> int:

@@ -68,7 +68,9 @@ class Learner:
         """Every tensor that an update changes: the weights first, then the optimiser's in a fixed order."""
         import torch
 
-        states = [self._optimizer.state[weight] for weight in self._weights if weight in self._optimizer.state]
+        states = [
+            self._optimizer.state[weight] for weight in self._weights if weight in self._optimizer.state
+        ]
         moments = [value for state in states for value in state.values() if isinstance(value, torch.Tensor)]
         return [*self._weights, *moments]
 
@@ -94,16 +96,16 @@ def gradients(
     )
     of_rows = [weight for weight, size in zip(weights, sizes, strict=True) for _ in range(size)]
     prompts = [learner.prompt.tensors() for learner in learners]
-    rows = backward(base, prompts, together, of_rows).split(sizes)
-    return [
-        row.sum(dtype=torch.float32) * weight for row, weight in zip(rows, weights, strict=True)
-    ]
+    rows = backward(base, prompts, together, of_rows).split(sizes)  # type: ignore[no-untyped-call]
+    return [row.sum(dtype=torch.float32) * weight for row, weight in zip(rows, weights, strict=True)]
 
 
 Gradients = Callable[[BaseModel, Sequence[Learner], Sequence[TrainingBatch]], "list[torch.Tensor]"]
 
 
-def _optimizer(groups: list[dict[str, Any]], parameters: TuningParameters, cuda: bool) -> torch.optim.Optimizer:
+def _optimizer(
+    groups: list[dict[str, Any]], parameters: TuningParameters, cuda: bool
+) -> torch.optim.Optimizer:
     import torch
 
     if parameters.optimizer == ADAFACTOR:

@@ -43,7 +43,6 @@ def backward(
 
     `common` are tokens that every source begins with and doesn't end with; None: found here.
     """
-    import torch
 
     def compute(budget: Budget) -> tuple[Step, torch.Tensor]:
         step = _step(base, prompts, batch, common)
@@ -83,7 +82,9 @@ def _as_fits(base: BaseModel, compute: Callable[[Budget], _T]) -> _T:
         # Behind the handler: what the error holds is let go of.
         _free(base)
         base.budget = smaller
-        _LOG.warning("%s: out of memory; forward passes of %d positions", base.checkpoint.name, smaller.positions)
+        _LOG.warning(
+            "%s: out of memory; forward passes of %d positions", base.checkpoint.name, smaller.positions
+        )
 
 
 def _out_of_memory(error: RuntimeError) -> bool:

@@ -102,9 +102,7 @@ def make_plan(
 def _validation_share(given: Mapping[str, Any], records: int, has_stream: bool) -> Decided:
     """The share of the records to validate with. Raises InvalidParameter where one is needed and missing."""
     needed = [
-        name
-        for name, off in (("search", OFF), ("early_stopping_patience", 0))
-        if given.get(name, off) != off
+        name for name, off in (("search", OFF), ("early_stopping_patience", 0)) if given.get(name, off) != off
     ]
     if has_stream:
         if given.get("validation_share"):

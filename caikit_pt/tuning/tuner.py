@@ -25,6 +25,7 @@ _LOG = logging.getLogger(__name__)
 # On a GPU, losses are fetched every so many updates: fetching one waits for all that was computed before.
 _UPDATES_TO_A_LOOK = 10
 
+
 @dataclass(frozen=True, slots=True)
 class Progress:
     """Where a training stands after an update. `loss` is nats a target token."""

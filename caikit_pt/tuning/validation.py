@@ -14,7 +14,7 @@ from caikit_pt.soft_prompt.prompt import SoftPrompt
 from caikit_pt.tuning.estimate import Estimate, ratio
 from caikit_pt.tuning.examples import Examples
 from caikit_pt.tuning.losses import losses
-from caikit_pt.tuning.metrics import scores
+from caikit_pt.tuning.metrics import label_set, scores
 from caikit_pt.tuning.records import Records
 
 _ANSWERS_AT_ONCE = 32
@@ -47,7 +47,10 @@ class Validation:
     """The records that a training is judged by."""
 
     def __init__(self, base: BaseModel, records: Records, examples: Examples, task: str) -> None:
-        self._base, self._records, self._examples, self._task = base, records, examples, task
+        self._base, self._records, self._examples = base, records, examples
+        # Decided by all records, so that a look at some of them has the same metrics.
+        labels = label_set([record.output for record in records.items])
+        self._task = "classification" if task == "generation" and labels else task
         self._batch = examples.batch(range(len(examples)))
 
     def __len__(self) -> int:

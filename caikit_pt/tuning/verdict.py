@@ -20,9 +20,7 @@ def verdict(candidate: Candidate, base: BaseModel, validation: Validation | None
     and, on the validation records, what the untuned base, the initial and the tuned prompt are worth, each
     with 95 % intervals."""
     best = candidate.best
-    validated = [
-        entry["data"]["value"] for entry in candidate.logs if entry["name"] == "validation_loss"
-    ]
+    validated = [entry["data"]["value"] for entry in candidate.logs if entry["name"] == "validation_loss"]
     told: dict[str, Any] = {
         "course": course([point.loss for point in candidate.curve], validated),
         "kept": {"epoch": best.epoch, "step": best.step} if best else _last(candidate),
@@ -46,7 +44,9 @@ def in_words(verdict: Mapping[str, Any]) -> list[str]:
     if not verdict:
         return []
     kept = verdict["kept"]
-    lines = [f"The loss is {verdict['course']}. Kept is the prompt after epoch {kept['epoch']}, update {kept['step']}."]
+    lines = [
+        f"The loss is {verdict['course']}. Kept is the prompt after epoch {kept['epoch']}, update {kept['step']}."
+    ]
     if verdict["skipped_updates"]:
         lines.append(f"{verdict['skipped_updates']} updates were skipped, because they weren't finite.")
     scores = verdict.get("validation")
@@ -59,10 +59,15 @@ def in_words(verdict: Mapping[str, Any]) -> list[str]:
 
 def _comparison(name: str, scores: Mapping[str, Any]) -> str:
     tuned, untuned = scores[TUNED][name], scores[UNTUNED][name]
+    low, high = _shown(tuned["low"]), _shown(tuned["high"])
     return (
-        f"{tuned['value']:.3f} [{tuned['low']:.3f}, {tuned['high']:.3f}] with the tuned prompt, "
-        f"{untuned['value']:.3f} without"
+        f"{_shown(tuned['value'])} [{low}, {high}] with the tuned prompt, {_shown(untuned['value'])} without"
     )
+
+
+def _shown(number: float | None) -> str:
+    """None is what can't be told: one record has no interval."""
+    return "?" if number is None else f"{number:.3f}"
 
 
 def _last(candidate: Candidate) -> dict[str, int]:

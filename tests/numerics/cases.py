@@ -5,7 +5,12 @@ from __future__ import annotations
 import pytest
 
 from .answers import BOTH, DECODER_ONLY, ENCODER_ONLY
-from .families import CAUSAL_FAMILIES, SEQ2SEQ_FAMILIES
+from .families import (
+    CAUSAL_FAMILIES,
+    MORE_CAUSAL_FAMILIES,
+    MORE_SEQ2SEQ_FAMILIES,
+    SEQ2SEQ_FAMILIES,
+)
 
 _Case = tuple[str, tuple[str, ...]]
 _CAUSAL: list[_Case] = [(family, DECODER_ONLY) for family in CAUSAL_FAMILIES]
@@ -16,11 +21,17 @@ def _parametrized(cases: list[_Case]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize(("family", "parts"), cases, ids=names)
 
 
-every_case = _parametrized(
+_EVERY: list[_Case] = [
+    *_CAUSAL,
+    *((family, parts) for family in SEQ2SEQ_FAMILIES for parts in (ENCODER_ONLY, DECODER_ONLY, BOTH)),
+    ("bart_scaled", ENCODER_ONLY),
+]
+every_case = _parametrized(_EVERY)
+every_training_case = _parametrized(
     [
-        *_CAUSAL,
-        *((family, parts) for family in SEQ2SEQ_FAMILIES for parts in (ENCODER_ONLY, DECODER_ONLY, BOTH)),
-        ("bart_scaled", ENCODER_ONLY),
+        *_EVERY,
+        *((family, DECODER_ONLY) for family in MORE_CAUSAL_FAMILIES),
+        *((family, BOTH) for family in MORE_SEQ2SEQ_FAMILIES),
     ]
 )
 # peft's prompt tuning has no decoder half on a seq2seq model: it trains one without using it (D3).

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     BartConfig,
@@ -100,6 +101,12 @@ _BART_SIZES: dict[str, Any] = {
     "tie_word_embeddings": True,
 }
 
+
+def _more(kind: str, template: str = f"{BOS} $A", **settings: Any) -> Family:
+    """A family that needs no config class of its own here."""
+    return Family(partial(AutoConfig.for_model, kind, **{**_IDS, **settings}), template)
+
+
 CAUSAL_FAMILIES: Mapping[str, Family] = {
     "llama": Family(partial(LlamaConfig, **_IDS, **_SIZES), f"{BOS} $A"),
     "gpt2": Family(partial(GPT2Config, **_IDS, n_embd=_HIDDEN, n_layer=2, n_head=4, n_positions=128)),
@@ -135,12 +142,61 @@ SEQ2SEQ_FAMILIES: Mapping[str, Family] = {
     "t5": Family(partial(T5Config, **_T5_SIZES), f"$A {EOS}", has_bos=False),
     "bart": Family(partial(BartConfig, **_BART_SIZES), f"{BOS} $A {EOS}"),
 }
+# Tried in the tests of training alone, each for something that the others lack.
+_PLAIN_SIZES: dict[str, Any] = {name: size for name, size in _SIZES.items() if name != "head_dim"}
+_OLD_SIZES: dict[str, Any] = {"hidden_size": _HIDDEN, "num_hidden_layers": 2, "num_attention_heads": 4}
+_OLDEST_SIZES: dict[str, Any] = {"n_embd": _HIDDEN, "n_layer": 2, "n_head": 4, "n_positions": 128}
+_WINDOW: dict[str, Any] = {"sliding_window": SLIDING_WINDOW}
+MORE_CAUSAL_FAMILIES: Mapping[str, Family] = {
+    # Every layer sees the last few positions only, the last layer too.
+    "mistral": _more("mistral", **_SIZES, **_WINDOW),
+    "phi3": _more("phi3", **_PLAIN_SIZES, **_WINDOW),
+    # The last layer alone has a window.
+    "olmo3": _more("olmo3", **_SIZES, **_WINDOW, layer_types=["full_attention", "sliding_attention"]),
+    "olmo2": _more("olmo2", **_SIZES),
+    "gpt_neox": _more("gpt_neox", **_OLD_SIZES, intermediate_size=48),
+    "granite": _more(
+        "granite", **_SIZES, attention_multiplier=0.3, embedding_multiplier=3.0, residual_multiplier=0.5
+    ),
+    "phi": _more("phi", **_PLAIN_SIZES),
+    "cohere": _more("cohere", **_SIZES),
+    "smollm3": _more("smollm3", **_SIZES, no_rope_layers=[1, 0]),
+    "gpt_bigcode": _more("gpt_bigcode", **_OLDEST_SIZES),
+    # Experts: each position picks two of four.
+    "mixtral": _more("mixtral", **_SIZES, num_local_experts=4),
+    # These have to be padded: their attention can't be replaced, or something else looks at the neighbours.
+    "gemma2": _more("gemma2", **_SIZES, **_WINDOW, attn_logit_softcapping=5.0, query_pre_attn_scalar=8),
+    "falcon": _more("falcon", **_OLD_SIZES),
+    "falcon_alibi": _more("falcon", **_OLD_SIZES, alibi=True),
+    "gptj": _more("gptj", **_OLDEST_SIZES, rotary_dim=4),
+    "llama4": _more(
+        "llama4_text",
+        **_SIZES,
+        num_local_experts=4,
+        attention_chunk_size=SLIDING_WINDOW,
+        layer_types=["chunked_attention", "full_attention"],
+    ),
+    "lfm2": _more("lfm2", **_SIZES, layer_types=["conv", "full_attention"]),
+}
+MORE_SEQ2SEQ_FAMILIES: Mapping[str, Family] = {
+    "mt5": _more("mt5", f"$A {EOS}", **_T5_SIZES),
+    "mbart": _more("mbart", f"{BOS} $A {EOS}", **_BART_SIZES),
+    "blenderbot": _more("blenderbot", f"{BOS} $A {EOS}", **_BART_SIZES),
+    # A relative bias in every layer; positions that are counted from the ids.
+    "umt5": _more("umt5", f"$A {EOS}", **_T5_SIZES),
+    "m2m_100": _more("m2m_100", f"{BOS} $A {EOS}", **_BART_SIZES),
+}
+# Rows of these have to be padded. The product finds that out by trying; here it is written down.
+PADDED_FAMILIES = frozenset(
+    ["bloom", "gemma2", "falcon", "falcon_alibi", "gptj", "llama4", "lfm2", "umt5", "m2m_100"]
+)
 FAMILIES: Mapping[str, Family] = {
     **CAUSAL_FAMILIES,
     **SEQ2SEQ_FAMILIES,
     # As some releases are: the embedding layer multiplies its weights by √H.
     "bart_scaled": Family(partial(BartConfig, **_BART_SIZES, scale_embedding=True), f"{BOS} $A {EOS}"),
 }
+ALL_FAMILIES: Mapping[str, Family] = {**FAMILIES, **MORE_CAUSAL_FAMILIES, **MORE_SEQ2SEQ_FAMILIES}
 
 
 class Zoo:
@@ -154,7 +210,7 @@ class Zoo:
     def checkpoint(self, name: str) -> Checkpoint:
         """The family `name` on disk, found as a request finds it."""
         if not (self._root / name).exists():
-            _write(FAMILIES[name], self._root / name)
+            _write(ALL_FAMILIES[name], self._root / name)
         return locate(name, self.settings)
 
     def model(self, name: str, dtype: str = "float32") -> BaseModel:
@@ -165,6 +221,8 @@ class Zoo:
             loaded = load(self.checkpoint(name), "float32" if wide else dtype, "cpu")
             if wide:
                 loaded.model.double()
+                # The fast way through experts knows no float64.
+                loaded.model.set_experts_implementation("eager")
             self._loaded[key] = loaded
         return self._loaded[key]
 

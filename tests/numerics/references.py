@@ -155,7 +155,7 @@ def _inputs(
 def _input(
     base: BaseModel, side: str, prompt: torch.Tensor | None, ids: Sequence[int]
 ) -> dict[str, torch.Tensor]:
-    tokens = torch.tensor([ids])
+    tokens = torch.tensor([ids], dtype=torch.long)
     if prompt is None:
         return {f"{side}input_ids": tokens}
     embedded = base.model.get_input_embeddings()(tokens)

@@ -235,7 +235,7 @@ def _sequences(
         Sequence(
             base,
             SoftPrompt(row.prompt),
-            words(count, seed=index),
+            base.source_ids(words(count, seed=index)),
             GenerationParameters(
                 max_new_tokens=length,
                 min_new_tokens=length,

@@ -1,56 +1,130 @@
-"""The loss that a prompt is tuned with, and its gradient, against the slow and obvious version.
+"""The losses that prompts are tuned with, and their gradients, against the slow and obvious version.
 
 That version takes one example at a time, computes every logit, and sums what each target token
-costs by hand. The product pads, batches, and computes logits only where it needs them.
+costs by hand. The product packs or pads, shares what rows have in common, cuts a batch into forward
+passes, and computes logits only where it needs them.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
 
-from caikit_pt.base_model.frozen import BaseModel, TrainingBatch
+from caikit_pt.base_model import packing
+from caikit_pt.base_model.budget import Budget
+from caikit_pt.base_model.frozen import BaseModel, PromptTensors, TrainingBatch
+from caikit_pt.base_model.step import PaddedStep, Step
 from caikit_pt.tuning.examples import Examples, make_examples
+from caikit_pt.tuning.losses import backward, losses
 from caikit_pt.tuning.tuner import tune
 
-from .answers import ROUNDING, soft_prompt
-from .cases import every_case
-from .families import BOS, EOS, FAMILIES, VOCABULARY, Zoo
+from .answers import DECODER_ONLY, ROUNDING, soft_prompt, words
+from .cases import every_case, every_training_case
+from .families import ALL_FAMILIES, BOS, EOS, FAMILIES, PADDED_FAMILIES, SLIDING_WINDOW, VOCABULARY, Zoo
 from .precision import everything_in_float64
 from .references import target_logits
 from .tunings import VIRTUAL_TOKENS, records, small_plan
 
 EXAMPLES = 5
+FAST, PLAIN = "fast", "plain"
+# The virtual tokens of prompts that share a batch: more than the sliding windows see, and fewer.
+LENGTHS = (12, 3)
+# Words of the source and of the target, and the index of the prompt. The last two have texts of one
+# length, and targets that differ by more than a sliding window.
+MIXED = (
+    (1, 0, 0), (5, 6, 1), (20, 2, 0), (9, 13, 1), (2, 3, 1), (20, 14, 0), (21, 1, 0), (4, 14, 0), (17, 1, 0),
+)  # fmt: skip
+BUDGETS = (1, 10, 1000)
+
 every_family = pytest.mark.parametrize("family", FAMILIES)
+both_ways = pytest.mark.parametrize("way", [FAST, PLAIN])
+
+Prompt = dict[str, torch.Tensor]
 
 
-@every_case
-def test_loss_and_gradient_equal_the_obvious_version(zoo: Zoo, family: str, parts: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("family", ALL_FAMILIES)
+def test_rows_are_packed_where_the_model_lets_them(zoo: Zoo, family: str) -> None:
+    base = zoo.model(family, "float64")
+    assert base.trains_packed == (family not in PADDED_FAMILIES)
+    plain = isinstance(base.step([_prompt(base, base.checkpoint.prompt_parts)]), PaddedStep)
+    assert plain == (family in PADDED_FAMILIES)
+
+
+@both_ways
+@every_training_case
+def test_loss_and_gradient_equal_the_obvious_version(
+    zoo: Zoo, family: str, parts: tuple[str, ...], way: str
+) -> None:
     base = zoo.model(family, "float64")
     batch = _batch(base)
-    ours, obvious = (_leaves(base, parts, torch.float64) for _ in range(2))
+    ours, obvious = (_prompt(base, parts) for _ in range(2))
     with everything_in_float64():
-        loss = base.target_loss(ours, batch)
-        expected = _obvious_loss(base, obvious, batch)
-        torch.autograd.backward([loss, expected])
-    assert loss.item() == pytest.approx(expected.item(), rel=ROUNDING)
-    for part in parts:
-        torch.testing.assert_close(ours[part].grad, obvious[part].grad, rtol=0, atol=ROUNDING)
-        assert _gradient(obvious[part]).abs().min() > 1e-6, "no row of the prompt is idle"
+        seen = _backward(base, [ours], batch, way)
+        expected = _obvious_backward(base, [obvious], batch)
+    torch.testing.assert_close(seen, expected, rtol=ROUNDING, atol=0)
+    _assert_same_gradients(ours, obvious)
+    assert all(_gradient(obvious[part]).abs().min() > 1e-6 for part in parts), "no row of the prompt is idle"
+
+
+@both_ways
+@every_training_case
+def test_prompts_that_share_a_batch_are_as_if_alone(
+    zoo: Zoo, family: str, parts: tuple[str, ...], way: str
+) -> None:
+    base = zoo.model(family, "float64")
+    batch = _mixed(base)
+    ours, obvious, alone = (_prompts(base, parts) for _ in range(3))
+    with everything_in_float64():
+        seen = _backward(base, ours, batch, way)
+        expected = _obvious_backward(base, obvious, batch)
+        for index, prompt in enumerate(alone):
+            rows = [row for row, owner in enumerate(batch.prompts) if owner == index]
+            own = TrainingBatch([batch.sources[row] for row in rows], [batch.targets[row] for row in rows])
+            _backward(base, [prompt], own, way, [_weights(batch)[row] for row in rows])
+    torch.testing.assert_close(seen, expected, rtol=ROUNDING, atol=0)
+    for prompt, reference, single in zip(ours, obvious, alone, strict=True):
+        _assert_same_gradients(prompt, reference)
+        _assert_same_gradients(prompt, single)
 
 
 @every_case
-def test_in_float32_only_rounding_is_added(zoo: Zoo, family: str, parts: tuple[str, ...]) -> None:
+def test_the_attention_of_a_gpu_is_the_same(
+    zoo: Zoo, family: str, parts: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = zoo.model(family, "float64")
+    batch, ours, obvious = _mixed(base), _prompts(base, parts), _prompts(base, parts)
+    with everything_in_float64():
+        assert base.trains_packed == (family not in PADDED_FAMILIES)
+        monkeypatch.setattr(packing, "_plain_attention", packing._fused_attention)
+        seen = _backward(base, ours, batch, FAST)
+        expected = _obvious_backward(base, obvious, batch)
+    torch.testing.assert_close(seen, expected, rtol=ROUNDING, atol=0)
+    for prompt, reference in zip(ours, obvious, strict=True):
+        _assert_same_gradients(prompt, reference)
+
+
+def test_a_prompt_whose_rows_count_nothing_gets_no_gradient(zoo: Zoo) -> None:
+    base = zoo.model("llama")
+    prompts, batch = _prompts(base, DECODER_ONLY, torch.float32), _mixed(base)
+    backward(base, prompts, batch, [float(owner == 1) for owner in batch.prompts])
+    assert not _gradient(prompts[0]["DECODER"]).any()
+    assert _gradient(prompts[1]["DECODER"]).any()
+
+
+@both_ways
+@every_case
+def test_in_float32_only_rounding_is_added(zoo: Zoo, family: str, parts: tuple[str, ...], way: str) -> None:
     base, wide = zoo.model(family), zoo.model(family, "float64")
     batch = _batch(base)
-    ours, exact = _leaves(base, parts, torch.float32), _leaves(base, parts, torch.float64)
-    loss, expected = base.target_loss(ours, batch), _obvious_loss(wide, exact, batch)
-    torch.autograd.backward([loss, expected])
-    assert loss.dtype is torch.float32
-    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    ours, exact = _prompt(base, parts, torch.float32), _prompt(base, parts)
+    seen = _backward(base, [ours], batch, way, [1.0] * EXAMPLES)
+    expected = _obvious_backward(wide, [exact], batch, [1.0] * EXAMPLES)
+    assert seen.dtype is torch.float32
+    assert float(seen.sum()) == pytest.approx(float(expected.sum()), rel=1e-5)
     for part in parts:
         gradient, reference = _gradient(ours[part]), _gradient(exact[part])
         assert gradient.dtype is torch.float32
@@ -58,16 +132,64 @@ def test_in_float32_only_rounding_is_added(zoo: Zoo, family: str, parts: tuple[s
 
 
 @every_case
-def test_an_example_costs_the_same_in_every_batch(zoo: Zoo, family: str, parts: tuple[str, ...]) -> None:
+def test_an_example_costs_the_same_in_every_batch(
+    zoo: Zoo, family: str, parts: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever stands beside it, and however the batch is cut into forward passes."""
     base = zoo.model(family, "float64")
-    examples, prompt = _examples(base), _leaves(base, parts, torch.float64)
-    everyone = list(range(len(examples)))
+    batch, prompts = _mixed(base), _prompts(base, parts)
+    rows = list(range(len(batch.sources)))
+    with everything_in_float64():
+        alone = torch.cat([losses(base, prompts, _picked(batch, [row])) for row in rows])
+        backwards = losses(base, prompts, _picked(batch, rows[::-1]))
+        cut = []
+        for positions in BUDGETS:
+            monkeypatch.setattr(base, "budget", Budget(positions, 2**24))
+            again = _prompts(base, parts)
+            cut.append((_backward(base, again, batch, FAST), again))
+    torch.testing.assert_close(backwards.flip(0), alone, rtol=ROUNDING, atol=0)
+    for seen, again in cut:
+        torch.testing.assert_close(seen, alone, rtol=ROUNDING, atol=0)
+        for prompt, reference in zip(again, cut[0][1], strict=True):
+            _assert_same_gradients(prompt, reference)
+
+
+@pytest.mark.parametrize("family", ["gemma3", "mistral", "phi3", "olmo3"])
+def test_some_prompts_and_rows_are_longer_than_the_sliding_window_and_some_shorter(
+    zoo: Zoo, family: str
+) -> None:
+    base = zoo.model(family)
+    assert base.checkpoint.config.sliding_window == SLIDING_WINDOW
+    assert min(LENGTHS) < SLIDING_WINDOW < max(LENGTHS)
+    batch = _mixed(base)
+    lengths = [len(source) + len(target) - 1 for source, target in _pairs(batch)]
+    assert min(lengths) < SLIDING_WINDOW < max(lengths)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3", "mistral", "bloom", "t5"])
+def test_a_base_model_without_a_prompt_has_losses_too(zoo: Zoo, family: str) -> None:
+    """Alone, and beside one that has a prompt: what a tuned prompt is compared with."""
+    base = zoo.model(family, "float64")
+    batch = _mixed(base)
+    tuned = _prompt(base, base.checkpoint.prompt_parts)
     with everything_in_float64(), torch.no_grad():
-        together = base.target_loss(prompt, examples.batch(everyone))
-        reverse = base.target_loss(prompt, examples.batch(everyone[::-1]))
-        alone = [base.target_loss(prompt, examples.batch([index])) for index in everyone]
-    assert float(together) == pytest.approx(float(sum(alone)), rel=ROUNDING)
-    assert float(together) == pytest.approx(float(reverse), rel=ROUNDING)
+        both: tuple[list[Prompt], ...] = ([{}, tuned], [{}, {}])
+        for prompts in both:
+            expected = torch.stack(_obvious_losses(base, prompts, batch))
+            torch.testing.assert_close(losses(base, prompts, batch), expected, rtol=ROUNDING, atol=0)
+
+
+@pytest.mark.parametrize("family", ["qwen3", "gpt2"])
+def test_a_source_without_any_token_is_right_too(zoo: Zoo, family: str) -> None:
+    """The prompt, which the rows share, predicts its first target token."""
+    base = zoo.model(family, "float64")
+    batch = TrainingBatch([[7, 8], [], [9]], [[10, 11], [12, 13], [14]])
+    ours, obvious = (_prompt(base, DECODER_ONLY) for _ in range(2))
+    with everything_in_float64():
+        seen = _backward(base, [ours], batch, FAST)
+        expected = _obvious_backward(base, [obvious], batch)
+    torch.testing.assert_close(seen, expected, rtol=ROUNDING, atol=0)
+    _assert_same_gradients(ours, obvious)
 
 
 # ---- labels ----
@@ -83,48 +205,59 @@ def test_targets_are_the_output_and_one_end_token(zoo: Zoo, family: str) -> None
         assert example.source == base.source_ids(record.input)
 
 
+@both_ways
 @every_family
 def test_labels_hold_the_targets_and_nothing_else(
-    zoo: Zoo, family: str, monkeypatch: pytest.MonkeyPatch
+    zoo: Zoo, family: str, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What reaches the cross-entropy: no source, no BOS, no padding, every target token once."""
     base = zoo.model(family)
     batch = _batch(base)
+    step = _step(base, [_prompt(base, base.checkpoint.prompt_parts, torch.float32)], way)
     seen: list[torch.Tensor] = []
     cross_entropy = torch.nn.functional.cross_entropy
 
     def spy(logits: torch.Tensor, labels: torch.Tensor, **options: Any) -> torch.Tensor:
+        assert len(logits) == len(labels)
         seen.append(labels)
         return cross_entropy(logits, labels, **options)
 
     monkeypatch.setattr(torch.nn.functional, "cross_entropy", spy)
-    base.target_loss(_leaves(base, base.checkpoint.prompt_parts, torch.float32), batch)
+    step.target_losses(batch)
     (labels,) = seen
-    rows = labels.reshape(len(batch.targets), -1)
-    counted = [[int(token) for token in row if token != -100] for row in rows]
-    assert counted == [list(target) for target in batch.targets]
-    assert sum(map(len, counted)) == batch.target_tokens
+    counted = [int(token) for token in labels if token != -100]
+    assert counted == [token for target in batch.targets for token in target]
+    assert len(counted) == batch.target_tokens
     assert VOCABULARY[BOS] not in labels
 
 
+@both_ways
 @every_family
-def test_a_source_token_is_read_but_never_predicted(zoo: Zoo, family: str) -> None:
+def test_a_source_token_is_read_but_never_predicted(zoo: Zoo, family: str, way: str) -> None:
     """A model that can't tell tokens apart charges log V for each label: that counts them."""
     base = zoo.model(family)
     batch = _batch(base)
-    prompt = _leaves(base, base.checkpoint.prompt_parts, torch.float32)
-    vocabulary = base.model.config.vocab_size
+    step = _step(base, [_prompt(base, base.checkpoint.prompt_parts, torch.float32)], way)
     layer = base.model.get_output_embeddings()
     blind = layer.register_forward_hook(lambda _layer, _input, logits: torch.zeros_like(logits))
     try:
-        loss = base.target_loss(prompt, batch).item()
+        labels = step.target_losses(batch) / math.log(base.model.config.vocab_size)
     finally:
         blind.remove()
-    labels = loss / math.log(vocabulary)
-    assert labels == pytest.approx(batch.target_tokens, rel=1e-5)
+    assert labels.tolist() == pytest.approx([len(target) for target in batch.targets], rel=1e-5)
+    assert float(labels.sum()) == pytest.approx(batch.target_tokens, rel=1e-5)
 
 
 # ---- the base model stays as it was ----
+
+
+@both_ways
+@every_family
+def test_a_step_leaves_the_base_model_alone(zoo: Zoo, family: str, way: str) -> None:
+    base = zoo.model(family)
+    before = {name: tensor.clone() for name, tensor in base.model.state_dict().items()}
+    _backward(base, [_prompt(base, base.checkpoint.prompt_parts, torch.float32)], _batch(base), way)
+    _assert_untouched(base, before)
 
 
 @every_family
@@ -133,7 +266,14 @@ def test_a_training_leaves_the_base_model_alone(zoo: Zoo, family: str) -> None:
     before = {name: tensor.clone() for name, tensor in base.model.state_dict().items()}
     tuned = tune(small_plan(base, output_model_types=base.checkpoint.prompt_parts), base)
     assert tuned.training_logs[0]["data"]["value"] != tuned.training_logs[-1]["data"]["value"]
-    assert not base.model.training, "dropout is off"
+    _assert_untouched(base, before)
+
+
+# ---- helpers ----
+
+
+def _assert_untouched(base: BaseModel, before: dict[str, torch.Tensor]) -> None:
+    assert not any(module.training for module in base.model.modules()), "dropout is off"
     for name, parameter in base.model.named_parameters():
         assert parameter.grad is None, name
         assert not parameter.requires_grad, name
@@ -143,7 +283,9 @@ def test_a_training_leaves_the_base_model_alone(zoo: Zoo, family: str) -> None:
         assert torch.equal(before[name], tensor), name
 
 
-# ---- helpers ----
+def _assert_same_gradients(ours: Prompt, expected: Prompt) -> None:
+    for part, tensor in expected.items():
+        torch.testing.assert_close(_gradient(ours[part]), _gradient(tensor), rtol=0, atol=ROUNDING)
 
 
 def _examples(base: BaseModel) -> Examples:
@@ -156,12 +298,48 @@ def _batch(base: BaseModel) -> TrainingBatch:
     return examples.batch(list(range(len(examples))))
 
 
-def _leaves(base: BaseModel, parts: tuple[str, ...], dtype: torch.dtype) -> dict[str, torch.Tensor]:
+def _mixed(base: BaseModel) -> TrainingBatch:
+    """Rows of two prompts and of many lengths, which begin with the same words."""
+    return TrainingBatch(
+        [base.source_ids(f"w3 w4 {words(count, seed=count)}") for count, _, _ in MIXED],
+        [[*base.target_ids(words(count, seed=50 + count)), base.end_id] for _, count, _ in MIXED],
+        [prompt for _, _, prompt in MIXED],
+    )
+
+
+def _picked(batch: TrainingBatch, rows: list[int]) -> TrainingBatch:
+    return TrainingBatch(
+        [batch.sources[row] for row in rows],
+        [batch.targets[row] for row in rows],
+        [batch.prompts[row] for row in rows],
+    )
+
+
+def _pairs(batch: TrainingBatch) -> list[tuple[Sequence[int], Sequence[int]]]:
+    return list(zip(batch.sources, batch.targets, strict=True))
+
+
+def _prompt(
+    base: BaseModel,
+    parts: tuple[str, ...],
+    dtype: torch.dtype = torch.float64,
+    length: int = VIRTUAL_TOKENS,
+) -> Prompt:
     """A prompt of which gradients can be taken."""
     return {
-        part: soft_prompt(base, VIRTUAL_TOKENS, seed=side).to(dtype).requires_grad_()
+        part: soft_prompt(base, length, seed=10 * length + side).to(dtype).requires_grad_()
         for side, part in enumerate(parts)
     }
+
+
+def _prompts(base: BaseModel, parts: tuple[str, ...], dtype: torch.dtype = torch.float64) -> list[Prompt]:
+    """One for each of LENGTHS."""
+    return [_prompt(base, parts, dtype, length) for length in LENGTHS]
+
+
+def _weights(batch: TrainingBatch) -> list[float]:
+    """No two alike, and none that float32 holds exactly."""
+    return [(1 + row) / (3 * batch.target_tokens) for row in range(len(batch.sources))]
 
 
 def _gradient(leaf: torch.Tensor) -> torch.Tensor:
@@ -169,10 +347,47 @@ def _gradient(leaf: torch.Tensor) -> torch.Tensor:
     return leaf.grad
 
 
-def _obvious_loss(base: BaseModel, prompt: dict[str, torch.Tensor], batch: TrainingBatch) -> torch.Tensor:
+def _step(base: BaseModel, prompts: Sequence[PromptTensors], way: str) -> Step:
+    return base.step(prompts) if way == FAST else base.padded_step(prompts)
+
+
+def _backward(
+    base: BaseModel,
+    prompts: Sequence[PromptTensors],
+    batch: TrainingBatch,
+    way: str,
+    weights: Sequence[float] | None = None,
+) -> torch.Tensor:
+    """The losses of each row, and the gradient of their sum by `weights` in the prompts."""
+    weights = weights or _weights(batch)
+    if way == FAST:
+        return backward(base, prompts, batch, weights)
+    step = base.padded_step(prompts)
+    seen = step.target_losses(batch)
+    (seen * seen.new_tensor(weights)).sum().backward()  # type: ignore[no-untyped-call]
+    step.finish()
+    return seen.detach()
+
+
+def _obvious_backward(
+    base: BaseModel,
+    prompts: Sequence[PromptTensors],
+    batch: TrainingBatch,
+    weights: Sequence[float] | None = None,
+) -> torch.Tensor:
+    rows = _obvious_losses(base, prompts, batch)
+    weighted = [weight * row for weight, row in zip(weights or _weights(batch), rows, strict=True)]
+    torch.stack(weighted).sum().backward()  # type: ignore[no-untyped-call]
+    return torch.stack(rows).detach()
+
+
+def _obvious_losses(
+    base: BaseModel, prompts: Sequence[PromptTensors], batch: TrainingBatch
+) -> list[torch.Tensor]:
     """The cost of every target token after all that stands before it, one example at a time."""
-    costs = []
-    for source, target in zip(batch.sources, batch.targets, strict=True):
-        logarithms = target_logits(base, prompt, source, target).double().log_softmax(dim=-1)
-        costs += [-row[token] for row, token in zip(logarithms, target, strict=True)]
-    return torch.stack(costs).sum()
+    rows = []
+    for (source, target), owner in zip(_pairs(batch), batch.prompt_of_rows, strict=True):
+        logarithms = target_logits(base, prompts[owner], source, target).double().log_softmax(dim=-1)
+        costs = [-row[token] for row, token in zip(logarithms, target, strict=True)]
+        rows.append(torch.stack(costs).sum())
+    return rows

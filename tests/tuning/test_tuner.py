@@ -10,7 +10,6 @@ import torch
 
 from caikit_pt.base_model.frozen import BaseModel, TrainingBatch
 from caikit_pt.errors import TrainingDiverged
-from caikit_pt.tuning.batches import updates_per_epoch, windows
 from caikit_pt.tuning.examples import make_examples
 from caikit_pt.tuning.plan import TuningPlan, make_plan
 from caikit_pt.tuning.records import Record, Records
@@ -58,15 +57,6 @@ def test_cuts_keep_the_beginning_and_are_counted(base: BaseModel) -> None:
     assert cut.target == [*base.target_ids(long.items[0].output)[:2], base.end_id]
     assert examples.cut_sources >= 1
     assert examples.cut_targets >= 1
-
-
-def test_an_epoch_has_every_example_once_and_a_last_window_of_what_is_left() -> None:
-    generator = torch.Generator().manual_seed(1)
-    epoch = list(windows(11, 2, 2, generator))
-    assert [[len(batch) for batch in window] for window in epoch] == [[2, 2], [2, 2], [2, 1]]
-    assert sorted(index for window in epoch for batch in window for index in batch) == list(range(11))
-    assert len(epoch) == updates_per_epoch(11, 2, 2) == 3
-    assert epoch != list(windows(11, 2, 2, generator))
 
 
 def losses(tuned: Any, name: str = "loss") -> list[float]:
