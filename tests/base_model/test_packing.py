@@ -37,7 +37,6 @@ CASES = {
     "one row": Case((7,), (7,)),
     "in order": Case((9, 9, 9), (9, 9, 9)),
     "window": Case(LENGTHS, LENGTHS, how=How(0.3, sliding_window=4)),
-    "cap": Case(LENGTHS, LENGTHS, how=How(0.3, softcap=0.5)),
     "bias": Case(LENGTHS, LENGTHS, how=How(0.3, torch.randn(1, HEADS, 31, 31, dtype=torch.float64))),
     "no bias": Case(LENGTHS, LENGTHS, how=How(0.3, torch.zeros(1, 1, 1, 1, dtype=torch.float64))),
     "prefixes": Case(LENGTHS, LENGTHS, prefixes=(0, 1, 2, 0, 1, 2, 2)),
@@ -56,13 +55,12 @@ CASES = {
 
 @pytest.mark.parametrize(
     ("name", "fused"),
-    # torch's own attention knows no cap.
-    [(name, fused) for name in CASES for fused in (False, True) if name != "cap" or not fused],
+    [(name, fused) for name in CASES for fused in (False, True)],
 )
 def test_rows_attend_as_each_of_them_alone(name: str, fused: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     case = CASES[name]
     if fused:
-        monkeypatch.setattr(packing, "_plain_attention", packing._fused_attention)
+        monkeypatch.setattr(packing.Rows, "attend", packing.Rows.attend_fused)
     rows = Rows(case.queries, case.keys, torch.device("cpu"), case.causal, case.prefixes, PREFIXES)
     ours, obvious = _tensors(case), _tensors(case)
     prefix = None if case.prefixes is None else ours.prefixes
@@ -169,8 +167,6 @@ def _obvious(case: Case, tensors: _Tensors) -> torch.Tensor:
                 shared = head // (HEADS // SHARED_HEADS)
                 query = tensors.query[0, head, asking[row] + number]
                 scores = case.how.scaling * (key[shared, seen] @ query)
-                if case.how.softcap is not None:
-                    scores = case.how.softcap * torch.tanh(scores / case.how.softcap)
                 if case.how.position_bias is not None and case.how.position_bias.numel() > 1:
                     scores = scores + case.how.position_bias[0, head, number, seen]
                 answers.append(scores.softmax(0) @ value[shared, seen])

@@ -59,8 +59,8 @@ def rows_mixed_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if the keys of one row were those of another."""
     real = packing._Gathered.take
 
-    def mixed_up(gathered: packing._Gathered, packed: torch.Tensor) -> torch.Tensor:
-        return real(gathered, packed).flip(0)
+    def mixed_up(gathered: packing._Gathered, packed: torch.Tensor, *padding: float) -> torch.Tensor:
+        return real(gathered, packed, *padding).flip(0)
 
     monkeypatch.setattr(packing._Gathered, "take", mixed_up)
 

@@ -99,7 +99,7 @@ def test_the_attention_of_a_gpu_is_the_same(
     batch, ours, obvious = _mixed(base), _prompts(base, parts), _prompts(base, parts)
     with everything_in_float64():
         assert base.trains_packed == (family not in PADDED_FAMILIES)
-        monkeypatch.setattr(packing, "_plain_attention", packing._fused_attention)
+        monkeypatch.setattr(packing.Rows, "attend", packing.Rows.attend_fused)
         seen = _backward(base, ours, batch, FAST)
         expected = _obvious_backward(base, obvious, batch)
     torch.testing.assert_close(seen, expected, rtol=ROUNDING, atol=0)
