@@ -6,10 +6,10 @@ INSTALLED := $(VENV)/.installed
 # The models here are small: more threads than cores only get in each other's way.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test check serve protos docs interop models install clean
+.PHONY: help demo test check serve protos docs interop models bench-training bench-quality install clean
 
 help:  ## What can be made
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
 demo: $(INSTALLED)  ## Tune four soft prompts over gRPC, serve them, and compare them with their bases
 	$(BIN)/python -m examples.demo
@@ -38,6 +38,12 @@ models: $(INSTALLED)  ## Pretrain the embedded base models and their source prom
 	$(BIN)/python -m examples.pretraining.pretrain
 	$(BIN)/python -m examples.pretraining.make_demo_data
 	$(BIN)/python -m examples.pretraining.source_prompts
+
+bench-training: $(INSTALLED)  ## Measure how fast prompts are tuned, beside caikit-nlp's loop, and print the table (about ten minutes)
+	$(BIN)/python -m bench.training
+
+bench-quality: $(INSTALLED)  ## Compare the defaults and `search: auto` with a grid of twelve, and print the table (over an hour)
+	$(BIN)/python -m bench.quality
 
 install: $(INSTALLED)  ## Only the set-up
 

@@ -13,11 +13,11 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from bench.training.case import Case
 from bench.training.shapes import Shape
-from caikit_pt.base_model import packing
 from caikit_pt.base_model.causal import CausalModel
 from caikit_pt.base_model.checkpoint import Checkpoint
 from caikit_pt.base_model.frozen import BaseModel
 from caikit_pt.base_model.linear import freeze_linears
+from caikit_pt.base_model.quicken import quicken
 from caikit_pt.base_model.seq2seq import Seq2SeqModel
 
 
@@ -39,11 +39,11 @@ def freeze(network: Any) -> Any:
 
 @cache
 def _base(shape: Shape, dtype: torch.dtype, device: str, packable: bool) -> BaseModel:
-    network = freeze(_copy(shape, dtype, device))
+    network = _copy(shape, dtype, device)
     kind = CausalModel if shape.causal else Seq2SeqModel
     checkpoint = Checkpoint(shape.name, Path(), network.config)
-    prepared = packing.prepare(network) if packable else False
-    return kind(checkpoint, network, _NoTokenizer(shape.vocabulary), prepared)
+    prepared = quicken(network)
+    return kind(checkpoint, network, _NoTokenizer(shape.vocabulary), prepared and packable)
 
 
 def _copy(shape: Shape, dtype: torch.dtype, device: str) -> Any:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 _MOST_LOGITS = {"cpu": 2**24, "cuda": 2**28}
-# A CPU is as fast with 512 positions as with thousands, and its caches hold them. A GPU wants many.
-_MOST_POSITIONS = {"cpu": 512, "cuda": 2**15}
+# Positions times width, H. On a CPU products are at full speed from some hundred positions on, and caches
+# hold a few MB; a GPU wants as much as there is room for.
+_MOST_NUMBERS = {"cpu": 2**19, "cuda": 2**27}
+_FEWEST_POSITIONS = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +26,6 @@ class Budget:
         return Budget(self.positions // 2, self.logits // 2)
 
 
-def budget_for(device: str) -> Budget:
-    """What to begin with on a `device` of type cpu or cuda."""
-    return Budget(_MOST_POSITIONS[device], _MOST_LOGITS[device])
+def budget_for(device: str, width: int) -> Budget:
+    """What to begin with for a model of `width` H on a `device` of type cpu or cuda."""
+    return Budget(max(_FEWEST_POSITIONS, _MOST_NUMBERS[device] // width), _MOST_LOGITS[device])

@@ -28,7 +28,8 @@ class _RmsNorm(torch.autograd.Function):
         ctx.save_for_backward(x, scale)
         ctx.weight = weight
         normed = wide * scale
-        return normed.to(x.dtype).mul_(weight)
+        result: Tensor = normed.to(x.dtype).mul_(weight)
+        return result
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:

@@ -67,7 +67,7 @@ class BaseModel(ABC):
         self.tokenizer = tokenizer
         self.end_ids = _end_ids(model, tokenizer)
         # What has been found to fit in memory: for all who train on this copy.
-        self.budget = budget_for(self.device.type)
+        self.budget = budget_for(self.device.type, checkpoint.hidden_size)
 
     @property
     def device(self) -> torch.device:
@@ -233,7 +233,7 @@ def pad_right(rows: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]
 
 
 def row_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """The summed cross-entropy [B] (float32) of logits [B, K, V] at labels [B, K], of which -100 don't count."""
+    """The summed cross-entropy [B] (float32) of logits [B, K, V] at labels [B, K]; -100 doesn't count."""
     import torch
 
     counted = labels != -100

@@ -152,6 +152,7 @@ class Rows:
                 back[starts[0][row] : starts[0][row + 1]] = torch.arange(begin, begin + queries[row])
             base += len(rows) * asking.longest
         self._back = back.to(device)
+        self.complete = all(queries)
         self._in_order = bool((back == torch.arange(len(back))).all()) and base == len(back)
 
     def attend(
@@ -229,10 +230,9 @@ class _Attention(torch.autograd.Function):
         rows, scaling = ctx.rows, ctx.how.scaling
         flat_query, flat_key, flat_value = flat = _flat(query, key, value)
         wanted = ctx.needs_input_grad
-        # Every position is of one row, and written once; zeros are for rows that ask nothing.
-        of_text = [
-            torch.zeros_like(tensor) if wants else None for tensor, wants in zip(flat, wanted, strict=False)
-        ]
+        # Every position is of one row, and written once, unless its row asks nothing.
+        blank = torch.empty_like if rows.complete else torch.zeros_like
+        of_text = [blank(tensor) if wants else None for tensor, wants in zip(flat, wanted, strict=False)]
         of_prefix = [
             torch.zeros_like(tensor) if wants else None
             for tensor, wants in zip(prefix, wanted[5:], strict=True)
@@ -250,23 +250,16 @@ class _Attention(torch.autograd.Function):
                     of_text[0],
                     (through @ keys).view(len(keys), flat_query.shape[1], group.queries.longest, -1),
                 )
-            at = 2 * group.prefix
-            for index, left, right in ((1, through, queries), (2, weight, gradient)):
-                before = of_prefix[at + index - 1] if of_prefix else None
-                known = keys.shape[2] - group.keys.longest
-                if of_text[index] is None:
-                    left, length = left[..., :known], known
-                else:
-                    length = keys.shape[2]
-                if (of_text[index] is None and before is None) or not length:
-                    continue
-                product = left.transpose(2, 3) @ right
-                if before is not None:
-                    before += product[:, :, :known].sum(dim=0)
-                if of_text[index] is not None:
-                    group.keys.put(of_text[index], product[:, :, known:])
-        text = [None if tensor is None else tensor.transpose(0, 1)[None] for tensor in of_text]
-        return (*text, None, None, *of_prefix)
+            known = keys.shape[2] - group.keys.longest
+            for part, (left, right) in enumerate(((through, queries), (weight, gradient))):
+                text, front = of_text[1 + part], of_prefix[2 * group.prefix + part] if of_prefix else None
+                product = (left if text is not None else left[..., :known]).transpose(2, 3) @ right
+                if front is not None:
+                    front += product[:, :, :known].sum(dim=0)
+                if text is not None:
+                    group.keys.put(text, product[:, :, known:])
+        unpacked = [None if tensor is None else tensor.transpose(0, 1)[None] for tensor in of_text]
+        return (*unpacked, None, None, *of_prefix)
 
 
 class _Gathered:

@@ -74,10 +74,8 @@ def load(checkpoint: Checkpoint, dtype: str, device: str) -> BaseModel:
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-    from caikit_pt.base_model import packing
     from caikit_pt.base_model.causal import CausalModel
-    from caikit_pt.base_model.elementwise import freeze_elementwise
-    from caikit_pt.base_model.linear import freeze_linears
+    from caikit_pt.base_model.quicken import quicken
     from caikit_pt.base_model.self_test import check_itself
     from caikit_pt.base_model.seq2seq import Seq2SeqModel
 
@@ -91,9 +89,7 @@ def load(checkpoint: Checkpoint, dtype: str, device: str) -> BaseModel:
         raise InvalidParameter(
             "base_model", checkpoint.name, f"a checkpoint whose weights can be read ({type(error).__name__})"
         ) from error
-    freeze_linears(model)
-    freeze_elementwise(model)
-    base = kind(checkpoint, model.to(device), checkpoint.tokenizer, packing.prepare(model))
+    base = kind(checkpoint, model.to(device), checkpoint.tokenizer, quicken(model))
     check_itself(base)
     return base
 

@@ -25,6 +25,7 @@ from caikit_pt.module import PeftPromptTuning
 from caikit_pt.paths import check_model_name
 from caikit_pt.runtime.status import caikit_errors
 from caikit_pt.tuning.plan import TuningPlan
+from caikit_pt.tuning.verdict import in_words
 
 
 class PromptTuningTrainer(LocalModelTrainer):
@@ -47,10 +48,10 @@ class PromptTuningTrainer(LocalModelTrainer):
 
         def run(self, plan: TuningPlan) -> None:
             """Tunes and publishes. Nothing is kept in memory: `load` reads what was published."""
-            self._warnings = list(plan.warnings)
+            self._told = list(plan.warnings)
             try:
                 model = self._module_class.from_plan(plan)
-                self._warnings += model.tuned.warnings
+                self._told += [*model.tuned.warnings, *in_words(model.tuned.verdict)]
                 model.save(self.save_path)
                 _forget(self.save_path)
             except BaseException as error:
@@ -64,10 +65,10 @@ class PromptTuningTrainer(LocalModelTrainer):
                 del plan
 
         def get_info(self) -> JobInfo:
-            """The state of the job; its warnings stand among the reasons."""
+            """The state of the job; its warnings and the verdict stand among the reasons."""
             info = super().get_info()
-            warnings = [UserWarning(text) for text in getattr(self, "_warnings", ())]
-            info.errors = [*(info.errors or ()), *warnings] or None
+            told = [UserWarning(text) for text in getattr(self, "_told", ())]
+            info.errors = [*(info.errors or ()), *told] or None
             return info
 
         def load(self) -> Any:

@@ -134,7 +134,8 @@ class Candidate:
 
     def _count(self, point: Point) -> None:
         if point.made:
-            self._in_a_row = 0
+            # On a GPU many updates are read at once, and the end of one may be followed by good ones.
+            self._in_a_row = self._in_a_row if self.diverged else 0
             return
         self.skipped += 1
         self._in_a_row += 1
@@ -147,7 +148,7 @@ class Candidate:
 
     def diverging(self) -> TrainingDiverged:
         """What to raise for a candidate that has diverged."""
-        last = self.curve[-1]
+        last = [point for point in self.curve if not point.made][-1]
         return TrainingDiverged(
             f"The {_not_finite(last)} is not finite at update {last.step} of {self.updates}, nor at the "
             f"{MOST_SKIPPED - 1} before it. Try a smaller learning_rate than "

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 # A training that validates or ends keeps the others waiting for no more than this share of a round.
 _PATIENCE = 0.5
+# Nobody waits longer without a look at whether those he waits for are still there.
+_LONGEST_NAP = 1.0
 
 
 class _Wish:
@@ -31,59 +33,94 @@ class _Wish:
 
     def __init__(self, learners: Sequence[Learner], batches: Sequence[TrainingBatch]) -> None:
         self.learners, self.batches = learners, batches
+        self.since = time.monotonic()
         self.losses: list[torch.Tensor] | None = None
         self.refused = False
+        self.granter: threading.Thread | None = None
+        self._bell = threading.Lock()
+        self._bell.acquire()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is anything to wait for."""
+        forsaken = self.granter is not None and not self.granter.is_alive()
+        return self.losses is None and not self.refused and not forsaken
+
+    def wait(self, seconds: float) -> None:
+        """Until somebody rings, or so long."""
+        self._bell.acquire(timeout=max(0.0, min(seconds, _LONGEST_NAP)))
+
+    def ring(self) -> None:
+        """Something has changed. Under the lock of the round."""
+        if self._bell.locked():
+            self._bell.release()
 
 
 class Round:
-    """The trainings of one base model that are under way, and the wishes of those that wait."""
+    """The trainings of one base model that are under way, and the wishes of those that wait.
+
+    A training may be ended by an exception that is raised in its thread at any point. So a thread that
+    is gone counts for nothing, and all locks are taken by `with` on a plain lock, where no such
+    exception can come between the taking and the letting go (within a Condition it can).
+    """
 
     def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._members = 0
+        self._lock = threading.Lock()
+        self._members: set[threading.Thread] = set()
         self._wishes: list[_Wish] = []
+        self._granter: threading.Thread | None = None
         self._seconds = 0.0
+        self._ended = 0.0
 
     @contextmanager
     def member(self) -> Iterator[Gradients]:
-        """Takes part: what it yields is to be called in the place of `gradients`."""
-        with self._changed:
-            self._members += 1
+        """Takes part: what it yields is to be called, in this thread, in the place of `gradients`."""
+        thread = threading.current_thread()
         try:
+            with self._lock:
+                self._members.add(thread)
             yield self._gradients
         finally:
-            with self._changed:
-                self._members -= 1
-                self._changed.notify_all()
+            with self._lock:
+                self._members.discard(thread)
+                self._ring()
 
     def _gradients(
         self, base: BaseModel, learners: Sequence[Learner], batches: Sequence[TrainingBatch]
     ) -> list[torch.Tensor]:
         wish = _Wish(learners, batches)
-        with self._changed:
-            self._wishes.append(wish)
-            try:
-                self._wait_or_grant(base, wish)
-            finally:
-                if wish in self._wishes:
-                    self._wishes.remove(wish)
+        try:
+            with self._lock:
+                self._wishes.append(wish)
+            while wish.is_open:
+                if wishes := self._turn(wish):
+                    self._grant(base, wishes)
+                else:
+                    wish.wait(self._deadline(wish) - time.monotonic())
+        finally:
+            with self._lock:
+                self._wishes = [other for other in self._wishes if other is not wish]
         if wish.losses is None:
             # Together they failed: alone, only the one whose fault it is will.
             return gradients(base, learners, batches)
         return wish.losses
 
-    def _wait_or_grant(self, base: BaseModel, wish: _Wish) -> None:
-        self._changed.notify_all()
-        deadline = time.monotonic() + _PATIENCE * self._seconds
-        while wish.losses is None and not wish.refused:
-            if len(self._wishes) >= self._members or time.monotonic() >= deadline:
-                self._grant_all(base)
-            else:
-                self._changed.wait(max(0.0, deadline - time.monotonic()) + 0.001)
+    def _turn(self, wish: _Wish) -> list[_Wish]:
+        """All wishes, where it is on this one's thread to grant them: everybody is there, or is late."""
+        with self._lock:
+            if wish.granter is not None or self._is_busy():
+                return []
+            members = sum(thread.is_alive() for thread in self._members)
+            if len(self._wishes) < members and time.monotonic() < self._deadline(wish):
+                return []
+            wishes, self._wishes = self._wishes, []
+            self._granter = threading.current_thread()
+            for taken in wishes:
+                taken.granter = self._granter
+            return wishes
 
-    def _grant_all(self, base: BaseModel) -> None:
-        """All wishes in one go. Holds the lock: who comes meanwhile is in the next round."""
-        wishes, self._wishes = self._wishes, []
+    def _grant(self, base: BaseModel, wishes: Sequence[_Wish]) -> None:
+        """All of `wishes` in one go. Who comes meanwhile is in the next round."""
         started = time.monotonic()
         try:
             losses = iter(
@@ -96,13 +133,37 @@ class Round:
             for wish in wishes:
                 wish.losses = [next(losses) for _ in wish.learners]
         except Exception:
+            if _is_being_ended():
+                raise
             # Each tries alone, and is told what is wrong with its own.
             _LOG.warning("joined trainings failed together and go on alone", exc_info=True)
         finally:
-            for wish in wishes:
-                wish.refused = wish.losses is None
-            self._seconds = time.monotonic() - started
-            self._changed.notify_all()
+            with self._lock:
+                for wish in wishes:
+                    wish.refused = wish.losses is None
+                    wish.ring()
+                self._granter = None
+                self._ended = time.monotonic()
+                self._seconds = self._ended - started
+                self._ring()
+
+    def _is_busy(self) -> bool:
+        return self._granter is not None and self._granter.is_alive()
+
+    def _deadline(self, wish: _Wish) -> float:
+        """When `wish` has waited long enough for others; while a round goes on it waits for its end."""
+        if self._is_busy():
+            return time.monotonic() + _LONGEST_NAP
+        return max(wish.since, self._ended) + _PATIENCE * self._seconds
+
+    def _ring(self) -> None:
+        for wish in self._wishes:
+            wish.ring()
+
+
+def _is_being_ended() -> bool:
+    """Whether the exception is the one by which caikit cancels a job: it is an ordinary RuntimeError."""
+    return bool(getattr(threading.current_thread(), "destroyed", False))
 
 
 _ROUNDS: WeakKeyDictionary[BaseModel, Round] = WeakKeyDictionary()

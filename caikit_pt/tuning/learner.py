@@ -41,7 +41,7 @@ class Learner:
 
         Where `loss` (float32 scalar) or a gradient isn't finite, or the update itself would end in something
         that isn't, weights and moments stay what they were. Either way the schedule goes on. All of it
-        happens on the device, without waiting for it.
+        happens on the device, without waiting for it; only Adafactor looks at its count of steps.
         """
         import torch
 
@@ -54,8 +54,8 @@ class Learner:
             torch.nn.utils.clip_grad_norm_(self._weights, self._max_grad_norm)
         self._optimizer.step()
         after = self._state()
-        for weight in self._weights:
-            finite &= torch.isfinite(weight).all()
+        for tensor in after:
+            finite &= torch.isfinite(tensor).all()
         # What there was no moment of before the first update begins with zero.
         before += [torch.zeros_like(tensor) for tensor in after[len(before) :]]
         with torch.no_grad():
@@ -68,10 +68,13 @@ class Learner:
         """Every tensor that an update changes: the weights first, then the optimiser's in a fixed order."""
         import torch
 
-        states = [
-            self._optimizer.state[weight] for weight in self._weights if weight in self._optimizer.state
-        ]
-        moments = [value for state in states for value in state.values() if isinstance(value, torch.Tensor)]
+        moments = []
+        for weight in self._weights:
+            for name, value in self._optimizer.state.get(weight, {}).items():
+                if not isinstance(value, torch.Tensor):
+                    # Adafactor's numbers: as tensors they can be taken back like the rest.
+                    value = self._optimizer.state[weight][name] = weight.new_tensor(value)
+                moments.append(value)
         return [*self._weights, *moments]
 
 

@@ -34,8 +34,9 @@ class Records:
     def split(self, count: int, seed: int) -> tuple[Records, Records]:
         """All but `count` records, and these, drawn by `seed`; both in their old order.
 
-        Records with the same input go the same way where that leaves `count` to be had, so that nothing
-        that is validated with was trained on.
+        Records with the same input go the same way, so that nothing that is validated with was trained
+        on: there may be fewer than `count` for it, or, where no input is as rare, more. Only where all
+        records have one input they are parted all the same.
         """
         import torch
 
@@ -44,13 +45,11 @@ class Records:
         same = Counter(record.input for record in self.items)
         drawn: set[str] = set()
         taken = 0
-        for index in order:
-            if taken >= count:
-                break
-            if self.items[index].input not in drawn:
-                drawn.add(self.items[index].input)
-                taken += same[self.items[index].input]
-        held = [record.input in drawn for record in self.items]
+        for text in dict.fromkeys(self.items[index].input for index in order):
+            if taken + same[text] <= count:
+                drawn.add(text)
+                taken += same[text]
+        held = [record.input in (drawn or {min(same, key=same.__getitem__)}) for record in self.items]
         if all(held):
             picked = set(order[:count])
             held = [index in picked for index in range(len(held))]

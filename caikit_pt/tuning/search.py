@@ -52,9 +52,9 @@ def candidates(parameters: TuningParameters) -> list[TuningParameters]:
 def rungs(count: int, updates: int) -> dict[int, int]:
     """After which update how many of `count` candidates go on."""
     left: dict[int, int] = {}
-    for halvings in range(1, math.ceil(math.log2(count)) + 1 if count > 1 else 1):
+    for halvings in range(1, count.bit_length()):
         share = 2 ** (halvings - 1) / count
-        left[max(1, math.ceil(share * updates))] = max(1, count // 2**halvings)
+        left[max(1, math.ceil(share * updates))] = count // 2**halvings
     return left
 
 

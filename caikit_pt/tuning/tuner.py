@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+
 from caikit_pt.base_model.frozen import BaseModel
 from caikit_pt.soft_prompt.artifact import TunedPrompt
 from caikit_pt.tuning.batches import updates_per_epoch, windows
@@ -19,7 +20,7 @@ from caikit_pt.tuning.learner import Gradients, gradients
 from caikit_pt.tuning.plan import TuningPlan
 from caikit_pt.tuning.search import candidates, rungs
 from caikit_pt.tuning.validation import Validation
-from caikit_pt.tuning.verdict import verdict
+from caikit_pt.tuning.verdict import in_words, verdict
 
 _LOG = logging.getLogger(__name__)
 # On a GPU, losses are fetched every so many updates: fetching one waits for all that was computed before.
@@ -182,6 +183,9 @@ class _Tuning:
     def _tuned(self) -> TunedPrompt:
         checkpoint = self._plan.checkpoint
         (candidate,) = self._candidates[:1]
+        found = verdict(candidate, self._base, self._validation)
+        for line in in_words(found):
+            _LOG.info(line)
         return TunedPrompt(
             prompt=candidate.prompt,
             base_model_name=checkpoint.name,
@@ -194,7 +198,7 @@ class _Tuning:
                 "cut_targets": self._examples.cut_targets,
             },
             training_logs=candidate.logs,
-            verdict=verdict(candidate, self._base, self._validation),
+            verdict=found,
         )
 
 

@@ -38,7 +38,7 @@ class Scores:
         """Plain values."""
         return {
             "loss": self.loss.to_dict(),
-            "perplexity": self.perplexity,
+            "perplexity": self.perplexity if math.isfinite(self.perplexity) else None,
             **{name: estimate.to_dict() for name, estimate in self.metrics.items()},
         }
 

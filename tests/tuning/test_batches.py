@@ -116,7 +116,7 @@ def test_a_batch_without_owners_belongs_to_the_first_prompt(llama: BaseModel) ->
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_a_halved_budget_is_half_of_both(device: str) -> None:
-    budget = budget_for(device)
+    budget = budget_for(device, 512)
     assert budget.halved() == Budget(budget.positions // 2, budget.logits // 2)
 
 
