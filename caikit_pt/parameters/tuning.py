@@ -149,8 +149,8 @@ TUNING_PARAMETERS = ParameterTable(
     Parameter(
         "batch_size",
         int,
-        "Records in a batch; batch_size times accumulate_steps make one update. How many share a forward pass "
-        "is decided by their lengths and by memory.",
+        "Records in a batch; batch_size times accumulate_steps make one update. How many share a forward "
+        "pass is decided by their lengths and by memory.",
         default=8,
         source="parameter document",
         low=1,
@@ -285,8 +285,8 @@ TUNING_PARAMETERS = ParameterTable(
     Parameter(
         "validation_share",
         float,
-        "Share of the training records that is split off by seed to validate with, where there is no val_stream. "
-        "0: none.",
+        "Share of the training records that is split off by seed to validate with, where there is no "
+        "val_stream. 0: none.",
         source=f"0.1, and at most {MOST_SPLIT_OFF} records; 0 with fewer than {FEWEST_TO_SPLIT} records",
         low=0,
         high=0.5,
@@ -303,8 +303,8 @@ TUNING_PARAMETERS = ParameterTable(
     Parameter(
         "early_stopping_patience",
         int,
-        "Validations in a row without a better loss that end the training; 0: none do. Whether it ends early or "
-        "not, the prompt with the best validation loss is kept.",
+        "Validations in a row without a better loss that end the training; 0: none do. Whether it ends early "
+        "or not, the prompt with the best validation loss is kept.",
         default=0,
         source="caikit_pt",
         low=0,

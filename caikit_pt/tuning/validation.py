@@ -1,4 +1,4 @@
-"""How good a soft prompt is on records that it isn't trained on: losses, and answers as a server gives them."""
+"""How good a soft prompt is on records that it isn't trained on: losses, and answers as served."""
 
 from __future__ import annotations
 

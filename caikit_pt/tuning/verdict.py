@@ -45,7 +45,8 @@ def in_words(verdict: Mapping[str, Any]) -> list[str]:
         return []
     kept = verdict["kept"]
     lines = [
-        f"The loss is {verdict['course']}. Kept is the prompt after epoch {kept['epoch']}, update {kept['step']}."
+        f"The course of the loss: {verdict['course']}. "
+        f"Kept is the prompt after epoch {kept['epoch']}, update {kept['step']}."
     ]
     if verdict["skipped_updates"]:
         lines.append(f"{verdict['skipped_updates']} updates were skipped, because they weren't finite.")

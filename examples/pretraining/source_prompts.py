@@ -21,6 +21,7 @@ from caikit_pt.base_model.frozen import BaseModel, TrainingBatch
 from caikit_pt.settings import Settings
 from caikit_pt.soft_prompt.initializers import Start, initial_prompt
 from caikit_pt.tuning.examples import Examples, make_examples
+from caikit_pt.tuning.losses import backward
 from caikit_pt.tuning.plan import TuningPlan, make_plan
 from examples.local_server import ROOT
 
@@ -68,9 +69,9 @@ def train(base: BaseModel) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         for task, stream in enumerate(batches):
             batch = next(stream)
             prompt = {part: shared * (columns[task] * rows[task])}
-            loss = base.target_loss(prompt, batch) / batch.target_tokens / len(TASKS)
-            loss.backward()  # type: ignore[no-untyped-call]
-            mean += loss.item()
+            share = 1 / batch.target_tokens / len(TASKS)
+            losses = backward(base, [prompt], batch, [share] * len(batch.sources))
+            mean += share * losses.sum().item()
         optimizer.step()
         schedule.step()
         if update % 50 == 0:
@@ -105,6 +106,7 @@ def plan(base: BaseModel, task: str) -> TuningPlan:
         "base_model": base.checkpoint.name,
         "num_virtual_tokens": VIRTUAL_TOKENS,
         "prompt_tuning_init_method": "SAMPLE_VOCAB",
+        "validation_share": 0.0,
     }
     return make_plan(request, records, None, Settings(base_models_dir=str(BASE_MODELS)), base)
 

@@ -325,7 +325,7 @@ def test_d7_the_average_of_a_task_and_its_mirror_image_is_the_task(zoo: Zoo, tmp
     initial = initial_prompt(start_of(plan, base))
     expected = shared * (column[0] @ row[0])
     torch.testing.assert_close(initial.tensors[DECODER], expected)
-    started = trainable(initial, plan.parameters).tensors()[DECODER]
+    started = trainable(initial, plan.parameters, torch.Generator()).tensors()[DECODER]
     torch.testing.assert_close(started.detach(), expected)
     assert expected.abs().mean() > 0.05, "and that isn't zero"
 
@@ -427,7 +427,7 @@ def test_d9_concurrent_requests_keep_their_own_prompts(zoo: Zoo) -> None:
 def _answers(base: BaseModel, requests: list[tuple[SoftPrompt, str]]) -> list[Sequence]:
     """The greedy answers to `requests`, all in one call."""
     parameters = GenerationParameters(max_new_tokens=NEW_TOKENS, min_new_tokens=NEW_TOKENS)
-    sequences = [Sequence(base, prompt, text, parameters) for prompt, text in requests]
+    sequences = [Sequence(base, prompt, base.source_ids(text), parameters) for prompt, text in requests]
     for _ in generate(base, sequences):
         pass
     return sequences

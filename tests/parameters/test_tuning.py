@@ -58,6 +58,7 @@ def test_the_order_of_precedence_and_where_each_value_came_from() -> None:
         "device": ("cpu", "this machine"),
         "torch_dtype": ("float32", "device cpu"),
         "tuning_task": ("generation", "the type of the records"),
+        "validation_share": (0.0, "default"),
     }
     parameters = resolve({"base_model": "m", "num_epochs": 3}, decided, {})
     assert (parameters.num_epochs, parameters.origins["num_epochs"]) == (3, "request")
@@ -91,6 +92,7 @@ def test_a_default_beyond_the_limits_becomes_what_they_allow() -> None:
         "torch_dtype": ("float32", "device cpu"),
         "tuning_task": ("generation", "the type of the records"),
         "learning_rate": (0.3, "preset x / y"),
+        "validation_share": (0.0, "default"),
     }
     parameters = resolve({"base_model": "m"}, decided, limits)
     assert (parameters.num_epochs, parameters.origins["num_epochs"]) == (5, "tuning_limits")

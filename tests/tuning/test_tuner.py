@@ -109,7 +109,8 @@ def test_a_validation_loss_is_the_mean_over_all_target_tokens(base: BaseModel) -
     examples = make_examples(Records(RECORDS.items[:7], False), base, planned.parameters)
     whole = examples.batch(list(range(7)))
     with torch.no_grad():
-        expected = float(base.target_loss(tuned.prompt.tensors, whole)) / whole.target_tokens
+        rows = base.padded_losses([tuned.prompt.tensors] * 7, whole)
+    expected = float(rows.sum()) / whole.target_tokens
     assert losses(tuned, "validation_loss") == [pytest.approx(expected, rel=1e-5)]
 
 
@@ -117,17 +118,16 @@ def test_a_gradient_that_is_no_number_ends_the_training_too(
     llama: BaseModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The last update's gradient shows in no later loss: a prompt of NaN was published."""
-    real = type(llama).target_loss
 
-    def finite_loss_infinite_gradient(self: BaseModel, prompt: Any, batch: TrainingBatch) -> torch.Tensor:
-        (rows,) = prompt.values()
+    def finite_loss_infinite_gradient(prompts: Any, batch: TrainingBatch) -> torch.Tensor:
+        rows = torch.stack([tensor.sum() for prompt in prompts for tensor in prompt.values()])
         # The root of zero: its gradient is infinite, and times zero no number.
-        broken: torch.Tensor = real(self, prompt, batch) + (rows * 0).sum().clamp(min=0).sqrt()
-        return broken
+        return 1 + (rows * 0).clamp(min=0).sqrt()
 
-    monkeypatch.setattr(type(llama), "target_loss", finite_loss_infinite_gradient)
+    monkeypatch.setattr(llama, "trains_packed", False)
+    monkeypatch.setattr(llama, "padded_losses", finite_loss_infinite_gradient)
     with pytest.raises(TrainingDiverged, match="gradient is not finite"):
-        tune(plan(llama, num_epochs=1, batch_size=10), llama)
+        tune(plan(llama, num_epochs=5, batch_size=10), llama)
 
 
 def test_what_looks_like_a_special_token_in_a_target_is_text(base: BaseModel) -> None:
@@ -139,11 +139,12 @@ def test_what_looks_like_a_special_token_in_a_target_is_text(base: BaseModel) ->
 def test_a_loss_that_is_no_number_ends_the_training(
     llama: BaseModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = type(llama).target_loss
+    real = llama.padded_losses
 
-    def sometimes_nan(self: BaseModel, prompt: Any, batch: TrainingBatch) -> torch.Tensor:
-        return real(self, prompt, batch) * math.nan
+    def no_number(prompts: Any, batch: TrainingBatch) -> torch.Tensor:
+        return real(prompts, batch) * math.nan
 
-    monkeypatch.setattr(type(llama), "target_loss", sometimes_nan)
-    with pytest.raises(TrainingDiverged, match=r"loss is not finite at update 1 of 10.*learning_rate"):
+    monkeypatch.setattr(llama, "trains_packed", False)
+    monkeypatch.setattr(llama, "padded_losses", no_number)
+    with pytest.raises(TrainingDiverged, match=r"loss is not finite at update 5 of 10.*learning_rate"):
         tune(plan(llama), llama)
