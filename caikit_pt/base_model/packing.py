@@ -310,9 +310,10 @@ class _Group:
     def mask(self, window: int | None, dtype: torch.dtype) -> Tensor | None:
         """What is added to the scores [B, h, T, P + T]: 0 or -inf; None where all may see all."""
         if (window, dtype) not in self._masks:
+            # Made on the CPU, so that no GPU has to be waited for.
             seen = self._seen(window)
-            mask = torch.zeros(seen.shape, dtype=dtype, device=self._device)
-            self._masks[window, dtype] = None if seen.all() else mask.masked_fill(~seen, -torch.inf)
+            mask = torch.zeros(seen.shape, dtype=dtype).masked_fill(~seen, -torch.inf)
+            self._masks[window, dtype] = None if seen.all() else mask.to(self._device)
         return self._masks[window, dtype]
 
     def bias(self, how: How) -> Tensor | None:
@@ -322,16 +323,16 @@ class _Group:
         return how.position_bias[:, :, : self.queries.longest, : self._prefix_length + self.keys.longest]
 
     def _seen(self, window: int | None) -> Tensor:
-        keys = torch.arange(self._prefix_length + self.keys.longest, device=self._device)
+        keys = torch.arange(self._prefix_length + self.keys.longest)
         if not self._causal:
-            ends = self._prefix_length + torch.tensor(self.keys.lengths, device=self._device)
+            ends = self._prefix_length + torch.tensor(self.keys.lengths)
             return (keys < ends[:, None])[:, None, None]
         # Padding stands behind every row, where no position of the row itself looks. It asks from no farther
         # than the last key, which it sees: of what sees nothing, neither result nor gradient is a number.
         before = [had - asks for had, asks in zip(self.keys.lengths, self.queries.lengths, strict=True)]
         before = before[:1] if len(set(before)) == 1 else before
-        steps = torch.arange(self.queries.longest, device=self._device)
-        places = torch.tensor(before, device=self._device)[:, None] + steps
+        steps = torch.arange(self.queries.longest)
+        places = torch.tensor(before)[:, None] + steps
         queries = self._prefix_length + places.clamp(max=self.keys.longest - 1)
         distance = queries[:, None, :, None] - keys
         return distance >= 0 if window is None else (distance >= 0) & (distance < window)
