@@ -15,7 +15,7 @@ import pytest
 
 from examples.grpc_client import Client
 from tests.conftest import LLAMA, T5
-from tests.test_service import MPT, QUICK
+from tests.test_service import MPT, QUICK, RECORDS
 
 TRAIN: dict[str, tuple[dict[str, Any], str, str]] = {
     # name: (what is different from a good request, the field that is named, a word of what is allowed)
@@ -154,6 +154,40 @@ TRAIN: dict[str, tuple[dict[str, Any], str, str]] = {
     "unknown tuning type": ({"tuning_type": "LORA"}, "tuning_type", "PROMPT_TUNING"),
     "unknown tuning task": ({"tuning_task": "poetry"}, "tuning_task", "classification"),
     "a task rate without tasks": ({"task_learning_rate": 0.1}, "task_learning_rate", MPT),
+    "unknown search": ({"search": "yes"}, "search", "off, auto"),
+    "unknown reparameterization": ({"reparameterization": "mlp"}, "reparameterization", "none, residual"),
+    "a network around a multitask prompt": (
+        {"tuning_type": MPT, "reparameterization": "residual"},
+        "reparameterization",
+        "PROMPT_TUNING",
+    ),
+    "unknown optimizer": ({"optimizer": "sgd"}, "optimizer", "adamw, adafactor"),
+    "unknown schedule": ({"lr_scheduler_type": "cosine"}, "lr_scheduler_type", "linear, constant"),
+    "warmup_ratio 1.5": ({"warmup_ratio": 1.5}, "warmup_ratio", "from 0 to 0.9"),
+    "warmup_ratio nan": ({"warmup_ratio": "NaN"}, "warmup_ratio", "from 0 to 0.9"),
+    "max_grad_norm -1": ({"max_grad_norm": -1}, "max_grad_norm", "from 0 to 1,000,000"),
+    "max_grad_norm inf": ({"max_grad_norm": "Infinity"}, "max_grad_norm", "from 0"),
+    "weight_decay 2": ({"weight_decay": 2}, "weight_decay", "from 0 to 1"),
+    "validation_share 0.9": ({"validation_share": 0.9}, "validation_share", "from 0 to 0.5"),
+    "validation_share -0.1": ({"validation_share": -0.1}, "validation_share", "from 0 to 0.5"),
+    "validation_share beside a stream": (
+        {"validation_share": 0.2, "val_stream": RECORDS},
+        "validation_share",
+        "val_stream",
+    ),
+    "validation_steps -1": ({"validation_steps": -1}, "validation_steps", "from 0"),
+    "early_stopping_patience -1": ({"early_stopping_patience": -1}, "early_stopping_patience", "from 0"),
+    "early stopping by nothing": (
+        {"early_stopping_patience": 5, "validation_share": 0},
+        "early_stopping_patience",
+        "val_stream",
+    ),
+    "a search by nothing": ({"search": "auto", "validation_share": 0}, "search", "val_stream"),
+    "a search with one record": (
+        {"search": "auto", "train_stream": {"jsondata": {"data": [{"input": "a", "output": "b"}]}}},
+        "validation_share",
+        "single record",
+    ),
     "unknown dtype": ({"torch_dtype": "int8"}, "torch_dtype", "bfloat16"),
     "unknown device": ({"device": "tpu"}, "device", "cpu"),
     "a device that isn't there": ({"device": "cuda:99"}, "device", "cpu"),

@@ -9,6 +9,7 @@ from typing import Any
 
 import grpc
 import pytest
+import yaml
 
 from examples.grpc_client import Client
 from examples.local_server import server
@@ -196,6 +197,61 @@ def test_a_validation_stream_gives_a_validation_loss(client: Client, models_dir:
     client.train("validated", {**QUICK, "base_model": LLAMA, "val_stream": RECORDS})
     logs = (models_dir / "validated" / "training_logs.jsonl").read_text()
     assert logs.count('"validation_loss"') == QUICK["num_epochs"]
+
+
+def test_all_that_a_training_can_be_told(client: Client, models_dir: Path) -> None:
+    """Every parameter goes over the wire, zeros that mean something too, and the verdict comes back."""
+    told = {
+        "reparameterization": "residual",
+        "optimizer": "adafactor",
+        "lr_scheduler_type": "linear",
+        "warmup_ratio": 0.25,
+        "max_grad_norm": 1.5,
+        "weight_decay": 0.5,
+        "validation_steps": 2,
+        "early_stopping_patience": 3,
+        "validation_share": 0.0,
+    }
+    request = {**QUICK, "base_model": T5, "val_stream": RECORDS, "batch_size": 2, **told}
+    training_id = client.submit("told", request)
+    assert client.wait(training_id) == "COMPLETED"
+    config = yaml.safe_load((models_dir / "told" / "config.yml").read_text())
+    assert {name: config["tuning_parameters"][name] for name in told} == told
+    assert all(config["tuning_parameters"]["origins"][name] == "request" for name in told)
+    lines = (models_dir / "told" / "training_logs.jsonl").read_text().splitlines()
+    logs = [json.loads(line) for line in lines]
+    assert [log["data"]["step"] for log in logs if log["name"] == "validation_loss"] == [2, 4, 6, 8]
+    verdict = config["verdict"]
+    _, reasons = client.status(training_id)
+    assert any(f"update {verdict['kept']['step']}." in reason for reason in reasons)
+    assert any(reason.startswith("On 8 validation records: ") for reason in reasons)
+
+
+def test_a_search_over_the_wire(client: Client, models_dir: Path) -> None:
+    request = {**QUICK, "base_model": LLAMA, "search": "auto", "val_stream": RECORDS, "num_epochs": 4}
+    assert client.train("searched", request) == "COMPLETED"
+    found = yaml.safe_load((models_dir / "searched" / "config.yml").read_text())
+    assert found["tuning_parameters"]["num_virtual_tokens"] == 4
+    assert found["tuning_parameters"]["search"] == "auto"
+    assert found["verdict"]["validation"]["tuned"]["loss"]["value"] > 0
+
+
+def test_joined_trainings_over_the_wire(tmp_path: Path) -> None:
+    """Off unless the settings say so. Jobs that come at once, and one of them is cancelled."""
+    settings = {"JOIN_TRAININGS": "true"}
+    with server(tmp_path, settings) as port, ThreadPoolExecutor(4) as pool:
+        joined = Client(port)
+        stopped = joined.submit("stopped", {**QUICK, "base_model": T5, "num_epochs": 10_000})
+
+        def train(number: int) -> str:
+            request = {**QUICK, "base_model": T5, "num_epochs": 20, "seed": number}
+            return joined.train(f"joined-{number}", request)
+
+        assert set(pool.map(train, range(4))) == {"COMPLETED"}
+        joined.cancel(stopped)
+        assert joined.wait(stopped) == "CANCELED"
+        assert joined.train("after", {**QUICK, "base_model": T5}) == "COMPLETED"
+        assert joined.predict("joined-0", "The desk is awful").generated_tokens > 0
 
 
 def test_a_running_job_can_be_cancelled(client: Client, models_dir: Path) -> None:

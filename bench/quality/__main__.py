@@ -1,6 +1,7 @@
 """Prints how the defaults and the search do beside a grid of twelve, as Markdown.
 
-    python -m bench.quality --data FOLDER_OF_DATA_SETS --results trials.jsonl
+python -m bench.quality --data FOLDER    what the documentation shows, over an hour on one core
+python -m bench.quality --quick          does it run?
 
 Trials are added to `--results` as they come, and those that are there aren't repeated.
 """
@@ -8,70 +9,96 @@ Trials are added to `--results` as they come, and those that are there aren't re
 from __future__ import annotations
 
 import argparse
-import json
-from collections.abc import Iterator
-from dataclasses import asdict
+import os
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import caikit_pt
+from bench.quality.results import Results
 from bench.quality.table import table
-from bench.quality.task import TEST, TRAIN, Task, held_out_tasks, real_tasks, unspeakable
+from bench.quality.task import TEST, TRAIN, Task, held_out_tasks, left_out, real_tasks
 from bench.quality.trial import REQUESTS, Trial, try_out
 from caikit_pt.base_model.frozen import BaseModel
+from caikit_pt.parameters.tuning import FEWEST_TO_SPLIT
 from examples.pretraining.make_demo_data import EXAMPLES
 
 MODELS = ("tiny-llama", "tiny-t5")
-_FEWEST_TEST = 100  # with fewer records, points mean nothing
+_QUICK_TRAIN, _QUICK_TEST = FEWEST_TO_SPLIT, 100
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """All trials that are missing, and the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    options = _options(arguments)
+    import torch
+
+    torch.set_num_threads(int(os.environ.setdefault("OMP_NUM_THREADS", "1")))
+    tasks = _tasks(options)
+    models = options.model or MODELS
+    if options.quick:
+        tasks, models = tasks[:1], models[:1]
+    bases = [caikit_pt.load_base_model(str(EXAMPLES / "base_models" / name)) for name in models]
+    reasons = {reason: None for task in tasks for base in bases if (reason := left_out(task, base))}
+    with TemporaryDirectory() as folder:
+        results = Results(Path(folder, "quick.jsonl") if options.quick else options.results)
+        trials = list(_trials(tasks, bases, results))
+    print(f"    python -m bench.quality{_shown(options)}\n")
+    print(f"At most {options.records} records to train on, a part of which is split off to validate with.")
+    print("Accuracy in % of other records, the same for all trials of a task, ± one standard error. The best")
+    print("of twelve is chosen by these very records, so some of its lead is luck.\n")
+    print(table(trials))
+    print(
+        "- Labels have to be words that the model can say: tokens of the targets that it was pretrained on."
     )
+    for reason in reasons:
+        print(f"- {reason}")
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench.quality", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--data", type=Path, help="data sets beside the embedded models' own tasks")
     parser.add_argument("--results", type=Path, default=Path("quality.jsonl"))
-    parser.add_argument("--model", action="append", choices=MODELS)
-    parser.add_argument("--task", action="append")
-    options = parser.parse_args()
-    trials = _read(options.results)
-    tasks = [*held_out_tasks(), *(real_tasks(options.data) if options.data else ())]
-    if not options.data:
-        print("Only the embedded models' own tasks: --data names no folder of data sets.")
+    parser.add_argument("--model", action="append", choices=MODELS, help="only this; can be repeated")
+    parser.add_argument("--task", action="append", help="only this; can be repeated")
+    parser.add_argument("--records", type=int, default=TRAIN, help=f"to train on; {TRAIN}")
+    parser.add_argument("--quick", action="store_true", help="one model, one task, few records; nothing kept")
+    options = parser.parse_args(arguments)
+    if options.quick:
+        options.records = _QUICK_TRAIN
+    if options.records < FEWEST_TO_SPLIT:
+        parser.error(f"--records: with fewer than {FEWEST_TO_SPLIT}, none are split off to validate with")
+    if options.data and not options.data.is_dir():
+        parser.error(f"--data: there is no folder {options.data}")
+    return options
+
+
+def _tasks(options: argparse.Namespace) -> list[Task]:
+    sizes = (options.records, _QUICK_TEST if options.quick else TEST)
+    tasks = [*held_out_tasks(*sizes), *(real_tasks(options.data, *sizes) if options.data else ())]
+    chosen = [task for task in tasks if task.name in (options.task or (task.name,))]
+    if not chosen:
+        sys.exit(f"No such task; there are {', '.join(task.name for task in tasks)}")
+    return chosen
+
+
+def _trials(tasks: Sequence[Task], bases: Sequence[BaseModel], results: Results) -> Iterator[Trial]:
+    """Every trial of every task that the models can do, made where it isn't there."""
     for task in tasks:
-        for name in options.model or MODELS:
-            if not options.task or task.name in options.task:
-                base = caikit_pt.load_base_model(str(EXAMPLES / "base_models" / name))
-                for trial in _missing(base, task, trials):
-                    trials.append(trial)
-                    with options.results.open("a") as file:
-                        file.write(json.dumps(asdict(trial)) + "\n")
-    print(f"\nAt most {TRAIN} records to train on and {TEST} to be judged by: two standard errors of an")
-    print("accuracy of 90 % are 2.7 points.\n")
-    print(table(trials))
+        for base in bases:
+            if not left_out(task, base):
+                for request in REQUESTS:
+                    yield results.get(base, task, request) or results.add(try_out(base, task, request))
 
 
-def _missing(base: BaseModel, task: Task, trials: list[Trial]) -> Iterator[Trial]:
-    """The trials of a model and a task that aren't there yet, or a word on why there are none."""
-    name = base.checkpoint.name
-    unknown = unspeakable(task, base)
-    if unknown:
-        print(f"{task.name} is left out for {name}, which can't say {', '.join(map(repr, unknown))}")
-        return
-    if len(task.test) < _FEWEST_TEST:
-        print(f"{task.name} is left out: {len(task.test)} test records")
-        return
-    known = {trial.request for trial in trials if (trial.model, trial.task) == (name, task.name)}
-    for request in REQUESTS:
-        if request not in known:
-            trial = try_out(base, task, request)
-            print(f"{name} {task.name} {request}: {trial.accuracy:.3f}, {trial.seconds:.0f} s", flush=True)
-            yield trial
-
-
-def _read(file: Path) -> list[Trial]:
-    lines = file.read_text().splitlines() if file.exists() else ()
-    return [Trial(**json.loads(line)) for line in lines]
+def _shown(options: argparse.Namespace) -> str:
+    """The options that the figures depend on."""
+    words = " --quick" if options.quick else ""
+    words += " --data FOLDER" if options.data else ""
+    for name in ("model", "task"):
+        words += "".join(f" --{name} {value}" for value in getattr(options, name) or ())
+    return words + ("" if options.records in (TRAIN, _QUICK_TRAIN) else f" --records {options.records}")
 
 
 if __name__ == "__main__":

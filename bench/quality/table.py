@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from statistics import fmean
 
 from bench.quality.trial import DEFAULTS, GRID, SEARCH, Trial
 
 # In points of accuracy below the best of the grid, and in trainings with the defaults.
 DEFAULTS_WITHIN, SEARCH_WITHIN, SEARCH_COST = 2.0, 1.0, 3.0
 _HEAD = (
-    "| model | task | best of grid | which | grid by validation | defaults | difference "
-    "| search | difference | which | cost |"
+    "model",
+    "task",
+    "best of grid",
+    "which",
+    "grid by validation",
+    "defaults",
+    "difference",
+    "search",
+    "difference",
+    "which",
+    "cost",
 )
 _ROUNDING = 1e-9
 
@@ -26,6 +37,12 @@ class Row:
         self.chosen = min(grid, key=lambda trial: trial.validation_loss)
 
     @property
+    def error(self) -> float:
+        """The standard error of the best accuracy, in points."""
+        accuracy = self.best.accuracy
+        return 100 * math.sqrt(accuracy * (1 - accuracy) / self.best.judged)
+
+    @property
     def defaults_difference(self) -> float:
         """Points of the defaults above the best of the grid."""
         return 100 * (self.defaults.accuracy - self.best.accuracy)
@@ -36,32 +53,54 @@ class Row:
         return 100 * (self.search.accuracy - self.best.accuracy)
 
     @property
+    def chosen_difference(self) -> float:
+        """Points of the grid's choice by validation above its best."""
+        return 100 * (self.chosen.accuracy - self.best.accuracy)
+
+    @property
     def cost(self) -> float:
         """CPU time of the search, in trainings with the defaults."""
         return self.search.seconds / self.defaults.seconds
+
+    @property
+    def defaults_meet(self) -> bool:
+        """Whether the defaults are as good as they are to be."""
+        return self.defaults_difference >= -DEFAULTS_WITHIN - _ROUNDING
+
+    @property
+    def search_meets(self) -> bool:
+        """Whether the search is as good as it is to be."""
+        return self.search_difference >= -SEARCH_WITHIN - _ROUNDING
+
+    @property
+    def cost_meets(self) -> bool:
+        """Whether the search is as cheap as it is to be."""
+        return self.cost <= SEARCH_COST
 
     def __str__(self) -> str:
         cells = (
             self.best.model,
             self.best.task,
-            f"{100 * self.best.accuracy:.1f}",
+            f"{100 * self.best.accuracy:.1f} ± {self.error:.1f}",
             self.best.request,
             f"{100 * self.chosen.accuracy:.1f}",
             f"{100 * self.defaults.accuracy:.1f}",
-            _judged(self.defaults_difference, self.defaults_difference >= -DEFAULTS_WITHIN - _ROUNDING),
+            _judged(f"{self.defaults_difference:+.1f}", self.defaults_meet),
             f"{100 * self.search.accuracy:.1f}",
-            _judged(self.search_difference, self.search_difference >= -SEARCH_WITHIN - _ROUNDING),
+            _judged(f"{self.search_difference:+.1f}", self.search_meets),
             self.search.chosen,
-            _judged(self.cost, self.cost <= SEARCH_COST),
+            _judged(f"{self.cost:.1f}", self.cost_meets),
         )
-        return f"| {' | '.join(cells)} |"
+        return _line(cells)
 
 
 def rows(trials: Sequence[Trial]) -> list[Row]:
     """A row for each model and task of which all trials are there."""
-    keys = list(dict.fromkeys((trial.model, trial.task) for trial in trials))
-    groups = [[trial for trial in trials if (trial.model, trial.task) == key] for key in keys]
-    return [Row(group) for group in groups if {DEFAULTS, SEARCH, *GRID} <= {one.request for one in group}]
+    groups: dict[tuple[object, ...], list[Trial]] = {}
+    for trial in trials:
+        groups.setdefault((trial.model, trial.task, trial.records, trial.judged), []).append(trial)
+    wanted = {DEFAULTS, SEARCH, *GRID}
+    return [Row(group) for group in groups.values() if wanted <= {trial.request for trial in group}]
 
 
 def table(trials: Sequence[Trial]) -> str:
@@ -69,22 +108,26 @@ def table(trials: Sequence[Trial]) -> str:
     whole = rows(trials)
     if not whole:
         return "No model and task has all of its trials yet."
-    lines = [_HEAD, "|" + " --- |" * (_HEAD.count("|") - 1), *map(str, whole), ""]
+    return "\n".join([_line(_HEAD), _line(["---"] * len(_HEAD)), *map(str, whole), "", *_summary(whole)])
+
+
+def _summary(whole: Sequence[Row]) -> list[str]:
     count = len(whole)
-    met = sum(row.defaults_difference >= -DEFAULTS_WITHIN - _ROUNDING for row in whole)
-    found = sum(row.search_difference >= -SEARCH_WITHIN - _ROUNDING for row in whole)
-    by_validation = sum(100 * (row.chosen.accuracy - row.best.accuracy) for row in whole) / count
-    lines += [
-        f"Defaults: {met} of {count} within {DEFAULTS_WITHIN:g} points of the best of the grid, "
-        f"{sum(row.defaults_difference for row in whole) / count:+.1f} points on average.",
-        f"Search: {found} of {count} within {SEARCH_WITHIN:g} point, "
-        f"{sum(row.search_difference for row in whole) / count:+.1f} points on average, at "
-        f"{sum(row.cost for row in whole) / count:.1f} times the CPU time of a training with the "
-        f"defaults, and at most {max(row.cost for row in whole):.1f} times.",
-        f"The point of the grid with the lowest validation loss: {by_validation:+.1f} points on average.",
+    return [
+        f"- Defaults: {sum(row.defaults_meet for row in whole)} of {count} within {DEFAULTS_WITHIN:g} points "
+        f"of the best of the grid, {fmean(row.defaults_difference for row in whole):+.1f} points on average.",
+        f"- Search: {sum(row.search_meets for row in whole)} of {count} within {SEARCH_WITHIN:g} point, "
+        f"{fmean(row.search_difference for row in whole):+.1f} points on average; "
+        f"{sum(row.cost_meets for row in whole)} of {count} at no more than {SEARCH_COST:g} times the CPU "
+        f"time of a training with the defaults, {fmean(row.cost for row in whole):.1f} times on average.",
+        f"- The point of the grid with the lowest validation loss: "
+        f"{fmean(row.chosen_difference for row in whole):+.1f} points on average.",
     ]
-    return "\n".join(lines)
 
 
-def _judged(value: float, met: bool) -> str:
-    return f"{value:+.1f}" if met else f"**{value:+.1f}**"
+def _judged(value: str, met: bool) -> str:
+    return f"{value} met" if met else f"**{value} missed**"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"

@@ -16,7 +16,7 @@ from examples.pretraining.row import read_rows
 
 # What the embedded models were not pretrained on: a pairing of attribute and label words, a kind of message.
 HELD_OUT = ("ticket_flag", "guestbook_sentiment")
-TRAIN, TEST = 200, 500
+TRAIN, TEST, FEWEST_TEST = 200, 500, 100
 _SEED = 19
 _TEXT = EXAMPLES / "pretraining" / "text" / "rows.jsonl.gz"
 Record = dict[str, str]
@@ -35,26 +35,40 @@ class Task:
         """All labels, sorted."""
         return sorted({record["output"] for record in (*self.train, *self.test)})
 
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """How many records there are to learn from, and how many to be judged by."""
+        return len(self.train), len(self.test)
 
-def held_out_tasks() -> Iterator[Task]:
+
+def held_out_tasks(train: int = TRAIN, test: int = TEST) -> Iterator[Task]:
     """Fresh records of the grammar, none of which was pretrained on."""
     known = {row.input.lower() for row in read_rows(_TEXT)}
     for name in HELD_OUT:
         stream = records(TASKS[name], set(known), random.Random(f"{_SEED} {name}"))
-        drawn = list(islice(stream, TRAIN + TEST))
-        yield Task(name, tuple(drawn[:TRAIN]), tuple(drawn[TRAIN:]))
+        drawn = list(islice(stream, train + test))
+        yield Task(name, tuple(drawn[:train]), tuple(drawn[train:]))
 
 
-def real_tasks(root: Path) -> Iterator[Task]:
+def real_tasks(root: Path, train: int = TRAIN, test: int = TEST) -> Iterator[Task]:
     """The classification sets under `root`, each a folder of meta.json, train.jsonl and test.jsonl."""
     for meta in sorted(root.glob("*/meta.json")):
         if json.loads(meta.read_text("utf-8"))["task"] == "classification":
             name = meta.parent.name
-            train, test = (_drawn(meta.with_name(f"{part}.jsonl"), name, size) for part, size in _PARTS)
-            yield Task(name, train, test)
+            yield Task(
+                name,
+                _drawn(meta.with_name("train.jsonl"), name, train),
+                _drawn(meta.with_name("test.jsonl"), name, test),
+            )
 
 
-_PARTS = (("train", TRAIN), ("test", TEST))
+def left_out(task: Task, base: BaseModel) -> str:
+    """Why `base` isn't tried on `task`, or nothing where it is."""
+    if len(task.test) < FEWEST_TEST:
+        return f"{task.name} is left out: with {len(task.test)} test records, points mean nothing."
+    if unknown := unspeakable(task, base):
+        return f"{task.name} is left out for {base.checkpoint.name}, which can't say {', '.join(unknown)}."
+    return ""
 
 
 def unspeakable(task: Task, base: BaseModel) -> list[str]:

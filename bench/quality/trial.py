@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bench.quality.task import Task
+from bench.quality.task import TEST, TRAIN, Task
 from caikit_pt.base_model.frozen import BaseModel
+from caikit_pt.errors import TrainingDiverged
 from caikit_pt.settings import Settings
 from caikit_pt.tuning.examples import make_examples
 from caikit_pt.tuning.plan import make_plan
@@ -34,7 +36,10 @@ REQUESTS: Mapping[str, Request] = {DEFAULTS: {}, SEARCH: {"search": "auto"}, **G
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """`accuracy` on the test records, the best `validation_loss`, and the CPU `seconds` of the training."""
+    """`accuracy` on the test records, the best `validation_loss`, and the CPU `seconds` of the training.
+
+    `records` were trained on, `judged` are those of the accuracy.
+    """
 
     model: str
     task: str
@@ -43,14 +48,24 @@ class Trial:
     validation_loss: float
     seconds: float
     chosen: str
+    records: int = TRAIN
+    judged: int = TEST
 
 
 def try_out(base: BaseModel, task: Task, request: str) -> Trial:
-    """Trains with `request`, whose values are in REQUESTS, and everything else at its default."""
+    """Trains with `request`, whose values are in REQUESTS, and everything else at its default.
+
+    What diverges answers nothing.
+    """
+    name = base.checkpoint.name
     started = time.process_time()
-    asked = {"base_model": base.checkpoint.name, "tuning_task": "classification", **REQUESTS[request]}
+    asked = {"base_model": name, "tuning_task": "classification", **REQUESTS[request]}
     plan = make_plan(asked, task.train, None, Settings(), base)
-    tuned = tune(plan, base)
+    try:
+        tuned = tune(plan, base)
+    except TrainingDiverged:
+        seconds = time.process_time() - started
+        return Trial(name, task.name, request, 0.0, math.inf, seconds, "diverged", *task.sizes)
     seconds = time.process_time() - started
     losses = [entry["data"]["value"] for entry in tuned.training_logs if entry["name"] == "validation_loss"]
     test = read_records(task.test, "test")
@@ -61,4 +76,4 @@ def try_out(base: BaseModel, task: Task, request: str) -> Trial:
         str(kept[name]) for name in ("learning_rate", "prompt_tuning_init_method", "num_virtual_tokens")
     )
     accuracy = scores.metrics["accuracy"].value
-    return Trial(base.checkpoint.name, task.name, request, accuracy, min(losses), seconds, chosen)
+    return Trial(name, task.name, request, accuracy, min(losses), seconds, chosen, *task.sizes)

@@ -6,6 +6,7 @@ then runs in a thread of the server, and its prompt is published under its name 
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import traceback
@@ -26,6 +27,8 @@ from caikit_pt.paths import check_model_name
 from caikit_pt.runtime.status import caikit_errors
 from caikit_pt.tuning.plan import TuningPlan
 from caikit_pt.tuning.verdict import in_words
+
+_LOG = logging.getLogger(__name__)
 
 
 class PromptTuningTrainer(LocalModelTrainer):
@@ -55,6 +58,7 @@ class PromptTuningTrainer(LocalModelTrainer):
                 model.save(self.save_path)
                 _forget(self.save_path)
             except BaseException as error:
+                _LOG.info("training of %s ended early", Path(self.save_path).name, exc_info=True)
                 _let_go_of_frames(error)
                 raise
             finally:
@@ -111,6 +115,8 @@ def _let_go_of_frames(error: BaseException | None) -> None:
     """Empties the frames of an error that a job keeps: they hold the base model and the records."""
     while error is not None:
         traceback.clear_frames(error.__traceback__)
+        # A cleared frame still has its function, and with it whatever that one closes over.
+        error.__traceback__ = None
         error = error.__cause__ or error.__context__
 
 

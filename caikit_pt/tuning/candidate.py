@@ -70,6 +70,8 @@ class Candidate:
     skipped: int = 0
     _in_a_row: int = 0
     _pending: list[_Pending] = field(default_factory=list)
+    _sums: dict[str, torch.Tensor] = field(default_factory=dict)
+    _watched: int = 0
 
     @classmethod
     def begin(
@@ -92,6 +94,20 @@ class Candidate:
     def prompt(self) -> SoftPrompt:
         """The one to keep: the best where there was a validation, else the one there is now."""
         return self.best.prompt if self.best else self.learner.prompt.finished()
+
+    def watch(self, anew: bool) -> None:
+        """Adds the prompt as it is now to its mean, which begins `anew` or not."""
+        now = {part: tensor.detach() for part, tensor in self.learner.prompt.tensors().items()}
+        if anew or not self._watched:
+            self._sums, self._watched = {part: tensor.clone() for part, tensor in now.items()}, 1
+            return
+        self._watched += 1
+        for part, tensor in now.items():
+            self._sums[part] += tensor
+
+    def mean(self) -> SoftPrompt:
+        """The mean of the prompts that were watched."""
+        return SoftPrompt({part: (total / self._watched).cpu() for part, total in self._sums.items()})
 
     def updated(self, epoch: int, step: int, rate: float, loss: torch.Tensor, made: torch.Tensor) -> None:
         """Remembers an update without waiting for its loss."""

@@ -10,8 +10,10 @@ would have been trained without a search.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 from caikit_pt.parameters.tuning import (
@@ -22,31 +24,30 @@ from caikit_pt.parameters.tuning import (
     TuningParameters,
 )
 
-# Learning rate as a multiple of the default, initialisation, virtual tokens as a share of the default.
-# Small models want 0.1 to 1, large causal ones a hundredth of it; a short prompt is easier to train.
+# What is tried beside the parameters as they are: learning rate as a multiple of theirs, initialisation,
+# virtual tokens as a share of theirs. Small models want rates of 0.1 to 1, large causal ones a hundredth
+# of it; a short prompt is easier to train.
 _CANDIDATES: tuple[tuple[float, str, float], ...] = (
-    (1, RANDOM, 1),
-    (1 / 3, SAMPLE_VOCAB, 1),
-    (1 / 10, RANDOM, 1),
+    (2, RANDOM, 1),
+    (3, RANDOM, 1),
+    (1, SAMPLE_VOCAB, 1),
+    (1, SAMPLE_VOCAB, 1 / 5),
+    (1 / 3, RANDOM, 1),
     (1 / 30, SAMPLE_VOCAB, 1),
     (1 / 300, SAMPLE_VOCAB, 1),
-    (3, RANDOM, 1),
-    (1, SAMPLE_VOCAB, 1 / 5),
-    (1 / 3, RANDOM, 1 / 5),
 )
 _SEARCHED = "search"
+_ERRORS = 2.0  # standard errors that are more than chance
 
 
 def candidates(parameters: TuningParameters) -> list[TuningParameters]:
     """What to try: `parameters` alone without a search, else these first. What a request names stays."""
     if parameters.search != AUTO:
         return [parameters]
-    return list(
-        {
-            (one.learning_rate, one.prompt_tuning_init_method, one.num_virtual_tokens): one
-            for one in (_varied(parameters, *candidate) for candidate in _CANDIDATES)
-        }.values()
-    )
+    tried: dict[tuple[float, str, int], TuningParameters] = {}
+    for one in (parameters, *(_varied(parameters, *candidate) for candidate in _CANDIDATES)):
+        tried.setdefault((one.learning_rate, one.prompt_tuning_init_method, one.num_virtual_tokens), one)
+    return list(tried.values())
 
 
 def rungs(count: int, updates: int) -> dict[int, int]:
@@ -58,12 +59,50 @@ def rungs(count: int, updates: int) -> dict[int, int]:
     return left
 
 
+def judged_from(rungs: Mapping[int, int]) -> frozenset[int]:
+    """The updates, half-way to each rung, from which on prompts count in what is judged there."""
+    steps = sorted(rungs)
+    return frozenset(before + (step - before) // 2 + 1 for before, step in pairwise([0, *steps]))
+
+
+def survivors(
+    rows: Sequence[Sequence[float]], losses: Sequence[float], left: int, favoured: int | None
+) -> list[int]:
+    """The numbers of the `left` candidates that go on, best first, by their `losses` on held-out records.
+
+    The `favoured` one, what would be trained without a search, has the benefit of the doubt: it goes on
+    unless the last of the others that would is better by more than two standard errors of the difference
+    over the records. `rows` has the loss of each record for each candidate.
+    """
+    order = sorted(range(len(losses)), key=lambda number: _ranked(losses[number]))
+    kept = order[:left]
+    if favoured is not None and favoured not in kept and not _clearly_worse(rows[favoured], rows[kept[-1]]):
+        kept[-1] = favoured
+    return kept
+
+
+def _clearly_worse(rows: Sequence[float], others: Sequence[float]) -> bool:
+    """Whether the mean of `rows` lies above that of `others` by more than chance, record by record."""
+    differences = [one - other for one, other in zip(rows, others, strict=True)]
+    if not all(map(math.isfinite, differences)):
+        return True
+    count = len(differences)
+    error = statistics.stdev(differences) / math.sqrt(count) if count > 1 else 0.0
+    return statistics.fmean(differences) > _ERRORS * error
+
+
+def _ranked(loss: float) -> float:
+    """What isn't a number comes last."""
+    return loss if loss == loss else math.inf
+
+
 def _varied(parameters: TuningParameters, rate: float, method: str, tokens: float) -> TuningParameters:
     open_names = {name for name, origin in parameters.origins.items() if origin != "request"}
     changed: dict[str, Any] = {}
     if "learning_rate" in open_names:
         table = TUNING_PARAMETERS["learning_rate"]
-        changed["learning_rate"] = min(rate * parameters.learning_rate, float(table.high or math.inf))
+        wanted = float(f"{rate * parameters.learning_rate:.3g}")
+        changed["learning_rate"] = min(wanted, float(table.high or math.inf))
         if "task_learning_rate" in open_names:
             scale = changed["learning_rate"] / parameters.learning_rate
             changed["task_learning_rate"] = min(

@@ -18,7 +18,7 @@ from caikit_pt.tuning.candidate import Candidate, Point
 from caikit_pt.tuning.examples import make_examples
 from caikit_pt.tuning.learner import Gradients, gradients
 from caikit_pt.tuning.plan import TuningPlan
-from caikit_pt.tuning.search import candidates, rungs
+from caikit_pt.tuning.search import candidates, judged_from, rungs, survivors
 from caikit_pt.tuning.validation import Validation
 from caikit_pt.tuning.verdict import in_words, verdict
 
@@ -84,6 +84,7 @@ class _Tuning:
             Candidate.begin(base, one, plan.source, self._steps) for one in candidates(parameters)
         ]
         self._rungs = rungs(len(self._candidates), self._steps)
+        self._judged_from = judged_from(self._rungs)
         self._worse_in_a_row = 0
 
     def run(self) -> TunedPrompt:
@@ -93,6 +94,7 @@ class _Tuning:
         self._started = time.monotonic()
         for step, (epoch, window, ends_epoch) in enumerate(self._windows(), start=1):
             self._make_update(epoch, step, window)
+            self._watch(step)
             if step in self._rungs:
                 self._halve(epoch, step, self._rungs[step])
             self._look(step)
@@ -117,6 +119,12 @@ class _Tuning:
             rate = candidate.learner.learning_rate
             candidate.updated(epoch, step, rate, loss, candidate.learner.step(loss))
 
+    def _watch(self, step: int) -> None:
+        """Keeps the mean of each prompt on the way to the next rung of a search."""
+        if len(self._candidates) > 1:
+            for candidate in self._candidates:
+                candidate.watch(anew=step in self._judged_from)
+
     def _look(self, step: int) -> None:
         """Reads the losses now and then, and tells of them; drops what has diverged."""
         if self._base.device.type != "cpu" and step % _UPDATES_TO_A_LOOK and step < self._steps:
@@ -139,25 +147,31 @@ class _Tuning:
     # ---- validation ----
 
     def _halve(self, epoch: int, step: int, left: int) -> None:
-        """The `left` candidates with the lowest loss on the validation records go on."""
+        """The `left` best candidates on the validation records go on (`search.survivors`).
+
+        Judged is the mean of each prompt since half-way from the last rung: while learning rates are high
+        the prompt itself is restless, and the restless ones are often those that end best.
+        """
         assert self._validation is not None, "a plan with a search has validation records"
-        prompts = [candidate.learner.prompt.finished() for candidate in self._candidates]
-        seen = self._validation.losses([prompt.to(self._base.device).tensors for prompt in prompts])
-        for candidate, loss in zip(self._candidates, seen, strict=True):
-            candidate.validated(epoch, step, {"loss": loss.value})
-        order = sorted(range(len(seen)), key=lambda number: _ranked(seen[number].value))
-        self._candidates = [self._candidates[number] for number in order[:left]]
-        best = self._candidates[0].parameters
+        means = [candidate.mean().to(self._base.device).tensors for candidate in self._candidates]
+        rows = self._validation.row_losses(means)
+        losses = [self._validation.loss(row).value for row in rows]
+        for candidate, loss in zip(self._candidates, losses, strict=True):
+            candidate.log("search_loss", epoch, step, loss)
+        plain = [number for number, one in enumerate(self._candidates) if one.parameters is self._parameters]
+        kept = survivors(rows, losses, left, plain[0] if plain else None)
+        best = self._candidates[kept[0]].parameters
         _LOG.info(
             "search after update %d of %d: best of %d is learning_rate %g, %s, %d virtual tokens, loss %.4f",
             step,
             self._steps,
-            len(seen),
+            len(losses),
             best.learning_rate,
             best.prompt_tuning_init_method,
             best.num_virtual_tokens,
-            seen[order[0]].value,
+            losses[kept[0]],
         )
+        self._candidates = [self._candidates[number] for number in kept]
 
     def _validates(self, step: int, ends_epoch: bool) -> bool:
         """Whether a validation is due. While a search goes on its rungs are the validations."""
@@ -200,8 +214,3 @@ class _Tuning:
             training_logs=candidate.logs,
             verdict=found,
         )
-
-
-def _ranked(loss: float) -> float:
-    """What isn't a number comes last."""
-    return loss if loss == loss else float("inf")

@@ -56,22 +56,25 @@ class Validation:
     def __len__(self) -> int:
         return len(self._examples)
 
-    def losses(self, prompts: Sequence[PromptTensors]) -> list[Estimate]:
-        """For each of `prompts`, the mean loss over all target tokens; they share their forward passes."""
+    def row_losses(self, prompts: Sequence[PromptTensors]) -> list[list[float]]:
+        """For each of `prompts`, the summed loss of each record; they share their forward passes."""
         together = self._examples.batch(
             [*range(len(self))] * len(prompts),
             [number for number in range(len(prompts)) for _ in range(len(self))],
         )
-        counts = [float(len(target)) for target in self._batch.targets]
-        rows = losses(self._base, prompts, together).view(len(prompts), -1).tolist()
-        return [ratio(sums, counts) for sums in rows]
+        rows: list[list[float]] = losses(self._base, prompts, together).view(len(prompts), -1).tolist()
+        return rows
+
+    def loss(self, rows: Sequence[float]) -> Estimate:
+        """The mean over all target tokens, of the summed losses of the records."""
+        return ratio(rows, [float(len(target)) for target in self._batch.targets])
 
     def scores(self, prompt: SoftPrompt, answered: int = WATCHED) -> Scores:
         """Loss over all records, and the task's metrics over the answers to the first `answered`."""
-        (loss,) = self.losses([prompt.to(self._base.device).tensors])
+        (rows,) = self.row_losses([prompt.to(self._base.device).tensors])
         answers = self._answers(prompt.to(self._base.device), answered)
         outputs = [record.output for record in self._records.items[:answered]]
-        return Scores(loss, scores(self._task, answers, outputs))
+        return Scores(self.loss(rows), scores(self._task, answers, outputs))
 
     def _answers(self, prompt: SoftPrompt, count: int) -> list[str]:
         """Greedy answers by the code that serves, each as long as the longest output and one token more."""

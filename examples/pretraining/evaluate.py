@@ -52,7 +52,7 @@ def accuracy(base: BaseModel, prompt: SoftPrompt, task: str) -> float:
     """The share of test records that are answered exactly, greedily, in up to 40 tokens."""
     test = read(task, "test")
     parameters = GenerationParameters(preserve_input_text=False, max_new_tokens=40)
-    asked = [Asked(base, prompt, record["input"], parameters) for record in test]
+    asked = [Asked(base, prompt, base.source_ids(record["input"]), parameters) for record in test]
     for _ in generate(base, asked):
         pass
     right = [a.text.strip() == record["output"] for a, record in zip(asked, test, strict=True)]

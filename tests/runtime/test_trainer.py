@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-import time
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from caikit_pt import GenerationTrainRecord, PeftPromptTuning, TuningConfig
 from caikit_pt.base_model.frozen import BaseModel
 from caikit_pt.base_model.pool import POOL
 from caikit_pt.runtime.trainer import PromptTuningTrainer
+from caikit_pt.tuning.learner import Learner
 from tests.conftest import T5
 
 # Nothing else in the tests has the embedded model in this type.
@@ -38,6 +39,18 @@ def submit(directory: Path, epochs: int) -> Any:
     )
 
 
+def watched(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Set once a training has made an update."""
+    event, step = threading.Event(), Learner.step
+
+    def watched_step(self: Learner, loss: Any) -> Any:
+        event.set()
+        return step(self, loss)
+
+    monkeypatch.setattr(Learner, "step", watched_step)
+    return event
+
+
 def copies() -> int:
     gc.collect()
     return len(POOL)
@@ -50,16 +63,15 @@ def test_a_job_that_has_ended_holds_neither_its_base_nor_its_records(
     before = copies()
     if how == "failed":
 
-
         def broken(self: BaseModel, *_: Any) -> Any:
             raise ArithmeticError(self.checkpoint.name)
 
         monkeypatch.setattr(type(t5), "step", broken)
+    under_way = watched(monkeypatch)
     future = submit(tmp_path, 2 if how != "cancelled" else 10_000)
     if how == "cancelled":
-        deadline = time.monotonic() + 20
-        while copies() == before and time.monotonic() < deadline:
-            time.sleep(0.05)
+        assert under_way.wait(30)
+        assert copies() == before + 1
         future.cancel()
     future.wait()
     expected = {

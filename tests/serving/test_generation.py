@@ -13,7 +13,7 @@ from caikit_pt.errors import InvalidParameter
 from caikit_pt.parameters.generation import GENERATION_PARAMETERS, GenerationParameters
 from caikit_pt.serving.generator import generate
 from caikit_pt.serving.sampler import Sampler
-from caikit_pt.serving.sequence import FinishReason, Sequence, input_tokens
+from caikit_pt.serving.sequence import FinishReason, Sequence, input_tokens, text_ids
 from caikit_pt.soft_prompt.prompt import SoftPrompt
 
 TEXT = "The kettle from your shop is dreadful"
@@ -29,7 +29,7 @@ def prompt_for(base: BaseModel, tokens: int = 5) -> SoftPrompt:
 def answer(base: BaseModel, text: str = TEXT, **request: Any) -> Sequence:
     decay = request.pop("decay", None)
     parameters = GenerationParameters.from_request({"preserve_input_text": False, **request}, decay, {})
-    sequence = Sequence(base, prompt_for(base), text, parameters)
+    sequence = Sequence(base, prompt_for(base), text_ids(base, text, parameters), parameters)
     for _ in generate(base, [sequence]):
         pass
     return sequence
@@ -116,10 +116,20 @@ def test_a_seed_gives_the_same_answer_alone_and_in_company(base: BaseModel) -> N
     assert answer(base, **request).generated == alone
     assert answer(base, **{**request, "seed": 8}).generated != alone
     rows = [
-        Sequence(base, prompt_for(base, 3 + n), text, GenerationParameters.from_request(asked, None, {}))
+        Sequence(
+            base,
+            prompt_for(base, 3 + n),
+            base.source_ids(text),
+            GenerationParameters.from_request(asked, None, {}),
+        )
         for n, (text, asked) in enumerate([("hi", {}), (TEXT, request), ("a longer text " * 5, request)])
     ]
-    rows[1] = Sequence(base, prompt_for(base), TEXT, GenerationParameters.from_request(request, None, {}))
+    rows[1] = Sequence(
+        base,
+        prompt_for(base),
+        base.source_ids(TEXT),
+        GenerationParameters.from_request(request, None, {}),
+    )
     for _ in generate(base, rows):
         pass
     assert rows[1].generated == alone

@@ -1,0 +1,233 @@
+"""What a training is judged by: the records held out, when they are looked at, and what is kept."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from caikit_pt.base_model.frozen import BaseModel
+from caikit_pt.errors import InvalidParameter
+from caikit_pt.module import PeftPromptTuning
+from caikit_pt.tuning.estimate import Estimate
+from caikit_pt.tuning.examples import make_examples
+from caikit_pt.tuning.losses import losses
+from caikit_pt.tuning.plan import TuningPlan
+from caikit_pt.tuning.records import Record, Records, read_records
+from caikit_pt.tuning.tuner import tune
+from caikit_pt.tuning.validation import Scores, Validation
+from caikit_pt.tuning.verdict import in_words
+
+from .training import PAIRS, curve, plan
+
+HELD_OUT = PAIRS[12:]
+# Everything is the other way round: the better the training goes, the worse this gets.
+CONTRADICTING = [
+    {"input": pair["input"], "output": "bad" if pair["output"] == "good" else "good"} for pair in PAIRS
+]
+
+
+def many(count: int) -> list[dict[str, str]]:
+    return [{"input": f"number {n}", "output": "odd" if n % 2 else "even"} for n in range(count)]
+
+
+# ---- which records ----
+
+
+@pytest.mark.parametrize(
+    ("records", "held_out"), [(2, 0), (49, 0), (50, 5), (51, 6), (400, 40), (1999, 200), (5000, 200)]
+)
+def test_what_is_held_out_by_default(llama: BaseModel, records: int, held_out: int) -> None:
+    planned = plan(llama, many(records))
+    assert len(planned.validation or ()) == held_out
+    assert len(planned.records) == records - held_out
+
+
+def test_a_share_that_is_asked_for_is_as_asked(llama: BaseModel) -> None:
+    assert len(plan(llama, many(5000), validation_share=0.5).validation or ()) == 2500
+    assert len(plan(llama, many(10), validation_share=0.25).validation or ()) == 3
+    assert plan(llama, many(5000), validation_share=0.0).validation is None
+    stream = plan(llama, many(100), many(7), validation_share=0.0)
+    assert (len(stream.records), len(stream.validation or ())) == (100, 7)
+    assert stream.parameters.validation_share == 0
+
+
+def test_a_split_is_drawn_by_the_seed_and_no_record_is_in_both(llama: BaseModel) -> None:
+    first, again = plan(llama, many(100)), plan(llama, many(100))
+    other = plan(llama, many(100), seed=74)
+    assert (first.records, first.validation) == (again.records, again.validation)
+    assert first.validation != other.validation
+    assert _inputs(first.records).isdisjoint(_inputs(first.validation))
+    order = [record.input for record in (first.validation or first.records).items]
+    assert order == sorted(order, key=lambda text: int(text.split()[1]))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_same_input_goes_one_way(seed: int) -> None:
+    """Each of ten inputs six times: what a training has seen is no test of it."""
+    records = read_records([pair for pair in many(10) for _ in range(6)], "train_stream")
+    for count in (1, 6, 20, 30):
+        kept, held = records.split(count, seed)
+        assert len(kept) + len(held) == 60
+        assert _inputs(kept).isdisjoint(_inputs(held))
+        assert len(held) == max(6, count // 6 * 6)
+
+
+def test_an_input_that_is_nearly_all_there_is_stays_in_the_training() -> None:
+    items = [*(Record("the same", str(n)) for n in range(90)), *(Record(f"{n}", "rare") for n in range(10))]
+    for seed in range(5):
+        kept, held = Records(tuple(items), False).split(10, seed)
+        assert (len(kept), len(held)) == (90, 10)
+    kept, held = Records(tuple(items[:5]), False).split(2, 1)
+    assert (len(kept), len(held)) == (3, 2)
+
+
+@pytest.mark.parametrize(
+    ("request_", "count", "has_stream", "field"),
+    [
+        ({"validation_share": 0.2}, 20, True, "validation_share"),
+        ({"validation_share": 0.2}, 1, False, "validation_share"),
+        ({"search": "auto"}, 1, False, "validation_share"),
+        ({"early_stopping_patience": 3, "validation_share": 0.0}, 60, False, "early_stopping_patience"),
+        ({"search": "auto", "validation_share": 0.0}, 60, False, "search"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(
+    llama: BaseModel, request_: dict[str, Any], count: int, has_stream: bool, field: str
+) -> None:
+    with pytest.raises(InvalidParameter) as refusal:
+        plan(llama, many(count), many(3) if has_stream else None, **request_)
+    assert refusal.value.field == field
+
+
+@pytest.mark.parametrize("request_", [{"search": "auto"}, {"early_stopping_patience": 2}])
+def test_who_needs_held_out_records_gets_them_from_few(llama: BaseModel, request_: dict[str, Any]) -> None:
+    planned = plan(llama, many(20), **request_)
+    assert (len(planned.records), len(planned.validation or ())) == (18, 2)
+
+
+# ---- when ----
+
+
+@pytest.mark.parametrize(
+    ("request_", "steps"),
+    [({}, [2, 4, 6]), ({"validation_steps": 4}, [4, 6]), ({"validation_steps": 5}, [5, 6])],
+)
+def test_validations_come_after_every_epoch_or_every_so_many_updates(
+    base: BaseModel, request_: dict[str, Any], steps: list[int]
+) -> None:
+    tuned = tune(plan(base, validation=HELD_OUT, num_epochs=3, **request_), base)
+    seen = [entry["data"]["step"] for entry in tuned.training_logs if entry["name"] == "validation_loss"]
+    assert seen == steps
+    for name in ("validation_perplexity", "validation_accuracy", "validation_macro_f1"):
+        assert len(curve(tuned, name)) == len(steps)
+    assert curve(tuned, "validation_perplexity") == pytest.approx(
+        [math.exp(loss) for loss in curve(tuned, "validation_loss")]
+    )
+
+
+def test_no_validation_records_no_validation(base: BaseModel) -> None:
+    tuned = tune(plan(base), base)
+    assert {entry["name"] for entry in tuned.training_logs} == {"loss"}
+    assert "validation" not in tuned.verdict
+    assert tuned.verdict["kept"] == {"epoch": 2, "step": 4}
+
+
+# ---- what is kept ----
+
+
+@pytest.mark.parametrize("kind", ["PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "residual"])
+def test_the_best_prompt_is_kept_and_not_the_last(base: BaseModel, kind: str) -> None:
+    """Judged by the opposite of what it learns, the best prompt is an early one."""
+    request = {"reparameterization": kind} if kind == "residual" else {"tuning_type": kind}
+    planned = plan(base, PAIRS, CONTRADICTING, num_epochs=14, **request)
+    tuned = tune(planned, base)
+    seen = curve(tuned, "validation_loss")
+    assert min(seen) < seen[-1]
+    assert _validation_loss(planned, base, tuned.prompt.tensors) == pytest.approx(min(seen), rel=1e-5)
+    assert tuned.verdict["validation"]["tuned"]["loss"]["value"] == pytest.approx(min(seen), rel=1e-5)
+    epoch = 1 + seen.index(min(seen))
+    assert tuned.verdict["kept"] == {"epoch": epoch, "step": 4 * epoch}
+    assert any(f"after epoch {epoch}, update {4 * epoch}." in line for line in in_words(tuned.verdict))
+
+
+@pytest.mark.parametrize("patience", [0, 1, 2, 3])
+def test_a_training_ends_after_so_many_validations_without_a_better_loss(
+    llama: BaseModel, patience: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = iter([5.0, 4.0, 4.5, 3.0, 3.0, math.nan, 3.5, 2.0, 2.5, 2.4])
+
+    def scripted(self: Validation, prompt: Any, answered: int = 0) -> Scores:
+        value = next(script, 1.0)
+        return Scores(Estimate(value, value, value), {})
+
+    monkeypatch.setattr(Validation, "scores", scripted)
+    planned = plan(llama, validation=HELD_OUT, num_epochs=8, early_stopping_patience=patience)
+    tuned = tune(planned, llama)
+    # Without patience all eight epochs; with one it is the third that is worse; with two the sixth; with
+    # three the seventh.
+    ended = {0: 8, 1: 3, 2: 6, 3: 7}[patience]
+    best = {0: 8, 1: 2, 2: 4, 3: 4}[patience]
+    assert len(curve(tuned, "validation_loss")) == ended
+    assert len(curve(tuned)) == 2 * ended
+    assert tuned.verdict["kept"] == {"epoch": best, "step": 2 * best}
+
+
+def test_early_stopping_of_a_real_training(base: BaseModel) -> None:
+    planned = plan(base, PAIRS, CONTRADICTING, num_epochs=20, early_stopping_patience=2)
+    tuned = tune(planned, base)
+    seen = curve(tuned, "validation_loss")
+    assert len(seen) == seen.index(min(seen)) + 3 < 20
+
+
+# ---- the scores ----
+
+
+def test_answers_are_those_that_a_server_gives(base: BaseModel) -> None:
+    """Token for token the code that serves, also behind a verbalizer."""
+    planned = plan(base, PAIRS, HELD_OUT, num_epochs=12, verbalizer="It says {{input}}")
+    tuned = tune(planned, base)
+    assert planned.validation is not None
+    examples = make_examples(planned.validation, base, planned.parameters)
+    validation = Validation(base, planned.validation, examples, "generation")
+    longest = max(len(example.target) for example in examples.items)
+    served = PeftPromptTuning(tuned, base)
+    expected = [
+        served.run(record.input, max_new_tokens=longest + 1, preserve_input_text=False).generated_text
+        for record in planned.validation.items
+    ]
+    assert validation._answers(tuned.prompt, len(expected)) == expected
+    right = [
+        answer.strip() == record.output
+        for answer, record in zip(expected, planned.validation.items, strict=True)
+    ]
+    scores = validation.scores(tuned.prompt)
+    assert scores.metrics["accuracy"].value == pytest.approx(sum(right) / len(right))
+
+
+def test_losses_of_several_prompts_are_those_of_each(base: BaseModel) -> None:
+    planned = plan(base, validation=HELD_OUT)
+    tuned = tune(planned, base)
+    assert planned.validation is not None
+    examples = make_examples(planned.validation, base, planned.parameters)
+    validation = Validation(base, planned.validation, examples, "generation")
+    other = {part: 2 * tensor for part, tensor in tuned.prompt.tensors.items()}
+    together = validation.losses([tuned.prompt.tensors, other, {}])
+    for prompt, seen in zip((tuned.prompt.tensors, other, {}), together, strict=True):
+        assert seen.value == pytest.approx(_validation_loss(planned, base, prompt), rel=1e-5)
+        assert seen.low < seen.value < seen.high
+
+
+# ---- helpers ----
+
+
+def _inputs(records: Records | None) -> set[str]:
+    return {record.input for record in records.items} if records else set()
+
+
+def _validation_loss(planned: TuningPlan, base: BaseModel, prompt: Any) -> float:
+    assert planned.validation is not None
+    examples = make_examples(planned.validation, base, planned.parameters)
+    batch = examples.batch(range(len(examples)))
+    return float(losses(base, [prompt], batch).sum()) / batch.target_tokens
