@@ -72,7 +72,7 @@ def survivors(
 
     The `favoured` one, what would be trained without a search, has the benefit of the doubt: it goes on
     unless the last of the others that would is better by more than two standard errors of the difference
-    over the records. `rows` has the loss of each record for each candidate.
+    over the records, or has less than half of its loss. `rows` has each record's loss for each candidate.
     """
     order = sorted(range(len(losses)), key=lambda number: _ranked(losses[number]))
     kept = order[:left]
@@ -82,13 +82,13 @@ def survivors(
 
 
 def _clearly_worse(rows: Sequence[float], others: Sequence[float]) -> bool:
-    """Whether the mean of `rows` lies above that of `others` by more than chance, record by record."""
+    """Whether the mean of `rows` lies above that of `others` by more than chance, or is twice as large."""
     differences = [one - other for one, other in zip(rows, others, strict=True)]
     if not all(map(math.isfinite, differences)):
         return True
     count = len(differences)
     error = statistics.stdev(differences) / math.sqrt(count) if count > 1 else 0.0
-    return statistics.fmean(differences) > _ERRORS * error
+    return statistics.fmean(differences) > min(_ERRORS * error, statistics.fmean(others))
 
 
 def _ranked(loss: float) -> float:

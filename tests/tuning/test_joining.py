@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -34,8 +35,8 @@ JOBS: list[dict[str, Any]] = [
     {**JOB, "seed": 2, "num_virtual_tokens": 7, "batch_size": 3},
     {**JOB, "seed": 3, "verbalizer": "Text: {{input}} Label:", "num_epochs": 3},
 ]
-# How far rounding takes a loss from what it is alone: relative, by the data type of the base model. T5 doesn't
-# scale its attention, so that in float32 a last digit counts for more.
+# How far rounding takes a loss from what it is alone: relative, by the data type of the base model. T5
+# doesn't scale its attention, so that in float32 a last digit counts for more.
 ROUNDING = {"float32": 5e-6, "float64": 1e-6}
 ROUNDING_OF_T5 = {"float32": 1e-4, "float64": 1e-6}
 
@@ -263,12 +264,13 @@ def test_a_member_that_never_comes_is_not_waited_for_long(llama: BaseModel) -> N
 @pytest.mark.parametrize("variant", ["plain", "multitask", "residual", "search"])
 def test_a_seed_gives_the_same_bits_beside_another_training(base: BaseModel, variant: str) -> None:
     """One that isn't joined, in a thread beside it; no global random state is read or changed."""
-    request: dict[str, Any] = {
+    variants: dict[str, dict[str, Any]] = {
         "plain": {},
         "multitask": {"tuning_type": "MULTITASK_PROMPT_TUNING"},
         "residual": {"reparameterization": "residual"},
         "search": {"search": "auto", "num_epochs": 4},
-    }[variant]
+    }
+    request = variants[variant]
     alone = tune(plan(base, **request), base)
     with _busy(base):
         torch.manual_seed(99)
@@ -300,10 +302,8 @@ class _busy:
             if self._over.is_set():
                 raise InterruptedError
 
-        try:
+        with suppress(InterruptedError):
             tune(plan(self._base, PAIRS, seed=5, num_epochs=1000), self._base, told)
-        except InterruptedError:
-            pass
 
     def __enter__(self) -> None:
         self._thread.start()

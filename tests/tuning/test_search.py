@@ -16,7 +16,7 @@ from caikit_pt.errors import TrainingDiverged
 from caikit_pt.settings import Settings
 from caikit_pt.tuning.learner import Learner, gradients
 from caikit_pt.tuning.plan import make_plan
-from caikit_pt.tuning.search import candidates, rungs
+from caikit_pt.tuning.search import candidates, judged_from, rungs, survivors
 from caikit_pt.tuning.tuner import Progress, tune
 
 from .training import PAIRS, curve, plan, spoilt
@@ -82,11 +82,11 @@ def test_the_first_is_what_would_be_trained_without_a_search(llama: BaseModel) -
 @pytest.mark.parametrize(
     ("request_", "count"),
     [
-        ({"learning_rate": 0.1}, 4),
-        ({"num_virtual_tokens": 5}, 8),
+        ({"learning_rate": 0.1}, 3),
+        ({"num_virtual_tokens": 5}, 7),
         ({"num_virtual_tokens": 5, "learning_rate": 0.1}, 2),
-        ({"prompt_tuning_init_method": "RANDOM"}, 8),
-        ({"prompt_tuning_init_method": "TEXT", "prompt_tuning_init_text": "how is it"}, 8),
+        ({"prompt_tuning_init_method": "RANDOM"}, 7),
+        ({"prompt_tuning_init_method": "TEXT", "prompt_tuning_init_text": "how is it"}, 7),
         (
             {"prompt_tuning_init_method": "RANDOM", "num_virtual_tokens": 5, "learning_rate": 0.1},
             1,
@@ -203,8 +203,43 @@ def test_rates_that_are_far_too_high_cost_no_more_than_their_own_candidate(base:
     settings = Settings(base_models_dir=str(base.checkpoint.directory.parent), tuning_presets=presets)
     request = {"base_model": base.checkpoint.name, "num_epochs": 8, "search": "auto", "num_virtual_tokens": 5}
     found = tune(make_plan(request, PAIRS, PAIRS[:6], settings), base)
-    assert found.tuning_parameters["learning_rate"] < 10
-    assert math.isfinite(found.verdict["validation"]["tuned"]["loss"]["value"])
+    loss = {name: scores["loss"]["value"] for name, scores in found.verdict["validation"].items()}
+    assert loss["tuned"] < loss["untuned"] / 2
+
+
+ROWS = [1.0, 2.0, 1.5, 2.5]
+
+
+@pytest.mark.parametrize(
+    ("plain", "left", "kept"),
+    [
+        # Better, and as good but for noise: it goes on.
+        ([0.5, 0.5, 0.5, 0.5], 1, [0]),
+        ([0.9, 2.3, 1.6, 2.4], 1, [0]),
+        # Worse on every record by much the same: it doesn't. Where there is room for it, it does.
+        ([1.2, 2.2, 1.7, 2.7], 1, [1]),
+        ([1.2, 2.2, 1.7, 2.7], 2, [1, 0]),
+        # Twice as much, if only because of one record.
+        ([1.0, 2.0, 1.5, 20.0], 1, [1]),
+        ([math.nan, 2.0, 1.5, 2.5], 1, [1]),
+    ],
+)
+def test_what_would_be_trained_anyway_is_dropped_only_for_what_is_clearly_better(
+    plain: list[float], left: int, kept: list[int]
+) -> None:
+    rows = [plain, ROWS, [9.0, 9.0, 9.0, 9.0]]
+    losses = [math.fsum(row) / 4 for row in rows]
+    assert survivors(rows, losses, left, favoured=0) == kept
+    # Without the doubt the lowest loss counts alone.
+    expected = sorted(
+        range(3), key=lambda number: math.inf if losses[number] != losses[number] else losses[number]
+    )
+    assert survivors(rows, losses, left, favoured=None) == expected[:left]
+
+
+def test_a_rung_judges_the_mean_since_half_way() -> None:
+    assert judged_from({10: 4, 20: 2, 40: 1}) == {6, 16, 31}
+    assert judged_from({1: 1}) == {1}
 
 
 def _varied(one: Any) -> tuple[float, str, int]:

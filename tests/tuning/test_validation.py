@@ -141,7 +141,7 @@ def test_no_validation_records_no_validation(base: BaseModel) -> None:
 def test_the_best_prompt_is_kept_and_not_the_last(base: BaseModel, kind: str) -> None:
     """Judged by the opposite of what it learns, the best prompt is an early one."""
     request = {"reparameterization": kind} if kind == "residual" else {"tuning_type": kind}
-    planned = plan(base, PAIRS, CONTRADICTING, num_epochs=14, **request)
+    planned = plan(base, PAIRS, CONTRADICTING, num_epochs=24, **request)
     tuned = tune(planned, base)
     seen = curve(tuned, "validation_loss")
     assert min(seen) < seen[-1]
@@ -213,7 +213,8 @@ def test_losses_of_several_prompts_are_those_of_each(base: BaseModel) -> None:
     examples = make_examples(planned.validation, base, planned.parameters)
     validation = Validation(base, planned.validation, examples, "generation")
     other = {part: 2 * tensor for part, tensor in tuned.prompt.tensors.items()}
-    together = validation.losses([tuned.prompt.tensors, other, {}])
+    rows = validation.row_losses([tuned.prompt.tensors, other, {}])
+    together = [validation.loss(row) for row in rows]
     for prompt, seen in zip((tuned.prompt.tensors, other, {}), together, strict=True):
         assert seen.value == pytest.approx(_validation_loss(planned, base, prompt), rel=1e-5)
         assert seen.low < seen.value < seen.high
