@@ -7,7 +7,7 @@ from dataclasses import dataclass
 _MOST_LOGITS = {"cpu": 2**24, "cuda": 2**28}
 # Positions times width, H. On a CPU products are at full speed from some hundred positions on, and caches
 # hold a few MB; a GPU wants as much as there is room for.
-_MOST_NUMBERS = {"cpu": 2**19, "cuda": 2**27}
+_MOST_NUMBERS = {"cpu": 3 * 2**17, "cuda": 2**27}
 _FEWEST_POSITIONS = 512
 
 
