@@ -28,16 +28,16 @@ from caikit_pt.parameters.tuning import (
 # virtual tokens as a share of theirs. Small models want rates of 0.1 to 1, large causal ones a hundredth
 # of it; a short prompt is easier to train.
 _CANDIDATES: tuple[tuple[float, str, float], ...] = (
+    (1, RANDOM, 1 / 5),
+    (3, RANDOM, 1 / 5),
     (2, RANDOM, 1),
     (3, RANDOM, 1),
     (1, SAMPLE_VOCAB, 1),
-    (1, SAMPLE_VOCAB, 1 / 5),
-    (1 / 3, RANDOM, 1),
     (1 / 30, SAMPLE_VOCAB, 1),
     (1 / 300, SAMPLE_VOCAB, 1),
 )
 _SEARCHED = "search"
-_ERRORS = 2.0  # standard errors that are more than chance
+_ERRORS = 1.5  # standard errors that are more than chance
 
 
 def candidates(parameters: TuningParameters) -> list[TuningParameters]:
@@ -71,8 +71,9 @@ def survivors(
     """The numbers of the `left` candidates that go on, best first, by their `losses` on held-out records.
 
     The `favoured` one, what would be trained without a search, has the benefit of the doubt: it goes on
-    unless the last of the others that would is better by more than two standard errors of the difference
-    over the records, or has less than half of its loss. `rows` has each record's loss for each candidate.
+    unless the last of the others that would is better by more than one and a half standard errors of the
+    difference over the records, or has less than half of its loss. `rows` has, for each
+    candidate, the loss of each record.
     """
     order = sorted(range(len(losses)), key=lambda number: _ranked(losses[number]))
     kept = order[:left]

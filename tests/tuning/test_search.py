@@ -83,7 +83,7 @@ def test_the_first_is_what_would_be_trained_without_a_search(llama: BaseModel) -
     ("request_", "count"),
     [
         ({"learning_rate": 0.1}, 3),
-        ({"num_virtual_tokens": 5}, 7),
+        ({"num_virtual_tokens": 5}, 6),
         ({"num_virtual_tokens": 5, "learning_rate": 0.1}, 2),
         ({"prompt_tuning_init_method": "RANDOM"}, 7),
         ({"prompt_tuning_init_method": "TEXT", "prompt_tuning_init_text": "how is it"}, 7),
