@@ -25,7 +25,7 @@ def losses(base: BaseModel, prompts: Sequence[PromptTensors], batch: TrainingBat
 
     def compute(budget: Budget) -> torch.Tensor:
         with torch.no_grad():
-            step = _step(base, prompts, batch, None)
+            step = _step(base, prompts, batch)
             parts = passes(batch, base, prompts, budget)
             return _in_order([(part.rows, step.target_losses(part.batch)) for part in parts])
 
@@ -37,15 +37,11 @@ def backward(
     prompts: Sequence[PromptTensors],
     batch: TrainingBatch,
     weights: Sequence[float],
-    common: Sequence[int] | None = None,
 ) -> torch.Tensor:
-    """As `losses`; and what `prompts` are made of gets the gradient of the losses times `weights` [B].
-
-    `common` are tokens that every source begins with and doesn't end with; None: found here.
-    """
+    """As `losses`; and what `prompts` are made of gets the gradient of the losses times `weights` [B]."""
 
     def compute(budget: Budget) -> tuple[Step, torch.Tensor]:
-        step = _step(base, prompts, batch, common)
+        step = _step(base, prompts, batch)
         seen = []
         for part in passes(batch, base, prompts, budget):
             row_losses = step.target_losses(part.batch)
@@ -60,14 +56,12 @@ def backward(
     return together
 
 
-def _step(
-    base: BaseModel, prompts: Sequence[PromptTensors], batch: TrainingBatch, common: Sequence[int] | None
-) -> Step:
+def _step(base: BaseModel, prompts: Sequence[PromptTensors], batch: TrainingBatch) -> Step:
     """The fastest step that is right for `batch`."""
     if not all(batch.sources):
         # The prompt itself, which a packed step shares between the rows, predicts a first target token.
         return base.padded_step(prompts)
-    return base.step(prompts, _common(batch) if common is None else common)
+    return base.step(prompts, _common(batch))
 
 
 def _as_fits(base: BaseModel, compute: Callable[[Budget], _T]) -> _T:

@@ -24,7 +24,8 @@ def show_progress(base_model: str, bar: bool) -> Iterator[Callable[[Progress], N
 
         def advance(progress: Progress) -> None:
             shown.total = progress.steps
-            shown.set_postfix(epoch=progress.epoch, loss=f"{progress.loss:.4f}", refresh=False)
+            loss = f"{progress.loss:.4f}{_validated(progress)}"
+            shown.set_postfix(epoch=progress.epoch, loss=loss, refresh=False)
             shown.update()
 
         yield advance
@@ -42,12 +43,20 @@ class _Lines:
             return
         self._next = progress.seconds + _SECONDS_BETWEEN_LINES
         _LOG.info(
-            "tuning %s: epoch %d, update %d of %d, loss %.4f, %.0f s, about %.0f s to go",
+            "tuning %s: epoch %d, update %d of %d, loss %.4f%s, rate %.3g, %.0f s, about %.0f s to go",
             self._base_model,
             progress.epoch,
             progress.step,
             progress.steps,
             progress.loss,
+            _validated(progress),
+            progress.learning_rate,
             progress.seconds,
             progress.eta_seconds,
         )
+
+
+def _validated(progress: Progress) -> str:
+    """The best validation loss so far, in words, where there was a validation."""
+    best = progress.validation_loss
+    return "" if best is None else f", best validation loss {best:.4f}"
