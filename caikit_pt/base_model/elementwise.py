@@ -28,6 +28,9 @@ class _RmsNorm(torch.autograd.Function):
         ctx.save_for_backward(x, scale)
         ctx.weight = weight
         normed = wide * scale
+        if weight.dtype is not x.dtype:
+            mixed: Tensor = (normed * weight).to(x.dtype)
+            return mixed
         result: Tensor = normed.to(x.dtype).mul_(weight)
         return result
 
@@ -49,7 +52,10 @@ class _FrozenNorm:
         mixed = hidden_states.dtype is not module.weight.dtype
         if mixed or not hidden_states.requires_grad or arguments or keywords:
             return super().forward(hidden_states, *arguments, **keywords)  # type: ignore[misc]
-        gain = module.weight + module.frozen_offset if module.frozen_offset else module.weight
+        gain = module.weight
+        if module.frozen_offset:
+            # As the models do: in bfloat16 most of a small weight would be lost beside the offset.
+            gain = (gain if gain.dtype is torch.float64 else gain.float()) + module.frozen_offset
         return _RmsNorm.apply(hidden_states, gain, module.frozen_eps)  # type: ignore[no-untyped-call]
 
 

@@ -25,6 +25,8 @@ from torch import Tensor
 
 NAME = "caikit_pt_packed"
 _PADDING = 1.1  # rows of a group may be so much longer than its shortest
+# More scores than that aren't kept for the gradient; scaled_dot_product_attention computes them again.
+_MOST_SCORES = 2**24
 _ALWAYS = 8  # and always by so many positions
 _REGISTERING = threading.Lock()
 
@@ -153,6 +155,7 @@ class Rows:
             base += len(rows) * asking.longest
         self._back = back.to(device)
         self.complete = all(queries)
+        self._pairs = sum(group.pairs for group in self.groups)
         self._in_order = bool((back == torch.arange(len(back))).all()) and base == len(back)
 
     def attend(
@@ -167,7 +170,7 @@ class Rows:
 
         `prefix` has keys and values [1, h', P, d] by prefix.
         """
-        if query.device.type == "cpu":
+        if query.device.type == "cpu" and query.shape[1] * self._pairs <= _MOST_SCORES:
             parts = () if prefix is None else tuple(part for pair in prefix for part in pair)
             return _Attention.apply(query, key, value, self, how, *parts)  # type: ignore[no-any-return, no-untyped-call]
         return self.attend_fused(query, key, value, how, prefix)
@@ -316,9 +319,15 @@ class _Group:
             self._masks[window, dtype] = None if seen.all() else mask.to(self._device)
         return self._masks[window, dtype]
 
+    @property
+    def pairs(self) -> int:
+        """Pairs of positions that attend, padding included."""
+        return len(self.keys.lengths) * self.queries.longest * (self._prefix_length + self.keys.longest)
+
     def bias(self, how: How) -> Tensor | None:
         """What a model adds to the scores for the distance of two positions, [1, h, T, T]."""
-        if how.position_bias is None:
+        if how.position_bias is None or how.position_bias.shape[-1] == 1:
+            # A single number is added to all scores alike, and changes no weight.
             return None
         return how.position_bias[:, :, : self.queries.longest, : self._prefix_length + self.keys.longest]
 

@@ -47,12 +47,17 @@ def check_itself(base: BaseModel) -> None:
 
 def check_packing(base: BaseModel) -> bool:
     """Whether losses and gradients of packed rows are those of padded ones; a log line where they aren't."""
+    import torch
+
     try:
         wrong = _wrong_in_packing(base)
+    except torch.OutOfMemoryError:
+        # Says nothing of the model, and must not be remembered of it.
+        raise
     except Exception as error:  # whatever a model does with what it doesn't know
         wrong = f"{type(error).__name__}: {error}"
     if wrong:
-        _LOG.info("%s trains padded, not packed: %s", base.checkpoint.name, wrong)
+        _LOG.warning("%s trains padded, not packed: %s", base.checkpoint.name, wrong)
     return not wrong
 
 

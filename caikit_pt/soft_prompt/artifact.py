@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -87,7 +88,7 @@ def write(tuned: TunedPrompt, directory: Path) -> dict[str, Any]:
         files[part] = f"{part.lower()}.safetensors"
         # Written as bytes, so that the file has the permissions of every other one.
         (directory / files[part]).write_bytes(save({_KEY: tensor.contiguous()}))
-    lines = [json.dumps(entry, ensure_ascii=False) + "\n" for entry in tuned.training_logs]
+    lines = [json.dumps(_finite(entry), ensure_ascii=False) + "\n" for entry in tuned.training_logs]
     (directory / TRAINING_LOGS).write_text("".join(lines), "utf-8")
     return {
         "format_version": FORMAT_VERSION,
@@ -100,6 +101,12 @@ def write(tuned: TunedPrompt, directory: Path) -> dict[str, Any]:
         "tuning_parameters": dict(tuned.tuning_parameters),
         "verdict": dict(tuned.verdict),
     }
+
+
+def _finite(entry: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A line of the log as JSON has it, which knows no NaN: the loss of a skipped update is null."""
+    value = entry["data"]["value"]
+    return entry if math.isfinite(value) else {**entry, "data": {**entry["data"], "value": None}}
 
 
 def read(config: Mapping[str, Any], directory: Path) -> TunedPrompt:

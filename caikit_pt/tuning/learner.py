@@ -118,8 +118,8 @@ def _optimizer(
         return Adafactor(  # type: ignore[no-untyped-call]
             groups, scale_parameter=False, relative_step=False, weight_decay=parameters.weight_decay
         )
-    # On a GPU the count of steps has to be there, too, or every step would wait for it.
-    return torch.optim.AdamW(groups, weight_decay=parameters.weight_decay, capturable=cuda)
+    # Fused, the count of steps is on the GPU, too; else a step that is skipped there would wait for it.
+    return torch.optim.AdamW(groups, weight_decay=parameters.weight_decay, fused=cuda)
 
 
 def _factor(parameters: TuningParameters, updates: int) -> Callable[[int], float]:

@@ -65,13 +65,18 @@ def _step(base: BaseModel, prompts: Sequence[PromptTensors], batch: TrainingBatc
 
 
 def _as_fits(base: BaseModel, compute: Callable[[Budget], _T]) -> _T:
-    """`compute` with the largest budget that memory has room for; the next call begins with it."""
+    """`compute` with the largest budget that memory has room for; the next call begins with it.
+
+    What doesn't fit even row by row leaves the budget as it was: it is no measure for others.
+    """
+    before = base.budget
     while True:
         try:
             return compute(base.budget)
         except RuntimeError as error:
             smaller = base.budget.halved()
             if not _out_of_memory(error) or smaller.positions < 1:
+                base.budget = before
                 raise
         # Behind the handler: what the error holds is let go of.
         _free(base)

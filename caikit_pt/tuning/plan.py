@@ -16,6 +16,7 @@ from caikit_pt.base_model.frozen import BaseModel
 from caikit_pt.base_model.pool import resolve_device, resolve_dtype
 from caikit_pt.errors import InvalidParameter, InvalidSourcePrompt
 from caikit_pt.parameters.presets import preset
+from caikit_pt.parameters.table import Limits
 from caikit_pt.parameters.tuning import (
     EXACT_SOURCE_TASK,
     FEWEST_TO_SPLIT,
@@ -48,6 +49,8 @@ class TuningPlan:
     source: SourcePrompt | None
     records: Records
     validation: Records | None
+    # What the operator allows: for a search, which chooses values of its own.
+    limits: Limits
     # The base model itself, where a Python caller brought one.
     resource: BaseModel | None = None
 
@@ -93,7 +96,7 @@ def make_plan(
         if parameters.origins["validation_share"] == "default":
             held_out = min(held_out, MOST_SPLIT_OFF)
         records, validation = records.split(held_out, parameters.seed)
-    plan = TuningPlan(parameters, checkpoint, source, records, validation, resource)
+    plan = TuningPlan(parameters, checkpoint, source, records, validation, settings.tuning_limits, resource)
     for warning in plan.warnings:
         _LOG.warning(warning)
     return plan
@@ -102,7 +105,9 @@ def make_plan(
 def _validation_share(given: Mapping[str, Any], records: int, has_stream: bool) -> Decided:
     """The share of the records to validate with. Raises InvalidParameter where one is needed and missing."""
     needed = [
-        name for name, off in (("search", OFF), ("early_stopping_patience", 0)) if given.get(name, off) != off
+        name
+        for name, off in (("search", OFF), ("early_stopping_patience", 0), ("validation_steps", 0))
+        if given.get(name, off) != off
     ]
     if has_stream:
         if given.get("validation_share"):
@@ -112,7 +117,8 @@ def _validation_share(given: Mapping[str, Any], records: int, has_stream: bool) 
         return {"validation_share": (0.0, "there is a val_stream")}
     share = given.get("validation_share", VALIDATION_SHARE if records >= FEWEST_TO_SPLIT or needed else 0.0)
     if share and records < 2:
-        raise InvalidParameter("validation_share", share, "0 or unset with a single record")
+        name = "validation_share" if "validation_share" in given else needed[0]
+        raise InvalidParameter(name, given[name], "unset with a single record and no val_stream")
     if needed and not share:
         raise InvalidParameter(
             needed[0], given[needed[0]], "unset, or together with a val_stream or a validation_share above 0"

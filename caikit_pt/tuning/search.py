@@ -16,6 +16,7 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
+from caikit_pt.parameters.table import Limits
 from caikit_pt.parameters.tuning import (
     AUTO,
     RANDOM,
@@ -40,12 +41,15 @@ _SEARCHED = "search"
 _ERRORS = 1.5  # standard errors that are more than chance
 
 
-def candidates(parameters: TuningParameters) -> list[TuningParameters]:
-    """What to try: `parameters` alone without a search, else these first. What a request names stays."""
+def candidates(parameters: TuningParameters, limits: Limits) -> list[TuningParameters]:
+    """What to try: `parameters` alone without a search, else these first.
+
+    What a request names stays, and nothing leaves the `limits` that the operator sets.
+    """
     if parameters.search != AUTO:
         return [parameters]
     tried: dict[tuple[float, str, int], TuningParameters] = {}
-    for one in (parameters, *(_varied(parameters, *candidate) for candidate in _CANDIDATES)):
+    for one in (parameters, *(_varied(parameters, limits, *candidate) for candidate in _CANDIDATES)):
         tried.setdefault((one.learning_rate, one.prompt_tuning_init_method, one.num_virtual_tokens), one)
     return list(tried.values())
 
@@ -97,23 +101,25 @@ def _ranked(loss: float) -> float:
     return loss if loss == loss else math.inf
 
 
-def _varied(parameters: TuningParameters, rate: float, method: str, tokens: float) -> TuningParameters:
+def _varied(
+    parameters: TuningParameters, limits: Limits, rate: float, method: str, tokens: float
+) -> TuningParameters:
     open_names = {name for name, origin in parameters.origins.items() if origin != "request"}
     changed: dict[str, Any] = {}
     if "learning_rate" in open_names:
-        table = TUNING_PARAMETERS["learning_rate"]
+        # Without the digits that a product leaves.
         wanted = float(f"{rate * parameters.learning_rate:.3g}")
-        changed["learning_rate"] = min(wanted, float(table.high or math.inf))
+        changed["learning_rate"] = TUNING_PARAMETERS["learning_rate"].nearest(wanted, limits)
         if "task_learning_rate" in open_names:
             scale = changed["learning_rate"] / parameters.learning_rate
-            changed["task_learning_rate"] = min(
-                scale * parameters.task_learning_rate, float(table.high or math.inf)
-            )
+            rate = scale * parameters.task_learning_rate
+            changed["task_learning_rate"] = TUNING_PARAMETERS["task_learning_rate"].nearest(rate, limits)
     # A source prompt decides both, and a text its own start.
     if "prompt_tuning_init_method" in open_names:
         changed["prompt_tuning_init_method"] = method
     if parameters.origins.get("num_virtual_tokens") == "default":
-        changed["num_virtual_tokens"] = max(1, round(tokens * parameters.num_virtual_tokens))
+        fewer = max(1, round(tokens * parameters.num_virtual_tokens))
+        changed["num_virtual_tokens"] = TUNING_PARAMETERS["num_virtual_tokens"].nearest(fewer, limits)
     different = {name: value for name, value in changed.items() if value != getattr(parameters, name)}
     origins: Mapping[str, str] = {**parameters.origins, **dict.fromkeys(different, _SEARCHED)}
     return replace(parameters, **different, origins=origins)

@@ -81,7 +81,8 @@ class _Tuning:
             self._validation = Validation(base, plan.validation, held_out, parameters.tuning_task)
         self._steps = parameters.num_epochs * updates_per_epoch(len(self._examples), parameters.window)
         self._candidates = [
-            Candidate.begin(base, one, plan.source, self._steps) for one in candidates(parameters)
+            Candidate.begin(base, one, plan.source, self._steps)
+            for one in candidates(parameters, plan.limits)
         ]
         self._rungs = rungs(len(self._candidates), self._steps)
         self._judged_from = judged_from(self._rungs)
@@ -95,7 +96,7 @@ class _Tuning:
         for step, (epoch, window, ends_epoch) in enumerate(self._windows(), start=1):
             self._make_update(epoch, step, window)
             self._watch(step)
-            if step in self._rungs:
+            if self._rungs.get(step, len(self._candidates)) < len(self._candidates):
                 self._halve(epoch, step, self._rungs[step])
             self._look(step)
             if self._validates(step, ends_epoch) and self._is_settled(epoch, step):

@@ -20,6 +20,7 @@ from caikit_pt.tuning.records import Records
 _ANSWERS_AT_ONCE = 32
 # Answers cost far more than losses: while a training runs, so many are looked at; at its end, so many.
 WATCHED, JUDGED = 32, 200
+_DRAW_SEED = 73
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +49,15 @@ class Validation:
 
     def __init__(self, base: BaseModel, records: Records, examples: Examples, task: str) -> None:
         self._base, self._records, self._examples = base, records, examples
+        import torch
+
         # Decided by all records, so that a look at some of them has the same metrics.
         labels = label_set([record.output for record in records.items])
         self._task = "classification" if task == "generation" and labels else task
+        # Looks at some of them are at a fair draw: a stream may be sorted by label.
+        self._drawn = torch.randperm(
+            len(examples), generator=torch.Generator().manual_seed(_DRAW_SEED)
+        ).tolist()
         self._batch = examples.batch(range(len(examples)))
 
     def __len__(self) -> int:
@@ -70,10 +77,10 @@ class Validation:
         return ratio(rows, [float(len(target)) for target in self._batch.targets])
 
     def scores(self, prompt: SoftPrompt, answered: int = WATCHED) -> Scores:
-        """Loss over all records, and the task's metrics over the answers to the first `answered`."""
+        """Loss over all records, and the task's metrics over the answers to `answered` of them."""
         (rows,) = self.row_losses([prompt.to(self._base.device).tensors])
         answers = self._answers(prompt.to(self._base.device), answered)
-        outputs = [record.output for record in self._records.items[:answered]]
+        outputs = [self._records.items[index].output for index in self._drawn[:answered]]
         return Scores(self.loss(rows), scores(self._task, answers, outputs))
 
     def _answers(self, prompt: SoftPrompt, count: int) -> list[str]:
@@ -81,7 +88,7 @@ class Validation:
         longest = max(len(target) for target in self._batch.targets)
         parameters = GenerationParameters(max_new_tokens=longest + 1, preserve_input_text=False)
         answers: list[str] = []
-        sources = self._batch.sources[:count]
+        sources = [self._batch.sources[index] for index in self._drawn[:count]]
         for start in range(0, len(sources), _ANSWERS_AT_ONCE):
             requests = [
                 Request(self._base, prompt, source, parameters)

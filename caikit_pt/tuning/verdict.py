@@ -54,15 +54,17 @@ def in_words(verdict: Mapping[str, Any]) -> list[str]:
     if scores:
         names = [name for name in scores[TUNED] if name != "perplexity"]
         compared = "; ".join(f"{name} {_comparison(name, scores)}" for name in names)
-        lines.append(f"On {verdict['validation_records']} validation records: {compared}.")
+        records, answers = verdict["validation_records"], verdict["answers"]
+        some = f" (all but the loss on {answers} of them)" if answers < records else ""
+        lines.append(f"On {records} validation records{some}: {compared}.")
     return lines
 
 
 def _comparison(name: str, scores: Mapping[str, Any]) -> str:
-    tuned, untuned = scores[TUNED][name], scores[UNTUNED][name]
-    low, high = _shown(tuned["low"]), _shown(tuned["high"])
+    tuned, initial, untuned = (scores[prompt][name] for prompt in (TUNED, INITIAL, UNTUNED))
     return (
-        f"{_shown(tuned['value'])} [{low}, {high}] with the tuned prompt, {_shown(untuned['value'])} without"
+        f"{_shown(tuned['value'])} [{_shown(tuned['low'])}, {_shown(tuned['high'])}] with the tuned prompt, "
+        f"{_shown(initial['value'])} with the initial one, {_shown(untuned['value'])} without"
     )
 
 

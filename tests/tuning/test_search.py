@@ -66,12 +66,12 @@ def test_a_search_costs_two_trainings_and_a_half(llama: BaseModel) -> None:
 
 def test_without_a_search_there_is_one(llama: BaseModel) -> None:
     parameters = plan(llama).parameters
-    assert candidates(parameters) == [parameters]
+    assert candidates(parameters, {}) == [parameters]
 
 
 def test_the_first_is_what_would_be_trained_without_a_search(llama: BaseModel) -> None:
     parameters = plan(llama, **AUTO).parameters
-    first, *others = candidates(parameters)
+    first, *others = candidates(parameters, {})
     assert first == parameters
     assert len(others) == 7
     assert len({_varied(one) for one in (first, *others)}) == 8
@@ -96,23 +96,32 @@ def test_the_first_is_what_would_be_trained_without_a_search(llama: BaseModel) -
 def test_what_a_request_names_stays_and_nobody_is_there_twice(
     llama: BaseModel, request_: dict[str, Any], count: int
 ) -> None:
-    tried = candidates(plan(llama, **{**AUTO, **request_}).parameters)
+    tried = candidates(plan(llama, **{**AUTO, **request_}).parameters, {})
     assert len(tried) == len({_varied(one) for one in tried}) == count
     for one in tried:
         assert {name: getattr(one, name) for name in request_} == request_
         assert all(one.origins[name] == "request" for name in request_)
 
 
+def test_nothing_is_tried_that_the_operator_does_not_allow(llama: BaseModel) -> None:
+    limits = {"learning_rate": (0.05, 0.5), "num_virtual_tokens": (50.0, 100.0)}
+    tried = candidates(plan(llama, **AUTO).parameters, limits)
+    assert len(tried) == len({_varied(one) for one in tried}) > 3
+    for one in tried:
+        assert 0.05 <= one.learning_rate <= 0.5
+        assert 50 <= one.num_virtual_tokens <= 100
+
+
 def test_a_task_rate_goes_with_the_rate_and_neither_leaves_its_range(llama: BaseModel) -> None:
-    tried = candidates(plan(llama, **{**AUTO, "tuning_type": MPT}).parameters)
+    tried = candidates(plan(llama, **{**AUTO, "tuning_type": MPT}).parameters, {})
     for one in tried:
         assert one.task_learning_rate == pytest.approx(4 / 3 * one.learning_rate)
-    fixed = candidates(plan(llama, **{**AUTO, "tuning_type": MPT, "task_learning_rate": 0.5}).parameters)
+    fixed = candidates(plan(llama, **{**AUTO, "tuning_type": MPT, "task_learning_rate": 0.5}).parameters, {})
     assert {one.task_learning_rate for one in fixed} == {0.5}
     presets = ({"base_model": "*", "tasks": {"default": {"learning_rate": 9.0}}},)
     settings = Settings(base_models_dir=str(llama.checkpoint.directory.parent), tuning_presets=presets)
     high = make_plan({"base_model": llama.checkpoint.name, "search": "auto"}, PAIRS, None, settings)
-    assert max(one.learning_rate for one in candidates(high.parameters)) == 10
+    assert max(one.learning_rate for one in candidates(high.parameters, {})) == 10
 
 
 def test_a_source_prompt_keeps_its_start_and_its_length(t5: BaseModel, source_prompts: Path) -> None:
@@ -127,7 +136,7 @@ def test_a_source_prompt_keeps_its_start_and_its_length(t5: BaseModel, source_pr
         "num_epochs": 2,
     }
     planned = make_plan(request, PAIRS, None, settings)
-    tried = candidates(planned.parameters)
+    tried = candidates(planned.parameters, {})
     assert len(tried) > 1
     assert {one.prompt_tuning_init_method for one in tried} == {"AVERAGE_SOURCE"}
     assert {one.num_virtual_tokens for one in tried} == {6}

@@ -104,7 +104,8 @@ def test_a_loss_that_is_no_number_stays_out_of_the_files(
     assert verdict["validation"]["tuned"]["loss"]["value"] is None
     assert verdict["validation"]["tuned"]["perplexity"] is None
     assert verdict["kept"] == {"epoch": 2, "step": 4}
-    assert "loss ? [?, ?] with the tuned prompt, ? without" in in_words(verdict)[-1]
+    said = "loss ? [?, ?] with the tuned prompt, ? with the initial one, ? without"
+    assert said in in_words(verdict)[-1]
 
 
 def test_skipped_updates_are_told(base: BaseModel, caplog: pytest.LogCaptureFixture) -> None:
