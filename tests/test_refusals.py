@@ -185,7 +185,7 @@ TRAIN: dict[str, tuple[dict[str, Any], str, str]] = {
     "a search by nothing": ({"search": "auto", "validation_share": 0}, "search", "val_stream"),
     "a search with one record": (
         {"search": "auto", "train_stream": {"jsondata": {"data": [{"input": "a", "output": "b"}]}}},
-        "validation_share",
+        "search",
         "single record",
     ),
     "unknown dtype": ({"torch_dtype": "int8"}, "torch_dtype", "bfloat16"),

@@ -171,7 +171,7 @@ class BaseModel(ABC):
         """Whether rows can be packed one behind another without padding: tried, not looked up."""
         from caikit_pt.base_model.self_test import check_packing
 
-        return self.packable and check_packing(self)
+        return check_packing(self)
 
     def padded_step(self, prompts: Sequence[PromptTensors]) -> Step:
         """The plain way, right for every model: every row is padded to the longest of its batch."""

@@ -11,6 +11,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from caikit_pt.base_model.frozen import BaseModel, Row, TrainingBatch
+from caikit_pt.cancelling import is_being_cancelled
 from caikit_pt.errors import InvalidParameter
 
 if TYPE_CHECKING:
@@ -50,11 +51,13 @@ def check_packing(base: BaseModel) -> bool:
     import torch
 
     try:
-        wrong = _wrong_in_packing(base)
+        wrong = _wrong_in_packing(base) if base.packable else "its attention can't be replaced"
     except torch.OutOfMemoryError:
         # Says nothing of the model, and must not be remembered of it.
         raise
     except Exception as error:  # whatever a model does with what it doesn't know
+        if is_being_cancelled():
+            raise
         wrong = f"{type(error).__name__}: {error}"
     if wrong:
         _LOG.warning("%s trains padded, not packed: %s", base.checkpoint.name, wrong)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from caikit_pt.base_model.frozen import BaseModel, TrainingBatch
+from caikit_pt.cancelling import is_being_cancelled
 from caikit_pt.tuning.learner import Gradients, Learner, gradients
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ class Round:
             for wish in wishes:
                 wish.losses = [next(losses) for _ in wish.learners]
         except Exception:
-            if _is_being_ended():
+            if is_being_cancelled():
                 raise
             # Each tries alone, and is told what is wrong with its own.
             _LOG.warning("joined trainings failed together and go on alone", exc_info=True)
@@ -159,11 +160,6 @@ class Round:
     def _ring(self) -> None:
         for wish in self._wishes:
             wish.ring()
-
-
-def _is_being_ended() -> bool:
-    """Whether the exception is the one by which caikit cancels a job: it is an ordinary RuntimeError."""
-    return bool(getattr(threading.current_thread(), "destroyed", False))
 
 
 _ROUNDS: WeakKeyDictionary[BaseModel, Round] = WeakKeyDictionary()
