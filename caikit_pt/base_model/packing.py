@@ -183,7 +183,7 @@ class Rows:
         how: How,
         prefix: Sequence[tuple[Tensor, Tensor]] | None = None,
     ) -> Tensor:
-        """As `attend`, by torch's scaled_dot_product_attention: for GPUs."""
+        """As `attend`, by torch's scaled_dot_product_attention: on GPUs, and for rows that are very long."""
         flat_query, flat_key, flat_value = _flat(query, key, value)
         answers = []
         for group in self.groups:

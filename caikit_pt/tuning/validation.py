@@ -48,9 +48,9 @@ class Validation:
     """The records that a training is judged by."""
 
     def __init__(self, base: BaseModel, records: Records, examples: Examples, task: str) -> None:
-        self._base, self._records, self._examples = base, records, examples
         import torch
 
+        self._base, self._records, self._examples = base, records, examples
         # Decided by all records, so that a look at some of them has the same metrics.
         labels = label_set([record.output for record in records.items])
         self._task = "classification" if task == "generation" and labels else task
@@ -78,8 +78,9 @@ class Validation:
 
     def scores(self, prompt: SoftPrompt, answered: int = WATCHED) -> Scores:
         """Loss over all records, and the task's metrics over the answers to `answered` of them."""
-        (rows,) = self.row_losses([prompt.to(self._base.device).tensors])
-        answers = self._answers(prompt.to(self._base.device), answered)
+        prompt = prompt.to(self._base.device)
+        (rows,) = self.row_losses([prompt.tensors])
+        answers = self._answers(prompt, answered)
         outputs = [self._records.items[index].output for index in self._drawn[:answered]]
         return Scores(self.loss(rows), scores(self._task, answers, outputs))
 
