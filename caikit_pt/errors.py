@@ -6,7 +6,10 @@
     │   └── InvalidSourcePrompt      INVALID_ARGUMENT
     ├── BaseModelMismatch            FAILED_PRECONDITION
     ├── DamagedArtifact              DATA_LOSS
-    └── TrainingDiverged             ABORTED
+    ├── TrainingDiverged             ABORTED
+    ├── TooManyRequests              RESOURCE_EXHAUSTED
+    ├── OutOfMemory                  RESOURCE_EXHAUSTED
+    └── WaitedTooLong                DEADLINE_EXCEEDED
 
 This module knows nothing of gRPC: a status is the name of one, and `module.py` and `runtime/` turn
 the name into what caikit expects.
@@ -60,6 +63,24 @@ class TrainingDiverged(CaikitPtError):
     """The loss is no longer a finite number, so there is no prompt worth saving."""
 
     status = "ABORTED"
+
+
+class TooManyRequests(CaikitPtError):
+    """As many requests wait as may wait."""
+
+    status = "RESOURCE_EXHAUSTED"
+
+
+class OutOfMemory(CaikitPtError):
+    """The device has no room for a request, not even alone."""
+
+    status = "RESOURCE_EXHAUSTED"
+
+
+class WaitedTooLong(CaikitPtError):
+    """A request has waited for its turn as long as it may."""
+
+    status = "DEADLINE_EXCEEDED"
 
 
 def shown(value: object, limit: int = 80) -> str:

@@ -6,6 +6,7 @@ what caikit can turn into protobuf: Optional and Union, no strings.
 """
 
 from contextlib import nullcontext
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Dict, Iterable, List, Mapping, Optional, Tuple, Union
 
@@ -36,9 +37,10 @@ from caikit_pt.data_model import (
 from caikit_pt.errors import InvalidParameter
 from caikit_pt.parameters.generation import GenerationParameters
 from caikit_pt.runtime.status import caikit_errors
-from caikit_pt.serving.generator import generate
+from caikit_pt.serving.generation import Generation
 from caikit_pt.serving.sequence import Sequence, input_tokens, text_ids
 from caikit_pt.serving.sequence import Token as ServedToken
+from caikit_pt.serving.worker import Worker, limits, worker_for
 from caikit_pt.soft_prompt import artifact
 from caikit_pt.soft_prompt.artifact import TunedPrompt
 from caikit_pt.soft_prompt.publication import replacing
@@ -69,7 +71,6 @@ class PeftPromptTuning(ModuleBase):
         tuned.check_base(base.checkpoint)
         self.tuned = tuned
         self.base = base
-        self._prompt = tuned.prompt.to(base.device)
         self._verbalizer = Verbalizer(tuned.verbalizer)
 
     # ---- training ----
@@ -190,8 +191,7 @@ class PeftPromptTuning(ModuleBase):
         del request["self"]
         with caikit_errors():
             sequence = self._sequence(**request)
-            for _ in generate(self.base, [sequence]):
-                pass
+            self._worker.submit(sequence).result()
             return GeneratedTextResult(
                 generated_text=sequence.text,
                 generated_tokens=len(sequence.generated),
@@ -234,7 +234,7 @@ class PeftPromptTuning(ModuleBase):
         del request["self"]
         with caikit_errors():
             sequence = self._sequence(**request)
-        return self._stream(sequence)
+            return self._stream(sequence, self._worker.submit(sequence))
 
     @TokenizationTask.taskmethod()
     def run_tokenizer(self, text: str) -> TokenizationResults:
@@ -245,24 +245,28 @@ class PeftPromptTuning(ModuleBase):
         tokens = [Token(start, end, text[start:end]) for start, end in encoded["offset_mapping"]]
         return TokenizationResults(results=tokens, token_count=len(tokens))
 
-    def _stream(self, sequence: Sequence) -> Iterable[GeneratedTextStreamResult]:
-        sent_text = sent_tokens = 0
-        first = True
+    def _stream(self, sequence: Sequence, generation: Generation) -> Iterable[GeneratedTextStreamResult]:
+        front, asked = sequence.prefix, self._input_tokens(sequence)
         with caikit_errors():
-            for _ in generate(self.base, [sequence]):
+            for step in generation.steps():
                 yield GeneratedTextStreamResult(
-                    generated_text=sequence.text[sent_text:],
-                    tokens=_messages(sequence.tokens[sent_tokens:]),
+                    generated_text=front + step.text,
+                    tokens=_messages([step.token] if step.token else []),
                     details=TokenStreamDetails(
-                        finish_reason=_finish_reason(sequence),
-                        generated_tokens=len(sequence.generated),
+                        finish_reason=FinishReason[step.finish_reason.name],
+                        generated_tokens=step.generated,
                         seed=_seed(sequence),
                         input_token_count=len(sequence.row.ids),
                     ),
                     producer_id=self.PRODUCER_ID,
-                    input_tokens=self._input_tokens(sequence) if first else None,
+                    input_tokens=asked,
                 )
-                sent_text, sent_tokens, first = len(sequence.text), len(sequence.tokens), False
+                front, asked = "", None
+
+    @cached_property
+    def _worker(self) -> Worker:
+        """Who answers the requests to all prompts over this base model."""
+        return worker_for(self.base, limits(self.base, settings.current()))
 
     def _sequence(self, text: str, exponential_decay_length_penalty: _Decay, **request: Any) -> Sequence:
         """A request as the serving side knows it."""
@@ -276,7 +280,7 @@ class PeftPromptTuning(ModuleBase):
         shown = parameters.preserve_input_text and self.base.continues_text
         return Sequence(
             self.base,
-            self._prompt,
+            self.tuned.prompt,
             text_ids(self.base, self._verbalizer.render(text), parameters),
             parameters,
             prefix=text if shown else "",

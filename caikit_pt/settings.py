@@ -20,6 +20,12 @@ class Settings:
     tuning_limits: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     max_new_tokens_limit: int = 4096
     join_trainings: bool = False
+    max_batch_size: int = 64
+    max_waiting_requests: int = 1024
+    max_wait_seconds: float = 120.0
+    max_prefill_tokens: int = 512
+    kv_cache_mib: int = 0
+    prompt_cache_mib: int = 256
 
 
 def current() -> Settings:
@@ -37,6 +43,12 @@ def current() -> Settings:
         tuning_limits={name: (low, high) for name, (low, high) in (config.tuning_limits or {}).items()},
         max_new_tokens_limit=int(config.max_new_tokens_limit),
         join_trainings=_truth(config.join_trainings),
+        max_batch_size=int(config.max_batch_size),
+        max_waiting_requests=int(config.max_waiting_requests),
+        max_wait_seconds=float(config.max_wait_seconds),
+        max_prefill_tokens=int(config.max_prefill_tokens),
+        kv_cache_mib=int(config.kv_cache_mib),
+        prompt_cache_mib=int(config.prompt_cache_mib),
     )
 
 

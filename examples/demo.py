@@ -120,7 +120,7 @@ def untuned(base_model: str, texts: Sequence[str]) -> list[str]:
     """Answers of the base model without a soft prompt, through the code that serves."""
     from caikit_pt import load_base_model
     from caikit_pt.parameters.generation import GenerationParameters
-    from caikit_pt.serving.generator import generate
+    from caikit_pt.serving.engine import generate
     from caikit_pt.serving.sequence import Sequence as Asked
     from caikit_pt.soft_prompt.prompt import SoftPrompt
 

@@ -12,6 +12,7 @@ from functools import cached_property
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
+from caikit_pt.base_model.batch import Batch, Prefill
 from caikit_pt.base_model.frozen import (
     BaseModel,
     Decoding,
@@ -69,7 +70,7 @@ class CausalModel(BaseModel):
             return None
         with torch.inference_mode():
             embeddings, mask = pad_left([self.join(row.prompt[DECODER], row.ids)])
-            output = self._forward(embeddings, mask, keep=len(row.ids) + 1)
+            output = self.forward(embeddings, mask, keep=len(row.ids) + 1)
         logits: torch.Tensor = output.logits[0].float()
         return logits[-len(row.ids) - 1 : -1]
 
@@ -90,7 +91,7 @@ class CausalModel(BaseModel):
         embeddings, mask = pad_left(rows)
         longest = max(map(len, batch.targets))
         # Aligned at the end, every target lies in the last K positions: the rest needs no logits.
-        logits = self._forward(embeddings, mask, keep=longest + 1).logits[:, -longest - 1 : -1]
+        logits = self.forward(embeddings, mask, keep=longest + 1).logits[:, -longest - 1 : -1]
         labels = torch.full((len(rows), longest), -100, device=self.device)
         for label, target in zip(labels, batch.targets, strict=True):
             label[longest - len(target) :] = torch.tensor(target, device=self.device)
@@ -126,6 +127,9 @@ class CausalModel(BaseModel):
         shared = 0 if self.trains_packed else prompt_length(prompt, DECODER)
         return shared + source + target - 1
 
+    def served_positions(self, row: Row, answer: int) -> int:
+        return prompt_length(row.prompt, DECODER) + len(row.ids) + answer
+
     def room(self, row: Row) -> int | None:
         context = self.checkpoint.context_length
         return context and context - prompt_length(row.prompt, DECODER) - len(row.ids)
@@ -133,21 +137,39 @@ class CausalModel(BaseModel):
     def start(self, rows: Sequence[Row]) -> Decoding:
         return CausalDecoding(self, rows)
 
-    def _forward(self, embeddings: torch.Tensor, mask: torch.Tensor, keep: int, cache: Any = None) -> Any:
-        """The model over [B, T, H] new positions; `mask` also covers what is in the cache."""
+    def batched_prefill(self, rows: Sequence[Row]) -> Prefill:
+        from caikit_pt.base_model.causal_batch import CausalPrefill
+
+        return CausalPrefill(self, rows)
+
+    def growing_batch(self) -> Batch:
+        from caikit_pt.base_model.causal_batch import CausalBatch
+
+        return CausalBatch(self)
+
+    def forward(
+        self, embeddings: torch.Tensor, mask: torch.Tensor, keep: int | torch.Tensor, cache: Any = None
+    ) -> Any:
+        """The model over [B, T, H] new positions; `mask` also covers what is in the cache.
+
+        The logits are those of the last `keep` positions, or of the positions `keep` [R].
+        """
         optional: dict[str, Any] = {}
         if "position_ids" in self._arguments:
             positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
             optional["position_ids"] = positions[:, -embeddings.shape[1] :]
         if "logits_to_keep" in self._arguments:
             optional["logits_to_keep"] = keep
-        return self.model(
+        output = self.model(
             inputs_embeds=embeddings,
             attention_mask=mask,
             past_key_values=cache,
             use_cache=cache is not None,
             **optional,
         )
+        if "logits_to_keep" not in self._arguments and not isinstance(keep, int):
+            output.logits = output.logits[:, keep]
+        return output
 
     @cached_property
     def _arguments(self) -> frozenset[str]:
@@ -162,7 +184,9 @@ class CausalDecoding(Decoding):
         from transformers import DynamicCache
 
         self._base = base
-        embeddings, self._mask = pad_left([base.join(row.prompt.get(DECODER), row.ids) for row in rows])
+        embeddings, self._mask = pad_left(
+            [base.join(row.prompt.get(DECODER), [*row.ids, *row.answer]) for row in rows]
+        )
         self._cache = DynamicCache(config=base.model.config)
         self._read(embeddings)
 
@@ -171,5 +195,5 @@ class CausalDecoding(Decoding):
         self._read(self._base.model.get_input_embeddings()(tokens[:, None]))
 
     def _read(self, embeddings: torch.Tensor) -> None:
-        output = self._base._forward(embeddings, self._mask, keep=1, cache=self._cache)
+        output = self._base.forward(embeddings, self._mask, keep=1, cache=self._cache)
         self.logits = output.logits[:, -1].float()

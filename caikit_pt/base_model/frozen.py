@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from caikit_pt.base_model.batch import Batch, LoneBatch, LonePrefill, Prefill
 from caikit_pt.base_model.budget import budget_for
 from caikit_pt.base_model.checkpoint import Checkpoint
+from caikit_pt.base_model.prompt_cache import PromptCache
 
 if TYPE_CHECKING:
     import torch
@@ -28,10 +30,11 @@ PromptTensors: TypeAlias = Mapping[str, "torch.Tensor"]
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One text to continue, with the soft prompt in front of it."""
+    """One text to continue, with the soft prompt in front of it, and its answer as far as there is one."""
 
     prompt: PromptTensors
     ids: Sequence[int]
+    answer: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,7 @@ class BaseModel(ABC):
         self.end_ids = _end_ids(model, tokenizer)
         # What has been found to fit in memory: for all who train on this copy.
         self.budget = budget_for(self.device.type, checkpoint.hidden_size)
+        self.prompts = PromptCache()
 
     @property
     def device(self) -> torch.device:
@@ -198,13 +202,64 @@ class BaseModel(ABC):
     def room(self, row: Row) -> int | None:
         """Tokens that the context leaves for an answer to `row`; None where it has no end."""
 
+    @abstractmethod
+    def served_positions(self, row: Row, answer: int) -> int:
+        """Positions whose keys and values are held for `row` and an answer of so many tokens."""
+
     def cohort(self, row: Row) -> Hashable:
         """Rows with the same cohort may share a batch. Most models have one cohort."""
         return 0
 
     @abstractmethod
     def start(self, rows: Sequence[Row]) -> Decoding:
-        """Reads `rows` of one cohort and stands ready to generate."""
+        """Reads `rows` of one cohort and stands ready to generate: the plain way."""
+
+    # ---- serving ----
+
+    @cached_property
+    def serves_batched(self) -> bool:
+        """Whether rows can be read from a prompt's keys on, and join and leave a batch: tried."""
+        from caikit_pt.base_model.self_test import check_batching
+
+        return check_batching(self)
+
+    @cached_property
+    def position_bytes(self) -> int:
+        """Bytes of the keys and values of one position, in all layers; 0 where batches don't hold them."""
+        import torch
+
+        if not self.serves_batched:
+            return 0
+        with torch.inference_mode():
+            prefill = self.batched_prefill([Row({}, self.source_ids("a"))])
+            prefill.advance(prefill.columns)
+        return prefill.position_bytes
+
+    @property
+    def shift_invariant(self) -> bool:
+        """Whether a row is the same wherever it begins."""
+        return True
+
+    @property
+    def rows_join(self) -> bool:
+        """Whether a row can join a batch that is under way; else only rows that start together share one."""
+        return self.serves_batched and self.shift_invariant
+
+    def prefill(self, rows: Sequence[Row]) -> Prefill:
+        """`rows` of one cohort, to be read; only one where the model isn't served in batches."""
+        return self.batched_prefill(rows) if self.serves_batched else LonePrefill(self, rows)
+
+    def new_batch(self) -> Batch:
+        """A batch without a row, for what `prefill` reads."""
+        return self.growing_batch() if self.serves_batched else LoneBatch()
+
+    @abstractmethod
+    def batched_prefill(self, rows: Sequence[Row]) -> Prefill:
+        """The fast way to read, for models that pass the test of batches."""
+
+    @abstractmethod
+    def growing_batch(self) -> Batch:
+        """The fast way to generate, for models that pass the test of batches."""
 
 
 class Decoding(ABC):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from caikit_pt.base_model.frozen import BaseModel, Row, TrainingBatch
+from caikit_pt.base_model.frozen import BaseModel, Decoding, Row, TrainingBatch
 from caikit_pt.cancelling import is_being_cancelled
 from caikit_pt.errors import InvalidParameter
 
@@ -21,6 +21,7 @@ _LOG = logging.getLogger(__name__)
 # Longer rows than a test can have time for. No model is known whose packed rows are right up to its
 # window and wrong beyond it: a layer that says nothing of its window is wrong in `how`, not in length.
 _LARGEST_WINDOW = 8192
+_LARGEST_SERVED_WINDOW = 512
 # Of the largest logit: rounding stays far below, a model that does something else far above.
 _TOLERANCE = {"float32": 1e-3, "float64": 1e-3, "float16": 5e-2, "bfloat16": 1e-1}
 # How far packed rows may be from padded ones, by length of the difference; or else so many times as far as
@@ -44,6 +45,78 @@ def check_itself(base: BaseModel) -> None:
         beside.advance(torch.tensor([text[3], text[3]], device=base.device))
         stepped = base.plain_logits(short.ids, [text[3]])[1]
         _compare(base, stepped, beside.logits[1], "a token later")
+
+
+def check_batching(base: BaseModel) -> bool:
+    """Whether rows that join and leave a batch are what they are alone; a log line where they aren't."""
+    import torch
+
+    try:
+        with torch.inference_mode():
+            wrong = _wrong_in_batches(base)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # whatever a model does with what it doesn't know
+        if is_being_cancelled():
+            raise
+        wrong = f"{type(error).__name__}: {error}"
+    if wrong:
+        _LOG.warning("%s is served one request at a time: %s", base.checkpoint.name, wrong)
+    return not wrong
+
+
+def _wrong_in_batches(base: BaseModel) -> str:
+    """What differs, in words: a row is joined by two others, one of which leaves.
+
+    Where rows have to start together only these are together.
+    """
+    import torch
+
+    text = _some_ids(base)
+    part = base.checkpoint.prompt_parts[0]
+    some = base.embed(text) * 1.1
+    # Longer than what the model's narrowest layer sees, where reading that much takes no minutes.
+    window = _window(base, _LARGEST_SERVED_WINDOW)
+    long = (text * (window // len(text) + 2))[: window + len(text)]
+    rows = [Row({part: some[:3]}, text[:2]), Row({}, long), Row({part: some[2:7]}, text[:4])]
+    batch = base.growing_batch()
+    running: list[tuple[Row, Decoding]] = []
+    logits: list[torch.Tensor] = []
+
+    def join(*joining: Row) -> None:
+        prefill = base.batched_prefill(joining)
+        while prefill.columns:
+            prefill.advance(3)
+        batch.join(prefill)
+        running.extend((row, base.start([row])) for row in joining)
+        logits.extend(prefill.logits)
+
+    def differs() -> bool:
+        expected = [plain.logits[0] for _, plain in running]
+        return any(not _agrees(base, a, b) for a, b in zip(expected, logits, strict=True))
+
+    def step() -> None:
+        tokens = torch.tensor([text[3 + number] for number in range(len(running))], device=base.device)
+        logits[:] = batch.advance(tokens)
+        for token, (_, plain) in zip(tokens, running, strict=True):
+            plain.advance(token[None])
+
+    late = base.shift_invariant
+    join(*(rows[:1] if late else rows[:2]))
+    step()
+    if differs():
+        return "its answers would differ when a step is taken"
+    if late:
+        join(rows[1], rows[2])
+        step()
+    if differs():
+        return "its answers would differ when a row joins"
+    batch.leave(0)
+    running[0] = running[-1]
+    running.pop()
+    logits.pop()
+    step()
+    return "its answers would differ when a row leaves" if differs() else ""
 
 
 def check_packing(base: BaseModel) -> bool:
@@ -126,12 +199,12 @@ def _trained(base: BaseModel, packed: bool, nudge: float = 0.0) -> tuple[torch.T
     return torch.cat(seen), torch.cat([gradient.flatten() for gradient in gradients if gradient is not None])
 
 
-def _window(base: BaseModel) -> int:
-    """Positions that the model's narrowest layer sees, if these are few; else 0."""
+def _window(base: BaseModel, largest: int = _LARGEST_WINDOW) -> int:
+    """Positions that the model's narrowest layer sees, if these are at most `largest`; else 0."""
     config = base.checkpoint.config.get_text_config()
     names = ("sliding_window", "attention_chunk_size", "window_size", "attention_window")
     windows = [value for name in names if isinstance(value := getattr(config, name, None), int)]
-    return min([window for window in windows if window <= _LARGEST_WINDOW], default=0)
+    return min([window for window in windows if window <= largest], default=0)
 
 
 def _some_ids(base: BaseModel) -> list[int]:
@@ -142,9 +215,13 @@ def _some_ids(base: BaseModel) -> list[int]:
     return (ids[:: max(1, len(ids) // 9)] * 9)[:9]
 
 
-def _compare(base: BaseModel, expected: torch.Tensor, seen: torch.Tensor, how: str) -> None:
+def _agrees(base: BaseModel, expected: torch.Tensor, seen: torch.Tensor) -> bool:
     tolerance = _TOLERANCE[_name(base.dtype)] * float(expected.abs().max())
-    if not float((expected - seen).abs().max()) <= tolerance:
+    return float((expected - seen).abs().max()) <= tolerance
+
+
+def _compare(base: BaseModel, expected: torch.Tensor, seen: torch.Tensor, how: str) -> None:
+    if not _agrees(base, expected, seen):
         raise InvalidParameter(
             "base_model",
             base.checkpoint.name,

@@ -11,6 +11,7 @@ from collections.abc import Hashable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from caikit_pt.base_model.batch import Batch, Prefill
 from caikit_pt.base_model.frozen import (
     BaseModel,
     Decoding,
@@ -103,6 +104,10 @@ class Seq2SeqModel(BaseModel):
     def positions(self, source: int, target: int, prompt: PromptTensors) -> int:
         return prompt_length(prompt, ENCODER) + source + prompt_length(prompt, DECODER) + target
 
+    def served_positions(self, row: Row, answer: int) -> int:
+        encoder = prompt_length(row.prompt, ENCODER) + len(row.ids)
+        return encoder + prompt_length(row.prompt, DECODER) + 1 + answer
+
     def room(self, row: Row) -> int | None:
         context = self.checkpoint.context_length
         if context and prompt_length(row.prompt, ENCODER) + len(row.ids) > context:
@@ -111,10 +116,20 @@ class Seq2SeqModel(BaseModel):
 
     def cohort(self, row: Row) -> Hashable:
         # A decoder that counts absolute positions can't have padding in front of a row.
-        return 0 if self._shift_invariant else prompt_length(row.prompt, DECODER)
+        return 0 if self.shift_invariant else prompt_length(row.prompt, DECODER) + len(row.answer)
 
     def start(self, rows: Sequence[Row]) -> Decoding:
         return Seq2SeqDecoding(self, rows)
+
+    def batched_prefill(self, rows: Sequence[Row]) -> Prefill:
+        from caikit_pt.base_model.seq2seq_batch import Seq2SeqPrefill
+
+        return Seq2SeqPrefill(self, rows)
+
+    def growing_batch(self) -> Batch:
+        from caikit_pt.base_model.seq2seq_batch import Seq2SeqBatch
+
+        return Seq2SeqBatch(self)
 
     @property
     def start_id(self) -> int:
@@ -126,7 +141,7 @@ class Seq2SeqModel(BaseModel):
         return int(start if start is not None else config.pad_token_id)
 
     @cached_property
-    def _shift_invariant(self) -> bool:
+    def shift_invariant(self) -> bool:
         """Whether padding in front of the decoder's input changes nothing: tried, not looked up."""
         import torch
 
@@ -169,7 +184,9 @@ class Seq2SeqDecoding(Decoding):
         self._base = base
         encoder, self._encoder_mask = pad_right([base.join(row.prompt.get(ENCODER), row.ids) for row in rows])
         self._encoded = base.model.get_encoder()(inputs_embeds=encoder, attention_mask=self._encoder_mask)
-        decoder, self._mask = pad_left([base.join(row.prompt.get(DECODER), [base.start_id]) for row in rows])
+        decoder, self._mask = pad_left(
+            [base.join(row.prompt.get(DECODER), [base.start_id, *row.answer]) for row in rows]
+        )
         config = base.model.config
         self._cache = EncoderDecoderCache(DynamicCache(config=config), DynamicCache(config=config))
         self._read(decoder)

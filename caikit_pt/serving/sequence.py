@@ -42,6 +42,16 @@ class Token:
     rank: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What a token adds to an answer: text (maybe none yet), itself where it is asked for, and the end."""
+
+    text: str
+    generated: int
+    token: Token | None
+    finish_reason: FinishReason
+
+
 class Sequence:
     """A text with its soft prompt, and the answer as it grows.
 
@@ -61,13 +71,14 @@ class Sequence:
         self.row = Row(prompt.tensors, ids)
         self.finish_reason = FinishReason.NOT_FINISHED
         self.generated: list[int] = []
-        self.tokens: list[Token] = []
-        self.text = prefix
+        # Appended to, never changed: another thread may read them while the answer grows.
+        self.steps: list[Step] = []
+        self.prefix = prefix
         self._base = base
         room = _checked_room(base, self.row)
         self._most = min(parameters.max_new_tokens, room or parameters.max_new_tokens)
         self._deadline = time.monotonic() + (parameters.max_time or float("inf"))
-        self._sampler = Sampler(parameters, base.seen_ids(self.row), base.end_ids)
+        self.sampler = Sampler(parameters, base.seen_ids(self.row), base.end_ids)
         context = self.row.ids[-_CONTEXT_TOKENS:] if prefix else ()
         self._detokenizer = Detokenizer(base.tokenizer, context)
         self._stops = StopSequences(parameters.stop_sequences, parameters.include_stop_sequence)
@@ -77,35 +88,63 @@ class Sequence:
         """Whether the answer has ended."""
         return self.finish_reason is not FinishReason.NOT_FINISHED
 
-    def take(self, logits: torch.Tensor) -> int:
-        """Picks the next token from its logits [V] and extends the text by it."""
-        token = self._sampler.pick(logits)
-        self.generated.append(token)
-        if self.parameters.generated_tokens:
-            self.tokens.append(_described(self._base, token, logits, self.parameters))
-        self._extend_text(token)
-        return token
+    @property
+    def text(self) -> str:
+        """The answer so far, behind what stands in front of it."""
+        return self.prefix + "".join(step.text for step in self.steps)
 
-    def _extend_text(self, token: int) -> None:
+    @property
+    def tokens(self) -> list[Token]:
+        """The tokens of the answer, where they are asked for."""
+        return [step.token for step in self.steps if step.token]
+
+    @property
+    def so_far(self) -> Row:
+        """The text and what there is of its answer, to be read (again)."""
+        return Row(self.row.prompt, self.row.ids, tuple(self.generated))
+
+    @property
+    def most_positions(self) -> int:
+        """Keys and values that the text and its longest answer need, in positions."""
+        return self._base.served_positions(self.row, self._most)
+
+    def take(self, token: int, logits: torch.Tensor) -> None:
+        """Extends the answer by a token that was picked from `logits` [V]."""
+        self.generated.append(token)
+        described = None
+        if self.parameters.generated_tokens:
+            described = _described(self._base, token, logits, self.parameters)
+        text = self._extend_text(token)
+        self.steps.append(Step(text, len(self.generated), described, self.finish_reason))
+
+    def end_in_time(self) -> None:
+        """Ends the answer where its time is over before it has begun or gone on."""
+        if not self.finished and time.monotonic() >= self._deadline:
+            text = self._end(FinishReason.TIME_LIMIT)
+            self.steps.append(Step(text, len(self.generated), None, self.finish_reason))
+
+    def _extend_text(self, token: int) -> str:
         ended = token in self._base.end_ids
         new = self._detokenizer.flush() if ended else self._detokenizer.push(token)
         may_stop = len(self.generated) >= self.parameters.min_new_tokens
         shown, stopped = self._stops.push(new, may_stop)
-        self.text += shown
         if stopped:
             self.finish_reason = FinishReason.STOP_SEQUENCE
         elif ended:
-            self._end(FinishReason.EOS_TOKEN)
+            shown += self._end(FinishReason.EOS_TOKEN)
         elif len(self.generated) >= self._most:
             limited = self._most < self.parameters.max_new_tokens
-            self._end(FinishReason.TOKEN_LIMIT if limited else FinishReason.MAX_TOKENS)
+            shown += self._end(FinishReason.TOKEN_LIMIT if limited else FinishReason.MAX_TOKENS)
         elif time.monotonic() >= self._deadline:
-            self._end(FinishReason.TIME_LIMIT)
+            shown += self._end(FinishReason.TIME_LIMIT)
+        return shown
 
-    def _end(self, reason: FinishReason) -> None:
+    def _end(self, reason: FinishReason) -> str:
+        """Ends the answer; the text that was held back."""
         shown, stopped = self._stops.push(self._detokenizer.flush())
-        self.text += shown + self._stops.flush()
+        shown += self._stops.flush()
         self.finish_reason = FinishReason.STOP_SEQUENCE if stopped else reason
+        return shown
 
 
 def input_tokens(sequence: Sequence, base: BaseModel) -> list[Token]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from caikit_pt.base_model.frozen import BaseModel, PromptTensors
 from caikit_pt.parameters.generation import GenerationParameters
-from caikit_pt.serving.generator import generate
+from caikit_pt.serving.engine import generate
 from caikit_pt.serving.sequence import Sequence as Request
 from caikit_pt.soft_prompt.prompt import SoftPrompt
 from caikit_pt.tuning.estimate import Estimate, ratio

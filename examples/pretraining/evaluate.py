@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from caikit_pt import GenerationTrainRecord, load_base_model
 from caikit_pt.base_model.frozen import BaseModel
 from caikit_pt.parameters.generation import GenerationParameters
-from caikit_pt.serving.generator import generate
+from caikit_pt.serving.engine import generate
 from caikit_pt.serving.sequence import Sequence as Asked
 from caikit_pt.settings import Settings
 from caikit_pt.soft_prompt.prompt import SoftPrompt

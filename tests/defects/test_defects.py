@@ -19,7 +19,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from caikit_pt.base_model.frozen import BaseModel, Decoding, Row
+from caikit_pt.base_model.batch import Prefill
+from caikit_pt.base_model.frozen import BaseModel, Row
 from caikit_pt.errors import InvalidSourcePrompt
 from caikit_pt.module import PeftPromptTuning
 from caikit_pt.parameters.generation import GenerationParameters
@@ -35,7 +36,7 @@ from caikit_pt.parameters.tuning import (
     SAMPLE_VOCAB,
     TEXT,
 )
-from caikit_pt.serving.generator import generate
+from caikit_pt.serving.engine import generate
 from caikit_pt.serving.sequence import Sequence
 from caikit_pt.settings import Settings
 from caikit_pt.soft_prompt.artifact import TunedPrompt
@@ -376,18 +377,18 @@ def test_d9_one_batch_answers_with_several_prompts(zoo: Zoo, monkeypatch: pytest
     """
     base = zoo.model("llama")
     batches: list[int] = []
-    start = base.start
+    prefill = base.prefill
 
-    def spy(rows: list[Row]) -> Decoding:
+    def spy(rows: list[Row]) -> Prefill:
         batches.append(len(rows))
-        return start(rows)
+        return prefill(rows)
 
     requests = [
         (SoftPrompt(row.prompt), words(3 + index, seed=index))
         for index, row in enumerate(sample_rows(base, (DECODER,)))
     ]
     alone = [_answers(base, [request])[0] for request in requests]
-    monkeypatch.setattr(base, "start", spy)
+    monkeypatch.setattr(base, "prefill", spy)
     together = _answers(base, requests)
     assert batches == [len(requests)]
     assert [answer.generated for answer in together] == [answer.generated for answer in alone]

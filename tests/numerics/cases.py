@@ -34,5 +34,12 @@ every_training_case = _parametrized(
         *((family, BOTH) for family in MORE_SEQ2SEQ_FAMILIES),
     ]
 )
+every_serving_case = _parametrized(
+    [
+        *_EVERY,
+        *((family, DECODER_ONLY) for family in MORE_CAUSAL_FAMILIES if family != "lfm2"),
+        *((family, BOTH) for family in MORE_SEQ2SEQ_FAMILIES),
+    ]
+)
 # peft's prompt tuning has no decoder half on a seq2seq model: it trains one without using it (D3).
 peft_cases = _parametrized([*_CAUSAL, *((family, ENCODER_ONLY) for family in SEQ2SEQ_FAMILIES)])

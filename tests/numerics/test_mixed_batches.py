@@ -11,11 +11,12 @@ from collections.abc import Sequence as Items
 import pytest
 import torch
 
-from caikit_pt.base_model.frozen import BaseModel, Decoding, Row
+from caikit_pt.base_model.batch import Prefill
+from caikit_pt.base_model.frozen import BaseModel, Row
 from caikit_pt.base_model.seq2seq import Seq2SeqModel
 from caikit_pt.parameters.generation import GenerationParameters
 from caikit_pt.parameters.tuning import DECODER, ENCODER
-from caikit_pt.serving.generator import generate
+from caikit_pt.serving.engine import generate
 from caikit_pt.serving.sequence import Sequence
 from caikit_pt.soft_prompt.prompt import SoftPrompt
 
@@ -186,10 +187,10 @@ def test_only_absolute_decoder_positions_need_batches_of_their_own(
     base = zoo.model(family)
     sequences = _sequences(base, base.checkpoint.prompt_parts)
     assert len({base.cohort(sequence.row) for sequence in sequences}) == batches
-    started = _spy_on_start(base, monkeypatch)
+    read = _spy_on_reading(base, monkeypatch)
     _run(base, sequences)
-    assert len(started) == batches
-    assert sum(started) == len(sequences)
+    assert len(read) == batches
+    assert sum(read) == len(sequences)
 
 
 @pytest.mark.parametrize("family", SEQ2SEQ_FAMILIES)
@@ -258,14 +259,14 @@ def _logprobs(sequence: Sequence) -> list[float | None]:
     return [token.logprob for token in sequence.tokens]
 
 
-def _spy_on_start(base: BaseModel, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The number of rows of each batch that is started from now on."""
-    started: list[int] = []
-    start = base.start
+def _spy_on_reading(base: BaseModel, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The number of rows of each micro-batch that is read from now on."""
+    read: list[int] = []
+    prefill = base.prefill
 
-    def spy(rows: Items[Row]) -> Decoding:
-        started.append(len(rows))
-        return start(rows)
+    def spy(rows: Items[Row]) -> Prefill:
+        read.append(len(rows))
+        return prefill(rows)
 
-    monkeypatch.setattr(base, "start", spy)
-    return started
+    monkeypatch.setattr(base, "prefill", spy)
+    return read

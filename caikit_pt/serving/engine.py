@@ -1,0 +1,224 @@
+"""All requests to one base model, whatever their prompts, in one batch that changes at every step.
+
+The plain loop: read some of what waits, give every running row a token, tell who waits for it.
+A request is answered as it would be alone.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from collections.abc import Sequence as Items
+from functools import partial
+from typing import TYPE_CHECKING
+
+from caikit_pt.base_model.batch import Batch, Prefill
+from caikit_pt.base_model.frozen import BaseModel
+from caikit_pt.errors import OutOfMemory
+from caikit_pt.serving.generation import Generation
+from caikit_pt.serving.sampler import pick
+from caikit_pt.serving.scheduler import Limits, Scheduler
+from caikit_pt.serving.sequence import Sequence
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_LOG = logging.getLogger(__name__)
+
+
+class _Running:
+    """A batch and the requests whose rows it holds, in the same order."""
+
+    def __init__(self, batch: Batch) -> None:
+        self.batch = batch
+        self.generations: list[Generation] = []
+
+    def leave(self, index: int) -> None:
+        self.batch.leave(index)
+        last = self.generations.pop()
+        if index < len(self.generations):
+            self.generations[index] = last
+
+
+class Engine:
+    """Answers requests, a step at a time. One thread steps; any thread may submit."""
+
+    def __init__(self, base: BaseModel, limits: Limits) -> None:
+        self.base = base
+        self._scheduler = Scheduler(base, limits)
+        self._running: list[_Running] = []
+        self._reading: list[Generation] = []
+        self._prefill: Prefill | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is anything to do."""
+        return bool(self._running or self._reading or len(self._scheduler))
+
+    def submit(self, sequence: Sequence) -> Generation:
+        """Takes a request on. Raises TooManyRequests, and InvalidParameter where it can never run."""
+        generation = Generation(sequence)
+        self._scheduler.add(generation)
+        return generation
+
+    def step(self) -> None:
+        """Reads some of what waits, and gives every running row a token."""
+        import torch
+
+        with torch.inference_mode():
+            self._scheduler.drop()
+            self._drop_cancelled()
+            self._read()
+            for running in list(self._running):
+                self._guarded(running.generations, partial(self._advance, running))
+            self._running = [running for running in self._running if running.generations]
+
+    def give_up(self, error: BaseException) -> None:
+        """Ends every request with `error`."""
+        running = [each for running in self._running for each in running.generations]
+        waiting = self._scheduler.clear()
+        reading, self._reading, self._prefill, self._running = self._reading, [], None, []
+        for generation in (*reading, *running, *waiting):
+            generation.fail(error)
+
+    # ---- reading ----
+
+    def _read(self) -> None:
+        """Reads for as many positions as running rows may wait for; without these, until some run."""
+        left = self._scheduler.read_positions
+        while left > 0 or not self._running:
+            if not self._reading:
+                present = [each for running in self._running for each in running.generations]
+                self._reading = self._scheduler.take(present)
+                if not self._reading:
+                    return
+            left -= self._guarded(self._reading, partial(self._read_on, left)) or left
+
+    def _read_on(self, left: int) -> int:
+        """Goes on with the micro-batch at hand; the positions read."""
+        rows = [each.sequence.so_far for each in self._reading]
+        if self._prefill is None:
+            self._prefill = self.base.prefill(rows)
+        prefill = self._prefill
+        before = prefill.columns
+        prefill.advance(max(1, left // len(rows)))
+        read = (before - prefill.columns) * len(rows)
+        if prefill.columns == 0:
+            logits = prefill.logits
+            running = self._batch_for(self._reading)
+            running.batch.join(prefill)
+            running.generations += self._reading
+            taken = range(len(running.generations) - len(rows), len(running.generations))
+            self._reading, self._prefill = [], None
+            self._take(running, taken, logits)
+        return read
+
+    def _batch_for(self, joining: Items[Generation]) -> _Running:
+        """The batch that `joining` may join; a new one where there is none."""
+        company = [each for each in self._running if not any(one.alone for one in each.generations)]
+        if company and self.base.rows_join and not joining[0].alone:
+            return company[0]
+        self._running.append(_Running(self.base.new_batch()))
+        return self._running[-1]
+
+    # ---- running ----
+
+    def _advance(self, running: _Running) -> None:
+        """A token for every row."""
+        import torch
+
+        if not running.generations:
+            return
+        last = [each.sequence.generated[-1] for each in running.generations]
+        logits = running.batch.advance(torch.tensor(last).to(self.base.device, non_blocking=True))
+        self._take(running, range(len(last)), logits)
+
+    def _take(self, running: _Running, rows: Items[int], logits: Tensor) -> None:
+        """Picks tokens for `rows` from their logits; who is finished leaves."""
+        generations = [running.generations[row] for row in rows]
+        tokens = pick(logits, [each.sequence.sampler for each in generations])
+        for number, (generation, token) in enumerate(zip(generations, tokens, strict=True)):
+            try:
+                generation.sequence.take(token, logits[number])
+            except Exception as error:  # of one request's text
+                generation.fail(error)
+        for row in reversed(rows):
+            generation = running.generations[row]
+            if generation.ended or generation.sequence.finished:
+                running.leave(row)
+        for generation in generations:
+            if not generation.ended:
+                generation.tell()
+
+    def _drop_cancelled(self) -> None:
+        for running in list(self._running):
+            for row in reversed(range(len(running.generations))):
+                if running.generations[row].cancelled:
+                    running.generations[row].fail()
+                    running.leave(row)
+            if not running.generations:
+                self._running.remove(running)
+
+    # ---- failing ----
+
+    def _guarded(self, generations: list[Generation], act: Callable[[], int | None]) -> int | None:
+        """Does `act`; where it fails, the requests it was for are tried again in less company."""
+        import torch
+
+        try:
+            return act()
+        except (torch.OutOfMemoryError, MemoryError):
+            self._shrink(list(generations))
+        except Exception as error:  # whatever a model, a prompt or a text brings about
+            self._separate(list(generations), error)
+        return None
+
+    def _shrink(self, generations: list[Generation]) -> None:
+        """Fewer rows run from now on; those that have to leave are the next to be read again."""
+        self.base.prompts.clear()
+        others = self._present() - len(generations)
+        rows = max(1, others or len(generations) // 2)
+        _LOG.warning("out of memory with %d rows; %d at once from now on", self._present(), rows)
+        self._withdraw(generations)
+        if others or len(generations) > 1:
+            self._scheduler.shrink(rows)
+            self._scheduler.put_back(generations)
+        else:
+            generations[0].fail(OutOfMemory("The device has no room for this request, not even alone"))
+
+    def _separate(self, generations: list[Generation], error: Exception) -> None:
+        """What has failed together is tried alone; what has failed alone, fails."""
+        self._withdraw(generations)
+        if len(generations) == 1:
+            _LOG.error("a request failed", exc_info=error)
+            generations[0].fail(error)
+            return
+        _LOG.warning("%d requests failed together, and are tried alone", len(generations), exc_info=error)
+        for generation in generations:
+            generation.alone = True
+        self._scheduler.put_back(generations)
+
+    def _present(self) -> int:
+        """Requests that are being read or running."""
+        return len(self._reading) + sum(len(running.generations) for running in self._running)
+
+    def _withdraw(self, generations: Items[Generation]) -> None:
+        """They are neither read nor running any more; who shared a batch with them is read again."""
+        if any(each in generations for each in self._reading):
+            self._reading, self._prefill = [], None
+        for running in list(self._running):
+            if any(each in generations for each in running.generations):
+                self._running.remove(running)
+                self._scheduler.put_back([each for each in running.generations if each not in generations])
+
+
+def generate(base: BaseModel, sequences: Items[Sequence]) -> Iterator[None]:
+    """Extends `sequences` by a token each and yields, until all are finished, in the caller's thread."""
+    engine = Engine(base, Limits(rows=max(1, len(sequences)), waiting=len(sequences)))
+    generations = [engine.submit(sequence) for sequence in sequences]
+    while engine.busy:
+        engine.step()
+        yield
+    for generation in generations:
+        if generation.error:
+            raise generation.error

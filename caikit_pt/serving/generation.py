@@ -1,0 +1,84 @@
+"""A sequence on its way through an engine, as the one who waits for its answer sees it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+from caikit_pt.serving.sequence import Sequence, Step
+
+# Who waits wakes up so often, in seconds: an exception that is raised in a thread gets through then.
+_NAP = 0.1
+
+
+class Generation:
+    """What an engine does for one sequence. The engine's thread writes, another one reads."""
+
+    def __init__(self, sequence: Sequence) -> None:
+        self.sequence = sequence
+        self.arrived = time.monotonic()
+        # It has failed in company, and is tried once more without.
+        self.alone = False
+        self.cancelled = False
+        self.error: BaseException | None = None
+        self._ended = threading.Event()
+        self._news: threading.Event | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will come."""
+        return self._ended.is_set()
+
+    def result(self) -> Sequence:
+        """The finished sequence; waits for it. Raises what the engine failed with."""
+        try:
+            while not self._ended.wait(_NAP):
+                pass
+        finally:
+            self.cancel()
+        if self.error:
+            raise self.error
+        return self.sequence
+
+    def steps(self) -> Iterator[Step]:
+        """Each step as soon as it is taken; a reader who leaves cancels the rest.
+
+        Steps wait in the sequence for a slow reader: no more of them than tokens it may have.
+        """
+        self._news = news = threading.Event()
+        sent = 0
+        try:
+            while True:
+                news.clear()
+                ended = self.ended
+                while sent < len(self.sequence.steps):
+                    yield self.sequence.steps[sent]
+                    sent += 1
+                if ended:
+                    break
+                news.wait(_NAP)
+        finally:
+            self.cancel()
+        if self.error:
+            raise self.error
+
+    def cancel(self) -> None:
+        """Nobody wants the rest: it leaves its batch before the next step. Nothing where it has ended."""
+        self.cancelled = True
+
+    # ---- the engine's side ----
+
+    def tell(self) -> None:
+        """A step has been taken, or the last one."""
+        if self.sequence.finished:
+            self._ended.set()
+        if self._news:
+            self._news.set()
+
+    def fail(self, error: BaseException | None = None) -> None:
+        """Ends without a finished answer; without an error where nobody waits any more."""
+        self.error = error
+        self._ended.set()
+        if self._news:
+            self._news.set()

@@ -1,0 +1,145 @@
+"""Who is read next: in the order of arrival, as many as there is room for, of like length together."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence as Items
+from dataclasses import dataclass
+
+from caikit_pt.base_model.frozen import BaseModel
+from caikit_pt.errors import InvalidParameter, TooManyRequests, WaitedTooLong
+from caikit_pt.serving.generation import Generation
+
+# Behind the oldest request, so many are looked through for texts of about its length.
+_LOOK_AHEAD = 32
+_BETWEEN_LOOKS = 0.05  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What an engine may take on."""
+
+    rows: int = 64
+    waiting: int = 1024
+    wait_seconds: float = 120.0
+    # Keys and values of all rows together.
+    kv_bytes: int = 2**32
+    # Positions that are read between two steps of the rows that are running.
+    read_positions: int = 512
+    # Keys and values of the soft prompts that were used last.
+    prompt_bytes: int = 2**28
+
+
+class Scheduler:
+    """The requests that wait, and the room that those which run leave them."""
+
+    def __init__(self, base: BaseModel, limits: Limits) -> None:
+        self.rows = limits.rows
+        self.read_positions = limits.read_positions
+        self._base, self._limits = base, limits
+        self._most_positions = limits.kv_bytes // base.position_bytes if base.position_bytes else 0
+        self._waiting: deque[Generation] = deque()
+        self._lock = threading.Lock()
+        self._looked = 0.0
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def add(self, generation: Generation) -> None:
+        """Takes a request on. Raises InvalidParameter where it can never run, TooManyRequests."""
+        needed = generation.sequence.most_positions
+        if self._most_positions and needed > self._most_positions:
+            raise InvalidParameter(
+                "max_new_tokens",
+                generation.sequence.parameters.max_new_tokens,
+                f"at most {self._most_positions} positions of soft prompt, text and answer together "
+                f"(here {needed}); the setting kv_cache_mib holds no more",
+            )
+        with self._lock:
+            if len(self._waiting) >= self._limits.waiting:
+                raise TooManyRequests(
+                    f"{len(self._waiting)} requests are waiting, as many as max_waiting_requests allows. "
+                    "Try again later"
+                )
+            self._waiting.append(generation)
+
+    def put_back(self, generations: Items[Generation]) -> None:
+        """They were running, and are the first to do so again."""
+        with self._lock:
+            self._waiting.extendleft(reversed(generations))
+
+    def clear(self) -> list[Generation]:
+        """Takes all out."""
+        with self._lock:
+            waiting, self._waiting = list(self._waiting), deque()
+        return waiting
+
+    def shrink(self, rows: int) -> None:
+        """Only so many rows fit, and half as many positions at once."""
+        self.rows = min(self.rows, rows)
+        self.read_positions = max(1, self.read_positions // 2)
+
+    def drop(self) -> None:
+        """Ends those that nobody waits for any more, or that have waited too long."""
+        now = time.monotonic()
+        if now - self._looked < _BETWEEN_LOOKS:
+            return
+        self._looked = now
+        with self._lock:
+            waiting, self._waiting = self._waiting, deque()
+            for generation in waiting:
+                generation.sequence.end_in_time()
+                if generation.cancelled:
+                    generation.fail()
+                elif generation.sequence.finished:
+                    generation.tell()
+                elif now - generation.arrived > self._limits.wait_seconds and not generation.sequence.steps:
+                    waited = f"{self._limits.wait_seconds:g} seconds"
+                    generation.fail(WaitedTooLong(f"No turn came within max_wait_seconds ({waited})"))
+                else:
+                    self._waiting.append(generation)
+
+    def take(self, running: Items[Generation]) -> list[Generation]:
+        """The next requests to be read together, beside those `running`; none where there is no room."""
+        with self._lock:
+            ready = self._room_for(running)
+            if not ready:
+                return []
+            oldest = ready[0]
+            length = _length(oldest)
+            if oldest.alone or not self._base.serves_batched:
+                taken = [oldest]
+            else:
+                cohort = self._base.cohort(oldest.sequence.so_far)
+                alike = [
+                    each
+                    for each in ready
+                    if not each.alone and self._base.cohort(each.sequence.so_far) == cohort
+                ]
+                alike.sort(key=lambda each: abs(_length(each) - length))
+                taken = [oldest]
+                for each in alike:
+                    widest = max(_length(row) for row in (*taken, each))
+                    if each is not oldest and widest * (len(taken) + 1) <= self.read_positions:
+                        taken.append(each)
+            self._waiting = deque(each for each in self._waiting if each not in taken)
+            return taken
+
+    def _room_for(self, running: Items[Generation]) -> list[Generation]:
+        """The first of those that wait, as many as may run beside `running`."""
+        ready: list[Generation] = []
+        longest = max((each.sequence.most_positions for each in running), default=0)
+        for each in list(self._waiting)[:_LOOK_AHEAD]:
+            rows = len(running) + len(ready) + 1
+            longest = max(longest, each.sequence.most_positions)
+            # All rows of a batch have room for as many positions as the longest.
+            if rows > self.rows or (self._most_positions and rows * longest > self._most_positions):
+                break
+            ready.append(each)
+        return ready
+
+
+def _length(generation: Generation) -> int:
+    return len(generation.sequence.row.ids) + len(generation.sequence.generated)

@@ -1,0 +1,90 @@
+"""An engine in a thread of its own: one for each base model in memory."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import weakref
+
+from caikit_pt.base_model.frozen import BaseModel
+from caikit_pt.serving.engine import Engine
+from caikit_pt.serving.generation import Generation
+from caikit_pt.serving.scheduler import Limits
+from caikit_pt.serving.sequence import Sequence
+from caikit_pt.settings import Settings
+
+_LOG = logging.getLogger(__name__)
+_KV_BYTES_ON_A_CPU = 2**32
+
+
+class Worker:
+    """Answers requests as they come. It ends when nobody holds it, and with it its base model's last use."""
+
+    def __init__(self, base: BaseModel, limits: Limits) -> None:
+        base.prompts.budget = limits.prompt_bytes
+        self._engine = Engine(base, limits)
+        self._wake = threading.Event()
+        threading.Thread(
+            target=_work, args=(weakref.ref(self._engine), self._wake), name="engine", daemon=True
+        ).start()
+        weakref.finalize(self, self._wake.set)
+
+    def submit(self, sequence: Sequence) -> Generation:
+        """Takes a request on. Raises TooManyRequests, and InvalidParameter where it can never run."""
+        generation = self._engine.submit(sequence)
+        self._wake.set()
+        return generation
+
+
+def _work(engine: weakref.ref[Engine], wake: threading.Event) -> None:
+    while True:
+        alive = engine()
+        if alive is None:
+            return
+        busy = alive.busy
+        if busy:
+            try:
+                alive.step()
+            except Exception as error:  # a defect; whoever comes next is served nevertheless
+                _LOG.exception("the engine failed, and begins anew")
+                alive.give_up(error)
+        # Held only while there is work: else a base model would never be freed.
+        del alive
+        if not busy:
+            wake.wait()
+            wake.clear()
+
+
+def limits(base: BaseModel, settings: Settings) -> Limits:
+    """What the worker of `base` may take on, by the settings and by the device."""
+    return Limits(
+        rows=settings.max_batch_size,
+        waiting=settings.max_waiting_requests,
+        wait_seconds=settings.max_wait_seconds,
+        kv_bytes=settings.kv_cache_mib * 2**20 or _free(base),
+        read_positions=settings.max_prefill_tokens,
+        prompt_bytes=settings.prompt_cache_mib * 2**20,
+    )
+
+
+def _free(base: BaseModel) -> int:
+    import torch
+
+    if base.device.type != "cuda":
+        return _KV_BYTES_ON_A_CPU
+    return torch.cuda.mem_get_info(base.device)[0] // 2
+
+
+_WORKERS: weakref.WeakKeyDictionary[BaseModel, weakref.ref[Worker]] = weakref.WeakKeyDictionary()
+_LOCK = threading.Lock()
+
+
+def worker_for(base: BaseModel, limits: Limits) -> Worker:
+    """The one worker of `base`, started with `limits` if there is none yet."""
+    with _LOCK:
+        known = _WORKERS.get(base)
+        worker = known() if known else None
+        if worker is None:
+            worker = Worker(base, limits)
+            _WORKERS[base] = weakref.ref(worker)
+        return worker
