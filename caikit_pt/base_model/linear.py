@@ -2,7 +2,9 @@
 
 On processors with AVX-512 other than Intel's, torch's own float32 product (MKL) runs at less than half
 of oneDNN's speed: 105 against 240 GFLOP/s a core on an AMD EPYC of 2024. oneDNN's arithmetic is float32
-as well, not a shorter type: both are off by about 1e-6 of the largest number.
+as well, not a shorter type: both are off by about 1e-6 of the largest number. For few rows, as in a step
+of serving, weights that lie in the order in which oneDNN reads them are up to twice as fast again; they are a
+second copy.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _DTYPE = torch.float32  # what MKL is slow at
-_FEW_ROWS = 4  # up to here MKL is as fast, and serving one row at a time stays as it is
+_ANY_ROWS = 64  # the order of packed weights is the same for all numbers of rows but one
 _TOLERANCE = 1e-5  # of the largest number
 
 
@@ -36,9 +38,14 @@ class _Product(torch.autograd.Function):
 class FrozenLinear(torch.nn.Linear):
     """A Linear that is never trained."""
 
+    # The weight in oneDNN's order, once `pack_linears` has made it.
+    packed: Tensor | None = None
+
     def forward(self, input: Tensor) -> Tensor:
         if not _suits(input, self.weight):
             return super().forward(input)
+        if not torch.is_grad_enabled():
+            return _product(input, self.weight if self.packed is None else self.packed, self.bias)
         return _Product.apply(input, self.weight, self.bias)  # type: ignore[no-any-return, no-untyped-call]
 
 
@@ -51,12 +58,25 @@ def freeze_linears(model: torch.nn.Module) -> None:
             module.__class__ = FrozenLinear
 
 
+def pack_linears(model: torch.nn.Module) -> None:
+    """Gives every FrozenLinear of `model` that oneDNN computes its packed weights: as many bytes again."""
+    for module in model.modules():
+        if isinstance(module, FrozenLinear) and module.packed is None and _computes(module.weight):
+            module.packed = torch.ops.mkldnn._reorder_linear_weight(module.weight, _ANY_ROWS)
+
+
+def bytes_to_pack(model: torch.nn.Module) -> int:
+    """Memory that `pack_linears` would take."""
+    linears = (module for module in model.modules() if isinstance(module, FrozenLinear))
+    return sum(each.weight.nbytes for each in linears if each.packed is None and _computes(each.weight))
+
+
 def _suits(input: Tensor, weight: Tensor) -> bool:
-    return (
-        input.dtype is weight.dtype is _DTYPE
-        and weight.device.type == "cpu"
-        and input.numel() > _FEW_ROWS * input.shape[-1]
-    )
+    return input.dtype is _DTYPE and _computes(weight) and input.numel() > 0
+
+
+def _computes(weight: Tensor) -> bool:
+    return weight.dtype is _DTYPE and weight.device.type == "cpu"
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -77,9 +97,10 @@ def _onednn_is_right() -> bool:
     try:
         seen = _product(x, weight, bias)
         seen_back = _product(seen, weight.t(), None)
+        seen_packed = _product(x, torch.ops.mkldnn._reorder_linear_weight(weight, _ANY_ROWS), bias)
     except (RuntimeError, AttributeError):
         return False
-    return _close(seen, exact) and _close(seen_back, back)
+    return _close(seen, exact) and _close(seen_back, back) and _close(seen_packed, exact)
 
 
 def _close(seen: Tensor, exact: Tensor) -> bool:

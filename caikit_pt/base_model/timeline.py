@@ -11,9 +11,11 @@ what they are in the row alone, which is what sliding windows, ALiBi and T5's re
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from transformers.cache_utils import Cache, DynamicLayer
 
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 # Steps that a timeline has room for before its rows are moved to a new one: a copy of all, once in so many.
-_HEADROOM = 128
+_HEADROOM = 32
 
 
 class Timeline:
@@ -132,8 +134,7 @@ class _Layer(DynamicLayer):  # type: ignore[no-untyped-call]
         end = self._timeline.end
         for name in ("keys", "values"):
             old, shape = getattr(self, name), getattr(like, name)
-            # Zeros: what a mask hides is multiplied by nought, and must not be nan.
-            new = shape.new_zeros(rows, shape.shape[1], capacity, shape.shape[3])
+            new = _zeros((rows, shape.shape[1], capacity, shape.shape[3]), shape)
             if filled:
                 new[:filled, :, end - (span.stop - span.start) : end] = old[:filled, :, span]
             setattr(self, name, new)
@@ -150,3 +151,15 @@ class _Layer(DynamicLayer):  # type: ignore[no-untyped-call]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self._timeline.longest + query_length, 0
+
+
+def _zeros(size: tuple[int, ...], like: Tensor) -> Tensor:
+    """Zeros, for what a mask hides is multiplied by nought and must not be nan.
+
+    On a CPU memory that the system hands out is zero, and costs nothing until it is written; torch
+    writes it.
+    """
+    if like.device.type != "cpu":
+        return like.new_zeros(size)
+    raw = np.zeros(math.prod(size) * like.element_size(), dtype=np.uint8)
+    return torch.from_numpy(raw).view(like.dtype).view(size)

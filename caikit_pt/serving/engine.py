@@ -75,43 +75,40 @@ class Engine:
 
     def give_up(self, error: BaseException) -> None:
         """Ends every request with `error`."""
-        running = [each for running in self._running for each in running.generations]
-        waiting = self._scheduler.clear()
-        reading, self._reading, self._prefill, self._running = self._reading, [], None, []
-        for generation in (*reading, *running, *waiting):
+        all_of_them = [*self._reading, *self._running_now(), *self._scheduler.clear()]
+        self._reading, self._prefill, self._running = [], None, []
+        for generation in all_of_them:
             generation.fail(error)
 
     # ---- reading ----
 
     def _read(self) -> None:
-        """Reads for as many positions as running rows may wait for; without these, until some run."""
-        left = self._scheduler.read_positions
-        while left > 0 or not self._running:
+        """Reads for as long as running rows may wait for it; without these, until some run."""
+        while True:
             if not self._reading:
-                present = [each for running in self._running for each in running.generations]
-                self._reading = self._scheduler.take(present)
-                if not self._reading:
-                    return
-            left -= self._guarded(self._reading, partial(self._read_on, left)) or left
+                self._reading = self._scheduler.take(self._running_now())
+            if not self._reading:
+                return
+            self._guarded(self._reading, self._read_on)
+            if self._running:
+                return
 
-    def _read_on(self, left: int) -> int:
-        """Goes on with the micro-batch at hand; the positions read."""
+    def _read_on(self) -> None:
+        """Goes on with the micro-batch at hand, and lets it join when it is read."""
         rows = [each.sequence.so_far for each in self._reading]
         if self._prefill is None:
             self._prefill = self.base.prefill(rows)
         prefill = self._prefill
-        before = prefill.columns
-        prefill.advance(max(1, left // len(rows)))
-        read = (before - prefill.columns) * len(rows)
-        if prefill.columns == 0:
-            logits = prefill.logits
-            running = self._batch_for(self._reading)
-            running.batch.join(prefill)
-            running.generations += self._reading
-            taken = range(len(running.generations) - len(rows), len(running.generations))
-            self._reading, self._prefill = [], None
-            self._take(running, taken, logits)
-        return read
+        prefill.advance(max(1, self._scheduler.read_positions // len(rows)))
+        if prefill.columns:
+            return
+        logits = prefill.logits
+        running = self._batch_for(self._reading)
+        running.batch.join(prefill)
+        running.generations += self._reading
+        joined = range(len(running.generations) - len(rows), len(running.generations))
+        self._reading, self._prefill = [], None
+        self._take(running, joined, logits)
 
     def _batch_for(self, joining: Items[Generation]) -> _Running:
         """The batch that `joining` may join; a new one where there is none."""
@@ -161,24 +158,25 @@ class Engine:
 
     # ---- failing ----
 
-    def _guarded(self, generations: list[Generation], act: Callable[[], int | None]) -> int | None:
+    def _guarded(self, generations: list[Generation], act: Callable[[], None]) -> None:
         """Does `act`; where it fails, the requests it was for are tried again in less company."""
         import torch
 
         try:
-            return act()
+            act()
         except (torch.OutOfMemoryError, MemoryError):
             self._shrink(list(generations))
         except Exception as error:  # whatever a model, a prompt or a text brings about
             self._separate(list(generations), error)
-        return None
 
     def _shrink(self, generations: list[Generation]) -> None:
         """Fewer rows run from now on; those that have to leave are the next to be read again."""
         self.base.prompts.clear()
-        others = self._present() - len(generations)
-        rows = max(1, others or len(generations) // 2)
-        _LOG.warning("out of memory with %d rows; %d at once from now on", self._present(), rows)
+        others = [each for each in (*self._reading, *self._running_now()) if each not in generations]
+        rows = max(1, len(others) or len(generations) // 2)
+        _LOG.warning(
+            "out of memory with %d rows; %d at once from now on", len(others) + len(generations), rows
+        )
         self._withdraw(generations)
         if others or len(generations) > 1:
             self._scheduler.shrink(rows)
@@ -198,9 +196,8 @@ class Engine:
             generation.alone = True
         self._scheduler.put_back(generations)
 
-    def _present(self) -> int:
-        """Requests that are being read or running."""
-        return len(self._reading) + sum(len(running.generations) for running in self._running)
+    def _running_now(self) -> list[Generation]:
+        return [each for running in self._running for each in running.generations]
 
     def _withdraw(self, generations: Items[Generation]) -> None:
         """They are neither read nor running any more; who shared a batch with them is read again."""
