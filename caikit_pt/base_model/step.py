@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from caikit_pt.base_model.frozen import BaseModel, PromptTensors, TrainingBatch
-from caikit_pt.base_model.packing import Enough, How, Rows, mask_of_none, packed
+from caikit_pt.base_model.packed_rows import How, Rows
+from caikit_pt.base_model.packing import Enough, mask_of_none, packed
 from caikit_pt.parameters.tuning import DECODER
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from caikit_pt.base_model import packing
+from caikit_pt.base_model import packed_rows
 from caikit_pt.base_model.budget import Budget
 from caikit_pt.base_model.frozen import BaseModel, PromptTensors, TrainingBatch
 from caikit_pt.base_model.step import PaddedStep, Step
@@ -99,7 +99,7 @@ def test_the_attention_of_a_gpu_is_the_same(
     batch, ours, obvious = _mixed(base), _prompts(base, parts), _prompts(base, parts)
     with everything_in_float64():
         assert base.trains_packed == (family not in PADDED_FAMILIES)
-        monkeypatch.setattr(packing.Rows, "attend", packing.Rows.attend_fused)
+        monkeypatch.setattr(packed_rows.Rows, "attend", packed_rows.Rows.attend_fused)
         seen = _backward(base, ours, batch, FAST)
         expected = _obvious_backward(base, obvious, batch)
     torch.testing.assert_close(seen, expected, rtol=ROUNDING, atol=0)
