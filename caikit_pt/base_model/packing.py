@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from contextvars import ContextVar
+from copy import copy
 from inspect import signature
 from typing import Any, Protocol
 
@@ -60,13 +61,18 @@ _LAYOUT: ContextVar[Layout | None] = ContextVar("layout", default=None)
 
 
 @contextmanager
-def packed(layout: Layout) -> Iterator[None]:
-    """Inside, the attention of every model is computed by `layout`, in this thread alone."""
+def packed(layout: Layout | None) -> Iterator[None]:
+    """Inside, the attention of every model is computed by `layout`, if there is one, in this thread alone."""
     token = _LAYOUT.set(layout)
     try:
         yield
     finally:
         _LAYOUT.reset(token)
+
+
+def as_now() -> AbstractContextManager[None]:
+    """What is `packed` here and now, in the state that its layout is in, for once more later on."""
+    return packed(copy(_LAYOUT.get()))
 
 
 def prepare(model: Any) -> bool:

@@ -235,7 +235,8 @@ class _PromptPass:
         self.seen: list[tuple[Tensor, Tensor]] = []
 
     def attend(self, module: Any, query: Tensor, key: Tensor, value: Tensor, how: How) -> Tensor:
-        self.seen.append((key, value))
+        # A list of its own for each state of the pass: what is computed again is none of the others'.
+        self.seen = [*self.seen, (key, value)]
         if len(self.seen) == self._layers:
             raise Enough
         return self._rows.attend(query, key, value, how)

@@ -13,7 +13,7 @@ def test_a_layout_holds_inside_alone() -> None:
     assert packing._LAYOUT.get() is None
     with packing.packed(layout):  # type: ignore[arg-type]
         assert packing._LAYOUT.get() is layout
-    with pytest.raises(ZeroDivisionError), packing.packed(layout):  # type: ignore[arg-type]
+    with pytest.raises(ZeroDivisionError), packing.packed(layout):
         _ = 1 / 0
     assert packing._LAYOUT.get() is None
 
