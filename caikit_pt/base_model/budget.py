@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 _MOST_LOGITS = {"cpu": 2**24, "cuda": 2**28}
 # Positions times width, H. On a CPU products are at full speed from some hundred positions on, and caches
@@ -15,15 +15,17 @@ _FEWEST_POSITIONS = 512
 class Budget:
     """Positions of all rows together, and logits (target tokens times vocabulary), of one forward pass.
 
-    A row that is larger than either is taken alone.
+    A row that is larger than either is taken alone. With `recompute`, layers are computed twice in order
+    to keep less (`recomputing`).
     """
 
     positions: int
     logits: int
+    recompute: bool = False
 
     def halved(self) -> Budget:
         """For another try where memory didn't suffice."""
-        return Budget(self.positions // 2, self.logits // 2)
+        return replace(self, positions=self.positions // 2, logits=self.logits // 2)
 
 
 def budget_for(device: str, width: int) -> Budget:

@@ -7,10 +7,13 @@ from typing import Any
 from caikit_pt.base_model.elementwise import freeze_elementwise
 from caikit_pt.base_model.linear import freeze_linears
 from caikit_pt.base_model.packing import prepare
+from caikit_pt.base_model.recompute import let_recompute
 
 
 def quicken(model: Any) -> bool:
     """Changes `model` in place, on any device; whether its rows can be packed (`packing.prepare`)."""
     freeze_linears(model)
     freeze_elementwise(model)
-    return prepare(model)
+    packable = prepare(model)
+    let_recompute(model)
+    return packable

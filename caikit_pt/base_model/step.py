@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from caikit_pt.base_model.frozen import BaseModel, PromptTensors, TrainingBatch
-from caikit_pt.base_model.packing import Enough, How, Rows, mask_of_none, packed
+from caikit_pt.base_model.packed_rows import How, Rows
+from caikit_pt.base_model.packing import Enough, mask_of_none, packed
 from caikit_pt.parameters.tuning import DECODER
 
 if TYPE_CHECKING:
@@ -234,7 +235,8 @@ class _PromptPass:
         self.seen: list[tuple[Tensor, Tensor]] = []
 
     def attend(self, module: Any, query: Tensor, key: Tensor, value: Tensor, how: How) -> Tensor:
-        self.seen.append((key, value))
+        # A list of its own for each state of the pass: what is computed again is none of the others'.
+        self.seen = [*self.seen, (key, value)]
         if len(self.seen) == self._layers:
             raise Enough
         return self._rows.attend(query, key, value, how)

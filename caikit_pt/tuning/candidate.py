@@ -15,6 +15,7 @@ from caikit_pt.soft_prompt.initializers import Start, initial_prompt
 from caikit_pt.soft_prompt.prompt import SoftPrompt, trainable
 from caikit_pt.soft_prompt.source import SourcePrompt
 from caikit_pt.tuning.learner import Learner
+from caikit_pt.tuning.search import Trial
 
 if TYPE_CHECKING:
     import torch
@@ -64,6 +65,7 @@ class Candidate:
     initial: SoftPrompt
     learner: Learner
     updates: int
+    trial: Trial
     curve: list[Point] = field(default_factory=list)
     logs: list[dict[str, Any]] = field(default_factory=list)
     best: Best | None = None
@@ -83,7 +85,8 @@ class Candidate:
         generator = torch.Generator().manual_seed(parameters.seed)
         initial = initial_prompt(Start(base, parameters, generator, source))
         prompt = trainable(initial.to(base.device), parameters, generator)
-        return cls(parameters, initial, Learner(prompt, parameters, updates), updates)
+        learner = Learner(prompt, parameters, updates)
+        return cls(parameters, initial, learner, updates, Trial(parameters))
 
     @property
     def diverged(self) -> bool:

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from caikit_pt.base_model.frozen import BaseModel, TrainingBatch
+from caikit_pt.errors import InvalidRecord
 from caikit_pt.parameters.tuning import TuningParameters
-from caikit_pt.tuning.records import Records
+from caikit_pt.tuning.records import Records, in_words
 from caikit_pt.tuning.verbalizer import Verbalizer
 
 
@@ -52,12 +53,16 @@ def make_examples(records: Records, base: BaseModel, parameters: TuningParameter
 
     A source is cut to max_source_length tokens, special ones included. A target is cut to
     max_target_length tokens and always gets EOS on top, so that a tuned prompt learns to stop.
+    Raises InvalidRecord where a source has no token but special ones: numbers are named and texts are not.
     """
     verbalizer = Verbalizer(parameters.verbalizer)
-    items, cut_sources, cut_targets = [], 0, 0
+    items, bad, cut_sources, cut_targets = [], [], 0, 0
+    nothing = base.source_ids("")
     for record in records.items:
         source = base.source_ids(verbalizer.render(record.input))
         target = base.target_ids(record.output)
+        if source == nothing:
+            bad.append(record.number)
         cut_sources += len(source) > parameters.max_source_length
         cut_targets += len(target) > parameters.max_target_length
         items.append(
@@ -65,5 +70,11 @@ def make_examples(records: Records, base: BaseModel, parameters: TuningParameter
                 base.cut_source(source, parameters.max_source_length),
                 [*target[: parameters.max_target_length], base.end_id],
             )
+        )
+    if bad:
+        raise InvalidRecord(
+            records.stream,
+            f"{len(bad)} records whose input has no token ({in_words(bad)})",
+            f"records whose input is text that the tokenizer of {base.checkpoint.name} doesn't leave out",
         )
     return Examples(tuple(items), cut_sources, cut_targets)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from caikit_pt.base_model.budget import Budget
@@ -39,19 +40,22 @@ def backward(
     weights: Sequence[float],
 ) -> torch.Tensor:
     """As `losses`; and what `prompts` are made of gets the gradient of the losses times `weights` [B]."""
+    from caikit_pt.base_model.recompute import recomputing
 
     def compute(budget: Budget) -> tuple[Step, torch.Tensor]:
-        step = _step(base, prompts, batch)
+        with recomputing(budget.recompute):
+            step = _step(base, prompts, batch)
         seen = []
         for part in passes(batch, base, prompts, budget):
-            row_losses = step.target_losses(part.batch)
+            with recomputing(budget.recompute):
+                row_losses = step.target_losses(part.batch)
             factors = row_losses.new_tensor([weights[row] for row in part.rows])
             (row_losses * factors).sum().backward()  # type: ignore[no-untyped-call]
             seen.append((part.rows, row_losses.detach()))
         return step, _in_order(seen)
 
     # Only a step that has got through all passes hands on what it has gathered, so nothing counts twice.
-    step, together = _as_fits(base, compute)
+    step, together = _as_fits(base, compute, keeps_activations=True)
     step.finish()
     return together
 
@@ -64,10 +68,11 @@ def _step(base: BaseModel, prompts: Sequence[PromptTensors], batch: TrainingBatc
     return base.step(prompts, _common(batch))
 
 
-def _as_fits(base: BaseModel, compute: Callable[[Budget], _T]) -> _T:
+def _as_fits(base: BaseModel, compute: Callable[[Budget], _T], keeps_activations: bool = False) -> _T:
     """`compute` with the largest budget that memory has room for; the next call begins with it.
 
-    What doesn't fit even row by row leaves the budget as it was: it is no measure for others.
+    What `keeps_activations` and doesn't fit row by row is tried with layers that are computed twice. What
+    doesn't fit even then leaves the budget as it was: it is no measure for others.
     """
     before = base.budget
     while True:
@@ -75,6 +80,8 @@ def _as_fits(base: BaseModel, compute: Callable[[Budget], _T]) -> _T:
             return compute(base.budget)
         except RuntimeError as error:
             smaller = base.budget.halved()
+            if smaller.positions < 1 and keeps_activations and not smaller.recompute:
+                smaller = replace(before, recompute=True)
             if not _out_of_memory(error) or smaller.positions < 1:
                 base.budget = before
                 raise
@@ -82,7 +89,10 @@ def _as_fits(base: BaseModel, compute: Callable[[Budget], _T]) -> _T:
         _free(base)
         base.budget = smaller
         _LOG.warning(
-            "%s: out of memory; forward passes of %d positions", base.checkpoint.name, smaller.positions
+            "%s: out of memory; forward passes of %d positions%s",
+            base.checkpoint.name,
+            smaller.positions,
+            ", every layer computed twice" if smaller.recompute else "",
         )
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,18 +15,20 @@ _SHOWN = 5  # numbers of bad records in an error text
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What the model is given, and what it should answer."""
+    """What the model is given, and what it should answer; and which of its stream it was, from 1 on."""
 
     input: str
     output: str
+    number: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Records:
-    """All records of one stream. `classification` says that they came with class labels."""
+    """Records of one `stream`, by its field. `classification` says that they came with class labels."""
 
     items: tuple[Record, ...]
     classification: bool
+    stream: str = "train_stream"
 
     def __len__(self) -> int:
         return len(self.items)
@@ -55,7 +57,7 @@ class Records:
             held = [index in picked for index in range(len(held))]
         kept = tuple(record for record, out in zip(self.items, held, strict=True) if not out)
         out = tuple(record for record, out in zip(self.items, held, strict=True) if out)
-        return Records(kept, self.classification), Records(out, self.classification)
+        return replace(self, items=kept), replace(self, items=out)
 
 
 def read_records(stream: Iterable[Any], field: str) -> Records:
@@ -68,21 +70,25 @@ def read_records(stream: Iterable[Any], field: str) -> Records:
     classification, bad = False, []
     for number, raw in enumerate(_readable(stream, field), start=1):
         classification |= _is_classification(raw)
-        record = _record(raw)
+        record = replace(_record(raw), number=number)
         if record.input.strip() and record.output.strip():
             items.append(record)
         else:
             bad.append(number)
     if bad:
-        numbers = ", ".join(map(str, bad[:_SHOWN])) + (", …" if len(bad) > _SHOWN else "")
         raise InvalidRecord(
             field,
-            f"{len(bad)} records without an input or an output (record {numbers})",
+            f"{len(bad)} records without an input or an output ({in_words(bad)})",
             "records whose fields input and output (or text and labels) are both there and not empty",
         )
     if not items:
         raise InvalidRecord(field, "no records", "at least one record")
-    return Records(tuple(items), classification)
+    return Records(tuple(items), classification, field)
+
+
+def in_words(numbers: Sequence[int]) -> str:
+    """The `numbers` of records in an error text, the first of many."""
+    return f"record {', '.join(map(str, numbers[:_SHOWN]))}" + (", …" if len(numbers) > _SHOWN else "")
 
 
 def _readable(stream: Iterable[Any], field: str) -> Iterator[Any]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -37,8 +37,31 @@ _CANDIDATES: tuple[tuple[float, str, float], ...] = (
     (1 / 30, SAMPLE_VOCAB, 1),
     (1 / 300, SAMPLE_VOCAB, 1),
 )
+_VARIED = ("learning_rate", "prompt_tuning_init_method", "num_virtual_tokens")
 _SEARCHED = "search"
 _ERRORS = 1.5  # standard errors that are more than chance
+
+
+@dataclass(slots=True)
+class Trial:
+    """What became of a candidate: by the updates of the rungs that it reached, its loss on held-out records.
+
+    Who has none at the first rung had diverged before.
+    """
+
+    parameters: TuningParameters
+    losses: dict[int, float] = field(default_factory=dict)
+
+    def to_dict(self, kept: bool) -> dict[str, Any]:
+        """Plain values; None for a loss that is no finite number."""
+        return {
+            **{name: getattr(self.parameters, name) for name in _VARIED},
+            "losses": [
+                {"step": step, "loss": loss if math.isfinite(loss) else None}
+                for step, loss in self.losses.items()
+            ],
+            "kept": kept,
+        }
 
 
 def candidates(parameters: TuningParameters, limits: Limits) -> list[TuningParameters]:
@@ -48,9 +71,9 @@ def candidates(parameters: TuningParameters, limits: Limits) -> list[TuningParam
     """
     if parameters.search != AUTO:
         return [parameters]
-    tried: dict[tuple[float, str, int], TuningParameters] = {}
+    tried: dict[tuple[Any, ...], TuningParameters] = {}
     for one in (parameters, *(_varied(parameters, limits, *candidate) for candidate in _CANDIDATES)):
-        tried.setdefault((one.learning_rate, one.prompt_tuning_init_method, one.num_virtual_tokens), one)
+        tried.setdefault(tuple(getattr(one, name) for name in _VARIED), one)
     return list(tried.values())
 
 

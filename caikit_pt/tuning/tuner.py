@@ -19,7 +19,7 @@ from caikit_pt.tuning.examples import make_examples
 from caikit_pt.tuning.learner import Gradients, gradients
 from caikit_pt.tuning.plan import TuningPlan
 from caikit_pt.tuning.search import candidates, judged_from, rungs, survivors
-from caikit_pt.tuning.validation import Validation
+from caikit_pt.tuning.validation import JUDGED, Validation
 from caikit_pt.tuning.verdict import in_words, verdict
 
 _LOG = logging.getLogger(__name__)
@@ -84,6 +84,7 @@ class _Tuning:
             Candidate.begin(base, one, plan.source, self._steps)
             for one in candidates(parameters, plan.limits)
         ]
+        self._trials = [candidate.trial for candidate in self._candidates]
         self._rungs = rungs(len(self._candidates), self._steps)
         self._judged_from = judged_from(self._rungs)
         self._worse_in_a_row = 0
@@ -148,16 +149,18 @@ class _Tuning:
     # ---- validation ----
 
     def _halve(self, epoch: int, step: int, left: int) -> None:
-        """The `left` best candidates on the validation records go on (`search.survivors`).
+        """The `left` best candidates on a draw of the validation records go on (`search.survivors`).
 
         Judged is the mean of each prompt since half-way from the last rung: while learning rates are high
         the prompt itself is restless, and the restless ones are often those that end best.
         """
         assert self._validation is not None, "a plan with a search has validation records"
         means = [candidate.mean().to(self._base.device).tensors for candidate in self._candidates]
-        rows = self._validation.row_losses(means)
-        losses = [self._validation.loss(row).value for row in rows]
+        judging = self._validation.draw(JUDGED)
+        rows = judging.row_losses(means)
+        losses = [judging.loss(row).value for row in rows]
         for candidate, loss in zip(self._candidates, losses, strict=True):
+            candidate.trial.losses[step] = loss
             candidate.log("search_loss", epoch, step, loss)
         plain = [number for number, one in enumerate(self._candidates) if one.parameters is self._parameters]
         kept = survivors(rows, losses, left, plain[0] if plain else None)
@@ -198,7 +201,7 @@ class _Tuning:
     def _tuned(self) -> TunedPrompt:
         checkpoint = self._plan.checkpoint
         (candidate,) = self._candidates[:1]
-        found = verdict(candidate, self._base, self._validation)
+        found = verdict(candidate, self._base, self._validation, self._trials)
         for line in in_words(found):
             _LOG.info(line)
         return TunedPrompt(

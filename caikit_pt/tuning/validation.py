@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from caikit_pt.base_model.frozen import BaseModel, PromptTensors
 from caikit_pt.parameters.generation import GenerationParameters
@@ -19,6 +19,7 @@ from caikit_pt.tuning.records import Records
 
 _ANSWERS_AT_ONCE = 32
 # Answers cost far more than losses: while a training runs, so many are looked at; at its end, so many.
+# The candidates of a search, each of which has losses, are judged by no more records, too.
 WATCHED, JUDGED = 32, 200
 _DRAW_SEED = 73
 
@@ -62,6 +63,15 @@ class Validation:
 
     def __len__(self) -> int:
         return len(self._examples)
+
+    def draw(self, count: int) -> Validation:
+        """By at most `count` of the records, always the same of a stream."""
+        if count >= len(self):
+            return self
+        drawn = sorted(self._drawn[:count])
+        records = replace(self._records, items=tuple(self._records.items[index] for index in drawn))
+        examples = replace(self._examples, items=tuple(self._examples.items[index] for index in drawn))
+        return Validation(self._base, records, examples, self._task)
 
     def row_losses(self, prompts: Sequence[PromptTensors]) -> list[list[float]]:
         """For each of `prompts`, the summed loss of each record; they share their forward passes."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from caikit_pt.base_model.frozen import BaseModel
@@ -10,15 +10,18 @@ from caikit_pt.soft_prompt.prompt import SoftPrompt
 from caikit_pt.tuning.candidate import Candidate
 from caikit_pt.tuning.course import course
 from caikit_pt.tuning.neighbours import nearest_words
+from caikit_pt.tuning.search import Trial
 from caikit_pt.tuning.validation import JUDGED, Validation
 
 UNTUNED, INITIAL, TUNED = "untuned", "initial", "tuned"
 
 
-def verdict(candidate: Candidate, base: BaseModel, validation: Validation | None) -> dict[str, Any]:
+def verdict(
+    candidate: Candidate, base: BaseModel, validation: Validation | None, trials: Sequence[Trial] = ()
+) -> dict[str, Any]:
     """Plain values: how the loss went, which update is kept, the nearest words of each virtual token,
     and, on the validation records, what the untuned base, the initial and the tuned prompt are worth, each
-    with 95 % intervals."""
+    with 95 % intervals; of a search, all its `trials`."""
     best = candidate.best
     validated = [entry["data"]["value"] for entry in candidate.logs if entry["name"] == "validation_loss"]
     told: dict[str, Any] = {
@@ -36,6 +39,8 @@ def verdict(candidate: Candidate, base: BaseModel, validation: Validation | None
         told["validation"] = {
             name: validation.scores(prompt, JUDGED).to_dict() for name, prompt in compared.items()
         }
+    if len(trials) > 1:
+        told["search"] = [trial.to_dict(kept=trial is candidate.trial) for trial in trials]
     return told
 
 
@@ -50,6 +55,13 @@ def in_words(verdict: Mapping[str, Any]) -> list[str]:
     ]
     if verdict["skipped_updates"]:
         lines.append(f"{verdict['skipped_updates']} updates were skipped, because they weren't finite.")
+    trials = verdict.get("search", ())
+    for trial in trials:
+        if trial["kept"]:
+            lines.append(
+                f"Of {len(trials)} candidates the search kept learning_rate {trial['learning_rate']:g}, "
+                f"{trial['prompt_tuning_init_method']}, {trial['num_virtual_tokens']} virtual tokens."
+            )
     scores = verdict.get("validation")
     if scores:
         names = [name for name in scores[TUNED] if name != "perplexity"]

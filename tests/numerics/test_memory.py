@@ -10,6 +10,7 @@ import torch
 
 from caikit_pt.base_model.budget import Budget
 from caikit_pt.base_model.frozen import BaseModel, PromptTensors, TrainingBatch
+from caikit_pt.base_model.recompute import _RECOMPUTING
 from caikit_pt.base_model.step import PackedCausalStep, PackedSeq2SeqStep, PaddedStep, Step
 from caikit_pt.tuning.losses import backward, losses
 
@@ -125,6 +126,35 @@ def test_another_error_passes_at_once(zoo: Zoo, family: str, monkeypatch: pytest
     assert base.budget == began
 
 
+@every_way
+def test_where_no_row_fits_layers_are_computed_twice(
+    zoo: Zoo, family: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In passes that are as large as then fit; the next run begins with these."""
+    base = zoo.model(family, "float64")
+    base.budget = Budget(4 * ROOM, 2**24)
+    expected = _run(base)
+    seen = _short_of_memory(monkeypatch, base, torch.OutOfMemoryError(), "forward", unless=_RECOMPUTING.get)
+    _assert_same(_run(base), expected)
+    assert base.budget == Budget(ROOM, 2**22, recompute=True)
+    assert f"forward passes of {ROOM} positions, every layer computed twice" in caplog.text
+    seen.clear()
+    _assert_same(_run(base), expected)
+    assert max(seen) <= ROOM
+
+
+@every_way
+def test_without_gradients_there_is_nothing_to_compute_twice(
+    zoo: Zoo, family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = zoo.model(family, "float64")
+    base.budget = began = Budget(4 * ROOM, 2**24)
+    _short_of_memory(monkeypatch, base, torch.OutOfMemoryError(), "forward", room=0)
+    with pytest.raises(torch.OutOfMemoryError):
+        losses(base, [_prompt(base)], BATCH)
+    assert base.budget == began
+
+
 def test_a_row_that_never_fits_is_an_error_in_the_end(zoo: Zoo, monkeypatch: pytest.MonkeyPatch) -> None:
     base = zoo.model("llama", "float64")
     base.budget = Budget(64, 2**24)
@@ -179,9 +209,17 @@ def _assert_same(
 
 
 def _short_of_memory(
-    monkeypatch: pytest.MonkeyPatch, base: BaseModel, error: RuntimeError, when: str, room: int = ROOM
+    monkeypatch: pytest.MonkeyPatch,
+    base: BaseModel,
+    error: RuntimeError,
+    when: str,
+    room: int = ROOM,
+    unless: Callable[[], bool] = lambda: True,
 ) -> list[int]:
-    """From now on passes of more than `room` positions fail with `error`; the positions of each pass."""
+    """From now on passes of more than `room` positions fail with `error`; the positions of each pass.
+
+    And `unless` something holds, so does every pass.
+    """
     seen: list[int] = []
 
     def fail(_: torch.Tensor) -> None:
@@ -190,7 +228,7 @@ def _short_of_memory(
     def limited(real: Callable[[Step, TrainingBatch], torch.Tensor]) -> Callable[..., torch.Tensor]:
         def target_losses(step: Step, batch: TrainingBatch) -> torch.Tensor:
             seen.append(_positions(base, batch, _prompt(base)))
-            if seen[-1] <= room:
+            if seen[-1] <= room and unless():
                 return real(step, batch)
             if when == "forward":
                 raise error

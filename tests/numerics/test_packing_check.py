@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from caikit_pt.base_model import packing, step
+from caikit_pt.base_model import packed_rows, packing, step
 from caikit_pt.base_model.frozen import BaseModel, TrainingBatch
 from caikit_pt.base_model.pool import load
 from caikit_pt.base_model.self_test import check_packing
@@ -37,20 +37,20 @@ def positions_through_all_rows(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def no_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if every layer saw everything."""
-    real = packing._Group._seen
-    monkeypatch.setattr(packing._Group, "_seen", lambda group, window: real(group, None))
+    real = packed_rows._Group._seen
+    monkeypatch.setattr(packed_rows._Group, "_seen", lambda group, window: real(group, None))
 
 
 def no_masks(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if padding were text, and what is to come had been said."""
-    monkeypatch.setattr(packing._Group, "mask", lambda group, window, dtype: None)
+    monkeypatch.setattr(packed_rows._Group, "mask", lambda group, window, dtype: None)
 
 
 def no_bias(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if it didn't matter how far apart positions are."""
-    real = packing.How
+    real = packed_rows.How
 
-    def blind(scaling: float, position_bias: Any, *more: Any) -> packing.How:
+    def blind(scaling: float, position_bias: Any, *more: Any) -> packed_rows.How:
         return real(scaling, None, *more)
 
     monkeypatch.setattr(packing, "How", blind)
@@ -58,12 +58,12 @@ def no_bias(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def rows_mixed_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if the keys of one row were those of another."""
-    real = packing._Gathered.take
+    real = packed_rows._Gathered.take
 
-    def mixed_up(gathered: packing._Gathered, packed: torch.Tensor, *padding: float) -> torch.Tensor:
+    def mixed_up(gathered: packed_rows._Gathered, packed: torch.Tensor, *padding: float) -> torch.Tensor:
         return real(gathered, packed, *padding).flip(0)
 
-    monkeypatch.setattr(packing._Gathered, "take", mixed_up)
+    monkeypatch.setattr(packed_rows._Gathered, "take", mixed_up)
 
 
 PLANTED: Sequence[tuple[str, _Break]] = [

@@ -8,15 +8,18 @@ passes, and computes logits only where it needs them.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
-from caikit_pt.base_model import packing
+from caikit_pt.base_model import packed_rows
 from caikit_pt.base_model.budget import Budget
 from caikit_pt.base_model.frozen import BaseModel, PromptTensors, TrainingBatch
+from caikit_pt.base_model.recompute import recomputing
 from caikit_pt.base_model.step import PaddedStep, Step
 from caikit_pt.tuning.examples import Examples, make_examples
 from caikit_pt.tuning.losses import backward, losses
@@ -99,12 +102,66 @@ def test_the_attention_of_a_gpu_is_the_same(
     batch, ours, obvious = _mixed(base), _prompts(base, parts), _prompts(base, parts)
     with everything_in_float64():
         assert base.trains_packed == (family not in PADDED_FAMILIES)
-        monkeypatch.setattr(packing.Rows, "attend", packing.Rows.attend_fused)
+        monkeypatch.setattr(packed_rows.Rows, "attend", packed_rows.Rows.attend_fused)
         seen = _backward(base, ours, batch, FAST)
         expected = _obvious_backward(base, obvious, batch)
     torch.testing.assert_close(seen, expected, rtol=ROUNDING, atol=0)
     for prompt, reference in zip(ours, obvious, strict=True):
         _assert_same_gradients(prompt, reference)
+
+
+@both_ways
+@every_training_case
+def test_layers_that_are_computed_twice_change_nothing(
+    zoo: Zoo, family: str, parts: tuple[str, ...], way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And keep little: the attention of no layer, for one."""
+    base = zoo.model(family, "float64")
+    batch, ours, plain = _mixed(base), _prompts(base, parts), _prompts(base, parts)
+    with everything_in_float64():
+        with _saved_numbers() as kept:
+            expected = _backward(base, plain, batch, way)
+        monkeypatch.setattr(base, "budget", replace(base.budget, recompute=True))
+        with _saved_numbers() as still_kept, recomputing(way == PLAIN):
+            seen = _backward(base, ours, batch, way)
+    torch.testing.assert_close(seen, expected, rtol=ROUNDING, atol=0)
+    for prompt, reference in zip(ours, plain, strict=True):
+        _assert_same_gradients(prompt, reference)
+    assert sum(still_kept) < sum(kept) / 2
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3"])
+def test_a_text_that_all_sources_begin_with_is_computed_twice_too(
+    zoo: Zoo, family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a single row: all of it but the last token. It kept what the row itself no longer did."""
+    base = zoo.model(family, "float64")
+    batch = TrainingBatch([base.source_ids(words(40, seed=1))], [base.target_ids("w1 w2")])
+    ours, plain = _prompt(base, DECODER_ONLY), _prompt(base, DECODER_ONLY)
+    with everything_in_float64():
+        with _saved_numbers() as kept:
+            expected = _backward(base, [plain], batch, FAST)
+        monkeypatch.setattr(base, "budget", replace(base.budget, recompute=True))
+        with _saved_numbers() as still_kept:
+            seen = _backward(base, [ours], batch, FAST)
+    torch.testing.assert_close(seen, expected, rtol=ROUNDING, atol=0)
+    _assert_same_gradients(ours, plain)
+    assert sum(still_kept) < sum(kept) / 2
+
+
+def test_what_a_layer_raises_leaves_nothing_behind(zoo: Zoo, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While its error is kept, a graph of somebody else's has what it saved."""
+    base = zoo.model("llama", "float64")
+    batch, prompts = _batch(base), [_prompt(base, DECODER_ONLY)]
+    monkeypatch.setattr(base, "budget", replace(base.budget, recompute=True))
+    monkeypatch.setattr(packed_rows.Rows, "attend", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError) as kept:
+        _backward(base, prompts, batch, FAST)
+    leaf = torch.ones(1, requires_grad=True)
+    square = leaf.exp()
+    square.sum().backward()  # type: ignore[no-untyped-call]
+    assert torch.equal(_gradient(leaf), square.detach())
+    assert kept.value is not None
 
 
 def test_a_prompt_whose_rows_count_nothing_gets_no_gradient(zoo: Zoo) -> None:
@@ -281,6 +338,19 @@ def _assert_untouched(base: BaseModel, before: dict[str, torch.Tensor]) -> None:
     assert before.keys() == after.keys()
     for name, tensor in after.items():
         assert torch.equal(before[name], tensor), name
+
+
+@contextmanager
+def _saved_numbers() -> Iterator[list[int]]:
+    """How many numbers each tensor has that is kept for a backward."""
+    sizes: list[int] = []
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        sizes.append(tensor.numel())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        yield sizes
 
 
 def _assert_same_gradients(ours: Prompt, expected: Prompt) -> None:

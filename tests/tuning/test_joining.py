@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import linecache
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -219,6 +221,25 @@ def test_a_job_that_is_cancelled_ends_and_harms_no_other(
     assert shared._lock.acquire(timeout=1)
 
 
+def test_an_exception_at_any_line_leaves_nobody_waiting(
+    llama: BaseModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its thread may live on, as that of a notebook whose user interrupts the training.
+
+    Where the exception came between a thread's taking on of everybody's gradients and their computation, or
+    behind it, the others waited for as long as the thread lived.
+    """
+    monkeypatch.setattr(
+        joining, "gradients", lambda base, learners, batches: [torch.zeros(()) for _ in learners]
+    )
+    # Only who has left isn't waited for.
+    monkeypatch.setattr(joining.Round, "_deadline", lambda self, wish: time.monotonic() + WAIT)
+    line = 0
+    while _interrupted_at(line, llama):
+        line += 1
+    assert line > 30
+
+
 def test_a_job_that_joins_late_takes_part_and_finds_the_others_unharmed(base: BaseModel) -> None:
     base = POOL.get(base.checkpoint, "float64", "cpu")
     early, late = plan(base, **{**JOBS[0], "num_epochs": 8}), plan(base, **JOBS[1])
@@ -312,6 +333,64 @@ class _busy:
     def __exit__(self, *_: object) -> None:
         self._over.set()
         self._thread.join(WAIT)
+
+
+def _interrupted_at(line: int, base: BaseModel) -> bool:
+    """Whether a thread ran so many lines of a round, where it then got an exception; another isn't harmed."""
+    shared, updates = Round(), []
+    here, interrupted, over = threading.Event(), threading.Event(), threading.Event()
+
+    def patient() -> None:
+        with shared.member() as compute:
+            here.wait(WAIT)
+            for _ in range(2):
+                updates.append(compute(base, [Any], [Any]))  # type: ignore[list-item]
+
+    def struck() -> None:
+        sys.settrace(_raising_at(line))
+        try:
+            with shared.member() as compute:
+                here.set()
+                while not shared._wishes:
+                    time.sleep(0.001)
+                compute(base, [Any], [Any])  # type: ignore[list-item]
+        except KeyboardInterrupt:
+            interrupted.set()
+        finally:
+            sys.settrace(None)
+            here.set()
+        over.wait(WAIT)
+
+    other, thread = (threading.Thread(target=run, daemon=True) for run in (patient, struck))
+    other.start()
+    thread.start()
+    other.join(5)
+    waits = other.is_alive()
+    over.set()
+    thread.join(WAIT)
+    assert not waits, f"with an exception at line {line}"
+    assert len(updates) == 2
+    assert not shared._members
+    assert not shared._wishes
+    return interrupted.is_set()
+
+
+def _raising_at(line: int) -> Callable[..., Any]:
+    """Traces the lines of joining.py and raises at this one, counted from 0 in the order they are run."""
+    seen: set[tuple[Any, int]] = set()
+
+    def trace(frame: Any, event: str, _: Any) -> Any:
+        if frame.f_code.co_filename != joining.__file__:
+            return None
+        # At a `try:` Python itself never raises, nor at the end of a `with`, which is its line once more.
+        is_try = linecache.getline(joining.__file__, frame.f_lineno).strip() == "try:"
+        if event == "line" and not is_try and (frame, frame.f_lineno) not in seen:
+            if len(seen) == line:
+                raise KeyboardInterrupt
+            seen.add((frame, frame.f_lineno))
+        return trace
+
+    return trace
 
 
 def _gradients_of(learners: Sequence[Learner]) -> list[torch.Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,8 @@ from caikit_pt.tuning.learner import Learner, gradients
 from caikit_pt.tuning.plan import make_plan
 from caikit_pt.tuning.search import candidates, judged_from, rungs, survivors
 from caikit_pt.tuning.tuner import Progress, tune
+from caikit_pt.tuning.validation import JUDGED, Validation
+from caikit_pt.tuning.verdict import in_words
 
 from .training import PAIRS, curve, plan, spoilt
 
@@ -172,6 +175,48 @@ def test_the_winner_is_at_least_as_good_as_the_first(base: BaseModel) -> None:
     assert parameters["search"] == "auto"
 
 
+def test_the_verdict_keeps_what_was_tried(llama: BaseModel, caplog: pytest.LogCaptureFixture) -> None:
+    """Also of those that were dropped."""
+    planned = plan(llama, PAIRS, PAIRS[:4], num_epochs=4, **AUTO)
+    with caplog.at_level("INFO"):
+        tuned = tune(planned, llama)
+    trials = tuned.verdict["search"]
+    assert json.loads(json.dumps(trials, allow_nan=False)) == trials
+    tried = candidates(planned.parameters, planned.limits)
+    names = ("learning_rate", "prompt_tuning_init_method", "num_virtual_tokens")
+    assert [tuple(trial[name] for name in names) for trial in trials] == [_varied(one) for one in tried]
+    reached = [[at["step"] for at in trial["losses"]] for trial in trials]
+    assert sorted(reached) == sorted([[2]] * 4 + [[2, 4]] * 2 + [[2, 4, 8]] * 2)
+    assert all(math.isfinite(at["loss"]) for trial in trials for at in trial["losses"])
+    (kept,) = (trial for trial in trials if trial["kept"])
+    assert [at["loss"] for at in kept["losses"]] == curve(tuned, "search_loss")
+    assert kept["learning_rate"] == tuned.tuning_parameters["learning_rate"]
+    (line,) = (line for line in in_words(tuned.verdict) if "candidates" in line)
+    assert line.startswith(f"Of 8 candidates the search kept learning_rate {kept['learning_rate']:g}, ")
+    assert line in caplog.messages
+
+
+def test_a_long_validation_stream_costs_a_search_no_more(
+    llama: BaseModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rungs judge by a draw of it, the same at each; afterwards all of it counts."""
+    judged: list[tuple[int, Any]] = []
+    real = Validation.row_losses
+
+    def counted(validation: Validation, prompts: Any) -> Any:
+        judged.append((len(prompts), validation._records))
+        return real(validation, prompts)
+
+    monkeypatch.setattr(Validation, "row_losses", counted)
+    stream = [{**PAIRS[n % 20], "input": f"{n} {PAIRS[n % 20]['input']}"} for n in range(JUDGED + 20)]
+    tune(plan(llama, PAIRS, stream, num_epochs=1, **AUTO), llama)
+    rungs_ = [records for count, records in judged if count > 1]
+    assert {len(records) for records in rungs_} == {JUDGED}
+    assert all(records == rungs_[0] for records in rungs_)
+    assert {record.output for record in rungs_[0].items[:50]} == {"good", "bad"}
+    assert {len(records) for count, records in judged if count == 1} == {JUDGED + 20}
+
+
 def test_a_candidate_that_diverges_is_dropped(base: BaseModel) -> None:
     """The first one, whose curve a progress bar shows: the others go on."""
     firsts: list[Learner] = []
@@ -186,6 +231,9 @@ def test_a_candidate_that_diverges_is_dropped(base: BaseModel) -> None:
     assert len(firsts) == 8
     assert len(curve(tuned)) == 48
     assert tuned.verdict["skipped_updates"] == 0
+    first, *others = tuned.verdict["search"]
+    assert (first["losses"], first["kept"]) == ([], False)
+    assert all(one["losses"] for one in others)
     assert "search" in tuned.tuning_parameters["origins"].values()
 
 

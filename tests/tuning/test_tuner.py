@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from caikit_pt.base_model.frozen import BaseModel, TrainingBatch
-from caikit_pt.errors import TrainingDiverged
+from caikit_pt.errors import InvalidRecord, TrainingDiverged
 from caikit_pt.tuning.examples import make_examples
 from caikit_pt.tuning.plan import TuningPlan, make_plan
 from caikit_pt.tuning.records import Record, Records
@@ -57,6 +57,25 @@ def test_cuts_keep_the_beginning_and_are_counted(base: BaseModel) -> None:
     assert cut.target == [*base.target_ids(long.items[0].output)[:2], base.end_id]
     assert examples.cut_sources >= 1
     assert examples.cut_targets >= 1
+
+
+def test_a_source_without_a_token_is_refused_by_its_number(
+    base: BaseModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some tokenizers leave out characters, and of a text of these nothing is left."""
+    real = base.source_ids
+    monkeypatch.setattr(base, "source_ids", lambda text: real("" if text == "\u200b" else text))
+    pairs = [{"input": f"thing {n}", "output": "good"} for n in range(20)]
+    pairs[3]["input"] = pairs[8]["input"] = "\u200b"
+    request = {"base_model": base.checkpoint.name, "validation_share": 0.5}
+    planned = make_plan(request, pairs, None, SETTINGS)
+    with pytest.raises(InvalidRecord, match=r"2 records whose input has no token \(record 4, 9\)") as refusal:
+        tune(planned, base)
+    assert refusal.value.field == "train_stream"
+    held_out = make_plan({"base_model": base.checkpoint.name}, pairs[:3], pairs, SETTINGS)
+    with pytest.raises(InvalidRecord, match=r"record 4, 9") as refusal:
+        tune(held_out, base)
+    assert refusal.value.field == "val_stream"
 
 
 def losses(tuned: Any, name: str = "loss") -> list[float]:
