@@ -147,12 +147,10 @@ class CausalModel(BaseModel):
 
         return CausalBatch(self)
 
-    def forward(
-        self, embeddings: torch.Tensor, mask: torch.Tensor, keep: int | torch.Tensor, cache: Any = None
-    ) -> Any:
+    def forward(self, embeddings: torch.Tensor, mask: torch.Tensor, keep: int, cache: Any = None) -> Any:
         """The model over [B, T, H] new positions; `mask` also covers what is in the cache.
 
-        The logits are those of the last `keep` positions, or of the positions `keep` [R].
+        The logits are those of the last `keep` positions, 0: of all.
         """
         optional: dict[str, Any] = {}
         if "position_ids" in self._arguments:
@@ -160,16 +158,13 @@ class CausalModel(BaseModel):
             optional["position_ids"] = positions[:, -embeddings.shape[1] :]
         if "logits_to_keep" in self._arguments:
             optional["logits_to_keep"] = keep
-        output = self.model(
+        return self.model(
             inputs_embeds=embeddings,
             attention_mask=mask,
             past_key_values=cache,
             use_cache=cache is not None,
             **optional,
         )
-        if "logits_to_keep" not in self._arguments and not isinstance(keep, int):
-            output.logits = output.logits[:, keep]
-        return output
 
     @cached_property
     def _arguments(self) -> frozenset[str]:

@@ -14,6 +14,7 @@ from transformers import DynamicCache
 
 from caikit_pt.base_model.batch import Batch, Prefill, position_bytes
 from caikit_pt.base_model.prompt_cache import PromptCells
+from caikit_pt.base_model.reading import read_at
 from caikit_pt.base_model.timeline import Timeline
 from caikit_pt.parameters.tuning import DECODER
 
@@ -54,17 +55,15 @@ class CausalPrefill(Prefill):
     def advance(self, columns: int) -> None:
         begin, end = self._read, min(self._read + columns, self._ids.shape[1])
         ending = [row for row, length in enumerate(self.text_lengths) if begin < length <= end]
-        # The model gives the logits of the same columns in every row; most rows end in few of them.
-        last = sorted({self.text_lengths[row] - 1 - begin for row in ending}) or [0]
-        output = self._base.forward(
-            self._base.model.get_input_embeddings()(self._ids[:, begin:end]),
-            self._mask[:, : self.prefix + end],
-            keep=torch.tensor(last, device=self._base.device),
-            cache=self.cache,
-        )
-        if ending:
-            places = [last.index(self.text_lengths[row] - 1 - begin) for row in ending]
-            self._logits.update(zip(ending, output.logits[ending, places].float(), strict=True))
+        last = [self.text_lengths[row] - 1 - begin for row in ending]
+        with read_at(ending, last):
+            output = self._base.forward(
+                self._base.model.get_input_embeddings()(self._ids[:, begin:end]),
+                self._mask[:, : self.prefix + end],
+                keep=0,
+                cache=self.cache,
+            )
+        self._logits.update(zip(ending, output.logits[0].float(), strict=True))
         self._read = end
 
     @property

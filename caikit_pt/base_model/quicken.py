@@ -7,6 +7,7 @@ from typing import Any
 from caikit_pt.base_model.elementwise import freeze_elementwise
 from caikit_pt.base_model.linear import freeze_linears
 from caikit_pt.base_model.packing import prepare
+from caikit_pt.base_model.reading import read_where_asked
 from caikit_pt.base_model.recompute import let_recompute
 
 
@@ -14,6 +15,7 @@ def quicken(model: Any) -> bool:
     """Changes `model` in place, on any device; whether its rows can be packed (`packing.prepare`)."""
     freeze_linears(model)
     freeze_elementwise(model)
+    read_where_asked(model)
     packable = prepare(model)
     let_recompute(model)
     return packable
