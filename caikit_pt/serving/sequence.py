@@ -67,7 +67,7 @@ class Sequence:
         prefix: str = "",
     ) -> None:
         """`ids` are the tokens of the text; `prefix` is what stands in front of the answer."""
-        self.parameters = parameters
+        self.prompt, self.parameters = prompt, parameters
         self.row = Row(prompt.tensors, ids)
         self.finish_reason = FinishReason.NOT_FINISHED
         self.generated: list[int] = []

@@ -22,6 +22,7 @@ class Worker:
 
     def __init__(self, base: BaseModel, limits: Limits) -> None:
         base.prompts.budget = limits.prompt_bytes
+        base.pack()
         self._engine = Engine(base, limits)
         self._wake = threading.Event()
         threading.Thread(

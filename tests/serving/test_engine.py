@@ -1,0 +1,336 @@
+"""The engine: who comes and goes changes nobody's answer, and what fails is one's own affair."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+
+from caikit_pt.base_model.batch import Batch, Prefill
+from caikit_pt.base_model.frozen import BaseModel, Row
+from caikit_pt.errors import InvalidParameter, OutOfMemory, TooManyRequests, WaitedTooLong
+from caikit_pt.parameters.generation import GenerationParameters
+from caikit_pt.serving.engine import Engine, generate
+from caikit_pt.serving.generation import Generation
+from caikit_pt.serving.scheduler import Limits
+from caikit_pt.serving.sequence import FinishReason
+from caikit_pt.serving.sequence import Sequence as Request
+from caikit_pt.soft_prompt.prompt import SoftPrompt
+
+WORDS = ["the", "kettle", "from", "your", "shop", "is", "dreadful", "and", "I", "want", "money", "back"]
+
+
+def request(base: BaseModel, seed: int, **fields: Any) -> Request:
+    """A request with a prompt, a text and parameters of its own, decided by `seed`."""
+    rng = random.Random(seed)
+    part = base.checkpoint.prompt_parts[0]
+    ids = [rng.randrange(20, 400) for _ in range(rng.randrange(1, 9))]
+    prompt = SoftPrompt({part: base.embed(ids).float().cpu()})
+    asked: dict[str, Any] = {
+        "max_new_tokens": rng.randrange(1, 14),
+        "decoding_method": rng.choice(["GREEDY", "SAMPLING"]),
+        "repetition_penalty": rng.choice([1.0, 1.2]),
+        "seed": seed,
+    }
+    text = " ".join(rng.choice(WORDS) for _ in range(rng.randrange(1, 24)))
+    parameters = GenerationParameters.from_request({**asked, **fields}, None, {})
+    return Request(base, prompt, base.source_ids(text), parameters)
+
+
+def alone(base: BaseModel, seed: int, **fields: Any) -> list[int]:
+    """Its answer, when there is nobody else."""
+    one = request(base, seed, **fields)
+    for _ in generate(base, [one]):
+        pass
+    return one.generated
+
+
+def finish(engine: Engine) -> None:
+    while engine.busy:
+        engine.step()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_answers_are_the_same_in_any_company(base: BaseModel, seed: int) -> None:
+    """30 requests that come at random while others are answered, with room for five at a time."""
+    rng = random.Random(seed)
+    engine = Engine(base, Limits(rows=5, read_positions=rng.choice([8, 40, 512])))
+    generations: list[Generation] = []
+    for number in range(30):
+        generations.append(engine.submit(request(base, 100 * seed + number)))
+        for _ in range(rng.choice([0, 0, 1, 4])):
+            engine.step()
+    finish(engine)
+    for number, generation in enumerate(generations):
+        assert generation.result().generated == alone(base, 100 * seed + number)
+
+
+def test_a_lone_greedy_answer_is_the_plain_one(base: BaseModel) -> None:
+    one = request(base, 3, decoding_method="GREEDY", repetition_penalty=1.0, max_new_tokens=12)
+    with torch.inference_mode():
+        decoding = base.start([one.row])
+        expected = [int(decoding.logits[0].argmax())]
+        while len(expected) < 12 and expected[-1] not in base.end_ids:
+            decoding.advance(torch.tensor(expected[-1:]))
+            expected.append(int(decoding.logits[0].argmax()))
+    for _ in generate(base, [one]):
+        pass
+    assert one.generated == expected
+
+
+def test_a_model_that_fails_its_self_test_is_served_one_by_one(
+    base: BaseModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = [alone(base, seed) for seed in range(4)]
+    monkeypatch.setitem(base.__dict__, "serves_batched", False)
+    read = spy_on_reading(base, monkeypatch)
+    requests = [request(base, seed) for seed in range(4)]
+    for _ in generate(base, requests):
+        pass
+    assert [each.generated for each in requests] == expected
+    assert read == [1, 1, 1, 1]
+
+
+# ---- what fails ----
+
+
+def test_one_that_fails_fails_alone(base: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading any micro-batch with the bad row fails: the others are answered nevertheless."""
+    expected = [alone(base, seed) for seed in range(6)]
+    requests = [request(base, seed) for seed in range(6)]
+    prefill = base.prefill
+
+    def failing(rows: Sequence[Row]) -> Prefill:
+        if any(row.prompt is requests[2].row.prompt for row in rows):
+            raise RuntimeError("bad row")
+        return prefill(rows)
+
+    monkeypatch.setattr(base, "prefill", failing)
+    engine = Engine(base, Limits())
+    generations = [engine.submit(each) for each in requests]
+    finish(engine)
+    with pytest.raises(RuntimeError, match="bad row"):
+        generations.pop(2).result()
+    expected.pop(2)
+    assert [each.result().generated for each in generations] == expected
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("full"), RuntimeError("odd")])
+@pytest.mark.parametrize("steps", [1, 3])
+def test_a_step_that_fails_is_made_up_for(
+    base: BaseModel, monkeypatch: pytest.MonkeyPatch, error: Exception, steps: int
+) -> None:
+    """Rows are read again with what they had been given: no answer is lost, and none changes."""
+    fields = {"max_new_tokens": 9, "min_new_tokens": 9}
+    expected = [alone(base, seed, **fields) for seed in range(6)]
+    fail_once_after(base, steps, error, monkeypatch)
+    engine = Engine(base, Limits())
+    generations = [engine.submit(request(base, seed, **fields)) for seed in range(6)]
+    finish(engine)
+    assert [each.result().generated for each in generations] == expected
+
+
+def test_out_of_memory_means_fewer_rows_from_then_on(
+    base: BaseModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Engine(base, Limits())
+    for seed in range(8):
+        engine.submit(request(base, seed, max_new_tokens=9, min_new_tokens=9))
+    fail_once_after(base, 2, torch.OutOfMemoryError("full"), monkeypatch)
+    read = spy_on_reading(base, monkeypatch)
+    finish(engine)
+    assert read[0] == 8
+    assert max(read[1:]) <= 4
+
+
+def test_one_row_that_does_not_fit_is_told_so(base: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(rows: Sequence[Row]) -> Prefill:
+        raise torch.OutOfMemoryError("full")
+
+    engine = Engine(base, Limits())
+    generations = [engine.submit(request(base, seed)) for seed in range(3)]
+    with monkeypatch.context() as patch:
+        patch.setattr(base, "prefill", full)
+        finish(engine)
+    for generation in generations:
+        with pytest.raises(OutOfMemory, match="not even alone"):
+            generation.result()
+    after = engine.submit(request(base, 7))
+    finish(engine)
+    assert after.result().generated == alone(base, 7)
+
+
+def test_a_text_that_cannot_be_decoded_fails_its_own_request(
+    base: BaseModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Engine(base, Limits())
+    bad, good = (engine.submit(request(base, seed)) for seed in (1, 2))
+    monkeypatch.setattr(bad.sequence, "take", broken)
+    finish(engine)
+    with pytest.raises(UnicodeError):
+        bad.result()
+    assert good.result().generated == alone(base, 2)
+
+
+# ---- who waits ----
+
+
+def test_a_cancelled_row_leaves_before_the_next_step(base: BaseModel) -> None:
+    engine = Engine(base, Limits())
+    fields = {"max_new_tokens": 60, "min_new_tokens": 60}
+    gone, stays = (engine.submit(request(base, seed, **fields)) for seed in (1, 2))
+    for _ in range(3):
+        engine.step()
+    before = len(gone.sequence.generated)
+    gone.cancel()
+    engine.step()
+    assert gone.ended
+    assert len(gone.sequence.generated) == before > 0
+    finish(engine)
+    assert stays.result().generated == alone(base, 2, **fields)
+
+
+def test_whoever_is_one_too_many_is_refused(base: BaseModel) -> None:
+    engine = Engine(base, Limits(waiting=2))
+    for seed in range(2):
+        engine.submit(request(base, seed))
+    with pytest.raises(TooManyRequests, match="max_waiting_requests"):
+        engine.submit(request(base, 3))
+    finish(engine)
+    engine.submit(request(base, 3))
+
+
+def test_whoever_waits_too_long_is_told_so(base: BaseModel) -> None:
+    engine = Engine(base, Limits(rows=1, wait_seconds=0.2))
+    first, second = (
+        engine.submit(request(base, seed, max_new_tokens=400, min_new_tokens=400)) for seed in (1, 2)
+    )
+    finish(engine)
+    assert len(first.result().generated) == 400
+    with pytest.raises(WaitedTooLong, match="max_wait_seconds"):
+        second.result()
+
+
+def test_time_that_is_over_before_the_turn_ends_the_answer(base: BaseModel) -> None:
+    engine = Engine(base, Limits(rows=1))
+    engine.submit(request(base, 1, max_new_tokens=400, min_new_tokens=400))
+    late = engine.submit(request(base, 2, max_time=0.01))
+    finish(engine)
+    assert late.result().finish_reason is FinishReason.TIME_LIMIT
+    assert late.sequence.generated == []
+
+
+def test_what_can_never_fit_is_refused_at_once(base: BaseModel) -> None:
+    engine = Engine(base, Limits(kv_bytes=100 * base.position_bytes))
+    with pytest.raises(InvalidParameter, match=r"max_new_tokens: 500 .* at most 100 positions"):
+        engine.submit(request(base, 1, max_new_tokens=500))
+    assert engine.submit(request(base, 1, max_new_tokens=40)).sequence.most_positions <= 100
+
+
+def test_keys_and_values_stay_within_their_room(base: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All rows of a batch have room for as many positions as the longest may need."""
+    room = 200
+    engine = Engine(base, Limits(kv_bytes=room * base.position_bytes))
+    generations = [engine.submit(request(base, seed, max_new_tokens=20)) for seed in range(12)]
+    while engine.busy:
+        engine.step()
+        present = engine._running_now()
+        longest = max((each.sequence.most_positions for each in present), default=0)
+        assert len(present) * longest <= room
+    assert [each.result().generated for each in generations] == [
+        alone(base, seed, max_new_tokens=20) for seed in range(12)
+    ]
+
+
+def test_reading_never_holds_running_rows_up_for_longer_than_allowed(
+    llama: BaseModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A text of 600 tokens comes while an answer runs: between two of its tokens at most 64 are read."""
+    engine = Engine(llama, Limits(read_positions=64))
+    engine.submit(request(llama, 1, max_new_tokens=60, min_new_tokens=60))
+    engine.step()
+    parameters = GenerationParameters(max_new_tokens=3)
+    long = Request(llama, request(llama, 2).prompt, [30 + number % 300 for number in range(600)], parameters)
+    generation = engine.submit(long)
+    read: list[int] = []
+    forward = llama.model.forward
+
+    def spy(*arguments: Any, **fields: Any) -> Any:
+        read.append(fields["inputs_embeds"].shape[1])
+        return forward(*arguments, **fields)
+
+    monkeypatch.setattr(llama.model, "forward", spy)
+    finish(engine)
+    assert max(read) <= 64
+    pieces = [number for number, count in enumerate(read) if count > 1]
+    assert len(pieces) >= 600 // 64
+    assert all(later - earlier >= 2 for earlier, later in pairwise(pieces))
+    monkeypatch.undo()
+    whole = Request(llama, long.prompt, list(long.row.ids), parameters)
+    for _ in generate(llama, [whole]):
+        pass
+    assert generation.result().generated == whole.generated
+
+
+def test_texts_of_like_length_are_read_together(llama: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest first, with those nearest to it: no short text is padded to a long one's length."""
+    engine = Engine(llama, Limits(read_positions=64))
+    for length in (30, 5, 31, 6, 5, 7):
+        sequence = request(llama, length)
+        engine.submit(Request(llama, sequence.prompt, [40] * length, sequence.parameters))
+    lengths: list[list[int]] = []
+    prefill = llama.prefill
+
+    def spy(rows: Sequence[Row]) -> Prefill:
+        lengths.append(sorted(len(row.ids) for row in rows))
+        return prefill(rows)
+
+    monkeypatch.setattr(llama, "prefill", spy)
+    finish(engine)
+    assert lengths == [[30, 31], [5, 5, 6, 7]]
+
+
+# ---- helpers ----
+
+
+def broken(*_: Any) -> None:
+    raise UnicodeError("no such character")
+
+
+def spy_on_reading(base: BaseModel, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The number of rows of each micro-batch that is read from now on."""
+    read: list[int] = []
+    prefill: Callable[[Sequence[Row]], Prefill] = base.prefill
+
+    def spy(rows: Sequence[Row]) -> Prefill:
+        read.append(len(rows))
+        return prefill(rows)
+
+    monkeypatch.setattr(base, "prefill", spy)
+    return read
+
+
+def fail_once_after(base: BaseModel, steps: int, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps of batches that are made from now on fail once, in the middle of the model."""
+    new_batch = base.new_batch
+    left = [steps]
+
+    def made() -> Batch:
+        batch = new_batch()
+        advance = batch.advance
+
+        def failing(tokens: torch.Tensor) -> torch.Tensor:
+            left[0] -= 1
+            logits = advance(tokens)
+            if left[0] == 0:
+                raise error
+            return logits
+
+        monkeypatch.setattr(batch, "advance", failing)
+        return batch
+
+    monkeypatch.setattr(base, "new_batch", made)
