@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 # The models here are small: more threads than cores only get in each other's way.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test check serve protos docs interop models bench-training bench-quality install clean
+.PHONY: help demo test check serve protos docs interop models soak bench-training bench-quality install clean
 
 help:  ## What can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -38,6 +38,9 @@ models: $(INSTALLED)  ## Pretrain the embedded base models and their source prom
 	$(BIN)/python -m examples.pretraining.pretrain
 	$(BIN)/python -m examples.pretraining.make_demo_data
 	$(BIN)/python -m examples.pretraining.source_prompts
+
+soak: $(INSTALLED)  ## 2,000 requests from 64 clients over 32 prompts, each compared with its serial run
+	SOAK_REQUESTS=2000 $(BIN)/python -m pytest tests/test_serving.py -s
 
 bench-training: $(INSTALLED)  ## Measure how fast prompts are tuned, beside caikit-nlp's loop, and print the table (about ten minutes)
 	$(BIN)/python -m bench.training

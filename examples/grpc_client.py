@@ -89,8 +89,14 @@ class Client:
 
     def predict(self, model_name: str, text: str, **parameters: Any) -> Any:
         """The whole answer, a GeneratedTextResult."""
+        return self.predict_within(None, model_name, text, **parameters)
+
+    def predict_within(self, seconds: float | None, model_name: str, text: str, **parameters: Any) -> Any:
+        """The whole answer, or DEADLINE_EXCEEDED."""
         request = self.messages.TextGenerationTaskRequest(text=text, **parameters)
-        return self._inference.TextGenerationTaskPredict(request, metadata=_model(model_name))
+        return self._inference.TextGenerationTaskPredict(
+            request, timeout=seconds, metadata=_model(model_name)
+        )
 
     def stream(self, model_name: str, text: str, **parameters: Any) -> Iterator[Any]:
         """The answer as it comes, GeneratedTextStreamResults."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 
 from caikit_pt.serving.sequence import Sequence, Step
 
@@ -41,7 +41,7 @@ class Generation:
             raise self.error
         return self.sequence
 
-    def steps(self) -> Iterator[Step]:
+    def steps(self) -> Generator[Step]:
         """Each step as soon as it is taken; a reader who leaves cancels the rest.
 
         Steps wait in the sequence for a slow reader: no more of them than tokens it may have.
