@@ -33,8 +33,7 @@ class Server:
     def __init__(self, address: str, model: str, wait_seconds: float) -> None:
         """`wait_seconds`: how long it may take to the next token."""
         self.address, self.model = address, model
-        # Requests that it is answering, or has in its queue.
-        self.under_way = 0
+        self._tasks: set[Future[Any]] = set()
         self._wait_seconds = wait_seconds
 
     def __str__(self) -> str:
@@ -42,14 +41,15 @@ class Server:
 
     def start(self, work: Callable[[], Awaitable[Result]]) -> Future[Result]:
         """Does `work` in the thread of all servers."""
-        return asyncio.run_coroutine_threadsafe(self._counted(work), _loop())
+        task = asyncio.run_coroutine_threadsafe(_done(work), _loop())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
-    async def _counted(self, work: Callable[[], Awaitable[Result]]) -> Result:
-        self.under_way += 1
-        try:
-            return await work()
-        finally:
-            self.under_way -= 1
+    @property
+    def under_way(self) -> int:
+        """Requests that it is answering, or has in its queue."""
+        return len(self._tasks)
 
     @cached_property
     def context_length(self) -> int | None:
@@ -135,6 +135,11 @@ def _message(body: bytes) -> str:
     except (ValueError, KeyError, TypeError):
         said = body.decode(errors="replace")
     return str(said)[:_SHOWN]
+
+
+async def _done(work: Callable[[], Awaitable[Result]]) -> Result:
+    # Called only here: a coroutine that is cancelled before it has begun would complain.
+    return await work()
 
 
 _LOOPS: list[asyncio.AbstractEventLoop] = []
