@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import torch
 
 _LARGEST_SEED = 2**63 - 1
+# Below, vLLM takes the former for it without a word; above, it refuses.
+_COLDEST, _HOTTEST = 0.01, 2.0
 
 
 def check(parameters: GenerationParameters, model: str) -> None:
@@ -30,6 +32,8 @@ def check(parameters: GenerationParameters, model: str) -> None:
         raise _refused("exponential_decay_length_penalty", shown, "unset", model)
     if typical_p and parameters.samples:
         raise _refused("typical_p", parameters.typical_p, "1", model)
+    if parameters.samples and not _COLDEST <= parameters.temperature <= _HOTTEST:
+        raise _refused("temperature", parameters.temperature, f"0, or {_COLDEST} to {_HOTTEST}", model)
     if parameters.token_ranks and told_of:
         raise _refused("token_ranks", True, "false", model)
     if parameters.token_logprobs and parameters.input_tokens:

@@ -9,11 +9,15 @@ import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 import torch
+from caikit.runtime.types.caikit_runtime_exception import CaikitRuntimeException
 
+from caikit_pt import PeftPromptTuning
 from caikit_pt.base_model.checkpoint import locate
 from caikit_pt.base_model.frozen import BaseModel
 from caikit_pt.errors import (
@@ -31,6 +35,7 @@ from caikit_pt.serving.generation import Generation
 from caikit_pt.serving.sequence import FinishReason, Sequence, text_ids
 from caikit_pt.serving.vllm_text import VllmText
 from caikit_pt.settings import Remote, Settings
+from caikit_pt.soft_prompt.artifact import TunedPrompt
 from caikit_pt.soft_prompt.prompt import SoftPrompt
 from tests.conftest import BASE_MODELS, LLAMA, T5
 
@@ -234,6 +239,8 @@ def test_what_fields_become(fake: Fake, request_: dict[str, Any], expected: dict
     [
         ("typical_p", {"typical_p": 0.5, "decoding_method": "SAMPLING"}),
         ("exponential_decay_length_penalty", {"decay": (1, 2.0)}),
+        ("temperature", {"temperature": 2.1, "decoding_method": "SAMPLING"}),
+        ("temperature", {"temperature": 0.005, "decoding_method": "SAMPLING"}),
         ("token_ranks", {"token_ranks": True, "generated_tokens": True}),
         ("token_ranks", {"token_ranks": True, "input_tokens": True}),
         ("token_logprobs", {"token_logprobs": True, "input_tokens": True}),
@@ -365,6 +372,32 @@ def test_who_leaves_ends_the_request(fake: Fake) -> None:
     next(steps)
     steps.close()  # type: ignore[attr-defined]
     assert fake.left_alone.wait(5)
+
+
+def test_through_the_face_that_caikit_sees(
+    fake: Fake, llama: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tuned = TunedPrompt(
+        prompt=PROMPT,
+        base_model_name=LLAMA,
+        base_model_fingerprint=llama.checkpoint.fingerprint,
+        verbalizer="Say: {{input}}",
+    )
+    PeftPromptTuning(tuned, llama).save(str(tmp_path / "saved"))
+    monkeypatch.setattr("caikit_pt.settings.current", lambda: settings(fake))
+    model = PeftPromptTuning.load(str(tmp_path / "saved"))
+    assert not isinstance(model.base, BaseModel)
+    result = model.run(TEXT, max_new_tokens=3, generated_tokens=True, input_tokens=True)
+    assert result.generated_text.startswith(TEXT)
+    assert (result.generated_tokens, result.finish_reason.name) == (3, "MAX_TOKENS")
+    assert len(result.input_tokens) == result.input_token_count
+    streamed = list(model.run_stream_out(TEXT, max_new_tokens=3))
+    assert "".join(part.generated_text for part in streamed) == result.generated_text
+    assert model.run_tokenizer(TEXT).token_count == len(llama.target_ids(TEXT))
+    fake.refuses = (503, "loading")
+    with pytest.raises(CaikitRuntimeException) as raised:
+        model.run(TEXT)
+    assert raised.value.status_code is grpc.StatusCode.UNAVAILABLE
 
 
 # ---- what goes wrong ----
