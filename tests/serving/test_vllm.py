@@ -7,7 +7,7 @@ import io
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -370,7 +370,8 @@ def test_who_leaves_ends_the_request(fake: Fake) -> None:
     fake.says, fake.pause = [300] * 1000, 0.02
     steps = submit(fake, max_new_tokens=2000).steps()
     next(steps)
-    steps.close()  # type: ignore[attr-defined]
+    assert isinstance(steps, Generator)
+    steps.close()
     assert fake.left_alone.wait(5)
 
 

@@ -13,7 +13,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -153,7 +153,8 @@ def _aborts_when_left(there: Side, prompt: SoftPrompt, ids: list[int], address: 
     before = _generated(address)
     steps = there.submit(prompt, ids, LONG).steps()
     next(steps)
-    steps.close()  # type: ignore[attr-defined]
+    assert isinstance(steps, Generator)
+    steps.close()
     # Long enough for all of it.
     time.sleep(10)
     return before < _generated(address) < before + LONG["max_new_tokens"] // 2
