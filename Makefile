@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 # The models here are small: more threads than cores only get in each other's way.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test check serve protos docs interop models soak bench-training bench-quality install clean
+.PHONY: help demo test check serve protos docs interop models soak vllm bench-training bench-quality bench-serving install clean
 
 help:  ## What can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -34,6 +34,9 @@ docs: $(INSTALLED)  ## Render docs/parameters.md again
 interop: $(INSTALLED)  ## Compare with the real caikit-nlp, and run its own client against this server
 	tests/interop/run.sh $(BIN)/python
 
+vllm: $(INSTALLED)  ## Compare answers of a real vLLM server, in an environment of its own, with those of the engine here
+	tests/vllm/run.sh $(BIN)/python
+
 models: $(INSTALLED)  ## Pretrain the embedded base models and their source prompts again (about half an hour)
 	$(BIN)/python -m examples.pretraining.pretrain
 	$(BIN)/python -m examples.pretraining.make_demo_data
@@ -58,4 +61,4 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $@
 
 clean:  ## Remove what was made
-	rm -rf $(VENV) .venv-interop .mypy_cache .pytest_cache .ruff_cache build *.egg-info
+	rm -rf $(VENV) .venv-interop .venv-vllm .mypy_cache .pytest_cache .ruff_cache build *.egg-info

@@ -9,7 +9,9 @@
     ├── TrainingDiverged             ABORTED
     ├── TooManyRequests              RESOURCE_EXHAUSTED
     ├── OutOfMemory                  RESOURCE_EXHAUSTED
-    └── WaitedTooLong                DEADLINE_EXCEEDED
+    ├── WaitedTooLong                DEADLINE_EXCEEDED
+    ├── BackendUnavailable           UNAVAILABLE
+    └── BackendMismatch              FAILED_PRECONDITION
 
 This module knows nothing of gRPC: a status is the name of one, and `module.py` and `runtime/` turn
 the name into what caikit expects.
@@ -81,6 +83,18 @@ class WaitedTooLong(CaikitPtError):
     """A request has waited for its turn as long as it may."""
 
     status = "DEADLINE_EXCEEDED"
+
+
+class BackendUnavailable(CaikitPtError):
+    """The server that answers for a base model can't be reached, or fails."""
+
+    status = "UNAVAILABLE"
+
+
+class BackendMismatch(CaikitPtError):
+    """The server that answers for a base model isn't set up for soft prompts, or has another model."""
+
+    status = "FAILED_PRECONDITION"
 
 
 def shown(value: object, limit: int = 80) -> str:

@@ -28,7 +28,8 @@ from caikit.interfaces.nlp.tasks import TextGenerationTask, TokenizationTask
 from caikit_pt import settings
 from caikit_pt.base_model.checkpoint import locate
 from caikit_pt.base_model.frozen import BaseModel
-from caikit_pt.base_model.pool import POOL, shared
+from caikit_pt.base_model.pool import POOL
+from caikit_pt.base_model.text import TextSide
 from caikit_pt.data_model import (
     ExponentialDecayLengthPenalty,
     GenerationTrainRecord,
@@ -37,10 +38,11 @@ from caikit_pt.data_model import (
 from caikit_pt.errors import InvalidParameter
 from caikit_pt.parameters.generation import GenerationParameters
 from caikit_pt.runtime.status import caikit_errors
+from caikit_pt.serving.backend import Backend
+from caikit_pt.serving.backends import backend_for, base_for
 from caikit_pt.serving.generation import Generation
-from caikit_pt.serving.sequence import Sequence, input_tokens, text_ids
+from caikit_pt.serving.sequence import Sequence, text_ids
 from caikit_pt.serving.sequence import Token as ServedToken
-from caikit_pt.serving.worker import Worker, limits, worker_for
 from caikit_pt.soft_prompt import artifact
 from caikit_pt.soft_prompt.artifact import TunedPrompt
 from caikit_pt.soft_prompt.publication import replacing
@@ -65,8 +67,8 @@ _Records = Union[DataStream[GenerationTrainRecord], DataStream[ClassificationTra
 class PeftPromptTuning(ModuleBase):
     """A soft prompt in front of a shared frozen language model."""
 
-    def __init__(self, tuned: TunedPrompt, base: BaseModel) -> None:
-        """`base` is the shared copy of the model that `tuned` was made for."""
+    def __init__(self, tuned: TunedPrompt, base: TextSide) -> None:
+        """`base` is the model that `tuned` was made for: its shared copy, or only the side of the text."""
         super().__init__()
         tuned.check_base(base.checkpoint)
         self.tuned = tuned
@@ -191,7 +193,7 @@ class PeftPromptTuning(ModuleBase):
         del request["self"]
         with caikit_errors():
             sequence = self._sequence(**request)
-            self._worker.submit(sequence).result()
+            self._backend.submit(sequence).result()
             return GeneratedTextResult(
                 generated_text=sequence.text,
                 generated_tokens=len(sequence.generated),
@@ -234,7 +236,7 @@ class PeftPromptTuning(ModuleBase):
         del request["self"]
         with caikit_errors():
             sequence = self._sequence(**request)
-            return self._stream(sequence, self._worker.submit(sequence))
+            return self._stream(sequence, self._backend.submit(sequence))
 
     @TokenizationTask.taskmethod()
     def run_tokenizer(self, text: str) -> TokenizationResults:
@@ -264,9 +266,9 @@ class PeftPromptTuning(ModuleBase):
                 front, asked = "", None
 
     @cached_property
-    def _worker(self) -> Worker:
+    def _backend(self) -> Backend:
         """Who answers the requests to all prompts over this base model."""
-        return worker_for(self.base, limits(self.base, settings.current()))
+        return backend_for(self.base, settings.current())
 
     def _sequence(self, text: str, exponential_decay_length_penalty: _Decay, **request: Any) -> Sequence:
         """A request as the serving side knows it."""
@@ -289,7 +291,7 @@ class PeftPromptTuning(ModuleBase):
     def _input_tokens(self, sequence: Sequence) -> Optional[List[GeneratedToken]]:
         if not sequence.parameters.input_tokens:
             return None
-        return _messages(input_tokens(sequence, self.base))
+        return _messages(self._backend.input_tokens(sequence))
 
     # ---- on disk ----
 
@@ -304,10 +306,11 @@ class PeftPromptTuning(ModuleBase):
     def load(
         cls, model_path: Union[str, ModuleConfig], base_model: Optional[BaseModel] = None
     ) -> "PeftPromptTuning":
-        """The tuned prompt in `model_path`, over the shared copy of its base model.
+        """The tuned prompt in `model_path`, over its base model here or where `backends` says.
 
         Raises CaikitRuntimeException: FAILED_PRECONDITION where the base model found isn't the one
-        it was tuned on, INVALID_ARGUMENT where there is none, DATA_LOSS where files are damaged.
+        it was tuned on, INVALID_ARGUMENT where there is none, DATA_LOSS where files are damaged,
+        UNAVAILABLE where its server can't be reached.
         """
         with caikit_errors():
             loader = ModuleLoader(model_path)
@@ -317,7 +320,7 @@ class PeftPromptTuning(ModuleBase):
             now = settings.current()
             checkpoint = locate(tuned.base_model_name, now)
             tuned.check_base(checkpoint)
-            return cls(tuned, shared(checkpoint, now))
+            return cls(tuned, base_for(checkpoint, now))
 
 
 def _check_text(text: str) -> None:

@@ -6,6 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from caikit_pt.errors import InvalidParameter
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remote:
+    """Base models whose name matches a pattern are served by vLLM at an address, as `model`."""
+
+    base_model: str
+    vllm: str
+    model: str
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
@@ -26,6 +37,7 @@ class Settings:
     max_prefill_tokens: int = 512
     kv_cache_mib: int = 0
     prompt_cache_mib: int = 256
+    backends: tuple[Remote, ...] = ()
 
 
 def current() -> Settings:
@@ -49,7 +61,19 @@ def current() -> Settings:
         max_prefill_tokens=int(config.max_prefill_tokens),
         kv_cache_mib=int(config.kv_cache_mib),
         prompt_cache_mib=int(config.prompt_cache_mib),
+        backends=tuple(_remote(entry) for entry in config.backends or ()),
     )
+
+
+def _remote(entry: Any) -> Remote:
+    """An entry of `backends`. Raises InvalidParameter where it isn't one."""
+    named = dict(entry) if isinstance(entry, Mapping) else {}
+    whole = set(named) == {"base_model", "vllm", "model"} and all(named.values())
+    if not whole or not str(named["vllm"]).startswith(("http://", "https://")):
+        raise InvalidParameter(
+            "backends", entry, "{base_model: PATTERN, vllm: http://HOST:PORT, model: NAME} for each"
+        )
+    return Remote(**{name: str(value).rstrip("/") for name, value in named.items()})
 
 
 def _truth(value: object) -> bool:

@@ -13,6 +13,7 @@ from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 from caikit_pt.base_model.batch import Batch, Prefill
+from caikit_pt.base_model.causal_text import CausalText
 from caikit_pt.base_model.frozen import (
     BaseModel,
     Decoding,
@@ -32,36 +33,8 @@ if TYPE_CHECKING:
     from caikit_pt.base_model.step import Step
 
 
-class CausalModel(BaseModel):
+class CausalModel(CausalText, BaseModel):
     """A frozen decoder-only model."""
-
-    def source_ids(self, text: str) -> list[int]:
-        ids = super().source_ids(text)
-        return ids[:-1] if self._ends_every_text else ids
-
-    @cached_property
-    def _ends_every_text(self) -> bool:
-        """A few tokenizers do; but the answer is to follow, so the text hasn't ended."""
-        return bool(self.tokenizer("a")["input_ids"][-1] == self.end_id)
-
-    def cut_source(self, ids: list[int], limit: int) -> list[int]:
-        return ids[:limit]
-
-    def keep_last(self, ids: list[int], limit: int) -> list[int]:
-        if len(ids) <= limit:
-            return ids
-        # The token that begins a text stays in front of it; it is one of the kept ones.
-        begins = self.tokenizer.bos_token_id is not None and ids[0] == self.tokenizer.bos_token_id
-        if begins and limit > 1:
-            return [ids[0], *ids[-(limit - 1) :]]
-        return ids[-limit:]
-
-    @property
-    def continues_text(self) -> bool:
-        return True
-
-    def seen_ids(self, row: Row) -> Sequence[int]:
-        return row.ids
 
     def source_logits(self, row: Row) -> torch.Tensor | None:
         import torch
@@ -126,13 +99,6 @@ class CausalModel(BaseModel):
     def positions(self, source: int, target: int, prompt: PromptTensors) -> int:
         shared = 0 if self.trains_packed else prompt_length(prompt, DECODER)
         return shared + source + target - 1
-
-    def served_positions(self, row: Row, answer: int) -> int:
-        return prompt_length(row.prompt, DECODER) + len(row.ids) + answer
-
-    def room(self, row: Row) -> int | None:
-        context = self.checkpoint.context_length
-        return context and context - prompt_length(row.prompt, DECODER) - len(row.ids)
 
     def start(self, rows: Sequence[Row]) -> Decoding:
         return CausalDecoding(self, rows)

@@ -60,6 +60,16 @@ class Checkpoint:
         """The model's tokenizer. Raises InvalidParameter where there is none that can end a text."""
         return _tokenizer(self.name, self.directory)
 
+    @cached_property
+    def generation_config(self) -> Any:
+        """What the checkpoint says of answers, as `from_pretrained` finds it."""
+        from transformers import GenerationConfig
+
+        try:
+            return GenerationConfig.from_pretrained(self.directory, **LOCAL)
+        except OSError:
+            return GenerationConfig.from_model_config(self.config)
+
     def contexts(self, parts: Collection[str]) -> list[tuple[tuple[str, ...], bool]]:
         """The lengths that share one context, and whether a prompt on the sides `parts` shares it too.
 

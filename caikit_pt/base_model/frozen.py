@@ -7,7 +7,6 @@ calls can run at the same time.
 
 from __future__ import annotations
 
-import copy
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
@@ -19,6 +18,7 @@ from caikit_pt.base_model.batch import Batch, LoneBatch, LonePrefill, Prefill
 from caikit_pt.base_model.budget import budget_for
 from caikit_pt.base_model.checkpoint import Checkpoint
 from caikit_pt.base_model.prompt_cache import PromptCache
+from caikit_pt.base_model.text import TextSide
 
 if TYPE_CHECKING:
     import torch
@@ -64,16 +64,14 @@ class TrainingBatch:
         return self.prompts or [0] * len(self.sources)
 
 
-class BaseModel(ABC):
+class BaseModel(TextSide):
     """One frozen copy of a language model with its tokenizer, on one device in one data type."""
 
     def __init__(self, checkpoint: Checkpoint, model: Any, tokenizer: Any, packable: bool = False) -> None:
         """`packable`: whether the model heeds layouts (`packing.prepare`)."""
-        self.checkpoint = checkpoint
+        super().__init__(checkpoint, tokenizer, model.generation_config)
         self.packable = packable
         self.model = model.eval().requires_grad_(False)
-        self.tokenizer = tokenizer
-        self.end_ids = _end_ids(model, tokenizer)
         # What has been found to fit in memory: for all who train on this copy.
         self.budget = budget_for(self.device.type, checkpoint.hidden_size)
         self.prompts = PromptCache()
@@ -93,46 +91,7 @@ class BaseModel(ABC):
         """Logits at a position, V."""
         return int(self.model.config.get_text_config().vocab_size)
 
-    # ---- text ----
-
-    def source_ids(self, text: str) -> list[int]:
-        """The tokens of a source as the model expects them, with its special tokens."""
-        return list(self.tokenizer(text)["input_ids"])
-
-    def target_ids(self, text: str) -> list[int]:
-        """The tokens of a target without any special token; the caller adds the end token."""
-        return list(self._literal_tokenizer(text, add_special_tokens=False)["input_ids"])
-
-    @cached_property
-    def _literal_tokenizer(self) -> Any:
-        """Takes `</s>` in a text for what it says. A copy: the switch is a state of the tokenizer."""
-        literal = copy.deepcopy(self.tokenizer)
-        literal.split_special_tokens = True
-        return literal
-
-    @property
-    def end_id(self) -> int:
-        """The end token that targets are trained with."""
-        return int(self.tokenizer.eos_token_id)
-
-    @abstractmethod
-    def cut_source(self, ids: list[int], limit: int) -> list[int]:
-        """`ids` with at most `limit` tokens, the first of the text kept."""
-
-    @abstractmethod
-    def keep_last(self, ids: list[int], limit: int) -> list[int]:
-        """`ids` with at most `limit` tokens, the last of the text kept."""
-
     # ---- what differs between the families ----
-
-    @property
-    @abstractmethod
-    def continues_text(self) -> bool:
-        """Whether an answer continues the text, so that the two can be shown as one."""
-
-    @abstractmethod
-    def seen_ids(self, row: Row) -> Sequence[int]:
-        """The ids that a repetition penalty counts from, before anything is generated."""
 
     @abstractmethod
     def source_logits(self, row: Row) -> torch.Tensor | None:
@@ -202,14 +161,6 @@ class BaseModel(ABC):
     @abstractmethod
     def positions(self, source: int, target: int, prompt: PromptTensors) -> int:
         """Positions that a model computes for a row, by the lengths of its source and its target."""
-
-    @abstractmethod
-    def room(self, row: Row) -> int | None:
-        """Tokens that the context leaves for an answer to `row`; None where it has no end."""
-
-    @abstractmethod
-    def served_positions(self, row: Row, answer: int) -> int:
-        """Positions whose keys and values are held for `row` and an answer of so many tokens."""
 
     def cohort(self, row: Row) -> Hashable:
         """Rows with the same cohort may share a batch. Most models have one cohort."""
@@ -335,11 +286,3 @@ def _pad(rows: Sequence[torch.Tensor], left: bool) -> tuple[torch.Tensor, torch.
         ones = torch.ones(row.shape[0], dtype=torch.long, device=row.device)
         masks.append(torch.nn.functional.pad(ones, rim))
     return torch.stack(padded), torch.stack(masks)
-
-
-def _end_ids(model: Any, tokenizer: Any) -> frozenset[int]:
-    """Every token that ends an answer: the tokenizer's, and those of the generation config."""
-    configured = getattr(model.generation_config, "eos_token_id", None) or []
-    if isinstance(configured, int):
-        configured = [configured]
-    return frozenset([tokenizer.eos_token_id, *configured])

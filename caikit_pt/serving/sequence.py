@@ -9,6 +9,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from caikit_pt.base_model.frozen import BaseModel, Row
+from caikit_pt.base_model.text import TextSide
 from caikit_pt.errors import InvalidParameter
 from caikit_pt.parameters.generation import GenerationParameters
 from caikit_pt.serving.sampler import Sampler
@@ -60,7 +61,7 @@ class Sequence:
 
     def __init__(
         self,
-        base: BaseModel,
+        base: TextSide,
         prompt: SoftPrompt,
         ids: Ids,
         parameters: GenerationParameters,
@@ -104,24 +105,42 @@ class Sequence:
         return Row(self.row.prompt, self.row.ids, tuple(self.generated))
 
     @property
+    def most_tokens(self) -> int:
+        """Tokens that the answer may have, by the request and by the context."""
+        return self._most
+
+    @property
+    def seconds_left(self) -> float:
+        """Until its time is over; infinite where it has no end."""
+        return self._deadline - time.monotonic()
+
+    @property
     def most_positions(self) -> int:
         """Keys and values that the text and its longest answer need, in positions."""
         return self._base.served_positions(self.row, self._most)
 
     def take(self, token: int, logits: torch.Tensor) -> None:
         """Extends the answer by a token that was picked from `logits` [V]."""
-        self.generated.append(token)
         described = None
         if self.parameters.generated_tokens:
             described = _described(self._base, token, logits, self.parameters)
+        self.extend(token, described)
+
+    def extend(self, token: int, described: Token | None) -> None:
+        """Extends the answer by a token; `described` is what is told of it."""
+        self.generated.append(token)
         text = self._extend_text(token)
         self.steps.append(Step(text, len(self.generated), described, self.finish_reason))
 
     def end_in_time(self) -> None:
         """Ends the answer where its time is over before it has begun or gone on."""
-        if not self.finished and time.monotonic() >= self._deadline:
-            text = self._end(FinishReason.TIME_LIMIT)
-            self.steps.append(Step(text, len(self.generated), None, self.finish_reason))
+        if not self.finished and self.seconds_left <= 0:
+            self.end(FinishReason.TIME_LIMIT)
+
+    def end(self, reason: FinishReason) -> None:
+        """Ends the answer without another token."""
+        text = self._end(reason)
+        self.steps.append(Step(text, len(self.generated), None, self.finish_reason))
 
     def _extend_text(self, token: int) -> str:
         ended = token in self._base.end_ids
@@ -135,7 +154,7 @@ class Sequence:
         elif len(self.generated) >= self._most:
             limited = self._most < self.parameters.max_new_tokens
             shown += self._end(FinishReason.TOKEN_LIMIT if limited else FinishReason.MAX_TOKENS)
-        elif time.monotonic() >= self._deadline:
+        elif self.seconds_left <= 0:
             shown += self._end(FinishReason.TIME_LIMIT)
         return shown
 
@@ -150,7 +169,7 @@ class Sequence:
 def input_tokens(sequence: Sequence, base: BaseModel) -> list[Token]:
     """The tokens of the text, with what the request asks to know of them."""
     parameters = sequence.parameters
-    texts = [_token_text(base, token) for token in sequence.row.ids]
+    texts = [token_text(base, token) for token in sequence.row.ids]
     logits = None
     if parameters.token_logprobs or parameters.token_ranks:
         logits = base.source_logits(sequence.row)
@@ -161,14 +180,14 @@ def input_tokens(sequence: Sequence, base: BaseModel) -> list[Token]:
     ]
 
 
-def text_ids(base: BaseModel, text: str, parameters: GenerationParameters) -> list[int]:
+def text_ids(base: TextSide, text: str, parameters: GenerationParameters) -> list[int]:
     """The tokens of a verbalised text, cut where the request asks for it."""
     ids = base.source_ids(text)
     limit = parameters.truncate_input_tokens
     return base.keep_last(ids, limit) if limit else ids
 
 
-def _checked_room(base: BaseModel, row: Row) -> int | None:
+def _checked_room(base: TextSide, row: Row) -> int | None:
     """Tokens that an answer may have. Raises InvalidParameter where there is no text or no room."""
     if not row.ids:
         raise InvalidParameter("text", "", "text of at least one token")
@@ -177,21 +196,21 @@ def _checked_room(base: BaseModel, row: Row) -> int | None:
         raise InvalidParameter(
             "text",
             f"{len(row.ids)} tokens",
-            f"text that leaves room for an answer in the context of {base.checkpoint.context_length} "
+            f"text that leaves room for an answer in the context of {base.context_length} "
             "tokens beside the soft prompt; truncate_input_tokens cuts it",
         )
     return room
 
 
-def _described(base: BaseModel, token: int, logits: torch.Tensor, parameters: GenerationParameters) -> Token:
+def _described(base: TextSide, token: int, logits: torch.Tensor, parameters: GenerationParameters) -> Token:
     logprob = rank = None
     if parameters.token_logprobs:
         logprob = float(logits.log_softmax(dim=-1)[token])
     if parameters.token_ranks:
         rank = int((logits > logits[token]).sum()) + 1
-    return Token(_token_text(base, token), logprob, rank)
+    return Token(token_text(base, token), logprob, rank)
 
 
-def _token_text(base: BaseModel, token: int) -> str:
+def token_text(base: TextSide, token: int) -> str:
     # Rows of the vocabulary that no token has are there to fill it up.
     return base.tokenizer.convert_ids_to_tokens(token) or ""

@@ -7,17 +7,18 @@ import threading
 import weakref
 
 from caikit_pt.base_model.frozen import BaseModel
+from caikit_pt.serving.backend import Backend
 from caikit_pt.serving.engine import Engine
 from caikit_pt.serving.generation import Generation
 from caikit_pt.serving.scheduler import Limits
-from caikit_pt.serving.sequence import Sequence
+from caikit_pt.serving.sequence import Sequence, Token, input_tokens
 from caikit_pt.settings import Settings
 
 _LOG = logging.getLogger(__name__)
 _KV_BYTES_ON_A_CPU = 2**32
 
 
-class Worker:
+class Worker(Backend):
     """Answers requests as they come. It ends when nobody holds it, and with it its base model's last use."""
 
     def __init__(self, base: BaseModel, limits: Limits) -> None:
@@ -31,10 +32,12 @@ class Worker:
         weakref.finalize(self, self._wake.set)
 
     def submit(self, sequence: Sequence) -> Generation:
-        """Takes a request on. Raises TooManyRequests, and InvalidParameter where it can never run."""
         generation = self._engine.submit(sequence)
         self._wake.set()
         return generation
+
+    def input_tokens(self, sequence: Sequence) -> list[Token]:
+        return input_tokens(sequence, self._engine.base)
 
 
 def _work(engine: weakref.ref[Engine], wake: threading.Event) -> None:

@@ -1,0 +1,83 @@
+"""The text side of a base model: tokens, how they are cut, and how many fit. It needs no weights."""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from caikit_pt.base_model.checkpoint import Checkpoint
+
+if TYPE_CHECKING:
+    from caikit_pt.base_model.frozen import Row
+
+
+class TextSide(ABC):
+    """A checkpoint's tokenizer, and what its family does with tokens."""
+
+    def __init__(self, checkpoint: Checkpoint, tokenizer: Any, generation_config: Any) -> None:
+        self.checkpoint = checkpoint
+        self.tokenizer = tokenizer
+        self.end_ids = _end_ids(generation_config, tokenizer)
+
+    @property
+    def context_length(self) -> int | None:
+        """Positions that there are, soft prompt included. None: as many as memory holds."""
+        return self.checkpoint.context_length
+
+    def source_ids(self, text: str) -> list[int]:
+        """The tokens of a source as the model expects them, with its special tokens."""
+        return list(self.tokenizer(text)["input_ids"])
+
+    def target_ids(self, text: str) -> list[int]:
+        """The tokens of a target without any special token; the caller adds the end token."""
+        return list(self._literal_tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    @cached_property
+    def _literal_tokenizer(self) -> Any:
+        """Takes `</s>` in a text for what it says. A copy: the switch is a state of the tokenizer."""
+        literal = copy.deepcopy(self.tokenizer)
+        literal.split_special_tokens = True
+        return literal
+
+    @property
+    def end_id(self) -> int:
+        """The end token that targets are trained with."""
+        return int(self.tokenizer.eos_token_id)
+
+    # ---- what differs between the families ----
+
+    @abstractmethod
+    def cut_source(self, ids: list[int], limit: int) -> list[int]:
+        """`ids` with at most `limit` tokens, the first of the text kept."""
+
+    @abstractmethod
+    def keep_last(self, ids: list[int], limit: int) -> list[int]:
+        """`ids` with at most `limit` tokens, the last of the text kept."""
+
+    @property
+    @abstractmethod
+    def continues_text(self) -> bool:
+        """Whether an answer continues the text, so that the two can be shown as one."""
+
+    @abstractmethod
+    def seen_ids(self, row: Row) -> Sequence[int]:
+        """The ids that a repetition penalty counts from, before anything is generated."""
+
+    @abstractmethod
+    def room(self, row: Row) -> int | None:
+        """Tokens that the context leaves for an answer to `row`; None where it has no end."""
+
+    @abstractmethod
+    def served_positions(self, row: Row, answer: int) -> int:
+        """Positions whose keys and values are held for `row` and an answer of so many tokens."""
+
+
+def _end_ids(generation_config: Any, tokenizer: Any) -> frozenset[int]:
+    """Every token that ends an answer: the tokenizer's, and those of the generation config."""
+    configured = getattr(generation_config, "eos_token_id", None) or []
+    if isinstance(configured, int):
+        configured = [configured]
+    return frozenset([tokenizer.eos_token_id, *configured])

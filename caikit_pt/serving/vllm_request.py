@@ -1,0 +1,136 @@
+"""A sequence as vLLM's server wants to be asked for it, and what it can't be asked for."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import threading
+from typing import TYPE_CHECKING, Any
+
+from caikit_pt.errors import DamagedArtifact, InvalidParameter
+from caikit_pt.parameters.generation import GenerationParameters
+from caikit_pt.parameters.tuning import DECODER
+from caikit_pt.serving.sequence import Sequence
+from caikit_pt.serving.vllm_text import VllmText
+from caikit_pt.soft_prompt.prompt import SoftPrompt
+
+if TYPE_CHECKING:
+    import torch
+
+_LARGEST_SEED = 2**63 - 1
+# Below, vLLM takes the former for it without a word; above, it refuses.
+_COLDEST, _HOTTEST = 0.01, 2.0
+
+
+def check(parameters: GenerationParameters, model: str) -> None:
+    """Raises InvalidParameter for what `parameters` ask for and vLLM hasn't got."""
+    decay, typical_p = parameters.exponential_decay, parameters.typical_p % 1
+    told_of = parameters.generated_tokens or parameters.input_tokens
+    if decay:
+        shown = {"start_index": decay.start, "decay_factor": decay.factor}
+        raise _refused("exponential_decay_length_penalty", shown, "unset", model)
+    if typical_p and parameters.samples:
+        raise _refused("typical_p", parameters.typical_p, "1", model)
+    if parameters.samples and not _COLDEST <= parameters.temperature <= _HOTTEST:
+        raise _refused("temperature", parameters.temperature, f"0, or {_COLDEST} to {_HOTTEST}", model)
+    if parameters.token_ranks and told_of:
+        raise _refused("token_ranks", True, "false", model)
+    if parameters.token_logprobs and parameters.input_tokens:
+        raise _refused("token_logprobs", True, "false with input_tokens", model)
+
+
+def _refused(field: str, value: object, allowed: str, model: str) -> InvalidParameter:
+    return InvalidParameter(field, value, f"{allowed}, for the base model {model} is served by vLLM")
+
+
+def body(sequence: Sequence, text: VllmText) -> bytes:
+    """The request for a chat completion. Raises InvalidParameter where the text can't be written."""
+    written = text.written(sequence.row.ids)
+    if written is None:
+        raise InvalidParameter(
+            "text",
+            f"{len(sequence.row.ids)} tokens",
+            "tokens that text can be written for (no <prompt_embeds> among them, and truncate_input_tokens "
+            f"leaves a whole word), for the base model {text.checkpoint.name} is served by vLLM",
+        )
+    fields = json.dumps({"model": text.server.model, **_fields(sequence, text)}).encode()
+    # The prompt's megabytes are copied, and never looked at again.
+    return b"".join(
+        (
+            fields[:-1],
+            b', "messages": [{"role": "user", "content": [{"type": "prompt_embeds", "data": "',
+            encoded(sequence.prompt, text.checkpoint.hidden_size),
+            b'"}, ',
+            json.dumps({"type": "text", "text": written}).encode(),
+            b"]}]}",
+        )
+    )
+
+
+def _fields(sequence: Sequence, text: VllmText) -> dict[str, Any]:
+    """All fields but the message. Stop sequences are matched here, as the engine does."""
+    parameters = sequence.parameters
+    fields = {
+        "stream": True,
+        # The text is taken as it is; the tokens are checked, and those of the answer are read here.
+        "add_special_tokens": False,
+        "add_generation_prompt": False,
+        "return_token_ids": True,
+        "max_tokens": sequence.most_tokens,
+        "min_tokens": min(parameters.min_new_tokens, sequence.most_tokens),
+        "stop_token_ids": sorted(text.end_ids),
+        "repetition_penalty": parameters.repetition_penalty or 1.0,
+        "logprobs": parameters.generated_tokens and parameters.token_logprobs,
+        # Whatever the server's own defaults are.
+        "temperature": 0.0,
+        "top_k": 0,
+        "top_p": 1.0,
+        "min_p": 0.0,
+        "presence_penalty": 0.0,
+        "frequency_penalty": 0.0,
+    }
+    if parameters.samples:
+        fields |= {
+            "temperature": parameters.temperature,
+            "top_k": parameters.top_k,
+            "top_p": parameters.top_p or 1.0,
+            "seed": parameters.seed & _LARGEST_SEED,
+        }
+    return fields
+
+
+_ENCODED: Any = None  # a WeakTensorKeyDictionary: it lives as long as a tuned prompt is loaded
+_LOCK = threading.Lock()
+
+
+def encoded(prompt: SoftPrompt, hidden_size: int) -> bytes:
+    """The prompt as vLLM reads it. In float32: the server knows its own data type, and converts.
+
+    Raises DamagedArtifact where it isn't what the server may be trusted with.
+    """
+    from torch.utils.weak import WeakTensorKeyDictionary
+
+    global _ENCODED
+    tensor = prompt.tensors.get(DECODER)
+    if tensor is None or len(prompt.tensors) > 1:
+        raise DamagedArtifact("A soft prompt for vLLM has one part, for the decoder")
+    with _LOCK:
+        _ENCODED = WeakTensorKeyDictionary() if _ENCODED is None else _ENCODED
+        if tensor not in _ENCODED:
+            _ENCODED[tensor] = _encode(tensor, hidden_size)
+        known: bytes = _ENCODED[tensor]
+    return known
+
+
+def _encode(tensor: torch.Tensor, hidden_size: int) -> bytes:
+    import torch
+
+    if tensor.ndim != 2 or tensor.shape[1] != hidden_size or not tensor.isfinite().all():
+        raise DamagedArtifact(
+            f"A soft prompt has the shape {tuple(tensor.shape)}; its rows need {hidden_size} finite numbers"
+        )
+    file = io.BytesIO()
+    # A copy: of a view, torch would save all that it is a view of.
+    torch.save(tensor.detach().to("cpu", torch.float32, copy=True), file)
+    return base64.b64encode(file.getvalue())

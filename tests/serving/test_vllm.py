@@ -1,0 +1,487 @@
+"""The translation for vLLM, against a server that says what it is told to. No vLLM is needed."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import threading
+import time
+from collections.abc import Generator, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+import torch
+from caikit.runtime.types.caikit_runtime_exception import CaikitRuntimeException
+
+from caikit_pt import PeftPromptTuning
+from caikit_pt.base_model.checkpoint import locate
+from caikit_pt.base_model.frozen import BaseModel
+from caikit_pt.errors import (
+    BackendMismatch,
+    BackendUnavailable,
+    CaikitPtError,
+    DamagedArtifact,
+    InvalidParameter,
+    TooManyRequests,
+    WaitedTooLong,
+)
+from caikit_pt.parameters.generation import GenerationParameters
+from caikit_pt.serving.backends import backend_for, base_for
+from caikit_pt.serving.generation import Generation
+from caikit_pt.serving.sequence import FinishReason, Sequence, text_ids
+from caikit_pt.serving.vllm_text import VllmText
+from caikit_pt.settings import Remote, Settings
+from caikit_pt.soft_prompt.artifact import TunedPrompt
+from caikit_pt.soft_prompt.prompt import SoftPrompt
+from tests.conftest import BASE_MODELS, LLAMA, T5
+
+TEXT = "The kettle from your shop is dreadful"
+PROMPT = SoftPrompt({"DECODER": torch.linspace(-1, 1, 4 * 128).reshape(4, 128)})
+
+
+class Fake(ThreadingHTTPServer):
+    """A vLLM server without a model."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("localhost", 0), _Handler)
+        self.requests: list[dict[str, Any]] = []
+        self.says: list[int] = [300, 301, 302]
+        self.reason = "length"
+        self.reads: list[int] | None = None
+        self.refuses: tuple[int, str] | None = None
+        self.fails: Any = None
+        self.pause = 0.0
+        self.models = {"served": 1024}
+        self.left_alone = threading.Event()
+
+    @property
+    def address(self) -> str:
+        return f"http://localhost:{self.server_port}"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Fake
+
+    def log_message(self, *_: Any) -> None:
+        """Says nothing."""
+
+    def do_GET(self) -> None:
+        models = [{"id": name, "max_model_len": length} for name, length in self.server.models.items()]
+        self._send(200, {"data": models})
+
+    def do_POST(self) -> None:
+        request = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        self.server.requests.append({"path": self.path, **request})
+        if self.server.refuses:
+            status, message = self.server.refuses
+            self._send(status, {"error": {"message": message, "code": status}})
+            return
+        self.send_response(200)
+        self.send_header("content-type", "text/event-stream; charset=utf-8")
+        self.end_headers()
+        try:
+            self._stream(request)
+        except OSError:
+            self.server.left_alone.set()
+
+    def _stream(self, request: dict[str, Any]) -> None:
+        first = {"index": 0, "delta": {"role": "user", "content": ""}, "logprobs": None}
+        reads = self.server.reads if self.server.reads is not None else self._reads
+        self._event({"choices": [first], "prompt_token_ids": reads})
+        if self.server.fails:
+            self._event({"error": self.server.fails})
+            return
+        for number, token in enumerate(self.server.says):
+            time.sleep(self.server.pause)
+            last = number == len(self.server.says) - 1
+            choice: dict[str, Any] = {"index": 0, "delta": {"content": "not looked at"}, "token_ids": [token]}
+            choice["finish_reason"] = self.server.reason if last else None
+            if request["logprobs"]:
+                choice["logprobs"] = {"content": [{"token": "", "logprob": -0.5 * number}]}
+            self._event({"choices": [choice]})
+        self.wfile.write(b"data: [DONE]\n\n")
+
+    @property
+    def _reads(self) -> list[int]:
+        """The tokens that a real server would read."""
+        content = self.server.requests[-1]["messages"][0]["content"]
+        rows = len(tensor_of(content[0]["data"]))
+        text = VllmText(locate(LLAMA, Settings(base_models_dir=str(BASE_MODELS))), server=None)  # type: ignore[arg-type]
+        ids: list[int] = text.tokenizer(content[1]["text"], add_special_tokens=False)["input_ids"]
+        return [2048] * rows + ids
+
+    def _event(self, event: dict[str, Any]) -> None:
+        self.wfile.write(f"data: {json.dumps(event)}\n\n".encode())
+        self.wfile.flush()
+
+    def _send(self, status: int, body: dict[str, Any]) -> None:
+        content = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+
+def tensor_of(data: str) -> torch.Tensor:
+    tensor: torch.Tensor = torch.load(io.BytesIO(base64.b64decode(data)), weights_only=True)
+    return tensor
+
+
+@pytest.fixture
+def fake() -> Iterator[Fake]:
+    server = Fake()
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def settings(fake: Fake, **more: Any) -> Settings:
+    remote = Remote(base_model="TINY-*", vllm=fake.address, model="served")
+    return Settings(base_models_dir=str(BASE_MODELS), backends=(remote,), **more)
+
+
+def text_side(fake: Fake, name: str = LLAMA, **more: Any) -> VllmText:
+    now = settings(fake, **more)
+    base = base_for(locate(name, now), now)
+    assert isinstance(base, VllmText)
+    return base
+
+
+def submit(
+    fake: Fake, text: str = TEXT, prompt: SoftPrompt = PROMPT, now: Any = None, **request: Any
+) -> Generation:
+    now = now or {}
+    base = text_side(fake, **now)
+    decay = request.pop("decay", None)
+    parameters = GenerationParameters.from_request(request, decay, {})
+    sequence = Sequence(base, prompt, text_ids(base, text, parameters), parameters, prefix=text)
+    return backend_for(base, settings(fake, **now)).submit(sequence)
+
+
+def answer(fake: Fake, text: str = TEXT, **request: Any) -> Sequence:
+    return submit(fake, text, **request).result()
+
+
+def asked(fake: Fake, **request: Any) -> dict[str, Any]:
+    """The fields that a request becomes."""
+    answer(fake, **{"max_new_tokens": 3, **request})
+    return fake.requests[-1]
+
+
+# ---- what is sent ----
+
+
+def test_no_weight_is_loaded(fake: Fake) -> None:
+    assert not isinstance(text_side(fake), BaseModel)
+    assert text_side(fake) is not None
+
+
+def test_prompt_and_text_are_one_message(fake: Fake) -> None:
+    request = asked(fake)
+    assert request["path"] == "/v1/chat/completions"
+    assert request["model"] == "served"
+    [message] = request["messages"]
+    prompt, text = message["content"]
+    assert prompt["type"] == "prompt_embeds"
+    assert torch.equal(tensor_of(prompt["data"]), PROMPT.tensors["DECODER"])
+    # The token that begins a text stands behind the prompt, as in training, so it is part of the text.
+    assert text == {"type": "text", "text": f"<s>{TEXT}"}
+    assert not request["add_special_tokens"]
+    assert not request["add_generation_prompt"]
+
+
+def test_a_view_of_a_prompt_is_sent_without_the_rest(fake: Fake) -> None:
+    large = torch.zeros(10_000, 128)
+    answer(fake, prompt=SoftPrompt({"DECODER": large[:3]}))
+    assert len(fake.requests[-1]["messages"][0]["content"][0]["data"]) < 10_000
+
+
+@pytest.mark.parametrize(
+    ("request_", "expected"),
+    [
+        (
+            {},
+            {"temperature": 0, "min_tokens": 0, "max_tokens": 3, "repetition_penalty": 1, "logprobs": False},
+        ),
+        ({"min_new_tokens": 2}, {"min_tokens": 2}),
+        ({"repetition_penalty": 1.5}, {"repetition_penalty": 1.5}),
+        ({"repetition_penalty": 0}, {"repetition_penalty": 1}),
+        ({"temperature": 2.0, "top_k": 4, "top_p": 0.5}, {"temperature": 0, "top_k": 0, "top_p": 1}),
+        (
+            {"decoding_method": "SAMPLING", "temperature": 2.0, "top_k": 4, "top_p": 0.5, "seed": 2**64 - 1},
+            {"temperature": 2, "top_k": 4, "top_p": 0.5, "seed": 2**63 - 1},
+        ),
+        ({"decoding_method": "SAMPLING", "top_p": 0}, {"temperature": 1, "top_p": 1}),
+        ({"decoding_method": "SAMPLING", "temperature": 0}, {"temperature": 0}),
+        ({"generated_tokens": True, "token_logprobs": True}, {"logprobs": True}),
+        ({"token_logprobs": True}, {"logprobs": False}),
+        ({"typical_p": 0.5}, {"temperature": 0}),
+    ],
+)
+def test_what_fields_become(fake: Fake, request_: dict[str, Any], expected: dict[str, Any]) -> None:
+    request = asked(fake, **request_)
+    assert {name: request[name] for name in expected} == expected
+    assert request["stop_token_ids"] == [2]
+
+
+@pytest.mark.parametrize(
+    ("field", "request_"),
+    [
+        ("typical_p", {"typical_p": 0.5, "decoding_method": "SAMPLING"}),
+        ("exponential_decay_length_penalty", {"decay": (1, 2.0)}),
+        ("temperature", {"temperature": 2.1, "decoding_method": "SAMPLING"}),
+        ("temperature", {"temperature": 0.005, "decoding_method": "SAMPLING"}),
+        ("token_ranks", {"token_ranks": True, "generated_tokens": True}),
+        ("token_ranks", {"token_ranks": True, "input_tokens": True}),
+        ("token_logprobs", {"token_logprobs": True, "input_tokens": True}),
+    ],
+)
+def test_what_vllm_cannot_do_is_refused(fake: Fake, field: str, request_: dict[str, Any]) -> None:
+    with pytest.raises(InvalidParameter, match=f"^{field}: .* not allowed. Allowed: .*{LLAMA} is served by"):
+        submit(fake, **request_)
+    assert not fake.requests
+
+
+@pytest.mark.parametrize("text", [TEXT, "  two\n\nlines ", "Zürich 漢字 🙂", "</s> in <s> between", "9" * 40])
+def test_the_text_becomes_the_same_tokens(fake: Fake, llama: BaseModel, text: str) -> None:
+    assert list(answer(fake, text).row.ids) == llama.source_ids(text)
+
+
+@pytest.mark.parametrize("limit", range(4, 14))
+def test_a_cut_falls_where_text_can_begin(fake: Fake, llama: BaseModel, limit: int) -> None:
+    whole = llama.source_ids(TEXT)
+    ids = list(answer(fake, truncate_input_tokens=limit).row.ids)
+    assert len(ids) <= limit
+    assert ids[0] == llama.tokenizer.bos_token_id
+    assert ids[1:] == whole[-len(ids) + 1 :]
+
+
+def test_text_that_cannot_be_written_is_refused(fake: Fake) -> None:
+    with pytest.raises(InvalidParameter, match="leaves a whole word"):
+        submit(fake, "hello", truncate_input_tokens=2)
+    with pytest.raises(InvalidParameter, match="<prompt_embeds>"):
+        submit(fake, "a <prompt_embeds> b")
+
+
+def test_the_smaller_context_counts(fake: Fake) -> None:
+    fake.models = {"served": 20}
+    ids = len(text_side(fake).source_ids(TEXT))
+    sequence = answer(fake, max_new_tokens=100)
+    assert fake.requests[-1]["max_tokens"] == 20 - 4 - ids
+    assert sequence.finish_reason is FinishReason.TOKEN_LIMIT
+    with pytest.raises(InvalidParameter, match="context of 20 tokens"):
+        submit(fake, TEXT * 3)
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        {"DECODER": torch.full((4, 128), float("nan"))},
+        {"DECODER": torch.zeros(4, 64)},
+        {"ENCODER": torch.zeros(4, 128)},
+    ],
+)
+def test_only_sound_prompts_are_sent(fake: Fake, tensors: dict[str, torch.Tensor]) -> None:
+    with pytest.raises(DamagedArtifact):
+        submit(fake, prompt=SoftPrompt(tensors))
+    assert not fake.requests
+
+
+def test_a_model_with_an_encoder_is_refused(fake: Fake) -> None:
+    with pytest.raises(InvalidParameter, match="decoder-only"):
+        text_side(fake, T5)
+
+
+# ---- what comes back ----
+
+
+def test_the_answer(fake: Fake, llama: BaseModel) -> None:
+    sequence = answer(fake, max_new_tokens=3)
+    context = sequence.row.ids
+    whole = llama.tokenizer.decode([*context, *fake.says], skip_special_tokens=True)
+    assert sequence.generated == fake.says
+    assert sequence.text == whole
+    assert sequence.finish_reason is FinishReason.MAX_TOKENS
+    assert "".join(step.text for step in submit(fake, max_new_tokens=3).steps()) == whole[len(TEXT) :]
+
+
+@pytest.mark.parametrize(
+    ("says", "reason", "request_", "expected"),
+    [
+        ([300, 301, 2], "stop", {}, FinishReason.EOS_TOKEN),
+        ([300, 301, 302], "length", {"max_new_tokens": 3}, FinishReason.MAX_TOKENS),
+        # The server's own limit, or a stop token that only it knows.
+        ([300, 301, 302], "length", {}, FinishReason.TOKEN_LIMIT),
+        ([300, 301, 302], "stop", {}, FinishReason.EOS_TOKEN),
+    ],
+)
+def test_why_it_ends(
+    fake: Fake, says: list[int], reason: str, request_: dict[str, Any], expected: FinishReason
+) -> None:
+    fake.says, fake.reason = says, reason
+    sequence = answer(fake, **request_)
+    assert (sequence.generated, sequence.finish_reason) == (says, expected)
+
+
+def test_a_stop_sequence_ends_it_here_and_there(fake: Fake, llama: BaseModel) -> None:
+    fake.says, fake.pause = [300, *[301] * 500], 0.01
+    stop = llama.tokenizer.decode([301]).strip()
+    sequence = answer(fake, max_new_tokens=1000, stop_sequences=[stop])
+    assert sequence.finish_reason is FinishReason.STOP_SEQUENCE
+    assert sequence.text.endswith(stop)
+    assert len(sequence.generated) < 10
+    assert fake.left_alone.wait(5)
+
+
+def test_what_is_told_of_tokens(fake: Fake, llama: BaseModel) -> None:
+    tokens = answer(fake, max_new_tokens=3, generated_tokens=True, token_logprobs=True).tokens
+    assert [token.logprob for token in tokens] == [0.0, -0.5, -1.0]
+    assert [token.text for token in tokens] == llama.tokenizer.convert_ids_to_tokens(fake.says)
+    tokens = answer(fake, max_new_tokens=3, generated_tokens=True).tokens
+    assert [token.logprob for token in tokens] == [None, None, None]
+
+
+def test_what_is_told_of_the_text(fake: Fake) -> None:
+    base = text_side(fake)
+    sequence = answer(fake, input_tokens=True)
+    told = backend_for(base, settings(fake)).input_tokens(sequence)
+    assert [token.text for token in told] == base.tokenizer.convert_ids_to_tokens(list(sequence.row.ids))
+
+
+def test_time_runs_out(fake: Fake) -> None:
+    fake.says, fake.pause = [300] * 100, 0.1
+    sequence = answer(fake, max_new_tokens=1000, max_time=0.35)
+    assert sequence.finish_reason is FinishReason.TIME_LIMIT
+    assert 0 < len(sequence.generated) < 10
+    assert fake.left_alone.wait(5)
+
+
+def test_who_leaves_ends_the_request(fake: Fake) -> None:
+    fake.says, fake.pause = [300] * 1000, 0.02
+    steps = submit(fake, max_new_tokens=2000).steps()
+    next(steps)
+    assert isinstance(steps, Generator)
+    steps.close()
+    assert fake.left_alone.wait(5)
+
+
+def test_through_the_face_that_caikit_sees(
+    fake: Fake, llama: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tuned = TunedPrompt(
+        prompt=PROMPT,
+        base_model_name=LLAMA,
+        base_model_fingerprint=llama.checkpoint.fingerprint,
+        verbalizer="Say: {{input}}",
+    )
+    PeftPromptTuning(tuned, llama).save(str(tmp_path / "saved"))
+    monkeypatch.setattr("caikit_pt.settings.current", lambda: settings(fake))
+    model = PeftPromptTuning.load(str(tmp_path / "saved"))
+    assert not isinstance(model.base, BaseModel)
+    result = model.run(TEXT, max_new_tokens=3, generated_tokens=True, input_tokens=True)
+    assert result.generated_text.startswith(TEXT)
+    assert (result.generated_tokens, result.finish_reason.name) == (3, "MAX_TOKENS")
+    assert len(result.input_tokens) == result.input_token_count
+    streamed = list(model.run_stream_out(TEXT, max_new_tokens=3))
+    assert "".join(part.generated_text for part in streamed) == result.generated_text
+    assert model.run_tokenizer(TEXT).token_count == len(llama.target_ids(TEXT))
+    fake.refuses = (503, "loading")
+    with pytest.raises(CaikitRuntimeException) as raised:
+        model.run(TEXT)
+    assert raised.value.status_code is grpc.StatusCode.UNAVAILABLE
+
+
+# ---- what goes wrong ----
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "expected"),
+    [
+        (400, "max_tokens is too large", InvalidParameter),
+        (400, "You must set `--enable-prompt-embeds` to input `prompt_embeds`", BackendMismatch),
+        (401, "Unauthorized", BackendMismatch),
+        (404, "The model `served` does not exist.", BackendMismatch),
+        (429, "slow down", TooManyRequests),
+        (500, "EngineDeadError", BackendUnavailable),
+        (503, "loading", BackendUnavailable),
+    ],
+)
+def test_refusals_of_the_server(fake: Fake, status: int, message: str, expected: type[CaikitPtError]) -> None:
+    fake.refuses = (status, message)
+    with pytest.raises(expected) as raised:
+        answer(fake)
+    assert type(raised.value) is expected
+    assert message in str(raised.value) or "--enable-prompt-embeds" in str(raised.value)
+
+
+def test_a_failure_in_the_middle(fake: Fake) -> None:
+    fake.fails = {"message": "out of memory", "code": 500}
+    with pytest.raises(BackendUnavailable, match="out of memory"):
+        answer(fake)
+    fake.fails, fake.says = None, []
+    with pytest.raises(BackendUnavailable, match="early"):
+        answer(fake)
+    fake.says, fake.reason = [300], "abort"
+    with pytest.raises(BackendUnavailable, match="abort"):
+        list(submit(fake).steps())
+
+
+def test_a_server_that_reads_something_else(fake: Fake) -> None:
+    """A chat template that says `user:` in front, or another tokenizer, would spoil every answer."""
+    fake.reads = [7, 2048, 2048, 2048, 2048, 1, 335]
+    with pytest.raises(BackendMismatch, match="pass-through chat template"):
+        answer(fake)
+
+
+def test_a_server_that_takes_its_time(fake: Fake) -> None:
+    fake.pause = 5
+    with pytest.raises(WaitedTooLong, match="max_wait_seconds"):
+        submit(fake, now={"max_wait_seconds": 0.2}).result()
+
+
+def test_more_requests_than_may_wait(fake: Fake) -> None:
+    fake.says, fake.pause = [300] * 1000, 0.05
+    now = {"max_waiting_requests": 1}
+    first = submit(fake, now=now)
+    deadline = time.monotonic() + 5
+    while not fake.requests and time.monotonic() < deadline:
+        time.sleep(0.01)
+    with pytest.raises(TooManyRequests):
+        submit(fake, now=now)
+    first.cancel()
+
+
+def test_a_server_that_is_not_there(fake: Fake) -> None:
+    now = Settings(
+        base_models_dir=str(BASE_MODELS),
+        backends=(Remote(base_model="*", vllm="http://localhost:9", model="served"),),
+    )
+    with pytest.raises(BackendUnavailable, match="localhost:9"):
+        base_for(locate(LLAMA, now), now)
+
+
+def test_a_server_with_other_models(fake: Fake) -> None:
+    fake.models = {"another": 1024}
+    with pytest.raises(BackendMismatch, match="another"):
+        text_side(fake)
+
+
+def test_one_text_side_for_all_prompts(fake: Fake) -> None:
+    first = text_side(fake)
+    assert text_side(fake) is first
+
+
+def test_other_base_models_stay_here(fake: Fake, llama: BaseModel) -> None:
+    remote = Remote(base_model="granite*", vllm=fake.address, model="served")
+    now = Settings(base_models_dir=str(BASE_MODELS), device="cpu", backends=(remote,))
+    assert base_for(llama.checkpoint, now) is llama

@@ -1,0 +1,244 @@
+"""The same requests to a real vLLM server and to the engine here: the same greedy tokens, texts and ends.
+
+    python -m tests.vllm
+
+Makes vLLM's environment, starts its OpenAI server for CPUs on the embedded causal model, and exits with 1
+where an answer differs. Skips, and says why, where vLLM can't be installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import torch
+
+from caikit_pt.base_model.checkpoint import locate
+from caikit_pt.base_model.text import TextSide
+from caikit_pt.errors import InvalidParameter
+from caikit_pt.parameters.generation import GenerationParameters
+from caikit_pt.serving.backend import Backend
+from caikit_pt.serving.backends import backend_for, base_for
+from caikit_pt.serving.generation import Generation
+from caikit_pt.serving.sequence import FinishReason, Sequence, text_ids
+from caikit_pt.settings import Remote, Settings
+from caikit_pt.soft_prompt.prompt import SoftPrompt
+from examples.local_server import ROOT, free_port
+
+from . import environment
+
+MODEL = "tiny-llama"
+BASE_MODELS = ROOT / "examples" / "base_models"
+TEMPLATE = ROOT / "deploy" / "vllm" / "pass_through.jinja"
+SECONDS_TO_START = 300.0
+TEXTS = (
+    "The kettle from your shop is dreadful",
+    "hello",
+    "  two  spaces\nand lines\n\n",
+    "Zürich 漢字 🙂 text",
+    "</s> special <s> words",
+    "Where is my order? " * 12,
+)
+REQUESTS: tuple[dict[str, Any], ...] = (
+    {},
+    {"max_new_tokens": 1},
+    {"max_new_tokens": 60, "min_new_tokens": 40},
+    {"max_new_tokens": 40, "repetition_penalty": 1.3},
+    {"truncate_input_tokens": 12},
+    {"min_new_tokens": 3, "stop_sequences": ["e", "at", "q", "y", "."]},
+    {"stop_sequences": ["a"], "include_stop_sequence": False},
+    {"decoding_method": "SAMPLING", "temperature": 0.0},
+    {"generated_tokens": True, "token_logprobs": True},
+)
+LONG = {"max_new_tokens": 900, "min_new_tokens": 900}
+VIRTUAL_TOKENS = (1, 8, 30)
+LOGPROBS_DIFFER_BY = 1e-3
+
+
+class Side:
+    """The embedded model, answered for by one of the two backends."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.base: TextSide = base_for(locate(MODEL, settings), settings)
+        self.backend: Backend = backend_for(self.base, settings)
+
+    def submit(self, prompt: SoftPrompt, ids: list[int], request: dict[str, Any]) -> Generation:
+        parameters = GenerationParameters.from_request(request, None, {})
+        return self.backend.submit(Sequence(self.base, prompt, ids, parameters, prefix="The text: "))
+
+
+def compare(here: Side, there: Side) -> int:
+    """Sends everything to both, and returns how many answers differ."""
+    cases = [(prompt, text, request) for prompt in _prompts() for text in TEXTS for request in REQUESTS]
+    pairs = []
+    for prompt, text, request in cases:
+        parameters = GenerationParameters.from_request(request, None, {})
+        # A cut may fall a little later where the tokens have to be written as text.
+        ids = text_ids(there.base, text, parameters)
+        pairs.append((here.submit(prompt, ids, request), there.submit(prompt, ids, request)))
+    different = 0
+    for (prompt, text, request), (mine, theirs) in zip(cases, pairs, strict=True):
+        one, other = mine.result(), theirs.result()
+        if not same(one, other):
+            different += 1
+            print(f"  {prompt.num_virtual_tokens} virtual tokens, {text[:30]!r}, {request}:")
+            print(f"    here  {one.generated} {one.finish_reason}")
+            print(f"    vLLM  {other.generated} {other.finish_reason}")
+    print(f"{len(cases)} requests at once to each: {different} answers differ")
+    return different
+
+
+def same(one: Sequence, other: Sequence) -> bool:
+    """Whether two answers are the same, but for the rounding of log-probabilities."""
+    close = all(
+        a.text == b.text and abs((a.logprob or 0) - (b.logprob or 0)) < LOGPROBS_DIFFER_BY
+        for a, b in zip(one.tokens, other.tokens, strict=True)
+    )
+    told_of = [(step.text, step.generated) for step in one.steps]
+    return (
+        close
+        and one.generated == other.generated
+        and (one.text, one.finish_reason) == (other.text, other.finish_reason)
+        and told_of == [(step.text, step.generated) for step in other.steps]
+    )
+
+
+def _prompts() -> list[SoftPrompt]:
+    """Rows of the size of word embeddings."""
+    checkpoint = locate(MODEL, Settings(base_models_dir=str(BASE_MODELS)))
+    generator = torch.Generator().manual_seed(4)
+    return [
+        SoftPrompt({"DECODER": 0.1 * torch.randn(tokens, checkpoint.hidden_size, generator=generator)})
+        for tokens in VIRTUAL_TOKENS
+    ]
+
+
+def others_work(there: Side, address: str) -> int:
+    """What isn't a matter of equal tokens; returns how much of it fails."""
+    [prompt, *_] = _prompts()
+    ids = there.base.source_ids(TEXTS[0])
+    sampled: dict[str, Any] = {"decoding_method": "SAMPLING", "temperature": 1.5, "top_k": 50, "top_p": 0.9}
+    extreme = {
+        "decoding_method": "SAMPLING",
+        "temperature": 2.0,
+        "top_k": 1_000_000,
+        "repetition_penalty": 100.0,
+    }
+    full = there.submit(prompt, ids, {"max_new_tokens": 5000, "min_new_tokens": 5000}).result()
+    late = there.submit(prompt, ids, {**LONG, "max_time": 0.3}).result()
+    seeded = [there.submit(prompt, ids, {**sampled, "seed": 7}).result().generated for _ in range(2)]
+    checks = {
+        "a whole context": full.finish_reason is FinishReason.TOKEN_LIMIT,
+        "max_time": late.finish_reason is FinishReason.TIME_LIMIT and len(late.generated) < 900,
+        "a seed": seeded[0] == seeded[1],
+        "extreme values": bool(there.submit(prompt, ids, extreme).result().generated),
+        "a client that leaves": _aborts_when_left(there, prompt, ids, address),
+        "a refusal": _refuses(there, prompt, ids),
+    }
+    for name, good in checks.items():
+        print(f"{name}: {'good' if good else 'FAILED'}")
+    return sum(not good for good in checks.values())
+
+
+def _aborts_when_left(there: Side, prompt: SoftPrompt, ids: list[int], address: str) -> bool:
+    """Whether the server stops with an answer that nobody reads on, as it says of itself."""
+    before = _generated(address)
+    steps = there.submit(prompt, ids, LONG).steps()
+    next(steps)
+    assert isinstance(steps, Generator)
+    steps.close()
+    # Long enough for all of it.
+    time.sleep(10)
+    return before < _generated(address) < before + LONG["max_new_tokens"] // 2
+
+
+def _generated(address: str) -> float:
+    """Tokens that the server has made since it started."""
+    lines = httpx2.get(f"{address}/metrics", trust_env=False).text.splitlines()
+    return sum(
+        float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith("vllm:generation_tokens_total")
+    )
+
+
+def _refuses(there: Side, prompt: SoftPrompt, ids: list[int]) -> bool:
+    try:
+        there.submit(prompt, ids, {"token_ranks": True, "generated_tokens": True})
+    except InvalidParameter:
+        return True
+    return False
+
+
+@contextmanager
+def server(python: Path, log: Path) -> Iterator[str]:
+    """vLLM's own server on the embedded model; yields its address when it answers."""
+    port = free_port()
+    address = f"http://localhost:{port}"
+    variables = {
+        **{name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_CPU_OMP_THREADS_BIND": _core(),
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        "HF_HUB_OFFLINE": "1",
+    }
+    command: list[str | Path] = [
+        *(python, "-m", "vllm.entrypoints.openai.api_server", "--host", "localhost", "--port", str(port)),
+        *("--model", BASE_MODELS / MODEL, "--served-model-name", MODEL, "--dtype", "float32"),
+        # On a CPU, blocks of keys and values are a multiple of 32.
+        *("--block-size", "32", "--enable-prompt-embeds", "--chat-template", TEMPLATE),
+    ]
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            command, env=variables, stdout=output, stderr=subprocess.STDOUT, cwd=log.parent
+        )
+        try:
+            _wait(process, address, log)
+            yield address
+        finally:
+            process.terminate()
+            process.wait(timeout=60)
+
+
+def _core() -> str:
+    """One core for the model: it is small."""
+    return str(max(os.sched_getaffinity(0)))
+
+
+def _wait(process: subprocess.Popen[bytes], address: str, log: Path) -> None:
+    deadline = time.monotonic() + SECONDS_TO_START
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            if httpx2.get(f"{address}/health", trust_env=False).status_code == httpx2.codes.OK:
+                return
+        except httpx2.TransportError:
+            time.sleep(0.5)
+    raise SystemExit(f"{log.read_text(errors='replace')[-4000:]}\nvLLM didn't start")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--environment", type=Path, default=ROOT / ".venv-vllm")
+    directory = parser.parse_args().environment.absolute()
+    try:
+        python = environment.prepare(directory)
+    except environment.NotToBeHad as error:
+        print(f"SKIPPED: vLLM can't be installed here.\n{error}")
+        return 0
+    with server(python, directory / "server.log") as address:
+        print(f"vLLM answers at {address}")
+        here = Settings(base_models_dir=str(BASE_MODELS), device="cpu", max_waiting_requests=10_000)
+        remote = Remote(base_model="*", vllm=address, model=MODEL)
+        there = Side(Settings(base_models_dir=str(BASE_MODELS), backends=(remote,)))
+        return 1 if compare(Side(here), there) + others_work(there, address) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
