@@ -174,7 +174,7 @@ def test_requests_that_come_at_once_to_a_cold_server(tmp_path: Path) -> None:
 def test_what_is_published_has_no_base_model_in_it(models_dir: Path, trained: dict[str, str]) -> None:
     for name, file in ((trained[LLAMA], "decoder.safetensors"), (trained[T5], "encoder.safetensors")):
         names = {path.name for path in (models_dir / name).iterdir()}
-        assert names == {"config.yml", file, "training_logs.jsonl"}
+        assert names == {"config.yml", file, "training_logs.jsonl", "verdict.json"}
         lines = (models_dir / name / "training_logs.jsonl").read_text().splitlines()
         losses = [json.loads(line) for line in lines]
         assert {entry["name"] for entry in losses} == {"loss"}
@@ -221,7 +221,7 @@ def test_all_that_a_training_can_be_told(client: Client, models_dir: Path) -> No
     lines = (models_dir / "told" / "training_logs.jsonl").read_text().splitlines()
     logs = [json.loads(line) for line in lines]
     assert [log["data"]["step"] for log in logs if log["name"] == "validation_loss"] == [2, 4, 6, 8]
-    verdict = config["verdict"]
+    verdict = json.loads((models_dir / "told" / "verdict.json").read_text())
     _, reasons = client.status(training_id)
     assert any(f"update {verdict['kept']['step']}." in reason for reason in reasons)
     assert any(reason.startswith("On 8 validation records: ") for reason in reasons)
@@ -233,7 +233,8 @@ def test_a_search_over_the_wire(client: Client, models_dir: Path) -> None:
     found = yaml.safe_load((models_dir / "searched" / "config.yml").read_text())
     assert found["tuning_parameters"]["num_virtual_tokens"] == 4
     assert found["tuning_parameters"]["search"] == "auto"
-    assert found["verdict"]["validation"]["tuned"]["loss"]["value"] > 0
+    verdict = json.loads((models_dir / "searched" / "verdict.json").read_text())
+    assert verdict["validation"]["tuned"]["loss"]["value"] > 0
 
 
 def test_joined_trainings_over_the_wire(tmp_path: Path) -> None:

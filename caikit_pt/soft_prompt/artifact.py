@@ -4,6 +4,7 @@
     encoder.safetensors      `prompt` [P, H] float32, where the encoder has a prompt
     decoder.safetensors      `prompt` [P, H] float32, where the decoder has one
     training_logs.jsonl      the loss curve, a JSON object a line
+    verdict.json             what came of the training
 
 File and key names are caikit-nlp's where it has them, whose `encoder.pt` / `decoder.pt` are read
 too. caikit writes and reads config.yml; here it is a mapping.
@@ -11,9 +12,6 @@ too. caikit writes and reads config.yml; here it is a mapping.
 
 from __future__ import annotations
 
-import json
-import logging
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,13 +21,12 @@ from caikit_pt.base_model.checkpoint import Checkpoint
 from caikit_pt.errors import BaseModelMismatch, DamagedArtifact, InvalidParameter
 from caikit_pt.parameters.tuning import DECODER, ENCODER
 from caikit_pt.paths import inside
+from caikit_pt.soft_prompt import history
+from caikit_pt.soft_prompt.history import TRAINING_LOGS, LossCurve, Verdict
 from caikit_pt.soft_prompt.prompt import SoftPrompt
 from caikit_pt.soft_prompt.tensor_file import WHOLE, read_tensors
 
-_LOG = logging.getLogger(__name__)
-
 FORMAT_VERSION = 1
-TRAINING_LOGS = "training_logs.jsonl"
 _KEY = "prompt"
 
 
@@ -88,8 +85,7 @@ def write(tuned: TunedPrompt, directory: Path) -> dict[str, Any]:
         files[part] = f"{part.lower()}.safetensors"
         # Written as bytes, so that the file has the permissions of every other one.
         (directory / files[part]).write_bytes(save({_KEY: tensor.contiguous()}))
-    lines = [json.dumps(_finite(entry), ensure_ascii=False) + "\n" for entry in tuned.training_logs]
-    (directory / TRAINING_LOGS).write_text("".join(lines), "utf-8")
+    history.write(tuned.training_logs, tuned.verdict, directory)
     return {
         "format_version": FORMAT_VERSION,
         "base_model_name": tuned.base_model_name,
@@ -99,14 +95,7 @@ def write(tuned: TunedPrompt, directory: Path) -> dict[str, Any]:
         **files,
         "training_logs": TRAINING_LOGS,
         "tuning_parameters": dict(tuned.tuning_parameters),
-        "verdict": dict(tuned.verdict),
     }
-
-
-def _finite(entry: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A line of the log as JSON has it, which knows no NaN: the loss of a skipped update is null."""
-    value = entry["data"]["value"]
-    return entry if math.isfinite(value) else {**entry, "data": {**entry["data"], "value": None}}
 
 
 def read(config: Mapping[str, Any], directory: Path) -> TunedPrompt:
@@ -130,8 +119,8 @@ def read(config: Mapping[str, Any], directory: Path) -> TunedPrompt:
         base_model_fingerprint=config.get("base_model_fingerprint"),
         verbalizer=config["verbalizer"],
         tuning_parameters=config.get("tuning_parameters") or {},
-        training_logs=_read_logs(directory / TRAINING_LOGS),
-        verdict=config.get("verdict") or {},
+        training_logs=LossCurve(directory),
+        verdict=Verdict(directory),
     )
 
 
@@ -146,13 +135,3 @@ def _read_prompt(directory: Path, name: str) -> Any:
     if tensor is None or tensor.ndim != 2 or not tensor.numel() or not torch.isfinite(tensor).all():
         raise DamagedArtifact(f"{directory.name}: {name} holds no soft prompt [P, H] of finite numbers.")
     return tensor
-
-
-def _read_logs(file: Path) -> tuple[Mapping[str, Any], ...]:
-    try:
-        return tuple(json.loads(line) for line in file.read_text("utf-8").splitlines() if line)
-    except FileNotFoundError:
-        return ()
-    except ValueError:
-        _LOG.warning("%s: %s isn't JSON lines; the prompt is served without it", file.parent.name, file.name)
-        return ()

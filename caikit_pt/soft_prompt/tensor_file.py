@@ -38,4 +38,5 @@ def read_tensors(file: Path) -> Mapping[str, torch.Tensor]:
         isinstance(tensor, torch.Tensor) for tensor in tensors.values()
     ):
         raise ValueError(f"{file.name} holds something other than tensors")
-    return {str(name): tensor.float() for name, tensor in tensors.items()}
+    # Copies: a file that is mapped and cut short afterwards would kill the process that looks at it.
+    return {str(name): tensor.to(torch.float32, copy=True) for name, tensor in tensors.items()}

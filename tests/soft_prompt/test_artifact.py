@@ -36,6 +36,7 @@ def tuned_on(base: BaseModel, parts: tuple[str, ...] = (), tokens: int = 5) -> T
         base_model_fingerprint=base.checkpoint.fingerprint,
         verbalizer="Say: {{input}}",
         tuning_parameters={"learning_rate": 0.3, "origins": {"learning_rate": "request"}},
+        verdict={"kept": {"epoch": 2}},
         training_logs=[{"name": "loss", "data": {"epoch": 1, "step": 1, "value": 1.5, "timestamp": "now"}}],
     )
 
@@ -60,7 +61,8 @@ def test_what_is_saved_is_what_is_loaded(saved: Path, base: BaseModel) -> None:
     for part, tensor in expected.prompt.tensors.items():
         assert torch.equal(loaded.tuned.prompt.tensors[part], tensor)
     assert loaded.tuned.verbalizer == expected.verbalizer
-    assert loaded.tuned.training_logs == tuple(expected.training_logs)
+    assert list(loaded.tuned.training_logs) == list(expected.training_logs)
+    assert dict(loaded.tuned.verdict) == dict(expected.verdict)
     assert dict(loaded.tuned.tuning_parameters) == dict(expected.tuning_parameters)
 
 
@@ -150,9 +152,11 @@ def test_prompts_that_caikit_nlp_saved_are_served(tmp_path: Path, llama: BaseMod
     assert loaded.run("hello").generated_tokens > 0
 
 
-def test_a_broken_loss_curve_does_not_stop_serving(saved: Path) -> None:
+def test_a_broken_history_does_not_stop_serving(saved: Path) -> None:
     (saved / "training_logs.jsonl").write_text("{half")
-    assert PeftPromptTuning.load(str(saved)).tuned.training_logs == ()
+    (saved / "verdict.json").write_text("[1")
+    assert dict(PeftPromptTuning.load(str(saved)).tuned.verdict) == {}
+    assert list(PeftPromptTuning.load(str(saved)).tuned.training_logs) == []
 
 
 def test_a_job_that_ends_between_two_renames_loses_nothing(
