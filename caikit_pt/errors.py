@@ -11,7 +11,10 @@
     ├── OutOfMemory                  RESOURCE_EXHAUSTED
     ├── WaitedTooLong                DEADLINE_EXCEEDED
     ├── BackendUnavailable           UNAVAILABLE
-    └── BackendMismatch              FAILED_PRECONDITION
+    ├── BackendMismatch              FAILED_PRECONDITION
+    ├── StateUnavailable             UNAVAILABLE
+    ├── TooManyJobs                  RESOURCE_EXHAUSTED
+    └── UnknownJob                   NOT_FOUND
 
 This module knows nothing of gRPC: a status is the name of one, and `module.py` and `runtime/` turn
 the name into what caikit expects.
@@ -95,6 +98,24 @@ class BackendMismatch(CaikitPtError):
     """The server that answers for a base model isn't set up for soft prompts, or has another model."""
 
     status = "FAILED_PRECONDITION"
+
+
+class StateUnavailable(CaikitPtError):
+    """The jobs in `state_dir` can't be read or written: locked, full, in use, of a later release."""
+
+    status = "UNAVAILABLE"
+
+
+class TooManyJobs(CaikitPtError):
+    """As many trainings are queued as may be."""
+
+    status = "RESOURCE_EXHAUSTED"
+
+
+class UnknownJob(CaikitPtError):
+    """No training with this id was ever accepted."""
+
+    status = "NOT_FOUND"
 
 
 def shown(value: object, limit: int = 80) -> str:

@@ -105,7 +105,11 @@ def locate(name: str, settings: Settings) -> Checkpoint:
     Raises InvalidParameter where there is none, where the name leads out of the directory, and
     where what is found isn't a language model that generates text.
     """
-    directory = _directory(name, settings)
+    return opened(name, _directory(name, settings))
+
+
+def opened(name: str, directory: Path) -> Checkpoint:
+    """The base model in `directory`, which is called `name`. Raises InvalidParameter as `locate` does."""
     return Checkpoint(name, directory, _text_generation_config(name, directory))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import threading
@@ -13,28 +14,31 @@ from pathlib import Path
 from caikit_pt.errors import InvalidParameter
 
 _PUBLISHING = threading.Lock()
+_HERE, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
 
 
 @contextmanager
-def replacing(target: Path) -> Iterator[Path]:
+def replacing(target: Path, mark: str = "") -> Iterator[Path]:
     """A new directory beside `target` to write into; afterwards it is `target`.
 
     A model that was there is replaced; anything else raises InvalidParameter. Files are on disk
-    before the name appears. Where the body raises, nothing changes and nothing is left behind.
+    before the name appears. Where the body raises, nothing changes and nothing is left behind; what a process
+    that was killed has left behind goes with the next try of the same `mark`.
     """
     target = target.absolute()
     _check_replaceable(target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    mark = uuid.uuid4().hex[:12]
+    mark = mark or uuid.uuid4().hex[:12]
     new = target.with_name(f".{target.name}.{mark}.new")
     old = target.with_name(f".{target.name}.{mark}.old")
+    shutil.rmtree(new, ignore_errors=True)
     new.mkdir()
     try:
         yield new
-        _to_disk(new)
+        to_disk(new)
         with _PUBLISHING:
             _exchange(new, target, old)
-        _sync(target.parent)
+        sync(target.parent)
     finally:
         shutil.rmtree(new, ignore_errors=True)
         if target.exists():
@@ -52,7 +56,12 @@ def _check_replaceable(target: Path) -> None:
 
 
 def _exchange(new: Path, target: Path, old: Path) -> None:
-    """`new` becomes `target`. A job can be ended between any two lines: what was there comes back."""
+    """`new` becomes `target`, at once where the system can; what was there has the name `new` then.
+
+    Where it can't, a job can be ended between any two lines: what was there comes back.
+    """
+    if target.exists() and _swap(new, target):
+        return
     try:
         if target.exists():
             target.rename(old)
@@ -63,13 +72,24 @@ def _exchange(new: Path, target: Path, old: Path) -> None:
         raise
 
 
-def _to_disk(directory: Path) -> None:
+def _swap(one: Path, other: Path) -> bool:
+    """Exchanges two names in one step; whether the system and its file system can."""
+    try:
+        renameat2 = ctypes.CDLL(None).renameat2
+    except (OSError, AttributeError):
+        return False
+    return bool(renameat2(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _EXCHANGE) == 0)
+
+
+def to_disk(directory: Path) -> None:
+    """Everything in `directory` is there after the power fails."""
     for path in directory.rglob("*"):
-        _sync(path)
-    _sync(directory)
+        sync(path)
+    sync(directory)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """What `path` holds is there after the power fails."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from caikit_pt import PeftPromptTuning
 from caikit_pt.base_model.frozen import BaseModel
 from caikit_pt.base_model.pool import POOL
+from caikit_pt.soft_prompt import publication
 from caikit_pt.soft_prompt.artifact import TunedPrompt
 from caikit_pt.soft_prompt.prompt import SoftPrompt
 from caikit_pt.soft_prompt.publication import replacing
@@ -162,7 +164,8 @@ def test_a_broken_history_does_not_stop_serving(saved: Path) -> None:
 def test_a_job_that_ends_between_two_renames_loses_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A cancel can strike anywhere. What was published was moved away by then, and deleted."""
+    """Where two names can't be exchanged in one step. A cancel can strike anywhere."""
+    monkeypatch.setattr(publication, "_swap", lambda *_: False)
     target = tmp_path / "model"
     with replacing(target) as directory:
         (directory / "config.yml").write_text("old")
@@ -177,6 +180,29 @@ def test_a_job_that_ends_between_two_renames_loses_nothing(
     with pytest.raises(RuntimeError, match="cancelled"), replacing(target):
         pass
     assert (target / "config.yml").read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_name_is_there_at_every_moment_while_it_is_replaced(tmp_path: Path) -> None:
+    target = tmp_path / "model"
+    seen: list[bool] = []
+    done = threading.Event()
+
+    def look() -> None:
+        while not done.is_set():
+            seen.append((target / "config.yml").is_file())
+
+    with replacing(target) as directory:
+        (directory / "config.yml").write_text("first")
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    for number in range(100):
+        with replacing(target) as directory:
+            (directory / "config.yml").write_text(str(number))
+    done.set()
+    watcher.join()
+    assert seen
+    assert all(seen)
     assert list(tmp_path.iterdir()) == [target]
 
 

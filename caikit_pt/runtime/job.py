@@ -1,0 +1,60 @@
+"""A training job as the store knows it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+QUEUED, RUNNING, COMPLETED, CANCELED, ERRORED = "QUEUED", "RUNNING", "COMPLETED", "CANCELED", "ERRORED"
+STATES = (QUEUED, RUNNING, COMPLETED, CANCELED, ERRORED)
+TERMINAL = (COMPLETED, CANCELED, ERRORED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One row. Times are seconds since 1970, None for what hasn't happened yet."""
+
+    id: str
+    model_name: str
+    # The directory that the tuned prompt is published as.
+    path: str
+    # Of the whole request, records included: two submissions with one id are one job, or a mistake.
+    digest: str
+    # Resolved, with `origins`.
+    parameters: Mapping[str, Any]
+    submitted: float
+    number: int = 0
+    state: str = QUEUED
+    started: float | None = None
+    ended: float | None = None
+    # Deaths of its process since the last new snapshot.
+    deaths: int = 0
+    reasons: Sequence[str] = ()
+    # The last of its progress events.
+    progress: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def ended_for_good(self) -> bool:
+        """Whether nothing will change any more."""
+        return self.state in TERMINAL
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened to a job; `number` counts from 1 within the job."""
+
+    number: int
+    time: float
+    kind: str
+    data: Mapping[str, Any]
+
+
+# The kinds of events, and what their data hold.
+STATE = "state"  # state, reasons
+PHASE = "phase"  # phase: loading, training, publishing ...
+PROGRESS = "progress"  # step, steps, epoch, loss, validation_loss, learning_rate, ..._per_second, eta_seconds
+SNAPSHOT = "checkpoint"  # step, seconds
+WARNING = "warning"  # text
+VERDICT = "verdict"  # what verdict.json says
+ARTIFACT = "artifact"  # path, model_name

@@ -1,0 +1,391 @@
+"""Every job that was ever accepted, with its events, in an SQLite database.
+
+Written ahead (WAL) and synchronously: what a call returned for is there after the power fails. Any thread
+may call. A job's folder holds the same facts as files, for the day the database is damaged.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from caikit_pt.errors import StateUnavailable
+from caikit_pt.runtime import job as kinds
+from caikit_pt.runtime.job import PROGRESS, QUEUED, RUNNING, TERMINAL, Event, Job
+
+_LOG = logging.getLogger(__name__)
+
+DATABASE = "jobs.sqlite3"
+_LOCK_SECONDS = 10.0
+# `user_version` of the database is how many of these it has been through.
+_MIGRATIONS = (
+    """
+    CREATE TABLE jobs (
+        number INTEGER PRIMARY KEY AUTOINCREMENT,
+        id TEXT NOT NULL UNIQUE,
+        model_name TEXT NOT NULL,
+        path TEXT NOT NULL,
+        digest TEXT NOT NULL,
+        parameters TEXT NOT NULL,
+        state TEXT NOT NULL,
+        submitted REAL NOT NULL,
+        started REAL,
+        ended REAL,
+        deaths INTEGER NOT NULL DEFAULT 0,
+        reasons TEXT NOT NULL DEFAULT '[]'
+    );
+    CREATE INDEX jobs_by_state ON jobs (state, number);
+    CREATE TABLE events (
+        job INTEGER NOT NULL REFERENCES jobs (number) ON DELETE CASCADE,
+        number INTEGER NOT NULL,
+        time REAL NOT NULL,
+        kind TEXT NOT NULL,
+        data TEXT NOT NULL,
+        PRIMARY KEY (job, number)
+    ) WITHOUT ROWID;
+    """,
+    """
+    ALTER TABLE jobs ADD COLUMN progress TEXT NOT NULL DEFAULT '{}';
+    CREATE INDEX jobs_by_name ON jobs (model_name, number);
+    """,
+)
+
+_JSON = frozenset({"parameters", "reasons", "progress"})
+
+
+class JobStore:
+    """The jobs in `directory`."""
+
+    def __init__(self, directory: Path) -> None:
+        """Raises StateUnavailable where the database is from a later release, or can't be opened."""
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._file = directory / DATABASE
+        self._local = threading.local()
+        self._changed = threading.Condition()
+        self._changes = 0
+        with _as_state_error():
+            damaged = _set_aside(self._file) if self._file.exists() and not _is_sound(self._file) else None
+            self._migrate()
+            for job, events in salvaged(damaged) if damaged else ():
+                self._take_over(job, events)
+
+    # ---- jobs ----
+
+    def add(self, job: Job) -> Job:
+        """A new job, last in the queue; the one there is where its id is known already."""
+        row = (
+            job.id,
+            job.model_name,
+            job.path,
+            job.digest,
+            _text(job.parameters),
+            job.state,
+            job.submitted,
+            job.started,
+            job.ended,
+            _text(list(job.reasons)),
+        )
+        with self._writing() as connection:
+            connection.execute(
+                "INSERT INTO jobs (id, model_name, path, digest, parameters, state, submitted, started,"
+                " ended, reasons) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
+                row,
+            )
+            added = connection.execute("SELECT changes()").fetchone()[0]
+            if added:
+                number = connection.execute("SELECT last_insert_rowid()").fetchone()[0]
+                _add_event(connection, number, kinds.STATE, {"state": job.state})
+        found = self.find(job.id)
+        assert found is not None
+        return found
+
+    def _take_over(self, job: Job, events: Sequence[Event]) -> None:
+        """As it was in another database."""
+        values = {field.name: getattr(job, field.name) for field in fields(job)}
+        values |= {name: _text(values[name]) for name in _JSON}
+        with self._writing() as connection:
+            connection.execute(
+                f"INSERT OR IGNORE INTO jobs ({', '.join(values)}) VALUES ({', '.join('?' * len(values))})",
+                tuple(values.values()),
+            )
+            connection.executemany(
+                "INSERT OR IGNORE INTO events VALUES (?, ?, ?, ?, ?)",
+                [(job.number, one.number, one.time, one.kind, _text(one.data)) for one in events],
+            )
+
+    def find(self, id: str) -> Job | None:
+        """The job with this id."""
+        rows = self._read("SELECT * FROM jobs WHERE id = ?", (id,))
+        return as_job(rows[0]) if rows else None
+
+    def next_queued(self, besides: Sequence[int] = ()) -> Job | None:
+        """The oldest job that waits, but for the numbers `besides`."""
+        for row in self._read("SELECT * FROM jobs WHERE state = ? ORDER BY number", (QUEUED,)):
+            if row["number"] not in besides:
+                return as_job(row)
+        return None
+
+    def count(self, state: str) -> int:
+        """Jobs in `state`."""
+        return int(self._read("SELECT COUNT(*) FROM jobs WHERE state = ?", (state,))[0][0])
+
+    def ahead_of(self, job: Job) -> int:
+        """Jobs that wait before `job`."""
+        query = "SELECT COUNT(*) FROM jobs WHERE state = ? AND number < ?"
+        return int(self._read(query, (QUEUED, job.number))[0][0])
+
+    def search(
+        self,
+        states: Sequence[str] = (),
+        model_name: str = "",
+        since: float = 0.0,
+        until: float = 0.0,
+        before: int = 0,
+        limit: int = 100,
+    ) -> Sequence[Job]:
+        """The latest jobs first: in one of `states`, of one name, submitted from `since` up to `until`
+        (0: no bound), with numbers below `before` (0: from the last on)."""
+        conditions: list[str] = ["1"]
+        values: list[Any] = []
+        if states:
+            conditions.append(f"state IN ({', '.join('?' * len(states))})")
+            values += states
+        for condition, value in (
+            ("model_name = ?", model_name),
+            ("submitted >= ?", since),
+            ("submitted < ?", until),
+            ("number < ?", before),
+        ):
+            if value:
+                conditions.append(condition)
+                values.append(value)
+        query = f"SELECT * FROM jobs WHERE {' AND '.join(conditions)} ORDER BY number DESC LIMIT ?"
+        return [as_job(row) for row in self._read(query, (*values, limit))]
+
+    def move(self, id: str, state: str, reasons: Sequence[str] = ()) -> bool:
+        """Puts a job into `state`; whether it was possible: where a job has ended, it stays.
+
+        QUEUED again keeps the start; a terminal state has an end no earlier than the submission.
+        """
+        now, runs, ends = time.time(), state == RUNNING, state in TERMINAL
+        with self._writing() as connection:
+            moved = connection.execute(
+                "UPDATE jobs SET state = ?, reasons = ?,"
+                " started = CASE WHEN ? THEN COALESCE(started, ?) ELSE started END,"
+                " ended = CASE WHEN ? THEN MAX(submitted, ?) ELSE NULL END"
+                f" WHERE id = ? AND state NOT IN ({', '.join('?' * len(TERMINAL))}) AND state != ?"
+                " RETURNING number",
+                (
+                    state,
+                    _text(list(reasons)),
+                    runs,
+                    now,
+                    ends,
+                    now,
+                    id,
+                    *TERMINAL,
+                    state,
+                ),
+            ).fetchone()
+            if moved:
+                _add_event(connection, moved[0], kinds.STATE, {"state": state, "reasons": list(reasons)})
+        return moved is not None
+
+    def count_death(self, id: str, reason: str) -> int:
+        """The process of a job has died without a new snapshot; how often that was so, in a row."""
+        with self._writing() as connection:
+            row = connection.execute(
+                "UPDATE jobs SET deaths = deaths + 1 WHERE id = ? RETURNING number, deaths", (id,)
+            ).fetchone()
+            _add_event(connection, row[0], kinds.WARNING, {"text": reason})
+        return int(row[1])
+
+    def forget_deaths(self, id: str) -> None:
+        """The job has got further than ever before."""
+        with self._writing() as connection:
+            connection.execute("UPDATE jobs SET deaths = 0 WHERE id = ? AND deaths > 0", (id,))
+
+    def delete_ended_before(self, time: float) -> Sequence[str]:
+        """Forgets the jobs that ended before `time`, with their events; their ids."""
+        with self._writing() as connection:
+            marks = ", ".join("?" * len(TERMINAL))
+            query = f"DELETE FROM jobs WHERE state IN ({marks}) AND ended < ? RETURNING id"
+            return [row[0] for row in connection.execute(query, (*TERMINAL, time)).fetchall()]
+
+    # ---- events ----
+
+    def add_event(self, id: str, kind: str, data: Mapping[str, Any]) -> None:
+        """Something that happened to a job. Progress is kept beside the job, too."""
+        with self._writing() as connection:
+            row = connection.execute("SELECT number FROM jobs WHERE id = ?", (id,)).fetchone()
+            if row is None:
+                return
+            _add_event(connection, row[0], kind, data)
+            if kind == PROGRESS:
+                connection.execute("UPDATE jobs SET progress = ? WHERE number = ?", (_text(data), row[0]))
+
+    def events(
+        self, job: Job, after: int = 0, limit: int = 1000, kinds: Sequence[str] = ()
+    ) -> Sequence[Event]:
+        """The next events of a job behind number `after`, in order; of all kinds or some."""
+        condition = f" AND kind IN ({', '.join('?' * len(kinds))})" if kinds else ""
+        rows = self._read(
+            f"SELECT number, time, kind, data FROM events WHERE job = ? AND number > ?{condition}"
+            " ORDER BY number LIMIT ?",
+            (job.number, after, *kinds, limit),
+        )
+        return [as_event(row) for row in rows]
+
+    @property
+    def changes(self) -> int:
+        """Grows with every write of this process."""
+        return self._changes
+
+    def wait_for_change(self, seen: int, seconds: float) -> int:
+        """Until there are other than the `seen` changes, or so long; how many there are now."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._changes != seen, seconds)
+            return self._changes
+
+    # ---- SQLite ----
+
+    def _migrate(self) -> None:
+        with self._writing() as connection:
+            version = connection.execute("PRAGMA user_version").fetchone()[0]
+            if version > len(_MIGRATIONS):
+                raise StateUnavailable(
+                    f"{self._file.name} in state_dir has schema {version}, from a later release; this one "
+                    f"knows schemas up to {len(_MIGRATIONS)}. Run that release, or name another state_dir."
+                )
+            for step in _MIGRATIONS[version:]:
+                for statement in filter(str.strip, step.split(";")):
+                    connection.execute(statement)
+            connection.execute(f"PRAGMA user_version = {len(_MIGRATIONS)}")
+
+    @property
+    def _connection(self) -> sqlite3.Connection:
+        """One for each thread."""
+        found: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if found is None:
+            found = _open(self._file)
+            self._local.connection = found
+        return found
+
+    def _read(self, query: str, values: Sequence[Any] = ()) -> list[Any]:
+        with _as_state_error():
+            return self._connection.execute(query, values).fetchall()
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        """A transaction that has the lock from its start, so that it can't fail half-way for want of it."""
+        with _as_state_error():
+            connection = self._connection
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection
+                connection.execute("COMMIT")
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+        with self._changed:
+            self._changes += 1
+            self._changed.notify_all()
+
+
+def _open(file: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(file, timeout=_LOCK_SECONDS, isolation_level=None, check_same_thread=False)
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA foreign_keys = ON")
+    connection.row_factory = sqlite3.Row
+    return connection
+
+
+def _is_sound(file: Path) -> bool:
+    try:
+        with closing(sqlite3.connect(file, timeout=_LOCK_SECONDS)) as connection:
+            return bool(connection.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok")
+    except sqlite3.OperationalError:
+        raise  # locked, or not readable: not damaged
+    except sqlite3.DatabaseError:
+        return False
+
+
+def salvaged(file: Path) -> list[tuple[Job, list[Event]]]:
+    """What a damaged database still tells, row by row."""
+    found = []
+    with closing(sqlite3.connect(file)) as connection:
+        connection.row_factory = sqlite3.Row
+        jobs = _rows(connection, "SELECT number FROM jobs ORDER BY number")
+        for number in range(1, max([row[0] for row in jobs], default=0) + 1):
+            for row in _rows(connection, "SELECT * FROM jobs WHERE number = ?", number):
+                events = _rows(connection, "SELECT * FROM events WHERE job = ? ORDER BY number", number)
+                found.append((as_job(row), [as_event(event) for event in events]))
+    return found
+
+
+def _rows(connection: sqlite3.Connection, query: str, *values: Any) -> list[sqlite3.Row]:
+    """The rows up to the first that can't be read."""
+    rows: list[sqlite3.Row] = []
+    try:
+        for row in connection.execute(query, values):
+            rows.append(row)
+    except sqlite3.DatabaseError:
+        pass
+    return rows
+
+
+def _set_aside(file: Path) -> Path:
+    """A damaged database makes room for a new one. Nothing of it is deleted."""
+    aside = file.with_name(f"{file.name}.damaged-{time.time_ns()}")
+    for ending in ("", "-wal", "-shm"):
+        part = file.with_name(file.name + ending)
+        if part.exists():
+            os.replace(part, aside.with_name(aside.name + ending))
+    _LOG.error(
+        "%s is damaged; it is kept as %s, and what can be read of it is taken over", file.name, aside.name
+    )
+    return aside
+
+
+def _add_event(connection: sqlite3.Connection, job: int, kind: str, data: Mapping[str, Any]) -> None:
+    connection.execute(
+        "INSERT INTO events SELECT ?, COALESCE(MAX(number), 0) + 1, ?, ?, ? FROM events WHERE job = ?",
+        (job, time.time(), kind, _text(data), job),
+    )
+
+
+def as_job(row: sqlite3.Row) -> Job:
+    """A row of `jobs`, of this schema or an earlier one."""
+    values = {name: row[name] for name in row.keys()}  # noqa: SIM118
+    for name in _JSON.intersection(values):
+        values[name] = json.loads(values[name])
+    return Job(**values)
+
+
+def as_event(row: sqlite3.Row) -> Event:
+    """A row of `events`."""
+    return Event(row["number"], row["time"], row["kind"], json.loads(row["data"]))
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+@contextmanager
+def _as_state_error() -> Iterator[None]:
+    """Raises StateUnavailable in the place of SQLite's errors."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise StateUnavailable(f"The jobs in state_dir can't be read or written now: {error}") from error
