@@ -9,12 +9,9 @@ where an answer differs. Skips, and says why, where vLLM can't be installed.
 from __future__ import annotations
 
 import argparse
-import os
-import subprocess
 import sys
 import time
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +28,13 @@ from caikit_pt.serving.generation import Generation
 from caikit_pt.serving.sequence import FinishReason, Sequence, text_ids
 from caikit_pt.settings import Remote, Settings
 from caikit_pt.soft_prompt.prompt import SoftPrompt
-from examples.local_server import ROOT, free_port
+from examples.local_server import ROOT
 
 from . import environment
+from .server import server
 
 MODEL = "tiny-llama"
 BASE_MODELS = ROOT / "examples" / "base_models"
-TEMPLATE = ROOT / "deploy" / "vllm" / "pass_through.jinja"
-SECONDS_TO_START = 300.0
 TEXTS = (
     "The kettle from your shop is dreadful",
     "hello",
@@ -176,53 +172,6 @@ def _refuses(there: Side, prompt: SoftPrompt, ids: list[int]) -> bool:
     return False
 
 
-@contextmanager
-def server(python: Path, log: Path) -> Iterator[str]:
-    """vLLM's own server on the embedded model; yields its address when it answers."""
-    port = free_port()
-    address = f"http://localhost:{port}"
-    variables = {
-        **{name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
-        "VLLM_CPU_KVCACHE_SPACE": "1",
-        "VLLM_CPU_OMP_THREADS_BIND": _core(),
-        "VLLM_NO_USAGE_STATS": "1",
-        "DO_NOT_TRACK": "1",
-        "HF_HUB_OFFLINE": "1",
-    }
-    command: list[str | Path] = [
-        *(python, "-m", "vllm.entrypoints.openai.api_server", "--host", "localhost", "--port", str(port)),
-        *("--model", BASE_MODELS / MODEL, "--served-model-name", MODEL, "--dtype", "float32"),
-        # On a CPU, blocks of keys and values are a multiple of 32.
-        *("--block-size", "32", "--enable-prompt-embeds", "--chat-template", TEMPLATE),
-    ]
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            command, env=variables, stdout=output, stderr=subprocess.STDOUT, cwd=log.parent
-        )
-        try:
-            _wait(process, address, log)
-            yield address
-        finally:
-            process.terminate()
-            process.wait(timeout=60)
-
-
-def _core() -> str:
-    """One core for the model: it is small."""
-    return str(max(os.sched_getaffinity(0)))
-
-
-def _wait(process: subprocess.Popen[bytes], address: str, log: Path) -> None:
-    deadline = time.monotonic() + SECONDS_TO_START
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            if httpx2.get(f"{address}/health", trust_env=False).status_code == httpx2.codes.OK:
-                return
-        except httpx2.TransportError:
-            time.sleep(0.5)
-    raise SystemExit(f"{log.read_text(errors='replace')[-4000:]}\nvLLM didn't start")
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--environment", type=Path, default=ROOT / ".venv-vllm")
@@ -232,7 +181,7 @@ def main() -> int:
     except environment.NotToBeHad as error:
         print(f"SKIPPED: vLLM can't be installed here.\n{error}")
         return 0
-    with server(python, directory / "server.log") as address:
+    with server(python, directory / "server.log", BASE_MODELS / MODEL) as (address, _):
         print(f"vLLM answers at {address}")
         here = Settings(base_models_dir=str(BASE_MODELS), device="cpu", max_waiting_requests=10_000)
         remote = Remote(base_model="*", vllm=address, model=MODEL)

@@ -1,0 +1,74 @@
+"""Interleaved measurements, and what they come to."""
+
+from __future__ import annotations
+
+import gc
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any, TypeVar
+
+_Key = TypeVar("_Key")
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Of one piece of work: CPU seconds of this process, seconds that passed, and what it returned."""
+
+    cpu: float
+    wall: float
+    result: Any
+
+
+def cost(
+    work: Callable[[], Any], device: str = "cpu", clock: Callable[[], float] = time.process_time
+) -> Cost:
+    """Does `work` once; `clock` tells CPU seconds, of another process where that does it."""
+    synchronize(device)
+    wall, cpu = time.perf_counter(), clock()
+    result = work()
+    synchronize(device)
+    return Cost(clock() - cpu, time.perf_counter() - wall, result)
+
+
+def interleaved(
+    works: Mapping[_Key, Callable[[], Any]],
+    rounds: int,
+    device: str = "cpu",
+    clocks: Mapping[_Key, Callable[[], float]] | None = None,
+) -> dict[_Key, list[Cost]]:
+    """Each in turn, round by round; a first round warms up and doesn't count."""
+    found: dict[_Key, list[Cost]] = {key: [] for key in works}
+    for number in range(-1, rounds):
+        for key, work in works.items():
+            gc.collect()
+            once = cost(work, device, (clocks or {}).get(key, time.process_time))
+            if number >= 0:
+                found[key].append(once)
+    return found
+
+
+def middle(costs: Sequence[Cost]) -> Cost:
+    """The medians of both times, with the last result."""
+    return Cost(median(one.cpu for one in costs), median(one.wall for one in costs), costs[-1].result)
+
+
+def equal_answers(ours: Sequence[Sequence[int]], others: Sequence[Sequence[int]]) -> int:
+    """How many are the same, token for token."""
+    return sum(list(one) == list(other) for one, other in zip(ours, others, strict=True))
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The smallest value that `share` of `values` don't exceed."""
+    ordered = sorted(values)
+    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
+
+
+def synchronize(device: str) -> None:
+    """Waits for a GPU."""
+    if device != "cpu":
+        import torch
+
+        torch.cuda.synchronize()

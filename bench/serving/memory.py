@@ -1,0 +1,80 @@
+"""What a further tuned prompt costs in memory, and whether thousands of them are served in a fixed one."""
+
+from __future__ import annotations
+
+import gc
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+
+import caikit_pt
+from bench.serving.contenders import sequences_of, steps
+from bench.serving.load import Load
+from bench.serving.server import publish
+from bench.serving.table import number, table
+from caikit_pt.base_model.frozen import BaseModel
+from caikit_pt.module import PeftPromptTuning
+
+_HEAD = ("prompts registered", "kB a prompt", "times its tensor")
+_SOAK = ("requests so far", "MB of this process", "MB of prompts' keys and values", "prompts kept")
+_ROOT = Path(__file__).parents[2]
+_BUDGET = 100 * 10**6
+_WARM_UP = 20
+
+
+def per_prompt(base: BaseModel, directory: Path, load: Load, prompts: int) -> str:
+    """Loaded as a server does, in a process of its own: this one has memory to spare from before."""
+    for index in range(prompts + _WARM_UP):
+        publish(base, load.tensors[0] + index, directory / str(index))
+    command = [sys.executable, "-m", "bench.serving.memory", str(base.checkpoint.directory), str(directory)]
+    done = subprocess.run([*command, str(prompts)], cwd=_ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    each = float(done.stdout.split()[-1])
+    return table(_HEAD, [(f"{prompts:,}", number(each / 1000), number(each / load.tensors[0].nbytes))])
+
+
+def _bytes_a_prompt(checkpoint: str, directory: Path, prompts: int) -> float:
+    base = caikit_pt.load_base_model(checkpoint)
+    held = [PeftPromptTuning.load(str(directory / str(index)), base) for index in range(_WARM_UP)]
+    before = _resident()
+    held += [PeftPromptTuning.load(str(directory / str(_WARM_UP + index)), base) for index in range(prompts)]
+    return (_resident() - before) / prompts
+
+
+def soak(base: BaseModel, load: Load, prompts: int, requests: int) -> str:
+    """`requests` to `prompts` at random, 32 at once, with 100 MB for their keys and values."""
+    many = Load(load.shape, 32, 8, 20, 4, load.virtual_tokens, prompts)
+    part = base.checkpoint.prompt_parts[0]
+    rng, rows = random.Random(2), []
+    budget, base.prompts.budget = base.prompts.budget, _BUDGET
+    base.prompts.clear()
+    try:
+        for done in range(0, requests, many.requests):
+            sequences = sequences_of(base, many)
+            for sequence in sequences:
+                picked = many.prompt(rng.randrange(prompts), part)
+                sequence.prompt = picked
+                sequence.row = type(sequence.row)(picked.tensors, sequence.row.ids)
+            for _ in steps(base, sequences):
+                pass
+            if any(len(sequence.generated) != many.new for sequence in sequences):
+                raise RuntimeError("a request wasn't answered")
+            if done // many.requests % max(1, requests // many.requests // 4) == 0:
+                kept = base.prompts
+                figures = (number(_resident() / 1e6), number(kept.bytes / 1e6), str(len(kept)))
+                rows.append((f"{done + many.requests:,}", *figures))
+    finally:
+        base.prompts.clear()
+        base.prompts.budget = budget
+    return table(_SOAK, rows)
+
+
+def _resident() -> int:
+    gc.collect()
+    return int(psutil.Process().memory_info().rss)
+
+
+if __name__ == "__main__":
+    print(_bytes_a_prompt(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])))
