@@ -110,6 +110,7 @@ class PeftPromptTuning(ModuleBase):
         validation_share: Optional[float] = None,
         validation_steps: Optional[int] = None,
         early_stopping_patience: Optional[int] = None,
+        training_id: Optional[str] = None,
     ) -> "PeftPromptTuning":
         """Tunes a soft prompt and returns it ready to serve.
 
@@ -120,7 +121,8 @@ class PeftPromptTuning(ModuleBase):
         diverged; the error of caikit_pt is its cause.
         """
         request = dict(locals())
-        del request["cls"]
+        # Of a job on a server.
+        del request["cls"], request["training_id"]
         plan = cls.plan(**request)
         return cls.from_plan(plan, progress_bar=not plan.parameters.silence_progress_bars)
 

@@ -38,6 +38,12 @@ class Settings:
     kv_cache_mib: int = 0
     prompt_cache_mib: int = 256
     backends: tuple[Remote, ...] = ()
+    state_dir: str = "state"
+    slots: int = 0
+    max_queued: int = 1000
+    checkpoint_seconds: float = 60.0
+    max_attempts: int = 3
+    retention_days: float = 0.0
 
 
 def current() -> Settings:
@@ -62,6 +68,12 @@ def current() -> Settings:
         kv_cache_mib=int(config.kv_cache_mib),
         prompt_cache_mib=int(config.prompt_cache_mib),
         backends=tuple(_remote(entry) for entry in config.backends or ()),
+        state_dir=config.state_dir or "state",
+        slots=int(config.slots),
+        max_queued=int(config.max_queued),
+        checkpoint_seconds=float(config.checkpoint_seconds),
+        max_attempts=int(config.max_attempts),
+        retention_days=float(config.retention_days),
     )
 
 

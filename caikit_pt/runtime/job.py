@@ -56,5 +56,6 @@ PHASE = "phase"  # phase: loading, training, publishing ...
 PROGRESS = "progress"  # step, steps, epoch, loss, validation_loss, learning_rate, ..._per_second, eta_seconds
 SNAPSHOT = "checkpoint"  # step, seconds
 WARNING = "warning"  # text
+DEATH = "death"  # text: why its process died
 VERDICT = "verdict"  # what verdict.json says
 ARTIFACT = "artifact"  # path, model_name

@@ -206,7 +206,7 @@ class JobStore:
             row = connection.execute(
                 "UPDATE jobs SET deaths = deaths + 1 WHERE id = ? RETURNING number, deaths", (id,)
             ).fetchone()
-            _add_event(connection, row[0], kinds.WARNING, {"text": reason})
+            _add_event(connection, row[0], kinds.DEATH, {"text": reason})
         return int(row[1])
 
     def forget_deaths(self, id: str) -> None:

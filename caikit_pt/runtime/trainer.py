@@ -1,85 +1,87 @@
-"""The trainer that caikit's train RPC hands a request to.
+"""The trainer that caikit's train RPC hands a request to: what it accepts is on disk before the RPC returns.
 
-A request is checked before a job exists, so that a bad one is refused by the RPC itself. The job
-then runs in a thread of the server, and its prompt is published under its name when it is done.
+A request is checked before a job exists, so that a bad one is refused by the RPC itself.
 """
 
 from __future__ import annotations
 
+import atexit
+import fcntl
+import hashlib
+import json
 import logging
 import os
+import re
 import sys
-import traceback
+import threading
+import time
 import uuid
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import aconfig
 import caikit
+from caikit.core.data_model import JobStatus
+from caikit.core.exceptions.caikit_core_exception import CaikitCoreException, CaikitCoreStatusCode
 from caikit.core.model_management.job_base import JobInfo
-from caikit.core.model_management.local_model_trainer import LocalModelTrainer
+from caikit.core.model_management.model_trainer_base import ModelTrainerBase, ModelTrainerFutureBase
 
+from caikit_pt import settings
 from caikit_pt.base_model.pool import import_libraries
-from caikit_pt.errors import InvalidParameter
+from caikit_pt.errors import CaikitPtError, InvalidParameter, StateUnavailable, TooManyJobs, UnknownJob
 from caikit_pt.module import PeftPromptTuning
 from caikit_pt.paths import check_model_name
+from caikit_pt.runtime import job as kinds
+from caikit_pt.runtime.job import COMPLETED, ERRORED, QUEUED, RUNNING, Job
+from caikit_pt.runtime.job_folder import folders
+from caikit_pt.runtime.job_store import JobStore
 from caikit_pt.runtime.status import caikit_errors
+from caikit_pt.runtime.supervisor import Allowance, Supervisor
 from caikit_pt.tuning.plan import TuningPlan
-from caikit_pt.tuning.verdict import in_words
 
 _LOG = logging.getLogger(__name__)
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+_SECONDS_FOR_ANOTHER_SERVER = 15.0
+_SECONDS_BETWEEN_LOOKS = 1.0
+_SECONDS_A_DAY = 86_400
 
 
-class PromptTuningTrainer(LocalModelTrainer):
-    """caikit's local trainer, with the checks in front and the publication behind."""
+class PromptTuningTrainer(ModelTrainerBase):
+    """Accepts trainings, and answers for every one that was ever accepted."""
 
     name = "PROMPT_TUNING"
 
     def __init__(self, config: aconfig.Config, instance_name: str) -> None:
-        super().__init__(config, instance_name)
-        # At boot, in one thread: the first requests come in many.
-        import_libraries()
+        """Takes on nothing yet: caikit makes a trainer in each client, too. In a server it starts at once."""
+        self._name = instance_name
+        self._starting = threading.Lock()
+        self._office: _Office | None = None
+        if _serves():
+            self.start()
 
-    class LocalModelFuture(LocalModelTrainer.LocalModelTrainFuture):
-        """A tuning that runs in a thread."""
+    def start(self) -> None:
+        """Takes over what an earlier server of the same `state_dir` has left. Raises StateUnavailable."""
+        with self._starting:
+            if self._office is None:
+                self._office = _Office(settings.current())
+                atexit.register(self.stop)
 
-        @classmethod
-        def _save_path_with_id(cls, save_path: str, *_: Any) -> str:
-            """The path as `train` made it: caikit leaves out a name that occurs in its root."""
-            return save_path
+    @property
+    def store(self) -> JobStore:
+        """Every job that was ever accepted."""
+        return self._opened.store
 
-        def run(self, plan: TuningPlan) -> None:
-            """Tunes and publishes. Nothing is kept in memory: `load` reads what was published."""
-            self._told = list(plan.warnings)
-            try:
-                model = self._module_class.from_plan(plan)
-                self._told += [*model.tuned.warnings, *in_words(model.tuned.verdict)]
-                model.save(self.save_path)
-                _forget(self.save_path)
-            except BaseException as error:
-                _LOG.info("training of %s ended early", Path(self.save_path).name, exc_info=True)
-                _let_go_of_frames(error)
-                raise
-            finally:
-                self._completion_time = datetime.now()
-                # What a finished job keeps would keep the records and the base model in memory.
-                self._worker.runnable_args, self._worker.runnable_kwargs = (), {}
-                model = None
-                del plan
+    @property
+    def _opened(self) -> _Office:
+        self.start()
+        assert self._office is not None
+        return self._office
 
-        def get_info(self) -> JobInfo:
-            """The state of the job; its warnings and the verdict stand among the reasons."""
-            info = super().get_info()
-            told = [UserWarning(text) for text in getattr(self, "_told", ())]
-            info.errors = [*(info.errors or ()), *told] or None
-            return info
-
-        def load(self) -> Any:
-            """The tuned model, read from where it was published; raises what the job raised."""
-            self.wait()
-            self._worker.get_or_throw()
-            return caikit.load(self.save_path)
+    def stop(self) -> None:
+        """Every training keeps a snapshot and is queued again; less than ten seconds."""
+        if self._office is not None:
+            self._office.supervisor.stop()
 
     def train(
         self,
@@ -89,9 +91,10 @@ class PromptTuningTrainer(LocalModelTrainer):
         model_name: str | None = None,
         save_with_id: bool = False,
         external_training_id: str | None = None,
+        training_id: str | None = None,
         **kwargs: Any,
-    ) -> Any:
-        """Checks the request and starts the job. Raises CaikitRuntimeException for a bad request."""
+    ) -> JobFuture:
+        """Checks the request and queues the job. Raises CaikitRuntimeException for a bad request."""
         with caikit_errors():
             check_model_name(model_name or "")
             if not isinstance(save_path, str):
@@ -100,24 +103,229 @@ class PromptTuningTrainer(LocalModelTrainer):
                     "an S3 path",
                     "unset; trained models are published in runtime.training.output_dir",
                 )
-        training_id = external_training_id or str(uuid.uuid4())
-        parts = [save_path, *([training_id] if save_with_id else []), str(model_name)]
-        return super().train(
-            module_class,
-            save_path=os.path.join(*parts),
-            model_name=model_name,
-            external_training_id=training_id,
-            plan=module_class.plan(*args, **kwargs),
+            id = _checked(external_training_id or training_id or str(uuid.uuid4()))
+            parts = [save_path, *([id] if save_with_id else []), str(model_name)]
+            plan = module_class.plan(*args, **kwargs)
+            job = Job(
+                id=id,
+                model_name=str(model_name),
+                path=os.path.abspath(os.path.join(*parts)),
+                digest=_digest(plan, str(model_name)),
+                parameters=plan.parameters.to_dict(),
+                submitted=time.time(),
+            )
+            return self._future(self._opened.accept(job, plan))
+
+    def get_model_future(self, training_id: str) -> JobFuture:
+        """The job with this id. Raises CaikitCoreException with NOT_FOUND."""
+        try:
+            return self._future(self.job(training_id))
+        except UnknownJob as error:
+            raise CaikitCoreException(CaikitCoreStatusCode.NOT_FOUND, str(error)) from error
+
+    def job(self, id: str) -> Job:
+        """Raises UnknownJob."""
+        job = self.store.find(id)
+        if job is None:
+            raise UnknownJob(f"Unknown training_id: {id}")
+        return job
+
+    def cancel(self, id: str) -> None:
+        """Ends a job and returns when its device is free. One that has ended stays as it is."""
+        self._opened.supervisor.cancel(self.job(id))
+
+    def _future(self, job: Job) -> JobFuture:
+        return JobFuture(self, job, self._name)
+
+
+class _Office:
+    """What a trainer works with while it takes jobs on: it owns a `state_dir`."""
+
+    def __init__(self, now: settings.Settings) -> None:
+        # In one thread: the first requests come in many.
+        import_libraries()
+        self._settings = now
+        self._submitting = threading.Lock()
+        root = Path(now.state_dir).absolute()
+        self._owner = _owned(root)
+        self.store = JobStore(root)
+        self._jobs = root / "jobs"
+        slots = now.slots or _gpus() or 1
+        allowance = Allowance(slots, now.checkpoint_seconds, now.max_attempts, now.join_trainings)
+        self.supervisor = Supervisor(self.store, self._jobs, allowance, _forget)
+        self._recover()
+        self.supervisor.start()
+
+    def accept(self, job: Job, plan: TuningPlan) -> Job:
+        """Raises TooManyJobs, InvalidParameter where the id is another training's, StateUnavailable."""
+        with self._submitting:
+            known = self.store.find(job.id)
+            if known is not None:
+                if known.digest != job.digest:
+                    raise InvalidParameter(
+                        "training_id", job.id, "a new id; this one is that of a training with other contents"
+                    )
+                return known
+            self._make_room()
+            folder = self.supervisor.folder(job.id)
+            try:
+                folder.create(job, plan)
+            except OSError as error:
+                raise StateUnavailable(
+                    f"The training can't be written to state_dir: {error.strerror or error}. Nothing was accepted"
+                ) from error
+            try:
+                job = self.store.add(job)
+            except CaikitPtError:
+                folder.remove()
+                raise
+        for warning in plan.warnings:
+            self.store.add_event(job.id, kinds.WARNING, {"text": warning})
+        self.supervisor.wake()
+        return job
+
+    def _make_room(self) -> None:
+        days = self._settings.retention_days
+        if days:
+            for id in self.store.delete_ended_before(time.time() - days * _SECONDS_A_DAY):
+                self.supervisor.folder(id).remove()
+        queued = self.store.count(QUEUED)
+        if queued >= self._settings.max_queued:
+            raise TooManyJobs(
+                f"{queued} trainings are queued, as many as max_queued allows. Try again when some have ended"
+            )
+
+    def _recover(self) -> None:
+        """What ran when an earlier server ended is queued again; what isn't a whole submission goes."""
+        for folder in folders(self._jobs):
+            job = folder.job()
+            if job is None:
+                folder.remove()
+            elif self.store.find(job.id) is None:
+                _LOG.warning("training %s wasn't in the database, and is taken over from its folder", job.id)
+                self.store.add(job)
+        for state in (RUNNING, QUEUED):
+            for job in self.store.search(states=[state], limit=1_000_000):
+                if not self.supervisor.folder(job.id).job():
+                    self.store.move(job.id, ERRORED, ["Its files in state_dir are gone. Submit it again."])
+                elif state == RUNNING:
+                    self.store.move(job.id, QUEUED)
+
+
+class JobFuture(ModelTrainerFutureBase):
+    """A job, for caikit. It holds no state of its own."""
+
+    def __init__(self, trainer: PromptTuningTrainer, job: Job, trainer_name: str) -> None:
+        super().__init__(
+            trainer_name=trainer_name, training_id=job.id, use_reversible_hash=False, save_path=job.path
+        )
+        self._trainer = trainer
+
+    def get_info(self) -> JobInfo:
+        """The state of the job; where it stands, its warnings and the verdict are among the reasons."""
+        job = self._trainer.job(self.id)
+        return JobInfo(
+            status=JobStatus[job.state],
+            errors=[RuntimeError(text) for text in reasons(self._trainer.store, job)] or None,
+            submission_time=_moment(job.submitted),
+            completion_time=_moment(job.ended),
         )
 
+    def cancel(self) -> None:
+        """Ends the job."""
+        self._trainer.cancel(self.id)
 
-def _let_go_of_frames(error: BaseException | None) -> None:
-    """Empties the frames of an error that a job keeps: they hold the base model and the records."""
-    while error is not None:
-        traceback.clear_frames(error.__traceback__)
-        # A cleared frame still has its function, and with it whatever that one closes over.
-        error.__traceback__ = None
-        error = error.__cause__ or error.__context__
+    def wait(self) -> None:
+        """Until the job has ended."""
+        store, seen = self._trainer.store, -1
+        while not self._trainer.job(self.id).ended_for_good:
+            seen = store.wait_for_change(seen, _SECONDS_BETWEEN_LOOKS)
+
+    def load(self) -> Any:
+        """The tuned model, read from where it was published. Raises CaikitPtError where there is none."""
+        self.wait()
+        job = self._trainer.job(self.id)
+        if job.state != COMPLETED:
+            raise CaikitPtError("; ".join(job.reasons) or f"The training is {job.state}")
+        return caikit.load(job.path)
+
+
+def reasons(store: JobStore, job: Job) -> list[str]:
+    """Why a job is in its state, and what a user should know of it."""
+    if job.ended_for_good:
+        return list(job.reasons)
+    told = [event.data["text"] for event in store.events(job, kinds=[kinds.WARNING, kinds.DEATH])]
+    return [*_where_it_stands(store, job), *dict.fromkeys(told)]
+
+
+def _where_it_stands(store: JobStore, job: Job) -> list[str]:
+    if job.state == QUEUED:
+        return [f"{store.ahead_of(job)} queued trainings are before it."]
+    at = job.progress
+    if not at:
+        phases = store.events(job, kinds=[kinds.PHASE])
+        return [f"It is {phases[-1].data['phase']}."] if phases else []
+    loss = "not finite" if at["loss"] is None else f"{at['loss']:.4f}"
+    return [
+        f"Epoch {at['epoch']}, update {at['step']} of {at['steps']}, loss {loss}, "
+        f"about {at['eta_seconds']:.0f} s to go."
+    ]
+
+
+def _checked(id: str) -> str:
+    """`id`, which becomes the name of a folder."""
+    if not _ID.fullmatch(id):
+        allowed = "1 to 200 letters, digits, '.', '_' and '-', the first a letter or a digit"
+        raise InvalidParameter("training_id", id, allowed)
+    return id
+
+
+def _digest(plan: TuningPlan, model_name: str) -> str:
+    """Of all that a training depends on."""
+    hashed = hashlib.sha256(json.dumps([model_name, plan.parameters.to_dict()], sort_keys=True).encode())
+    hashed.update(plan.checkpoint.fingerprint.encode())
+    for records in (plan.records, plan.validation):
+        for record in records.items if records else ():
+            hashed.update(json.dumps([record.input, record.output]).encode())
+        hashed.update(b"\n")
+    return hashed.hexdigest()
+
+
+def _owned(root: Path) -> IO[str]:
+    """The lock of a `state_dir`: two servers would run each job twice. Raises StateUnavailable."""
+    try:
+        root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = (root / "lock").open("a")
+    except OSError as error:
+        raise StateUnavailable(f"state_dir {root} can't be written: {error.strerror}") from error
+    deadline = time.monotonic() + _SECONDS_FOR_ANOTHER_SERVER
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return lock
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                lock.close()
+                raise StateUnavailable(
+                    f"state_dir {root} is in use by another server. Give each server one of its own."
+                ) from None
+            time.sleep(0.2)
+
+
+def _serves() -> bool:
+    """Whether this process is caikit's server, started as `python -m caikit.runtime`."""
+    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
+    return spec is not None and spec.name == "caikit.runtime.__main__"
+
+
+def _gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def _moment(seconds: float | None) -> datetime | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
 
 
 def _forget(path: str) -> None:
@@ -130,3 +338,5 @@ def _forget(path: str) -> None:
     for name, model in list(manager.loaded_models.items()):
         if Path(model.path()).resolve() == published:
             manager.unload_model(name)
+
+

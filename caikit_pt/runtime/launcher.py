@@ -1,0 +1,33 @@
+"""caikit's gRPC server with TuningService on the same port, that keeps what is trained when it is told to end."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+
+def serve() -> None:
+    """Until SIGTERM or SIGINT."""
+    from caikit.core import MODEL_MANAGER
+    from caikit.runtime.grpc_server import RuntimeGRPCServer
+
+    from caikit_pt.runtime.trainer import PromptTuningTrainer
+    from caikit_pt.runtime.tuning_service import TuningServicer, service
+
+    class Server(RuntimeGRPCServer):
+        """The runtime, with one service more."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.trainer: PromptTuningTrainer = MODEL_MANAGER.get_trainer("default")
+            self.trainer.start()
+            service().registration_function(TuningServicer(self.trainer), self.server)
+
+        def interrupt(self, signal_: Any, frame: Any) -> None:
+            """Trainings end while the last requests are answered."""
+            trainer = getattr(self, "trainer", None)
+            if trainer is not None:
+                threading.Thread(target=trainer.stop, name="stopping").start()
+            super().interrupt(signal_, frame)
+
+    Server().start(blocking=True)

@@ -1,0 +1,111 @@
+"""The messages of caikit_pt.TuningService. Names, order and numbers are wire API; new fields go to the end."""
+
+from datetime import datetime
+from typing import List, Optional
+
+import caikit
+from caikit.core import DataObjectBase
+from caikit.core.data_model.json_dict import JsonDict
+from py_to_proto.dataclass_to_proto import Annotated, FieldNumber
+
+PACKAGE = "caikit_pt"
+
+
+@caikit.core.dataobject(package=PACKAGE)
+class WatchTrainingRequest(DataObjectBase):
+    """Events behind number `from_event` (0: all) until the training has ended, as they come."""
+
+    training_id: Annotated[str, FieldNumber(1)]
+    from_event: Annotated[int, FieldNumber(2)]
+
+
+@caikit.core.dataobject(package=PACKAGE)
+class TrainingProgress(DataObjectBase):
+    """Where a training stands after an update. Losses are nats a target token, unset where not finite."""
+
+    step: Annotated[int, FieldNumber(1)]
+    steps: Annotated[int, FieldNumber(2)]
+    epoch: Annotated[int, FieldNumber(3)]
+    loss: Annotated[Optional[float], FieldNumber(4)]
+    validation_loss: Annotated[Optional[float], FieldNumber(5)]
+    learning_rate: Annotated[float, FieldNumber(6)]
+    samples_per_second: Annotated[float, FieldNumber(7)]
+    tokens_per_second: Annotated[float, FieldNumber(8)]
+    seconds: Annotated[float, FieldNumber(9)]
+    eta_seconds: Annotated[float, FieldNumber(10)]
+
+
+@caikit.core.dataobject(package=PACKAGE)
+class TrainingEvent(DataObjectBase):
+    """Something that happened to a training.
+
+    `kind` says what else is set: state (state, text), phase (text: loading, training, publishing), progress
+    (progress; data.points: pairs of update and loss since the last), checkpoint (data: step, seconds), warning
+    and death (text), verdict (data), artifact (data: model_name, path).
+    """
+
+    number: Annotated[int, FieldNumber(1)]
+    time: Annotated[datetime, FieldNumber(2)]
+    kind: Annotated[str, FieldNumber(3)]
+    text: Annotated[str, FieldNumber(4)]
+    state: Annotated[str, FieldNumber(5)]
+    progress: Annotated[Optional[TrainingProgress], FieldNumber(6)]
+    data: Annotated[Optional[JsonDict], FieldNumber(7)]
+
+
+@caikit.core.dataobject(package=PACKAGE)
+class ListTrainingsRequest(DataObjectBase):
+    """The latest first. Everything may be unset: states (QUEUED, RUNNING, COMPLETED, CANCELED, ERRORED),
+    the name of the model, submission from (inclusive) and until (exclusive), trainings a page (100; up to 1,000),
+    and the page_token of the page before."""
+
+    states: Annotated[List[str], FieldNumber(1)]
+    model_name: Annotated[str, FieldNumber(2)]
+    submitted_from: Annotated[Optional[datetime], FieldNumber(3)]
+    submitted_until: Annotated[Optional[datetime], FieldNumber(4)]
+    page_size: Annotated[int, FieldNumber(5)]
+    page_token: Annotated[str, FieldNumber(6)]
+
+
+@caikit.core.dataobject(package=PACKAGE)
+class Training(DataObjectBase):
+    """A training. Only GetTraining fills `parameters` (with `origins`: where each value came from),
+    `verdict` (verdict.json) and `points` (pairs of update and loss) in."""
+
+    training_id: Annotated[str, FieldNumber(1)]
+    model_name: Annotated[str, FieldNumber(2)]
+    state: Annotated[str, FieldNumber(3)]
+    submitted: Annotated[Optional[datetime], FieldNumber(4)]
+    started: Annotated[Optional[datetime], FieldNumber(5)]
+    ended: Annotated[Optional[datetime], FieldNumber(6)]
+    reasons: Annotated[List[str], FieldNumber(7)]
+    queued_before: Annotated[int, FieldNumber(8)]
+    progress: Annotated[Optional[TrainingProgress], FieldNumber(9)]
+    base_model: Annotated[str, FieldNumber(10)]
+    path: Annotated[str, FieldNumber(11)]
+    parameters: Annotated[Optional[JsonDict], FieldNumber(12)]
+    verdict: Annotated[Optional[JsonDict], FieldNumber(13)]
+    points: Annotated[Optional[JsonDict], FieldNumber(14)]
+
+
+@caikit.core.dataobject(package=PACKAGE)
+class ListTrainingsResponse(DataObjectBase):
+    """A page; `next_page_token` is empty on the last."""
+
+    trainings: Annotated[List[Training], FieldNumber(1)]
+    next_page_token: Annotated[str, FieldNumber(2)]
+
+
+@caikit.core.dataobject(package=PACKAGE)
+class GetTrainingRequest(DataObjectBase):
+    """The training with this id."""
+
+    training_id: Annotated[str, FieldNumber(1)]
+
+
+@caikit.core.dataobject(package=PACKAGE)
+class TrainingCheck(DataObjectBase):
+    """What a training would do. `report` has everything; `problems` are for a person."""
+
+    problems: Annotated[List[str], FieldNumber(1)]
+    report: Annotated[Optional[JsonDict], FieldNumber(2)]
