@@ -7,6 +7,7 @@
     ├── BaseModelMismatch            FAILED_PRECONDITION
     ├── DamagedArtifact              DATA_LOSS
     ├── TrainingDiverged             ABORTED
+    ├── TrainingInterrupted          UNAVAILABLE
     ├── TooManyRequests              RESOURCE_EXHAUSTED
     ├── OutOfMemory                  RESOURCE_EXHAUSTED
     ├── WaitedTooLong                DEADLINE_EXCEEDED
@@ -68,6 +69,12 @@ class TrainingDiverged(CaikitPtError):
     """The loss is no longer a finite number, so there is no prompt worth saving."""
 
     status = "ABORTED"
+
+
+class TrainingInterrupted(CaikitPtError):
+    """A training was told to stop. It goes on from its last snapshot."""
+
+    status = "UNAVAILABLE"
 
 
 class TooManyRequests(CaikitPtError):

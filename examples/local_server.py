@@ -29,13 +29,14 @@ def server(models: Path, settings: Mapping[str, str] | None = None) -> Iterator[
         "RUNTIME_METRICS_ENABLED": "false",
         "RUNTIME_LOCAL_MODELS_DIR": str(models),
         "RUNTIME_TRAINING_OUTPUT_DIR": str(models),
+        "STATE_DIR": str(models.with_suffix(".state")),
         **(settings or {}),
     }
     log = models.with_suffix(".log")
     print(f"Starting the server on port {port}; its log: {log}", flush=True)
     with log.open("w") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "caikit.runtime"],
+            [sys.executable, "-m", "caikit_pt.runtime"],
             cwd=ROOT,
             env=environment,
             stdout=output,

@@ -1,7 +1,8 @@
 """The process in which jobs are trained: `python -m caikit_pt.runtime.job_process`.
 
-It takes commands from stdin, a JSON object a line, and reports on stdout (reports.py). When stdin ends, because
-the server wants it to or is no more, each training keeps a snapshot and the process ends; so it does on SIGTERM.
+It takes commands from stdin, a JSON object a line, and reports on stdout (reports.py). When stdin ends,
+because the server wants it to or is no more, each training keeps a snapshot and the process ends; so it does
+on SIGTERM.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ import signal
 import sys
 import threading
 import time
-from contextlib import contextmanager, nullcontext
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -72,7 +73,9 @@ class JobProcess:
 class _Run:
     """One job in its thread."""
 
-    def __init__(self, reports: Reporter, run: str, folder: str, device: str, joined: bool, seconds: float) -> None:
+    def __init__(
+        self, reports: Reporter, run: str, folder: str, device: str, joined: bool, seconds: float
+    ) -> None:
         self.id = run
         self.thread = threading.Thread(target=self._run, name=run, daemon=True)
         self._reports, self._folder = reports, JobFolder(Path(folder))
@@ -190,11 +193,11 @@ def main() -> None:
     """Reports go where stdout went; what libraries print goes to the log."""
     output = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True)
-    try:
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
+    )
+    with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(_LIKELY_TO_BE_KILLED)
-    except OSError:
-        pass
     process = JobProcess(sys.stdin, output)
     logging.getLogger("caikit_pt").addHandler(_Warnings(process._reports))
     process.work()

@@ -127,10 +127,10 @@ class JobStore:
         rows = self._read("SELECT * FROM jobs WHERE id = ?", (id,))
         return as_job(rows[0]) if rows else None
 
-    def next_queued(self, besides: Sequence[int] = ()) -> Job | None:
-        """The oldest job that waits, but for the numbers `besides`."""
+    def next_queued(self, besides: Sequence[str] = ()) -> Job | None:
+        """The oldest job that waits, but for the ids `besides`."""
         for row in self._read("SELECT * FROM jobs WHERE state = ? ORDER BY number", (QUEUED,)):
-            if row["number"] not in besides:
+            if row["id"] not in besides:
                 return as_job(row)
         return None
 

@@ -1,4 +1,4 @@
-"""caikit's gRPC server with TuningService on the same port, that keeps what is trained when it is told to end."""
+"""caikit's gRPC server, with TuningService on the same port, and an end that keeps what is being trained."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ import json
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -43,10 +44,8 @@ class Reporter:
 
     def send(self, report: Report, may_be_dropped: bool = False) -> None:
         """Hands it over; waits where there is no room, unless it may be dropped."""
-        try:
+        with suppress(queue.Full):
             self._waiting.put(report, block=not may_be_dropped)
-        except queue.Full:
-            pass
 
     def close(self, seconds: float) -> None:
         """Sends what still waits."""

@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,18 +82,14 @@ class _Process:
     def stop(self) -> None:
         """Whatever it does, it keeps a snapshot and ends."""
         assert self._child.stdin is not None
-        try:
+        with suppress(OSError):
             self._child.stdin.close()
-        except OSError:
-            pass
 
     def kill(self) -> None:
         """It and all its children, at once."""
         self.killed = True
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(self._child.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
 
     def reports(self, take: Callable[[Report], None]) -> int:
         """Gives every report to `take` until the process has ended; with what code."""
@@ -108,7 +105,9 @@ class _Process:
 class Supervisor:
     """Keeps as many jobs running as there are slots, for as long as this process lives."""
 
-    def __init__(self, store: JobStore, root: Path, allowance: Allowance, on_published: Callable[[str], None]) -> None:
+    def __init__(
+        self, store: JobStore, root: Path, allowance: Allowance, on_published: Callable[[str], None]
+    ) -> None:
         self._store, self._root, self._allowance, self._on_published = store, root, allowance, on_published
         self._lock = threading.Condition()
         self._publishing = threading.Lock()
@@ -189,7 +188,8 @@ class Supervisor:
             self._run(job)
         except Exception as error:
             _LOG.exception("a job can't be started")
-            self._leave(job, lambda: self._died(job, f"Its process can't be started: {error}"))
+            reason = f"Its process can't be started: {error}"
+            self._leave(job, lambda: self._died(job, reason))
         return True
 
     def _run(self, job: Job) -> None:
@@ -223,7 +223,7 @@ class Supervisor:
         return None
 
     def _place(self, job: Job) -> tuple[str, Mapping[str, str]]:
-        """The device of a job, and what its process has to see. Jobs that name no GPU each get one of their own."""
+        """The device of a job, and what its process has to see. Who names no GPU gets one of its own."""
         device = str(job.parameters["device"])
         named = job.parameters["origins"].get("device") == "request"
         if not device.startswith("cuda") or named or self._allowance.join_trainings:
@@ -370,7 +370,7 @@ class Supervisor:
             raise _Stopped
 
     def _ask_to_leave(self, process: _Process, job: Job) -> None:
-        """The others of the process go on; it is killed, and they from their snapshots, if that takes long."""
+        """The others of the process go on; if that takes long it is killed, and they go on from snapshots."""
         try:
             process.command(cancel=job.id)
         except (OSError, ValueError):
@@ -404,5 +404,3 @@ def _in_words(code: int) -> str:
     name = signal.Signals(-code).name
     likely = ", as it is where memory runs out" if -code == signal.SIGKILL else ""
     return f"Its process was ended by {name}{likely}"
-
-

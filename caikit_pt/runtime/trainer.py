@@ -172,7 +172,7 @@ class _Office:
                 folder.create(job, plan)
             except OSError as error:
                 raise StateUnavailable(
-                    f"The training can't be written to state_dir: {error.strerror or error}. Nothing was accepted"
+                    f"The training isn't accepted, since it can't be written: {error.strerror or error}"
                 ) from error
             try:
                 job = self.store.add(job)
@@ -338,5 +338,3 @@ def _forget(path: str) -> None:
     for name, model in list(manager.loaded_models.items()):
         if Path(model.path()).resolve() == published:
             manager.unload_model(name)
-
-

@@ -123,7 +123,7 @@ class TuningServicer:
         return training.to_proto()
 
     def WatchTraining(self, request: Any, context: Any) -> Iterator[Any]:
-        """Raises UnknownJob. Reads from the store at the pace of the client, which costs the training nothing."""
+        """Raises UnknownJob. Reads from the store at the client's pace, which costs the training nothing."""
         asked = WatchTrainingRequest.from_proto(request)
         job = self._find(asked.training_id, context)
         last = asked.from_event
@@ -182,8 +182,10 @@ class TuningServicer:
                 if event.data.get("validation_loss") is not None:
                     validation[event.data["step"]] = event.data["validation_loss"]
             after = events[-1].number
-        return {name: [list(point) for point in sorted(curve.items())]
-                for name, curve in (("loss", losses), ("best_validation_loss", validation))}
+        return {
+            name: [list(point) for point in sorted(curve.items())]
+            for name, curve in (("loss", losses), ("best_validation_loss", validation))
+        }
 
 
 def _event(event: Event) -> TrainingEvent:

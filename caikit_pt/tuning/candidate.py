@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import astuple, dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -98,6 +99,34 @@ class Candidate:
         """The one to keep: the best where there was a validation, else the one there is now."""
         return self.best.prompt if self.best else self.learner.prompt.finished()
 
+    def state_dict(self) -> dict[str, Any]:
+        """All that isn't made of the parameters again. Updates must have been read."""
+        assert not self._pending
+        return {
+            "learner": self.learner.state_dict(),
+            "losses": self.trial.losses,
+            "curve": [astuple(point) for point in self.curve],
+            "logs": self.logs,
+            "best": self.best and {"tensors": dict(self.best.prompt.tensors), **_when(self.best)},
+            "skipped": self.skipped,
+            "in_a_row": self._in_a_row,
+            "sums": self._sums,
+            "watched": self._watched,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """As it was; of a candidate that began with the same parameters."""
+        self.learner.load_state_dict(state["learner"])
+        self.trial.losses.update(state["losses"])
+        self.curve = [Point(*values) for values in state["curve"]]
+        self.logs = state["logs"]
+        if best := state["best"]:
+            self.best = Best(SoftPrompt(best["tensors"]), best["loss"], best["epoch"], best["step"])
+        self.skipped, self._in_a_row = state["skipped"], state["in_a_row"]
+        device = next(iter(self.learner.prompt.tensors().values())).device
+        self._sums = {part: total.to(device) for part, total in state["sums"].items()}
+        self._watched = state["watched"]
+
     def watch(self, anew: bool) -> None:
         """Adds the prompt as it is now to its mean, which begins `anew` or not."""
         now = {part: tensor.detach() for part, tensor in self.learner.prompt.tensors().items()}
@@ -173,6 +202,10 @@ class Candidate:
             f"{MOST_SKIPPED - 1} before it. Try a smaller learning_rate than "
             f"{self.parameters.learning_rate:g}, or torch_dtype float32 or bfloat16 where it is float16."
         )
+
+
+def _when(best: Best) -> dict[str, Any]:
+    return {"loss": best.loss, "epoch": best.epoch, "step": best.step}
 
 
 def _not_finite(point: Point) -> str:

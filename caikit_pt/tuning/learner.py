@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from caikit_pt.base_model.frozen import BaseModel, TrainingBatch
@@ -31,6 +31,24 @@ class Learner:
     def learning_rate(self) -> float:
         """That of the next update, of the prompt itself."""
         return float(self._schedule.get_last_lr()[0])
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that an update changes."""
+        return {
+            "weights": list(self._weights),
+            "optimizer": self._optimizer.state_dict(),
+            "schedule": self._schedule.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """As it was; of a learner with the same parameters."""
+        import torch
+
+        with torch.no_grad():
+            for weight, saved in zip(self._weights, state["weights"], strict=True):
+                weight.copy_(saved)
+        self._optimizer.load_state_dict(dict(state["optimizer"]))
+        self._schedule.load_state_dict(dict(state["schedule"]))
 
     def forget_gradients(self) -> None:
         """Before an update."""

@@ -89,7 +89,7 @@ def _as_fits(base: BaseModel, compute: Callable[[Budget], _T], keeps_activations
         _free(base)
         base.budget = smaller
         _LOG.warning(
-            "%s: out of memory; forward passes of %d positions%s",
+            "%s: out of memory; passes of %d positions from now on%s. An update is as large as before",
             base.checkpoint.name,
             smaller.positions,
             ", every layer computed twice" if smaller.recompute else "",

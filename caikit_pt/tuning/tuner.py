@@ -8,23 +8,29 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from caikit_pt.base_model.frozen import BaseModel
+from caikit_pt.errors import TrainingInterrupted
 from caikit_pt.soft_prompt.artifact import TunedPrompt
 from caikit_pt.tuning.batches import updates_per_epoch, windows
 from caikit_pt.tuning.candidate import Candidate, Point
+from caikit_pt.tuning.course import DIVERGED, FLAT, SETTLED, course
 from caikit_pt.tuning.examples import make_examples
 from caikit_pt.tuning.learner import Gradients, gradients
 from caikit_pt.tuning.plan import TuningPlan
 from caikit_pt.tuning.search import candidates, judged_from, rungs, survivors
+from caikit_pt.tuning.snapshot import Snapshots
 from caikit_pt.tuning.validation import JUDGED, Validation
 from caikit_pt.tuning.verdict import in_words, verdict
 
 _LOG = logging.getLogger(__name__)
 # On a GPU, losses are fetched every so many updates: fetching one waits for all that was computed before.
 _UPDATES_TO_A_LOOK = 10
+_LOOKS_AT_THE_COURSE = 10
+_DOUBTS = {FLAT: "the loss is flat", DIVERGED: "the loss is diverging"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +44,8 @@ class Progress:
     seconds: float
     learning_rate: float = 0.0
     validation_loss: float | None = None
+    samples: int = 0  # so far
+    tokens: int = 0  # so far, of sources and targets
 
     @property
     def eta_seconds(self) -> float:
@@ -50,13 +58,17 @@ def tune(
     base: BaseModel,
     on_update: Callable[[Progress], None] | None = None,
     gradients: Gradients = gradients,
+    snapshots: Snapshots | None = None,
 ) -> TunedPrompt:
     """Trains the soft prompt that `plan` describes in front of the frozen `base`.
 
     `gradients` computes those of an update; another than the default may do so for several trainings.
-    Raises TrainingDiverged where the loss stops being a finite number.
+    With `snapshots` it goes on from the newest, if there is one, and keeps more; on the CPU it ends with the
+    same bits as if it had never been interrupted. Raises TrainingDiverged where the loss stops being a finite
+    number, TrainingInterrupted where `snapshots.stop` is set.
     """
-    return _Tuning(plan, base, on_update or (lambda _: None), gradients).run()
+    tuning = _Tuning(plan, base, on_update or (lambda _: None), gradients)
+    return tuning.run(snapshots)
 
 
 class _Tuning:
@@ -75,6 +87,7 @@ class _Tuning:
         self._parameters = parameters = plan.parameters
         self._order = torch.Generator().manual_seed(parameters.seed)
         self._examples = make_examples(plan.records, base, parameters)
+        self._tokens_a_sample = sum(self._examples.lengths) / len(self._examples)
         self._validation: Validation | None = None
         if plan.validation:
             held_out = make_examples(plan.validation, base, parameters)
@@ -88,30 +101,85 @@ class _Tuning:
         self._rungs = rungs(len(self._candidates), self._steps)
         self._judged_from = judged_from(self._rungs)
         self._worse_in_a_row = 0
+        self._done = 0  # updates
+        self._epoch_began = self._order.get_state()
+        self._doubts: set[str] = set()
 
-    def run(self) -> TunedPrompt:
+    def run(self, snapshots: Snapshots | None) -> TunedPrompt:
         """Every window, every rung, every validation; the best prompt with its verdict."""
-        for warning in self._examples.warnings:
-            _LOG.warning(warning)
         self._started = time.monotonic()
-        for step, (epoch, window, ends_epoch) in enumerate(self._windows(), start=1):
+        state = snapshots and snapshots.newest()
+        if state:
+            self._load_state_dict(state)
+            _LOG.info("the training goes on from update %d of %d", self._done, self._steps)
+        else:
+            for warning in self._examples.warnings:
+                _LOG.warning(warning)
+        for step, epoch, window, ends_epoch in self._windows():
             self._make_update(epoch, step, window)
             self._watch(step)
             if self._rungs.get(step, len(self._candidates)) < len(self._candidates):
                 self._halve(epoch, step, self._rungs[step])
             self._look(step)
+            self._doubt(step)
             if self._validates(step, ends_epoch) and self._is_settled(epoch, step):
                 break
+            self._done = step
+            if snapshots and snapshots.due:
+                self._keep(snapshots)
         self._look(self._steps)
         return self._tuned()
 
-    def _windows(self) -> Iterator[tuple[int, list[int], bool]]:
-        """Epoch, window, and whether it is the epoch's last."""
+    def _windows(self) -> Iterator[tuple[int, int, list[int], bool]]:
+        """Update, epoch, window, and whether it is the epoch's last; those that are not done yet."""
         lengths = None if self._base.trains_packed else self._examples.lengths
-        for epoch in range(1, self._parameters.num_epochs + 1):
-            cut = list(windows(len(self._examples), self._parameters.window, self._order, lengths))
-            for number, window in enumerate(cut, start=1):
-                yield epoch, window, number == len(cut)
+        per_epoch = updates_per_epoch(len(self._examples), self._parameters.window)
+        for epoch in range(self._done // per_epoch + 1, self._parameters.num_epochs + 1):
+            self._epoch_began = self._order.get_state()
+            cut = windows(len(self._examples), self._parameters.window, self._order, lengths)
+            for number, window in enumerate(list(cut), start=1):
+                step = (epoch - 1) * per_epoch + number
+                if step > self._done:
+                    yield step, epoch, window, number == per_epoch
+
+    # ---- snapshots ----
+
+    def _keep(self, snapshots: Snapshots) -> None:
+        """Raises TrainingInterrupted where nobody wants the training to go on now."""
+        self._look(self._steps)
+        snapshots.keep(self._done, self._state_dict())
+        if snapshots.stop.is_set():
+            raise TrainingInterrupted(f"The training was stopped at update {self._done} of {self._steps}.")
+
+    def _state_dict(self) -> dict[str, Any]:
+        """All that decides how the training goes on. What plan and seeds make again isn't in it."""
+        per_epoch = updates_per_epoch(len(self._examples), self._parameters.window)
+        ended = self._done % per_epoch == 0
+        return {
+            "done": self._done,
+            "seconds": time.monotonic() - self._started,
+            # Where the epoch at hand, or the next, began to draw.
+            "order": self._order.get_state() if ended else self._epoch_began,
+            "worse_in_a_row": self._worse_in_a_row,
+            "trials": [trial.losses for trial in self._trials],
+            "candidates": {
+                self._trials.index(candidate.trial): candidate.state_dict() for candidate in self._candidates
+            },
+        }
+
+    def _load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._done = state["done"]
+        self._started -= state["seconds"]
+        self._order.set_state(state["order"])
+        self._worse_in_a_row = state["worse_in_a_row"]
+        for trial, losses in zip(self._trials, state["trials"], strict=True):
+            trial.losses.update(losses)
+        begun = self._candidates
+        self._candidates = [begun[number] for number in state["candidates"]]
+        for candidate, of_one in zip(self._candidates, state["candidates"].values(), strict=True):
+            candidate.load_state_dict(of_one)
+
+    # ---- updates ----
 
     def _make_update(self, epoch: int, step: int, window: list[int]) -> None:
         batch = self._examples.batch(window)
@@ -141,10 +209,37 @@ class _Tuning:
 
     def _tell(self, candidate: Candidate, point: Point) -> None:
         best = candidate.best.loss if candidate.best else None
-        seconds = time.monotonic() - self._started
+        per_epoch = updates_per_epoch(len(self._examples), self._parameters.window)
+        whole, begun = divmod(point.step, per_epoch)
+        samples = whole * len(self._examples) + begun * self._parameters.window
         self._on_update(
-            Progress(point.epoch, point.step, self._steps, point.loss, seconds, point.learning_rate, best)
+            Progress(
+                epoch=point.epoch,
+                step=point.step,
+                steps=self._steps,
+                loss=point.loss,
+                seconds=time.monotonic() - self._started,
+                learning_rate=point.learning_rate,
+                validation_loss=best,
+                samples=samples,
+                tokens=round(samples * self._tokens_a_sample),
+            )
         )
+
+    def _doubt(self, step: int) -> None:
+        """Warns once where the loss doesn't fall, or rises; looked at ten times in a training."""
+        if (
+            len(self._candidates) > 1
+            or step % max(1, self._steps // _LOOKS_AT_THE_COURSE)
+            or step == self._steps
+        ):
+            return
+        (candidate,) = self._candidates
+        found = course([point.loss for point in candidate.curve]) if candidate.curve else SETTLED
+        is_early = step < self._steps / 4
+        if found in _DOUBTS and found not in self._doubts and not (found == FLAT and is_early):
+            self._doubts.add(found)
+            _LOG.warning("%s at update %d of %d", _DOUBTS[found], step, self._steps)
 
     # ---- validation ----
 
