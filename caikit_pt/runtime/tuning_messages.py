@@ -1,6 +1,7 @@
 """The messages of caikit_pt.TuningService. Names and numbers are wire API; new fields go to the end."""
 
 from datetime import datetime
+from typing import List, Optional
 
 import caikit
 from caikit.core import DataObjectBase
@@ -25,8 +26,8 @@ class TrainingProgress(DataObjectBase):
     step: Annotated[int, FieldNumber(1)]
     steps: Annotated[int, FieldNumber(2)]
     epoch: Annotated[int, FieldNumber(3)]
-    loss: Annotated[float | None, FieldNumber(4)]
-    validation_loss: Annotated[float | None, FieldNumber(5)]
+    loss: Annotated[Optional[float], FieldNumber(4)]
+    validation_loss: Annotated[Optional[float], FieldNumber(5)]
     learning_rate: Annotated[float, FieldNumber(6)]
     samples_per_second: Annotated[float, FieldNumber(7)]
     tokens_per_second: Annotated[float, FieldNumber(8)]
@@ -48,8 +49,8 @@ class TrainingEvent(DataObjectBase):
     kind: Annotated[str, FieldNumber(3)]
     text: Annotated[str, FieldNumber(4)]
     state: Annotated[str, FieldNumber(5)]
-    progress: Annotated[TrainingProgress | None, FieldNumber(6)]
-    data: Annotated[JsonDict | None, FieldNumber(7)]
+    progress: Annotated[Optional[TrainingProgress], FieldNumber(6)]
+    data: Annotated[Optional[JsonDict], FieldNumber(7)]
 
 
 @caikit.core.dataobject(package=PACKAGE)
@@ -58,10 +59,10 @@ class ListTrainingsRequest(DataObjectBase):
     the name of the model, submission from (inclusive) and until (exclusive), trainings a page (100; up to
     1,000), and the page_token of the page before."""
 
-    states: Annotated[list[str], FieldNumber(1)]
+    states: Annotated[List[str], FieldNumber(1)]
     model_name: Annotated[str, FieldNumber(2)]
-    submitted_from: Annotated[datetime | None, FieldNumber(3)]
-    submitted_until: Annotated[datetime | None, FieldNumber(4)]
+    submitted_from: Annotated[Optional[datetime], FieldNumber(3)]
+    submitted_until: Annotated[Optional[datetime], FieldNumber(4)]
     page_size: Annotated[int, FieldNumber(5)]
     page_token: Annotated[str, FieldNumber(6)]
 
@@ -74,24 +75,24 @@ class Training(DataObjectBase):
     training_id: Annotated[str, FieldNumber(1)]
     model_name: Annotated[str, FieldNumber(2)]
     state: Annotated[str, FieldNumber(3)]
-    submitted: Annotated[datetime | None, FieldNumber(4)]
-    started: Annotated[datetime | None, FieldNumber(5)]
-    ended: Annotated[datetime | None, FieldNumber(6)]
-    reasons: Annotated[list[str], FieldNumber(7)]
+    submitted: Annotated[Optional[datetime], FieldNumber(4)]
+    started: Annotated[Optional[datetime], FieldNumber(5)]
+    ended: Annotated[Optional[datetime], FieldNumber(6)]
+    reasons: Annotated[List[str], FieldNumber(7)]
     queued_before: Annotated[int, FieldNumber(8)]
-    progress: Annotated[TrainingProgress | None, FieldNumber(9)]
+    progress: Annotated[Optional[TrainingProgress], FieldNumber(9)]
     base_model: Annotated[str, FieldNumber(10)]
     path: Annotated[str, FieldNumber(11)]
-    parameters: Annotated[JsonDict | None, FieldNumber(12)]
-    verdict: Annotated[JsonDict | None, FieldNumber(13)]
-    points: Annotated[JsonDict | None, FieldNumber(14)]
+    parameters: Annotated[Optional[JsonDict], FieldNumber(12)]
+    verdict: Annotated[Optional[JsonDict], FieldNumber(13)]
+    points: Annotated[Optional[JsonDict], FieldNumber(14)]
 
 
 @caikit.core.dataobject(package=PACKAGE)
 class ListTrainingsResponse(DataObjectBase):
     """A page; `next_page_token` is empty on the last."""
 
-    trainings: Annotated[list[Training], FieldNumber(1)]
+    trainings: Annotated[List[Training], FieldNumber(1)]
     next_page_token: Annotated[str, FieldNumber(2)]
 
 
@@ -106,5 +107,5 @@ class GetTrainingRequest(DataObjectBase):
 class TrainingCheck(DataObjectBase):
     """What a training would do. `report` has everything; `problems` are for a person."""
 
-    problems: Annotated[list[str], FieldNumber(1)]
-    report: Annotated[JsonDict | None, FieldNumber(2)]
+    problems: Annotated[List[str], FieldNumber(1)]
+    report: Annotated[Optional[JsonDict], FieldNumber(2)]
