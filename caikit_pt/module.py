@@ -49,6 +49,7 @@ from caikit_pt.soft_prompt.publication import replacing
 from caikit_pt.tuning.joining import round_of
 from caikit_pt.tuning.learner import gradients
 from caikit_pt.tuning.plan import TuningPlan, make_plan
+from caikit_pt.tuning.preflight import Preflight, preflight
 from caikit_pt.tuning.progress import show_progress
 from caikit_pt.tuning.tuner import tune
 from caikit_pt.tuning.verbalizer import Verbalizer
@@ -145,6 +146,16 @@ class PeftPromptTuning(ModuleBase):
             }
             records = () if train_stream is None else train_stream
             return make_plan(request, records, val_stream, settings.current(), resource)
+
+    @classmethod
+    def preflight(cls, *arguments: Any, **parameters: Any) -> Preflight:
+        """What `train` with these arguments would do and what there is to doubt, without doing it.
+
+        Raises CaikitRuntimeException with INVALID_ARGUMENT for what `train` refuses.
+        """
+        plan = cls.plan(*arguments, **parameters)
+        with caikit_errors():
+            return preflight(plan)
 
     @classmethod
     def from_plan(cls, plan: TuningPlan, progress_bar: bool = False) -> "PeftPromptTuning":

@@ -24,6 +24,7 @@ from caikit_pt.base_model.frozen import (
     row_losses,
     with_one_more,
 )
+from caikit_pt.base_model.seq2seq_text import Seq2SeqText
 from caikit_pt.parameters.tuning import DECODER, ENCODER
 
 if TYPE_CHECKING:
@@ -32,28 +33,8 @@ if TYPE_CHECKING:
     from caikit_pt.base_model.step import Step
 
 
-class Seq2SeqModel(BaseModel):
+class Seq2SeqModel(Seq2SeqText, BaseModel):
     """A frozen encoder-decoder model."""
-
-    def target_ids(self, text: str) -> list[int]:
-        encoded = self._literal_tokenizer(text_target=text, add_special_tokens=False)
-        return list(encoded["input_ids"])
-
-    def cut_source(self, ids: list[int], limit: int) -> list[int]:
-        if len(ids) <= limit:
-            return ids
-        # The token that ends a text stays behind what is left of it.
-        return [*ids[: limit - 1], ids[-1]] if ids[-1] == self.end_id else ids[:limit]
-
-    def keep_last(self, ids: list[int], limit: int) -> list[int]:
-        return ids[-limit:]
-
-    @property
-    def continues_text(self) -> bool:
-        return False
-
-    def seen_ids(self, row: Row) -> Sequence[int]:
-        return [self.start_id]
 
     def source_logits(self, row: Row) -> torch.Tensor | None:
         return None
@@ -104,16 +85,6 @@ class Seq2SeqModel(BaseModel):
     def positions(self, source: int, target: int, prompt: PromptTensors) -> int:
         return prompt_length(prompt, ENCODER) + source + prompt_length(prompt, DECODER) + target
 
-    def served_positions(self, row: Row, answer: int) -> int:
-        encoder = prompt_length(row.prompt, ENCODER) + len(row.ids)
-        return encoder + prompt_length(row.prompt, DECODER) + 1 + answer
-
-    def room(self, row: Row) -> int | None:
-        context = self.checkpoint.context_length
-        if context and prompt_length(row.prompt, ENCODER) + len(row.ids) > context:
-            return 0
-        return context and context - prompt_length(row.prompt, DECODER) - 1
-
     def cohort(self, row: Row) -> Hashable:
         # A decoder that counts absolute positions can't have padding in front of a row.
         return 0 if self.shift_invariant else prompt_length(row.prompt, DECODER) + len(row.answer)
@@ -130,15 +101,6 @@ class Seq2SeqModel(BaseModel):
         from caikit_pt.base_model.seq2seq_batch import Seq2SeqBatch
 
         return Seq2SeqBatch(self)
-
-    @property
-    def start_id(self) -> int:
-        """The token that every decoder input begins with."""
-        config = self.model.config
-        start = getattr(config, "decoder_start_token_id", None)
-        if start is None:
-            start = self.model.generation_config.decoder_start_token_id
-        return int(start if start is not None else config.pad_token_id)
 
     @cached_property
     def shift_invariant(self) -> bool:

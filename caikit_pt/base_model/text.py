@@ -20,6 +20,7 @@ class TextSide(ABC):
     def __init__(self, checkpoint: Checkpoint, tokenizer: Any, generation_config: Any) -> None:
         self.checkpoint = checkpoint
         self.tokenizer = tokenizer
+        self.generation_config = generation_config
         self.end_ids = _end_ids(generation_config, tokenizer)
 
     @property

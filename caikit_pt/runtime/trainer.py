@@ -39,12 +39,15 @@ from caikit_pt.runtime.job_store import JobStore
 from caikit_pt.runtime.status import caikit_errors
 from caikit_pt.runtime.supervisor import Allowance, Supervisor
 from caikit_pt.tuning.plan import TuningPlan
+from caikit_pt.tuning.preflight import preflight
 
 _LOG = logging.getLogger(__name__)
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 _SECONDS_FOR_ANOTHER_SERVER = 15.0
 _SECONDS_BETWEEN_LOOKS = 1.0
 _SECONDS_A_DAY = 86_400
+# More records than these are tokenised only when their turn comes.
+_MOST_LOOKED_THROUGH = 10_000
 
 
 class PromptTuningTrainer(ModelTrainerBase):
@@ -167,6 +170,7 @@ class _Office:
                     )
                 return known
             self._make_room()
+            warnings = plan.warnings if len(plan.records) > _MOST_LOOKED_THROUGH else preflight(plan).warnings
             folder = self.supervisor.folder(job.id)
             try:
                 folder.create(job, plan)
@@ -179,7 +183,7 @@ class _Office:
             except CaikitPtError:
                 folder.remove()
                 raise
-        for warning in plan.warnings:
+        for warning in warnings:
             self.store.add_event(job.id, kinds.WARNING, {"text": warning})
         self.supervisor.wake()
         return job

@@ -71,12 +71,15 @@ def _answering(rpc: Callable[..., _Answer]) -> Callable[..., _Answer]:
     @wraps(rpc)
     def answer(self: Any, request: Any, context: Any) -> _Answer:
         import grpc
+        from caikit.runtime.types.caikit_runtime_exception import CaikitRuntimeException
 
         try:
             return rpc(self, request, context)
+        except CaikitRuntimeException as error:
+            context.abort(error.status_code, error.message)
         except CaikitPtError as error:
             context.abort(grpc.StatusCode[error.status], str(error))
-            raise AssertionError("abort raises") from error
+        raise AssertionError("abort raises")
 
     return answer
 
@@ -150,6 +153,7 @@ class TuningServicer:
 
         check_model_name(request.model_name)
         parameters = build_caikit_library_request_dict(request.parameters, PeftPromptTuning.TRAIN_SIGNATURE)
+        parameters.pop("training_id", None)
         checked = PeftPromptTuning.preflight(**parameters)
         return TrainingCheck(problems=list(checked.warnings), report=checked.to_dict()).to_proto()
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from caikit_pt.base_model.frozen import BaseModel, TrainingBatch
+from caikit_pt.base_model.frozen import TrainingBatch
+from caikit_pt.base_model.text import TextSide
 from caikit_pt.errors import InvalidRecord
 from caikit_pt.parameters.tuning import TuningParameters
 from caikit_pt.tuning.records import Records, in_words
@@ -48,7 +49,7 @@ class Examples:
         return TrainingBatch([item.source for item in items], [item.target for item in items], prompts)
 
 
-def make_examples(records: Records, base: BaseModel, parameters: TuningParameters) -> Examples:
+def make_examples(records: Records, base: TextSide, parameters: TuningParameters) -> Examples:
     """Verbalises and tokenises `records`.
 
     A source is cut to max_source_length tokens, special ones included. A target is cut to

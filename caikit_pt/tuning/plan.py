@@ -32,7 +32,7 @@ from caikit_pt.parameters.tuning import (
 )
 from caikit_pt.settings import Settings
 from caikit_pt.soft_prompt.source import SourcePrompt, find_source
-from caikit_pt.tuning.records import Records, read_records
+from caikit_pt.tuning.records import Records, doubts, read_records
 from caikit_pt.tuning.verbalizer import Verbalizer
 
 _LOG = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ class TuningPlan:
                 "prompt_tuning_init_source_model is ignored, because prompt_tuning_init_method is "
                 f"{parameters.prompt_tuning_init_method}"
             )
-        return tuple(told)
+        return (*told, *doubts(self.records, self.validation))
 
 
 def make_plan(

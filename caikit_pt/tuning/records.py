@@ -11,6 +11,7 @@ from typing import Any
 from caikit_pt.errors import InvalidParameter, InvalidRecord
 
 _SHOWN = 5  # numbers of bad records in an error text
+_FEW_RECORDS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +85,34 @@ def read_records(stream: Iterable[Any], field: str) -> Records:
     if not items:
         raise InvalidRecord(field, "no records", "at least one record")
     return Records(tuple(items), classification, field)
+
+
+def doubts(records: Records, validation: Records | None) -> list[str]:
+    """What is allowed in records and yet unlikely to be meant."""
+    told = []
+    if len(records) < _FEW_RECORDS:
+        told.append(f"{len(records)} records are few to learn from")
+    first: dict[tuple[str, str], int] = {}
+    repeated = [
+        record.number
+        for record in records.items
+        if first.setdefault((record.input, record.output), record.number) != record.number
+    ]
+    if repeated:
+        told.append(f"{len(repeated)} records are there before, word for word ({in_words(repeated)})")
+    outputs: dict[str, set[str]] = {}
+    for record in records.items:
+        outputs.setdefault(record.input, set()).add(record.output)
+    torn = [record.number for record in records.items if len(outputs[record.input]) > 1]
+    if torn:
+        told.append(f"{len(torn)} records have inputs that occur with other outputs ({in_words(torn)})")
+    if len({record.output for record in records.items}) == 1 and len(records) > 1:
+        told.append("all records have the same output")
+    if validation is not None:
+        seen = [record.number for record in validation.items if record.input in outputs]
+        if seen:
+            told.append(f"{len(seen)} records to validate with are trained on, too ({in_words(seen)})")
+    return told
 
 
 def in_words(numbers: Sequence[int]) -> str:

@@ -1,0 +1,422 @@
+"""caikit-pt: the command line.
+
+Answers go to stdout, all else to stderr. Exit codes: 0 done; 1 the training ended in ERRORED, or the
+server refused; 2 the command is wrong; 3 the training was cancelled; 4 the server can't be reached;
+130 Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from caikit_pt.client import CANCELED, COMPLETED, DEFAULT_ADDRESS, Event, ServerError, Training, TuningClient
+from caikit_pt.parameters.generation import GENERATION_PARAMETERS
+from caikit_pt.parameters.table import Parameter, ParameterTable
+from caikit_pt.parameters.tuning import TUNING_PARAMETERS
+
+DONE, FAILED, USAGE, WAS_CANCELED, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 4, 130
+_ENDS = {COMPLETED: DONE, CANCELED: WAS_CANCELED}
+_OF_EVERY_TRAINING = ("base_model", "silence_progress_bars")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; its exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except ServerError as error:
+        print(f"{error.status}: {error}", file=sys.stderr)
+        return UNREACHABLE if error.status == "UNAVAILABLE" else FAILED
+    except _Wrong as error:
+        print(f"caikit-pt: {error}", file=sys.stderr)
+        return USAGE
+    except BrokenPipeError:
+        return DONE
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+class _Wrong(Exception):
+    """A command that can't be carried out as it stands."""
+
+
+# ---- commands ----
+
+
+def _serve(_: argparse.Namespace) -> int:
+    from caikit_pt.runtime.launcher import serve
+
+    serve()
+    return DONE
+
+
+def _health(options: argparse.Namespace) -> int:
+    import grpc
+    from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+    with grpc.insecure_channel(options.server) as channel:
+        try:
+            answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=5)
+        except grpc.RpcError as error:
+            raise ServerError(
+                "UNAVAILABLE", f"{options.server} doesn't answer ({error.code().name})"
+            ) from error
+    print(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
+    return DONE if answer.status == health_pb2.HealthCheckResponse.SERVING else FAILED
+
+
+def _tune(options: argparse.Namespace) -> int:
+    request = _request(options)
+    with TuningClient(options.server) as client:
+        id = client.tune(options.model_name, training_id=options.id, **request)
+        if options.detach:
+            print(json.dumps({"training_id": id}) if options.json else id)
+            return DONE
+        return _followed(client, id, 0, options)
+
+
+def _watch(options: argparse.Namespace) -> int:
+    with TuningClient(options.server) as client:
+        return _followed(client, options.training_id, options.from_event, options)
+
+
+def _list(options: argparse.Namespace) -> int:
+    with TuningClient(options.server) as client:
+        found = client.trainings(options.state or (), options.model_name or "", options.since, options.until)
+        if options.json:
+            for training in found:
+                print(_json(_known(training)), flush=True)
+            return DONE
+        rows = [
+            (one.training_id, one.state, one.model_name, one.base_model, _time(one.submitted), _where(one))
+            for one in found
+        ]
+    _print_table(("TRAINING", "STATE", "MODEL", "BASE MODEL", "SUBMITTED", ""), rows)
+    return DONE
+
+
+def _show(options: argparse.Namespace) -> int:
+    with TuningClient(options.server) as client:
+        training = client.training(options.training_id)
+    if options.json:
+        print(_json(asdict(training)))
+        return DONE
+    origins = training.parameters.get("origins", {})
+    print(f"{training.training_id}  {training.state}  {training.model_name}  {_where(training)}".rstrip())
+    for name in ("submitted", "started", "ended"):
+        print(f"{name:10} {_time(getattr(training, name))}")
+    print(f"published  {training.path}")
+    for reason in training.reasons:
+        print(f"- {reason}")
+    print()
+    shown = {name: value for name, value in training.parameters.items() if name != "origins"}
+    _print_table(
+        ("PARAMETER", "VALUE", "FROM"),
+        [(name, _plain(value), origins.get(name, "")) for name, value in shown.items()],
+    )
+    return DONE
+
+
+def _cancel(options: argparse.Namespace) -> int:
+    with TuningClient(options.server) as client:
+        state = client.cancel(options.training_id)
+    print(_json({"training_id": options.training_id, "state": state}) if options.json else state)
+    return DONE if state == CANCELED else FAILED
+
+
+def _generate(options: argparse.Namespace) -> int:
+    text = sys.stdin.read() if options.text == "-" else options.text
+    parameters = _set(options, GENERATION_PARAMETERS)
+    with TuningClient(options.server) as client:
+        if options.json:
+            print(_json({"generated_text": client.generate(options.model_name, text, **parameters)}))
+            return DONE
+        for part in client.stream(options.model_name, text, **parameters):
+            print(part, end="", flush=True)
+    print()
+    return DONE
+
+
+def _check(options: argparse.Namespace) -> int:
+    with TuningClient(options.server) as client:
+        report = client.check(options.model_name, **_request(options))
+    if options.json:
+        print(_json(report))
+        return DONE
+    for name, value in report.items():
+        if name not in ("parameters", "warnings"):
+            print(f"{name:22} {_plain(value)}")
+    for warning in report.get("warnings", ()):
+        print(f"- {warning}")
+    return DONE
+
+
+def _plot(options: argparse.Namespace) -> int:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise _Wrong("plots need matplotlib: install caikit-pt[plot]") from error
+
+    with TuningClient(options.server) as client:
+        training = client.training(options.training_id)
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for name, label in (("loss", "loss of each update"), ("best_validation_loss", "best validation loss")):
+        points = [point for point in training.points.get(name, ()) if point[1] is not None]
+        if points:
+            axes.plot(*zip(*points, strict=True), label=label, linewidth=1)
+    axes.set(xlabel="update", ylabel="nats a target token", title=f"{training.model_name} ({training.state})")
+    if axes.lines:
+        axes.legend()
+    output = options.output or Path(f"{training.training_id}.png")
+    figure.savefig(output, dpi=120)
+    print(output)
+    return DONE
+
+
+# ---- a training that is watched ----
+
+
+def _followed(client: TuningClient, id: str, from_event: int, options: argparse.Namespace) -> int:
+    """Shows events until the end. Ctrl-C leaves the training running."""
+    show = _as_json if options.json else _Bar() if sys.stderr.isatty() else _as_line
+    if not options.json:
+        print(f"training {id}", file=sys.stderr, flush=True)
+    state = ""
+    try:
+        for event in client.watch(id, from_event):
+            show(event)
+            state = event.state or state
+    except KeyboardInterrupt:
+        print(f"\nThe training goes on. Watch it again: caikit-pt watch {id}", file=sys.stderr)
+        return INTERRUPTED
+    finally:
+        if isinstance(show, _Bar):
+            show.close()
+    training = client.training(id)
+    if not options.json:
+        for reason in training.reasons:
+            print(reason, file=sys.stderr)
+        print(training.state)
+    return _ENDS.get(training.state, FAILED)
+
+
+def _as_json(event: Event) -> None:
+    print(_json(_known(event)), flush=True)
+
+
+def _as_line(event: Event) -> None:
+    print(f"{event.time:%H:%M:%S} {_in_words(event)}", file=sys.stderr, flush=True)
+
+
+class _Bar:
+    """A progress bar, with what else happens above it."""
+
+    def __init__(self) -> None:
+        from tqdm import tqdm
+
+        self._bar = tqdm(unit="update", leave=True, file=sys.stderr, dynamic_ncols=True)
+
+    def __call__(self, event: Event) -> None:
+        at = event.progress
+        if at is None:
+            if event.kind not in ("verdict", "checkpoint"):
+                self._bar.write(_in_words(event), file=sys.stderr)
+            return
+        self._bar.total = at.steps
+        self._bar.n = at.step
+        self._bar.set_postfix_str(
+            f"epoch {at.epoch}, loss {_loss(at.loss)}{_validated(event)}", refresh=False
+        )
+        self._bar.refresh()
+
+    def close(self) -> None:
+        """Leaves it as it is."""
+        self._bar.close()
+
+
+def _in_words(event: Event) -> str:
+    at = event.progress
+    if at is not None:
+        return (
+            f"update {at.step} of {at.steps}, epoch {at.epoch}, loss {_loss(at.loss)}{_validated(event)}, "
+            f"{at.samples_per_second:.3g} samples/s, about {at.eta_seconds:.0f} s to go"
+        )
+    if event.kind == "checkpoint":
+        return f"checkpoint at update {event.data['step']:.0f}"
+    if event.kind == "artifact":
+        return f"published as {event.data['model_name']}"
+    if event.kind == "verdict":
+        return f"the course of the loss: {event.data.get('course', '')}"
+    told = ": ".join(filter(None, (event.state, event.text)))
+    return told if event.kind in ("state", "phase") else f"{event.kind}: {told}"
+
+
+def _validated(event: Event) -> str:
+    at = event.progress
+    return "" if at is None or at.validation_loss is None else f", validation {_loss(at.validation_loss)}"
+
+
+def _loss(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:.4f}"
+
+
+# ---- options ----
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="caikit-pt", description="Tune soft prompts and ask them.")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def command(name: str, run: Callable[[argparse.Namespace], int], help: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=help, description=help)
+        added.set_defaults(run=run)
+        if name != "serve":
+            added.add_argument("--server", default=DEFAULT_ADDRESS, metavar="HOST:PORT")
+            added.add_argument("--json", action="store_true", help="JSON on stdout, an object a line")
+        return added
+
+    command("serve", _serve, "run the server, with the settings of CONFIG_FILES")
+    tune = command("tune", _tune, "tune a prompt, and watch how it goes")
+    _add_request(tune)
+    tune.add_argument("--id", help="an id of your own: submitted twice, it is one training")
+    tune.add_argument("--detach", action="store_true", help="print the id, and don't watch")
+    watch = command("watch", _watch, "watch a training until it has ended")
+    watch.add_argument("training_id")
+    watch.add_argument("--from-event", type=int, default=0, metavar="N", help="what happened behind event N")
+    listed = command("list", _list, "the trainings, the latest first")
+    listed.add_argument("--state", action="append", help="only these; can be repeated")
+    listed.add_argument("--model-name")
+    for name in ("--since", "--until"):
+        listed.add_argument(name, type=datetime.fromisoformat, metavar="TIME", help="of submission, UTC")
+    command("show", _show, "all that is known of a training").add_argument("training_id")
+    command("cancel", _cancel, "end a training").add_argument("training_id")
+    generate = command("generate", _generate, "ask a tuned prompt")
+    generate.add_argument("model_name")
+    generate.add_argument("text", help="- for stdin")
+    _add(generate, GENERATION_PARAMETERS, ("preserve_input_text",))
+    check = command("check", _check, "what a training would do, without doing it")
+    _add_request(check)
+    plot = command("plot", _plot, "write the loss curves as PNG")
+    plot.add_argument("training_id")
+    plot.add_argument("-o", "--output", type=Path)
+    command("health", _health, "whether the server is ready")
+    return parser
+
+
+def _add_request(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model_name")
+    parser.add_argument("--base-model", required=True)
+    for name, what in (("train", "to train on"), ("validation", "to validate with")):
+        group = parser.add_mutually_exclusive_group(required=name == "train")
+        group.add_argument(f"--{name}", type=Path, metavar="FILE", help=f"records {what}: .jsonl, sent along")
+        group.add_argument(f"--{name}-on-server", metavar="FILE", help="in the server's file_source_base")
+    _add(parser, TUNING_PARAMETERS, _OF_EVERY_TRAINING)
+
+
+def _add(parser: argparse.ArgumentParser, table: ParameterTable, besides: Iterable[str]) -> None:
+    group = parser.add_argument_group("parameters (docs/parameters.md)")
+    for parameter in table:
+        if parameter.name not in besides:
+            group.add_argument(
+                f"--{parameter.name.replace('_', '-')}",
+                dest=parameter.name,
+                type=_boolean if parameter.kind is bool else parameter.kind,
+                nargs="+" if parameter.many else None,
+                choices=parameter.choices or None,
+                metavar=None if parameter.choices else parameter.kind.__name__.upper(),
+                help=_help(parameter),
+            )
+
+
+def _help(parameter: Parameter) -> str:
+    return parameter.meaning.replace("%", "%%")
+
+
+def _boolean(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise argparse.ArgumentTypeError("true or false")
+    return text.lower() == "true"
+
+
+def _set(options: argparse.Namespace, table: ParameterTable) -> dict[str, Any]:
+    found = {parameter.name: getattr(options, parameter.name, None) for parameter in table}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _request(options: argparse.Namespace) -> dict[str, Any]:
+    request = {**_set(options, TUNING_PARAMETERS), "file": options.train_on_server or ""}
+    if options.train:
+        request["records"] = _records(options.train)
+    if options.validation:
+        request["validation_records"] = _records(options.validation)
+    return {**request, "validation_file": options.validation_on_server or ""}
+
+
+def _records(file: Path) -> list[dict[str, str]]:
+    """Raises _Wrong by the number of a line, never with its text."""
+    found = []
+    try:
+        lines = file.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise _Wrong(f"{file} can't be read ({type(error).__name__})") from error
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = json.loads(line) if line.strip() else None
+        except ValueError:
+            raise _Wrong(f"{file}, line {number}: not JSON") from None
+        if record is not None:
+            fields = record if isinstance(record, dict) else {}
+            if set(fields) != {"input", "output"} or not all(
+                isinstance(text, str) for text in fields.values()
+            ):
+                raise _Wrong(f'{file}, line {number}: not {{"input": TEXT, "output": TEXT}}')
+            found.append(fields)
+    return found
+
+
+# ---- output ----
+
+
+def _json(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _known(value: Any) -> dict[str, Any]:
+    return {name: found for name, found in asdict(value).items() if found not in (None, "", {}, [])}
+
+
+def _where(training: Training) -> str:
+    at = training.progress
+    if training.state == "QUEUED":
+        return f"{training.queued_before} before it"
+    if at is None or training.ended:
+        return ""
+    return f"update {at.step} of {at.steps}, about {at.eta_seconds:.0f} s to go"
+
+
+def _time(moment: datetime | None) -> str:
+    return f"{moment:%Y-%m-%d %H:%M:%S}" if moment else "-"
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    for row in (head, *rows):
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

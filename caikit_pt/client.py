@@ -1,0 +1,360 @@
+"""A client of a server of caikit_pt: tune, watch, ask.
+
+from caikit_pt.client import TuningClient
+
+with TuningClient("localhost:8085") as client:
+    id = client.tune("mood", base_model="tiny-t5", records=[{"input": "...", "output": "..."}, ...])
+    for event in client.watch(id):
+        print(event.kind, event.text)
+    print(client.generate("mood", "The lamp is a delight!"))
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cached_property
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from caikit_pt.errors import CaikitPtError
+from caikit_pt.parameters.tuning import TUNING_PARAMETERS
+
+if TYPE_CHECKING:
+    import grpc
+
+DEFAULT_ADDRESS = "localhost:8085"
+COMPLETED, CANCELED, ERRORED = "COMPLETED", "CANCELED", "ERRORED"
+ENDED = (COMPLETED, CANCELED, ERRORED)
+# Training records may come inline, and answers be long.
+_MESSAGE_BYTES = 2**26
+_SECONDS_TO_RECONNECT = 1.0
+
+
+class ServerError(CaikitPtError):
+    """What the server answered instead: `status` is the name of a gRPC status."""
+
+    def __init__(self, status: str, text: str) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a training stands. Losses are nats a target token, None where they aren't finite."""
+
+    step: int
+    steps: int
+    epoch: int
+    loss: float | None
+    validation_loss: float | None
+    learning_rate: float
+    samples_per_second: float
+    tokens_per_second: float
+    seconds: float
+    eta_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened to a training; `kind` is state, phase, progress, checkpoint, warning, death,
+    verdict or artifact."""
+
+    number: int
+    time: datetime
+    kind: str
+    text: str
+    state: str
+    progress: Progress | None
+    data: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """A training; `parameters`, `verdict` and `points` only where it was asked for by its id."""
+
+    training_id: str
+    model_name: str
+    base_model: str
+    state: str
+    submitted: datetime | None
+    started: datetime | None
+    ended: datetime | None
+    reasons: Sequence[str]
+    queued_before: int
+    progress: Progress | None
+    path: str
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    verdict: Mapping[str, Any] = field(default_factory=dict)
+    points: Mapping[str, Sequence[Sequence[float]]] = field(default_factory=dict)
+
+
+class TuningClient:
+    """Every call raises ServerError where the server refuses or can't be reached."""
+
+    def __init__(self, address: str = DEFAULT_ADDRESS, channel: grpc.Channel | None = None) -> None:
+        """A `channel` of one's own is for TLS; it is closed with the client."""
+        import grpc
+
+        sizes = [(f"grpc.max_{way}_message_length", _MESSAGE_BYTES) for way in ("send", "receive")]
+        self._channel = channel or grpc.insecure_channel(address, sizes)
+
+    def close(self) -> None:
+        """Lets go of the connection."""
+        self._channel.close()
+
+    def __enter__(self) -> TuningClient:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # ---- training ----
+
+    def tune(self, model_name: str, **request: Any) -> str:
+        """Queues a training and returns its id. Takes what `request_of` takes."""
+        return str(self._answer(self._stubs.train, self._train_request(model_name, request)).training_id)
+
+    def check(self, model_name: str, **request: Any) -> dict[str, Any]:
+        """What `tune` with the same arguments would do and what it would warn of, without doing it."""
+        from google.protobuf import json_format
+
+        answer = self._answer(self._stubs.tuning.CheckTraining, self._train_request(model_name, request))
+        report: dict[str, Any] = json_format.MessageToDict(answer.report)
+        return report
+
+    def watch(self, training_id: str, from_event: int = 0) -> Iterator[Event]:
+        """Its events behind number `from_event` until it has ended, as they come.
+
+        A server that restarts in between is waited for.
+        """
+        from caikit_pt.runtime.tuning_messages import WatchTrainingRequest
+
+        last = from_event
+        while True:
+            request = WatchTrainingRequest(training_id=training_id, from_event=last).to_proto()
+            try:
+                for event in self._events(request):
+                    last = event.number
+                    yield event
+                return
+            except ServerError as error:
+                if error.status not in ("UNAVAILABLE", "CANCELLED") or last == from_event:
+                    raise
+                time.sleep(_SECONDS_TO_RECONNECT)
+
+    def wait(self, training_id: str) -> Training:
+        """The training, when it has ended."""
+        for _ in self.watch(training_id):
+            pass
+        return self.training(training_id)
+
+    def training(self, training_id: str) -> Training:
+        """Everything of one training."""
+        from caikit_pt.runtime.tuning_messages import GetTrainingRequest
+
+        request = GetTrainingRequest(training_id=training_id).to_proto()
+        return _training(self._answer(self._stubs.tuning.GetTraining, request))
+
+    def trainings(
+        self,
+        states: Sequence[str] = (),
+        model_name: str = "",
+        submitted_from: datetime | None = None,
+        submitted_until: datetime | None = None,
+    ) -> Iterator[Training]:
+        """All of them, the latest first."""
+        from caikit_pt.runtime.tuning_messages import ListTrainingsRequest
+
+        token = ""
+        while True:
+            asked = ListTrainingsRequest(
+                states=list(states),
+                model_name=model_name,
+                submitted_from=submitted_from,
+                submitted_until=submitted_until,
+                page_token=token,
+            )
+            page = self._answer(self._stubs.tuning.ListTrainings, asked.to_proto())
+            yield from map(_training, page.trainings)
+            token = page.next_page_token
+            if not token:
+                return
+
+    def cancel(self, training_id: str) -> str:
+        """Ends a training; returns its state, which is another than CANCELED where it had ended before."""
+        from caikit.interfaces.runtime.data_model import TrainingInfoRequest
+
+        request = TrainingInfoRequest(training_id=training_id).to_proto()
+        answer = self._answer(self._stubs.management.CancelTraining, request)
+        return str(answer.DESCRIPTOR.fields_by_name["state"].enum_type.values_by_number[answer.state].name)
+
+    # ---- asking ----
+
+    def generate(self, model_name: str, text: str, **parameters: Any) -> str:
+        """The answer to `text`, by default without the text in front. Parameters: docs/parameters.md."""
+        parameters = {"preserve_input_text": False, **parameters}
+        request = self._stubs.messages.TextGenerationTaskRequest(text=text, **parameters)
+        return str(self._answer(self._stubs.predict, request, model_name).generated_text)
+
+    def stream(self, model_name: str, text: str, **parameters: Any) -> Iterator[str]:
+        """The answer as it comes."""
+        parameters = {"preserve_input_text": False, **parameters}
+        request = self._stubs.messages.ServerStreamingTextGenerationTaskRequest(text=text, **parameters)
+        for part in self._stream(self._stubs.stream, request, model_name):
+            yield part.generated_text
+
+    # ---- gRPC ----
+
+    @cached_property
+    def _stubs(self) -> _Stubs:
+        return _Stubs(self._channel)
+
+    def _train_request(self, model_name: str, request: Mapping[str, Any]) -> Any:
+        from google.protobuf import json_format
+
+        message = self._stubs.training_messages.TextGenerationTaskPeftPromptTuningTrainRequest()
+        try:
+            return json_format.ParseDict(
+                {"model_name": model_name, "parameters": request_of(**request)}, message
+            )
+        except json_format.ParseError as error:
+            raise ServerError("INVALID_ARGUMENT", str(error)) from error
+
+    def _events(self, request: Any) -> Iterator[Event]:
+        for message in self._stream(self._stubs.tuning.WatchTraining, request):
+            yield Event(
+                number=message.number,
+                time=message.time.ToDatetime(),
+                kind=message.kind,
+                text=message.text,
+                state=message.state,
+                progress=_progress(message),
+                data=_struct(message, "data"),
+            )
+
+    def _answer(self, rpc: Any, request: Any, model_name: str = "") -> Any:
+        import grpc
+
+        try:
+            return rpc(request, metadata=_metadata(model_name))
+        except grpc.RpcError as error:
+            raise _server_error(error) from error
+
+    def _stream(self, rpc: Any, request: Any, model_name: str = "") -> Iterator[Any]:
+        import grpc
+
+        call = rpc(request, metadata=_metadata(model_name))
+        try:
+            yield from call
+        except grpc.RpcError as error:
+            raise _server_error(error) from error
+        finally:
+            call.cancel()
+
+
+def request_of(
+    base_model: str,
+    records: Sequence[Mapping[str, str]] | None = None,
+    file: str = "",
+    validation_records: Sequence[Mapping[str, str]] | None = None,
+    validation_file: str = "",
+    **parameters: Any,
+) -> dict[str, Any]:
+    """The parameters of a train request as JSON has them.
+
+    Records ({"input": ..., "output": ...}) go along with the request, or lie in a `file` under the server's
+    `file_source_base`. `parameters` are those of docs/parameters.md, those of tuning_config among them.
+    """
+    told: dict[str, Any] = {"base_model": base_model, "train_stream": _stream_of(records, file)}
+    if validation_records is not None or validation_file:
+        told["val_stream"] = _stream_of(validation_records, validation_file)
+    config: dict[str, Any] = {}
+    paths = {parameter.name: parameter.path for parameter in TUNING_PARAMETERS}
+    for name, value in parameters.items():
+        if value is not None:
+            (config if paths.get(name) else told)[name] = value
+    return {**told, "tuning_config": config}
+
+
+def _stream_of(records: Sequence[Mapping[str, str]] | None, file: str) -> dict[str, Any]:
+    if file:
+        return {"file": {"filename": file}}
+    return {"jsondata": {"data": [dict(record) for record in records or ()]}}
+
+
+class _Stubs:
+    """caikit makes messages and stubs of the installed module; it takes a second or two."""
+
+    def __init__(self, channel: grpc.Channel) -> None:
+        import logging
+
+        from caikit.runtime.service_factory import ServicePackageFactory as Factory
+
+        import caikit_pt  # noqa: F401
+        from caikit_pt.runtime.tuning_service import service
+
+        # It warns of each module with two tasks, and ours has two.
+        logging.getLogger("RNTM-NAMES").setLevel(logging.ERROR)
+        kinds = Factory.ServiceType
+        training, inference = (
+            Factory.get_service_package(kind) for kind in (kinds.TRAINING, kinds.INFERENCE)
+        )
+        self.training_messages, self.messages = training.messages, inference.messages
+        self.train = training.stub_class(channel).TextGenerationTaskPeftPromptTuningTrain
+        asked = inference.stub_class(channel)
+        self.predict = asked.TextGenerationTaskPredict
+        self.stream = asked.ServerStreamingTextGenerationTaskPredict
+        self.management = Factory.get_service_package(kinds.TRAINING_MANAGEMENT).stub_class(channel)
+        self.tuning = service().client_stub_class(channel)
+
+
+def _training(message: Any) -> Training:
+    return Training(
+        training_id=message.training_id,
+        model_name=message.model_name,
+        base_model=message.base_model,
+        state=message.state,
+        submitted=_moment(message, "submitted"),
+        started=_moment(message, "started"),
+        ended=_moment(message, "ended"),
+        reasons=list(message.reasons),
+        queued_before=message.queued_before,
+        progress=_progress(message),
+        path=message.path,
+        parameters=_struct(message, "parameters"),
+        verdict=_struct(message, "verdict"),
+        points=_struct(message, "points"),
+    )
+
+
+def _progress(message: Any) -> Progress | None:
+    if not message.HasField("progress"):
+        return None
+    found = message.progress
+    values: dict[str, Any] = {name: getattr(found, name) for name in Progress.__slots__}
+    for name in ("loss", "validation_loss"):
+        values[name] = values[name] if found.HasField(name) else None
+    return Progress(**values)
+
+
+def _moment(message: Any, name: str) -> datetime | None:
+    return getattr(message, name).ToDatetime() if message.HasField(name) else None
+
+
+def _struct(message: Any, name: str) -> dict[str, Any]:
+    from google.protobuf import json_format
+
+    return json_format.MessageToDict(getattr(message, name)) if message.HasField(name) else {}
+
+
+def _metadata(model_name: str) -> list[tuple[str, str]]:
+    return [("mm-model-id", model_name)] if model_name else []
+
+
+def _server_error(error: Any) -> ServerError:
+    return ServerError(error.code().name, error.details() or "")

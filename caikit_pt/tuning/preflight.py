@@ -1,0 +1,189 @@
+"""What a training would do and what there is to doubt, told before a weight is read.
+
+Numbers of records are told, their texts never.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from caikit_pt.base_model.budget import budget_for
+from caikit_pt.base_model.text_of import text_of
+from caikit_pt.errors import InvalidRecord
+from caikit_pt.parameters.tuning import AUTO
+from caikit_pt.tuning.batches import updates_per_epoch
+from caikit_pt.tuning.plan import TuningPlan
+from caikit_pt.tuning.records import Records, in_words
+from caikit_pt.tuning.verbalizer import Verbalizer
+
+_MANY_CUT = 0.05  # of the records
+# Of the time of products of matrices, what a training takes for the rest; see docs/training.md.
+_SHARE_OF_THE_PEAK = 0.5
+_SECONDS_AN_UPDATE = 0.005
+# Numbers that are kept of a position in a layer, in widths of the model: Llama 26, T5 12 (bench.training).
+_KEPT_WIDTHS = 26
+_SEARCH = 2.5  # trainings
+_MATMUL_SIZE = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Lengths:
+    """Of the sources or of the targets of a stream, in tokens, before they are cut at `limit`."""
+
+    limit: int
+    median: int
+    p90: int
+    p99: int
+    longest: int
+    cut: int
+
+    @classmethod
+    def of(cls, counts: Sequence[int], limit: int) -> Lengths:
+        """Those of `counts`."""
+        ordered = sorted(counts)
+
+        def at(share: float) -> int:
+            return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
+
+        return cls(limit, at(0.5), at(0.9), at(0.99), ordered[-1], sum(count > limit for count in counts))
+
+    def to_dict(self) -> dict[str, int]:
+        """Plain values."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+@dataclass(frozen=True, slots=True)
+class Preflight:
+    """`seconds` and `device_memory` (bytes) are predictions: of the training alone, without its validations,
+    by the multiply-adds that it needs and the speed of this machine's products."""
+
+    records: int
+    validation_records: int
+    updates: int
+    updates_per_epoch: int
+    sources: Lengths
+    targets: Lengths
+    seconds: float
+    device_memory: int
+    parameters: Mapping[str, Any]
+    warnings: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "records": self.records,
+            "validation_records": self.validation_records,
+            "updates": self.updates,
+            "updates_per_epoch": self.updates_per_epoch,
+            "source_tokens": self.sources.to_dict(),
+            "target_tokens": self.targets.to_dict(),
+            "seconds": round(self.seconds, 1),
+            "device_memory_bytes": self.device_memory,
+            "parameters": dict(self.parameters),
+            "warnings": list(self.warnings),
+        }
+
+
+def preflight(plan: TuningPlan) -> Preflight:
+    """Looks through all records of `plan`. Raises InvalidRecord where a source has no token."""
+    parameters = plan.parameters
+    sources, targets = _token_counts(plan, plan.records)
+    if plan.validation is not None:
+        _token_counts(plan, plan.validation)
+    source = Lengths.of(sources, parameters.max_source_length)
+    target = Lengths.of(targets, parameters.max_target_length)
+    per_epoch = updates_per_epoch(len(plan.records), parameters.window)
+    positions = sum(min(count, source.limit) for count in sources) + sum(
+        min(count, target.limit) + 1 for count in targets
+    )
+    return Preflight(
+        records=len(plan.records),
+        validation_records=len(plan.validation) if plan.validation else 0,
+        updates=per_epoch * parameters.num_epochs,
+        updates_per_epoch=per_epoch,
+        sources=source,
+        targets=target,
+        seconds=_seconds(plan, positions, per_epoch),
+        device_memory=_memory(plan, positions),
+        parameters=parameters.to_dict(),
+        warnings=(*plan.warnings, *_cuts(source, target, len(plan.records))),
+    )
+
+
+def _token_counts(plan: TuningPlan, records: Records) -> tuple[list[int], list[int]]:
+    """Tokens of each source and target. Raises InvalidRecord."""
+    text = text_of(plan.checkpoint)
+    verbalizer = Verbalizer(plan.parameters.verbalizer)
+    nothing = len(text.source_ids(""))
+    sources, targets, bad = [], [], []
+    for record in records.items:
+        sources.append(len(text.source_ids(verbalizer.render(record.input))))
+        targets.append(len(text.target_ids(record.output)))
+        if sources[-1] <= nothing:
+            bad.append(record.number)
+    if bad:
+        raise InvalidRecord(
+            records.stream,
+            f"{len(bad)} records whose input has no token ({in_words(bad)})",
+            f"records whose input is text that the tokenizer of {plan.checkpoint.name} doesn't leave out",
+        )
+    return sources, targets
+
+
+def _cuts(source: Lengths, target: Lengths, records: int) -> list[str]:
+    named = {"max_source_length": source, "max_target_length": target}
+    return [
+        f"{lengths.cut} of {records} records cut at {name}"
+        + (f"; the longest has {lengths.longest} tokens" if lengths.cut > _MANY_CUT * records else "")
+        for name, lengths in named.items()
+        if lengths.cut
+    ]
+
+
+def _seconds(plan: TuningPlan, positions: int, updates: int) -> float:
+    """Forward and backward to the inputs, each a multiply-add of a weight and a position."""
+    parameters = plan.parameters
+    prompt = parameters.num_virtual_tokens * len(parameters.output_model_types)
+    an_epoch = 4.0 * _weights(plan) * (positions + updates * prompt)
+    speed = _SHARE_OF_THE_PEAK * _products_a_second(parameters.device, parameters.torch_dtype)
+    once = parameters.num_epochs * (an_epoch / speed + updates * _SECONDS_AN_UPDATE)
+    return once * (_SEARCH if parameters.search == AUTO else 1.0)
+
+
+def _memory(plan: TuningPlan, positions: int) -> int:
+    import torch
+
+    parameters, config = plan.parameters, plan.checkpoint.config.get_text_config()
+    size = int(getattr(torch, parameters.torch_dtype).itemsize)
+    width = plan.checkpoint.hidden_size
+    budget = budget_for(torch.device(parameters.device).type, width)
+    in_a_pass = min(budget.positions, math.ceil(positions / len(plan.records) * parameters.window))
+    layers = int(getattr(config, "num_hidden_layers", 0) or 12)
+    return _weights(plan) * size + in_a_pass * layers * width * _KEPT_WIDTHS * size
+
+
+def _weights(plan: TuningPlan) -> int:
+    """How many numbers the checkpoint's files hold."""
+    import torch
+
+    files = [*plan.checkpoint.directory.glob("*.safetensors")] or [*plan.checkpoint.directory.glob("*.bin")]
+    return sum(file.stat().st_size for file in files) // int(getattr(torch, plan.checkpoint.dtype).itemsize)
+
+
+@cache
+def _products_a_second(device: str, dtype: str) -> float:
+    """Floating-point operations of products of matrices, measured for some milliseconds."""
+    import torch
+
+    one = torch.ones(_MATMUL_SIZE, _MATMUL_SIZE, dtype=getattr(torch, dtype), device=device)
+    best = math.inf
+    for _ in range(5):
+        began = time.perf_counter()
+        float((one @ one)[0, 0])
+        best = min(best, time.perf_counter() - began)
+    return 2.0 * _MATMUL_SIZE**3 / best
