@@ -13,8 +13,6 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from caikit_pt.cancelling import is_being_cancelled
-
 _TOLERANCE = 1e-5
 _SAMPLE = 64
 
@@ -112,8 +110,6 @@ def _computes(module: torch.nn.Module, x: Tensor, expected: Tensor) -> bool:
         with torch.no_grad():
             seen = module(x)
     except Exception:  # whatever a module of another kind does with it
-        if is_being_cancelled():
-            raise
         return False
     if not isinstance(seen, Tensor) or seen.shape != expected.shape:
         return False

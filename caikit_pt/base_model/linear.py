@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from caikit_pt.cancelling import is_being_cancelled
-
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -101,8 +99,6 @@ def _onednn_is_right() -> bool:
         seen_back = _product(seen, weight.t(), None)
         seen_packed = _product(x, torch.ops.mkldnn._reorder_linear_weight(weight, _ANY_ROWS), bias)
     except (RuntimeError, AttributeError):
-        if is_being_cancelled():
-            raise
         return False
     return _close(seen, exact) and _close(seen_back, back) and _close(seen_packed, exact)
 

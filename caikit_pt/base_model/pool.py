@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from caikit_pt.base_model.checkpoint import CAUSAL, LOCAL, Checkpoint
-from caikit_pt.cancelling import is_being_cancelled
 from caikit_pt.errors import InvalidParameter
 from caikit_pt.parameters.tuning import DTYPES
 from caikit_pt.settings import Settings
@@ -64,7 +63,7 @@ def import_libraries() -> None:
     lazy = ("AutoConfig", "AutoModelForCausalLM", "AutoModelForSeq2SeqLM", "AutoTokenizer")
     more = ("DynamicCache", "EncoderDecoderCache", "GenerationConfig")
     _ = [getattr(transformers, name) for name in (*lazy, *more)]
-    _ = [torch.cuda.device_count(), huggingface_hub.snapshot_download, logits_process, modeling_auto]
+    _ = [torch.nn, huggingface_hub.snapshot_download, logits_process, modeling_auto]
 
 
 def load(checkpoint: Checkpoint, dtype: str, device: str) -> BaseModel:
@@ -87,8 +86,6 @@ def load(checkpoint: Checkpoint, dtype: str, device: str) -> BaseModel:
         with _LOADING, _no_progress_bar():
             model = auto.from_pretrained(checkpoint.directory, dtype=getattr(torch, dtype), **LOCAL)
     except (OSError, ValueError, RuntimeError) as error:
-        if is_being_cancelled():
-            raise
         raise InvalidParameter(
             "base_model", checkpoint.name, f"a checkpoint whose weights can be read ({type(error).__name__})"
         ) from error

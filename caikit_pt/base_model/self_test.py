@@ -11,7 +11,6 @@ import logging
 from typing import TYPE_CHECKING
 
 from caikit_pt.base_model.frozen import BaseModel, Decoding, Row, TrainingBatch
-from caikit_pt.cancelling import is_being_cancelled
 from caikit_pt.errors import InvalidParameter
 
 if TYPE_CHECKING:
@@ -57,8 +56,6 @@ def check_batching(base: BaseModel) -> bool:
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # whatever a model does with what it doesn't know
-        if is_being_cancelled():
-            raise
         wrong = f"{type(error).__name__}: {error}"
     if wrong:
         _LOG.warning("%s is served one request at a time: %s", base.checkpoint.name, wrong)
@@ -129,8 +126,6 @@ def check_packing(base: BaseModel) -> bool:
         # Says nothing of the model, and must not be remembered of it.
         raise
     except Exception as error:  # whatever a model does with what it doesn't know
-        if is_being_cancelled():
-            raise
         wrong = f"{type(error).__name__}: {error}"
     if wrong:
         _LOG.warning("%s trains padded, not packed: %s", base.checkpoint.name, wrong)

@@ -15,7 +15,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -60,6 +60,9 @@ class JobProcess:
         for line in self._commands:
             command = json.loads(line)
             if "run" in command:
+                if not self._runs:
+                    _settle(Path(command["folder"]), command["environment"])
+                del command["environment"]
                 run = self._runs[command["run"]] = _Run(self._reports, **command)
                 run.thread.start()
             elif command["cancel"] in self._runs:
@@ -189,6 +192,24 @@ def _alone_with(folder: JobFolder) -> Iterator[None]:
         yield
 
 
+def _import_all() -> None:
+    """Before the first command: the job that it brings begins sooner. No GPU is touched."""
+    import caikit_pt.module
+    import caikit_pt.tuning.tuner
+    from caikit_pt.base_model.pool import import_libraries
+
+    _ = caikit_pt.module, caikit_pt.tuning.tuner
+    import_libraries()
+
+
+def _settle(folder: Path, environment: Mapping[str, str]) -> None:
+    """The process belongs to a job now: the log is the job's, and the GPUs are."""
+    os.environ.update(environment)
+    with JobFolder(folder).log.open("ab") as log:
+        os.dup2(log.fileno(), 2)
+        os.dup2(log.fileno(), 1)
+
+
 def main() -> None:
     """Reports go where stdout went; what libraries print goes to the log."""
     output = os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -198,6 +219,7 @@ def main() -> None:
     )
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(_LIKELY_TO_BE_KILLED)
+    _import_all()
     process = JobProcess(sys.stdin, output)
     logging.getLogger("caikit_pt").addHandler(_Warnings(process._reports))
     process.work()

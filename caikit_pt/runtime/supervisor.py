@@ -55,23 +55,27 @@ class Allowance:
 class _Process:
     """A process with one job, or, where trainings are joined, with those of one base model."""
 
-    def __init__(self, log: Path, environment: Mapping[str, str]) -> None:
+    def __init__(self) -> None:
         root = str(Path(caikit_pt.__file__).resolve().parent.parent)
         paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-        with log.open("ab") as output:
-            self._child = subprocess.Popen(
-                [sys.executable, "-m", "caikit_pt.runtime.job_process"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=output,
-                text=True,
-                encoding="utf-8",
-                env={**os.environ, **environment, "PYTHONPATH": os.pathsep.join(paths)},
-                # A process group of its own: a signal to the server's isn't one to the training.
-                start_new_session=True,
-            )
+        self._child = subprocess.Popen(
+            [sys.executable, "-m", "caikit_pt.runtime.job_process"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            encoding="utf-8",
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+            # A process group of its own: a signal to the server's isn't one to the training.
+            start_new_session=True,
+        )
         self.jobs: dict[str, Job] = {}
         self.killed = False
+
+    @property
+    def lives(self) -> bool:
+        """Whether it hasn't ended."""
+        return self._child.poll() is None
 
     def command(self, **command: Any) -> None:
         """Raises OSError where the process is gone."""
@@ -114,11 +118,14 @@ class Supervisor:
         self._running: dict[str, _Process | None] = {}
         self._canceling: set[str] = set()
         self._devices: dict[str, int] = {}
+        # Its libraries are imported already, so that the next job needn't wait for that.
+        self._spare: _Process | None = None
         self._stopping = False
         self._thread = threading.Thread(target=self._dispatch, name="jobs", daemon=True)
 
     def start(self) -> None:
         """From now on queued jobs are run."""
+        self._spare = _Process()
         self._thread.start()
 
     def wake(self) -> None:
@@ -152,6 +159,8 @@ class Supervisor:
                 return
             self._stopping = True
             processes = self._processes()
+            if self._spare is not None:
+                self._spare.kill()
             self._lock.notify_all()
             for process in processes:
                 process.stop()
@@ -197,7 +206,7 @@ class Supervisor:
         with self._lock:
             device, environment = self._place(job)
             company = self._joinable(job)
-            process = company or _Process(folder.log, environment)
+            process = company or self._new_process()
             process.jobs[job.id] = job
             self._running[job.id] = process
             if job.id in self._canceling:
@@ -209,11 +218,17 @@ class Supervisor:
                 run=job.id,
                 folder=str(folder.directory),
                 device=device,
+                environment=environment,
                 joined=self._allowance.join_trainings,
                 seconds=self._allowance.checkpoint_seconds,
             )
         except OSError:
             _LOG.info("the process of %s is gone before it began", job.id)
+
+    def _new_process(self) -> _Process:
+        """The spare one, if it lives; another is started in its place."""
+        ready, self._spare = self._spare, _Process()
+        return ready if ready is not None and ready.lives else _Process()
 
     def _joinable(self, job: Job) -> _Process | None:
         """The process of another training of the same base model, type and device."""

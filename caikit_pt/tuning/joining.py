@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from caikit_pt.base_model.frozen import BaseModel, TrainingBatch
-from caikit_pt.cancelling import is_being_cancelled
 from caikit_pt.tuning.learner import Gradients, Learner, gradients
 
 if TYPE_CHECKING:
@@ -148,8 +147,6 @@ class Round:
             for wish in wishes:
                 wish.losses = [next(losses) for _ in wish.learners]
         except Exception:
-            if is_being_cancelled():
-                raise
             # Each tries alone, and is told what is wrong with its own.
             _LOG.warning("joined trainings failed together and go on alone", exc_info=True)
         finally:

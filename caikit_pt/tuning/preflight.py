@@ -21,7 +21,6 @@ from caikit_pt.tuning.plan import TuningPlan
 from caikit_pt.tuning.records import Records, in_words
 from caikit_pt.tuning.verbalizer import Verbalizer
 
-_MANY_CUT = 0.05  # of the records
 # Of the time of products of matrices, what a training takes for the rest; see docs/training.md.
 _SHARE_OF_THE_PEAK = 0.5
 _SECONDS_AN_UPDATE = 0.005
@@ -138,10 +137,7 @@ def _token_counts(plan: TuningPlan, records: Records) -> tuple[list[int], list[i
 def _cuts(source: Lengths, target: Lengths, records: int) -> list[str]:
     named = {"max_source_length": source, "max_target_length": target}
     return [
-        f"{lengths.cut} of {records} records cut at {name}"
-        + (f"; the longest has {lengths.longest} tokens" if lengths.cut > _MANY_CUT * records else "")
-        for name, lengths in named.items()
-        if lengths.cut
+        f"{lengths.cut} of {records} records cut at {name}" for name, lengths in named.items() if lengths.cut
     ]
 
 

@@ -7,7 +7,6 @@ from copy import deepcopy
 
 import pytest
 import torch
-from caikit.core.toolkit.concurrency.destroyable_thread import DestroyableThread, ThreadDestroyedException
 
 from caikit_pt.base_model import linear
 from caikit_pt.base_model.linear import FrozenLinear, bytes_to_pack, freeze_linears, pack_linears
@@ -51,24 +50,6 @@ def test_result_and_gradient_are_those_of_float64(
     assert ours.grad is not None
     assert exact.grad is not None
     _assert_close(ours.grad, exact.grad)
-
-
-@needs_onednn
-def test_a_job_that_is_cancelled_says_nothing_of_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first job of a process to be cancelled here made all others slow, and went on itself."""
-
-    def ended(*_: object) -> torch.Tensor:
-        thread.destroy()
-        raise ThreadDestroyedException
-
-    thread = DestroyableThread(linear._onednn_is_right)
-    monkeypatch.setattr(linear, "_product", ended)
-    linear._onednn_is_right.cache_clear()
-    thread.start()
-    thread.join()
-    assert thread.canceled
-    monkeypatch.undo()
-    assert linear._onednn_is_right()
 
 
 @needs_onednn

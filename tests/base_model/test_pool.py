@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from caikit.core.toolkit.concurrency.destroyable_thread import DestroyableThread, ThreadDestroyedException
 
 from caikit_pt.base_model import pool as pool_module
 from caikit_pt.base_model.checkpoint import locate
@@ -48,18 +47,6 @@ def test_another_type_or_model_is_another_copy(loads: list[str]) -> None:
     assert len(pool) == 3
     assert [str(model.dtype) for model in held[:2]] == ["torch.float32", "torch.bfloat16"]
     assert loads == [T5, T5, LLAMA]
-
-
-def test_a_load_that_is_cancelled_is_no_broken_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
-    def ended(*_: Any, **__: Any) -> None:
-        thread.destroy()
-        raise ThreadDestroyedException
-
-    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", ended)
-    thread = DestroyableThread(BaseModelPool().get, locate(LLAMA, SETTINGS), "float32", "cpu")
-    thread.start()
-    thread.join()
-    assert isinstance(thread.error, ThreadDestroyedException)
 
 
 def test_a_copy_that_nobody_holds_is_freed() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -106,21 +105,6 @@ def test_what_is_planted_is_found(
 def test_rounding_alone_keeps_no_model_from_being_packed(zoo: Zoo, family: str, dtype: str) -> None:
     """Encoder-decoder models were padded in bfloat16, where any two ways to a gradient differ much."""
     assert zoo.model(family, dtype).trains_packed
-
-
-def test_a_cancelled_check_is_no_verdict_on_the_model(zoo: Zoo, monkeypatch: pytest.MonkeyPatch) -> None:
-    """caikit ends a job by a RuntimeError in its thread; it was taken for a fault of the model."""
-    base = _fresh(zoo, "llama", "float32")
-
-    def ended(*_: Any) -> None:
-        raise RuntimeError("destroyed")
-
-    with monkeypatch.context() as inside:
-        inside.setattr(threading.current_thread(), "destroyed", True, raising=False)
-        inside.setattr(step, "_places", ended)
-        with pytest.raises(RuntimeError, match="destroyed"):
-            _ = base.trains_packed
-    assert base.trains_packed
 
 
 def test_a_model_that_ignores_layouts_is_padded(zoo: Zoo) -> None:

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 import torch
-from caikit.core.toolkit.concurrency.destroyable_thread import DestroyableThread
 
 from caikit_pt.base_model.frozen import BaseModel, TrainingBatch
 from caikit_pt.base_model.pool import POOL
@@ -170,55 +169,6 @@ def test_a_job_that_fails_harms_no_other(base: BaseModel, fails: str) -> None:
         assert curve(whole.result(WAIT)) == pytest.approx(curve(expected), rel=rounding(base))
     assert not shared._members
     assert not shared._wishes
-
-
-@pytest.mark.parametrize("moment", ["it waits", "it computes", "another computes"])
-def test_a_job_that_is_cancelled_ends_and_harms_no_other(
-    llama: BaseModel, moment: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """caikit raises in the thread of a job to end it, wherever that thread is.
-
-    The error is an ordinary RuntimeError. Taken for a failure of the joined step, it was swallowed: the job
-    went on, cancelled as it was. And one that came while the thread waited for a lock left it locked.
-    """
-    shared, computing, go_on = Round(), threading.Event(), threading.Event()
-    granters: list[threading.Thread] = []
-
-    def slow(base: BaseModel, learners: Sequence[Learner], batches: Any) -> list[torch.Tensor]:
-        granters.append(threading.current_thread())
-        computing.set()
-        while not go_on.wait(0.01):
-            pass
-        return gradients(base, learners, batches)
-
-    monkeypatch.setattr(joining, "gradients", slow)
-    if moment == "it waits":
-        monkeypatch.setattr(joining.Round, "_deadline", lambda self, wish: time.monotonic() + 0.05)
-    ended = {"cancelled": False, "other": False}
-
-    def job(name: str, epochs: int) -> None:
-        with shared.member() as compute:
-            tune(plan(llama, num_epochs=epochs, learning_rate=0.01), llama, gradients=compute)
-        ended[name] = True
-
-    cancelled = DestroyableThread(job, "cancelled", 50)
-    other = DestroyableThread(job, "other", 2)
-    first, second = (cancelled, other) if moment == "it computes" else (other, cancelled)
-    first.start()
-    assert computing.wait(WAIT)
-    second.start()
-    if moment == "it waits":
-        go_on.set()
-    time.sleep(0.1)
-    cancelled.destroy()
-    time.sleep(0.1)
-    go_on.set()
-    for thread in (cancelled, other):
-        thread.join(WAIT)
-        assert not thread.is_alive()
-    assert cancelled.canceled
-    assert ended == {"cancelled": False, "other": True}
-    assert shared._lock.acquire(timeout=1)
 
 
 def test_an_exception_at_any_line_leaves_nobody_waiting(
