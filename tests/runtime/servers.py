@@ -1,0 +1,119 @@
+"""A server that can be killed and started again on what it has left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+
+from caikit_pt.client import TuningClient
+from examples.local_server import ROOT, free_port, wait_until_serving
+
+QUICK = {"num_virtual_tokens": 4, "num_epochs": 2, "batch_size": 8}
+RECORDS = [
+    {"input": f"The {thing} is {mood}", "output": answer}
+    for thing in ("kettle", "lamp", "desk", "mixer")
+    for mood, answer in (("great", "good"), ("awful", "bad"))
+]
+
+
+class Server:
+    """A real server process with a `state_dir` and a directory of models of its own."""
+
+    def __init__(self, directory: Path, **settings: object) -> None:
+        self.models, self.state = directory / "models", directory / "state"
+        self.models.mkdir(exist_ok=True)
+        self.port = free_port()
+        self.log = directory / "server.log"
+        self._settings = {name: str(value) for name, value in settings.items()}
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        assert self._process is not None
+        return self._process
+
+    def start(self) -> TuningClient:
+        """Returns a client when the server answers."""
+        environment = {
+            **os.environ,
+            "CONFIG_FILES": str(ROOT / "runtime_config.yaml"),
+            "RUNTIME_GRPC_PORT": str(self.port),
+            "RUNTIME_METRICS_ENABLED": "false",
+            "RUNTIME_LOCAL_MODELS_DIR": str(self.models),
+            "RUNTIME_TRAINING_OUTPUT_DIR": str(self.models),
+            "STATE_DIR": str(self.state),
+            **self._settings,
+        }
+        with self.log.open("a") as output:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "caikit_pt.runtime"],
+                cwd=ROOT,
+                env=environment,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        wait_until_serving(self._process, self.port)
+        return TuningClient(f"localhost:{self.port}")
+
+    def kill(self) -> None:
+        """As the kernel does."""
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> float:
+        """SIGTERM; the seconds until it has ended."""
+        began = time.monotonic()
+        self.process.terminate()
+        self.process.wait(60)
+        return time.monotonic() - began
+
+    def close(self) -> None:
+        """However it stands."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+            self._process.wait(60)
+
+    def workers(self) -> list[psutil.Process]:
+        """The processes of jobs, and the spare one."""
+        return [
+            child
+            for child in psutil.Process(self.process.pid).children()
+            if any("job_process" in part for part in child.cmdline())
+        ]
+
+    def worker(self, id: str) -> psutil.Process | None:
+        """The process of a job, as its lock tells."""
+        lock = self.state / "jobs" / id / "lock"
+        for child in self.workers():
+            try:
+                if any(Path(file.path) == lock for file in child.open_files()):
+                    return child
+            except psutil.NoSuchProcess:
+                continue
+        return None
+
+
+def wait_for(seen: Callable[[], object], seconds: float = 60.0) -> None:
+    """Until `seen` is true."""
+    deadline = time.monotonic() + seconds
+    while not seen():
+        assert time.monotonic() < deadline, "it never came"
+        time.sleep(0.05)
+
+
+def signalled(process: psutil.Process | None, number: signal.Signals) -> bool:
+    """Sends a signal; whether there was anybody."""
+    try:
+        if process is None:
+            return False
+        process.send_signal(number)
+    except psutil.NoSuchProcess:
+        return False
+    return True

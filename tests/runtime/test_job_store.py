@@ -1,0 +1,264 @@
+"""The database of jobs: what was accepted stays, whatever happens to it."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from caikit_pt.errors import StateUnavailable
+from caikit_pt.runtime import job_store
+from caikit_pt.runtime.job import (
+    CANCELED,
+    COMPLETED,
+    DEATH,
+    ERRORED,
+    PROGRESS,
+    QUEUED,
+    RUNNING,
+    STATE,
+    TERMINAL,
+    WARNING,
+    Job,
+)
+from caikit_pt.runtime.job_store import DATABASE, JobStore
+
+
+def job(id: str, submitted: float = 1000.0, model_name: str = "model") -> Job:
+    return Job(
+        id=id,
+        model_name=model_name,
+        path=f"/models/{model_name}",
+        digest="of " + id,
+        parameters={"base_model": "tiny-t5", "origins": {"base_model": "request"}},
+        submitted=submitted,
+    )
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> JobStore:
+    return JobStore(tmp_path)
+
+
+def test_a_job_is_there_for_whoever_opens_the_database_next(store: JobStore, tmp_path: Path) -> None:
+    added = store.add(job("one"))
+    assert (added.number, added.state, added.parameters["base_model"]) == (1, QUEUED, "tiny-t5")
+    assert JobStore(tmp_path).find("one") == added
+    assert store.find("other") is None
+
+
+def test_the_same_id_is_the_same_job(store: JobStore) -> None:
+    first = store.add(job("one"))
+    store.move("one", RUNNING)
+    again = store.add(job("one", submitted=9000.0))
+    assert (again.number, again.submitted, again.state) == (first.number, 1000.0, RUNNING)
+    assert store.count(RUNNING) == 1
+
+
+def test_first_in_first_out(store: JobStore) -> None:
+    for id in ("b", "a", "c"):
+        store.add(job(id))
+    first = store.next_queued()
+    assert first is not None
+    assert first.id == "b"
+    behind = store.next_queued(besides=["b"])
+    assert behind is not None
+    assert behind.id == "a"
+    last = store.find("c")
+    assert last is not None
+    assert store.ahead_of(last) == 2
+    for id in ("a", "b", "c"):
+        store.move(id, RUNNING)
+    assert store.next_queued() is None
+
+
+@pytest.mark.parametrize("end", TERMINAL)
+def test_an_end_is_an_end(store: JobStore, end: str) -> None:
+    store.add(job("one"))
+    assert store.move("one", RUNNING)
+    assert store.move("one", end, ["because"])
+    for state in (QUEUED, RUNNING, *TERMINAL):
+        assert not store.move("one", state)
+    found = store.find("one")
+    assert found is not None
+    assert (found.state, found.reasons) == (end, ["because"])
+    assert found.ended is not None
+    assert [event.data["state"] for event in store.events(found, kinds=[STATE])] == [QUEUED, RUNNING, end]
+
+
+def test_only_one_ends_a_job_where_many_want_to(store: JobStore) -> None:
+    store.add(job("one"))
+    with ThreadPoolExecutor(8) as pool:
+        moved = list(pool.map(lambda number: store.move("one", TERMINAL[number % 3]), range(24)))
+    assert moved.count(True) == 1
+
+
+def test_reasons_of_any_length(store: JobStore) -> None:
+    store.add(job("one"))
+    reasons = ["ü" * 100_000, "x" * 1_000_000]
+    store.move("one", ERRORED, reasons)
+    found = store.find("one")
+    assert found is not None
+    assert found.reasons == reasons
+
+
+def test_a_clock_that_jumps_back(store: JobStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.add(job("one", submitted=5000.0))
+    monkeypatch.setattr("time.time", lambda: 10.0)
+    store.move("one", RUNNING)
+    store.move("one", COMPLETED)
+    found = store.find("one")
+    assert found is not None
+    assert found.ended == 5000.0
+    assert [event.number for event in store.events(found)] == [1, 2, 3]
+
+
+def test_deaths_are_counted_until_there_is_progress(store: JobStore) -> None:
+    added = store.add(job("one"))
+    assert [store.count_death("one", "gone") for _ in range(3)] == [1, 2, 3]
+    store.forget_deaths("one")
+    assert store.count_death("one", "gone again") == 1
+    texts = [event.data["text"] for event in store.events(added, kinds=[DEATH])]
+    assert texts == ["gone", "gone", "gone", "gone again"]
+
+
+def test_events_can_be_read_from_anywhere(store: JobStore) -> None:
+    added = store.add(job("one"))
+    for step in range(5):
+        store.add_event("one", PROGRESS, {"step": step})
+    store.add_event("one", WARNING, {"text": "hm"})
+    store.add_event("unknown", WARNING, {"text": "nobody's"})
+    assert [event.number for event in store.events(added, after=4)] == [5, 6, 7]
+    assert [event.data["step"] for event in store.events(added, after=2, limit=2)] == [1, 2]
+    assert [event.kind for event in store.events(added, kinds=[WARNING])] == [WARNING]
+    found = store.find("one")
+    assert found is not None
+    assert found.progress == {"step": 4}
+
+
+def test_a_search(store: JobStore) -> None:
+    for number in range(6):
+        store.add(job(str(number), submitted=100.0 * number, model_name="ab"[number % 2]))
+    store.move("1", RUNNING)
+    store.move("3", CANCELED)
+
+    def ids(**asked: object) -> list[str]:
+        return [found.id for found in store.search(**asked)]  # type: ignore[arg-type]
+
+    assert ids() == ["5", "4", "3", "2", "1", "0"]
+    assert ids(states=[RUNNING, CANCELED]) == ["3", "1"]
+    assert ids(model_name="a") == ["4", "2", "0"]
+    assert ids(since=200.0, until=400.0) == ["3", "2"]
+    assert ids(limit=2) == ["5", "4"]
+    assert ids(before=5, limit=2) == ["3", "2"]
+
+
+def test_whoever_waits_is_told(store: JobStore) -> None:
+    store.add(job("one"))
+    seen = store.changes
+    threading.Timer(0.1, lambda: store.move("one", RUNNING)).start()
+    began = time.monotonic()
+    assert store.wait_for_change(seen, 5) > seen
+    assert time.monotonic() - began < 2
+    assert store.wait_for_change(store.changes, 0.01) == store.changes
+
+
+def test_what_is_old_is_forgotten_on_request(store: JobStore) -> None:
+    for id in ("one", "two", "three"):
+        store.add(job(id, submitted=0.0))
+    for id in ("one", "two"):
+        store.move(id, COMPLETED)
+    assert store.delete_ended_before(1.0) == []
+    assert sorted(store.delete_ended_before(time.time() + 1)) == ["one", "two"]
+    assert [found.id for found in store.search()] == ["three"]
+
+
+# ---- what happens to files ----
+
+
+def test_an_earlier_schema_is_brought_up_to_date(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / DATABASE) as old:
+        old.executescript(job_store._MIGRATIONS[0])
+        old.execute(
+            "INSERT INTO jobs (id, model_name, path, digest, parameters, state, submitted)"
+            " VALUES ('old', 'm', '/m', 'd', '{\"base_model\": \"b\"}', 'RUNNING', 12.5)"
+        )
+        old.execute("PRAGMA user_version = 1")
+    old.close()
+    store = JobStore(tmp_path)
+    found = store.find("old")
+    assert found is not None
+    assert (found.state, found.submitted, found.progress) == (RUNNING, 12.5, {})
+    store.add_event("old", PROGRESS, {"step": 1})
+    assert len(store.events(found)) == 1
+
+
+def test_a_later_schema_is_left_alone(tmp_path: Path) -> None:
+    JobStore(tmp_path).add(job("one"))
+    with sqlite3.connect(tmp_path / DATABASE) as later:
+        later.execute("PRAGMA user_version = 99")
+    later.close()
+    with pytest.raises(StateUnavailable, match="schema 99, from a later release"):
+        JobStore(tmp_path)
+    assert not list(tmp_path.glob("*.damaged-*"))
+
+
+def test_a_locked_database_is_waited_for_and_then_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job_store, "_LOCK_SECONDS", 0.3)
+    store = JobStore(tmp_path)
+    store.add(job("one"))
+    other = sqlite3.connect(tmp_path / DATABASE, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(StateUnavailable, match="locked"):
+        store.add(job("two"))
+    assert store.find("one") is not None
+    other.execute("ROLLBACK")
+    other.close()
+    store.add(job("two"))
+    assert store.count(QUEUED) == 2
+
+
+@pytest.mark.parametrize("page", ["last", "first"])
+def test_a_damaged_database_gives_what_it_still_has(tmp_path: Path, page: str) -> None:
+    """The last page is some event's. Without the first there is nothing; job_folder.py has it all again."""
+    store = JobStore(tmp_path)
+    for number in range(20):
+        store.add(job(f"job-{number}"))
+        store.move(f"job-{number}", RUNNING)
+    for step in range(300):
+        store.add_event("job-7", PROGRESS, {"step": step, "points": [[step, 0.5]]})
+    store._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    store._connection.close()
+    file = tmp_path / DATABASE
+    content = bytearray(file.read_bytes())
+    where = len(content) - 4096 if page == "last" else 0
+    content[where : where + 4096] = b"\xff" * 4096
+    file.write_bytes(content)
+    again = JobStore(tmp_path)
+    assert len(list(tmp_path.glob("*.damaged-*"))) == 1
+    if page == "last":
+        assert {found.id for found in again.search(limit=100)} == {f"job-{number}" for number in range(20)}
+        assert all(found.state == RUNNING for found in again.search(limit=100))
+    again.add(job("new"))
+    assert again.find("new") is not None
+
+
+def test_many_threads_at_once(store: JobStore) -> None:
+    def work(number: int) -> None:
+        store.add(job(str(number)))
+        store.move(str(number), RUNNING)
+        for step in range(10):
+            store.add_event(str(number), PROGRESS, {"step": step})
+        store.move(str(number), COMPLETED)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, range(24)))
+    assert store.count(COMPLETED) == 24
+    for found in store.search(limit=100):
+        assert [event.number for event in store.events(found)] == list(range(1, 14))

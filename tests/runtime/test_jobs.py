@@ -1,0 +1,459 @@
+"""Jobs that survive: real servers, real kills, full disks. `make survive` kills more often (KILLS)."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from caikit_pt.base_model.frozen import BaseModel
+from caikit_pt.client import CANCELED, COMPLETED, ERRORED, Event, ServerError, TuningClient
+from caikit_pt.tuning.plan import make_plan
+from caikit_pt.tuning.tuner import tune
+from tests.conftest import LLAMA, SETTINGS, T5
+from tests.runtime.servers import QUICK, RECORDS, Server, signalled, wait_for
+
+KILLS = int(os.environ.get("KILLS", "3"))
+LONG: dict[str, Any] = {**QUICK, "num_epochs": 10_000}
+MINUTES = 120.0
+
+
+@pytest.fixture
+def servers(tmp_path: Path) -> Iterator[list[Server]]:
+    """Servers that are stopped at the end."""
+    made: list[Server] = []
+    yield made
+    for one in made:
+        one.close()
+
+
+def start(servers: list[Server], directory: Path, **settings: object) -> tuple[Server, TuningClient]:
+    server = Server(directory, **settings)
+    servers.append(server)
+    return server, server.start()
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, TuningClient]]:
+    """One that is neither killed nor filled."""
+    server = Server(tmp_path_factory.mktemp("shared"), CHECKPOINT_SECONDS=0.2)
+    yield server, server.start()
+    server.close()
+
+
+def state(client: TuningClient, id: str) -> str:
+    return client.training(id).state
+
+
+def step(client: TuningClient, id: str) -> int:
+    progress = client.training(id).progress
+    return progress.step if progress else 0
+
+
+def ended(client: TuningClient, id: str, seconds: float = MINUTES) -> str:
+    wait_for(lambda: state(client, id) in (COMPLETED, CANCELED, ERRORED), seconds)
+    return state(client, id)
+
+
+def tuned(models: Path, name: str) -> tuple[torch.Tensor, list[float]]:
+    """The prompt and the loss curve that were published."""
+    (file,) = (models / name).glob("*.safetensors")
+    lines = (models / name / "training_logs.jsonl").read_text().splitlines()
+    curve = [json.loads(line)["data"] for line in lines if json.loads(line)["name"] == "loss"]
+    return load_file(file)["prompt"], [point["value"] for point in curve]
+
+
+# ---- kills ----
+
+
+def test_every_job_survives_kills_bit_for_bit(
+    servers: list[Server], tmp_path: Path, llama: BaseModel, t5: BaseModel
+) -> None:
+    """kill -9 of the worker, of the server, or of both, at random moments."""
+    server, client = start(servers, tmp_path, CHECKPOINT_SECONDS=0.3, MAX_ATTEMPTS=1_000)
+    rng = random.Random(KILLS)
+    jobs = {}
+    for number in range(max(2, KILLS // 4)):
+        base = (llama, t5)[number % 2]
+        request = {**QUICK, "num_epochs": 400, "seed": number, "base_model": base.checkpoint.name}
+        jobs[client.tune(f"job-{number}", records=RECORDS, **request)] = (number, base, request)
+    killed = {"worker": 0, "server": 0, "both": 0}
+    for _ in range(KILLS):
+        if all(state(client, id) == COMPLETED for id in jobs):
+            break
+        time.sleep(rng.uniform(0.1, 6.0))
+        who = rng.choice(sorted(killed))
+        workers = server.workers()
+        if who != "worker":
+            server.kill()
+        if who != "server":
+            for worker in workers:
+                signalled(worker, signal.SIGKILL)
+        killed[who] += 1
+        if who != "worker":
+            client = server.start()
+    assert {ended(client, id, 10 * MINUTES) for id in jobs} == {COMPLETED}
+    print(f"kills: {killed}; {len(jobs)} jobs, 0 lost")
+    for number, base, request in jobs.values():
+        alone = tune(make_plan(request, RECORDS, None, SETTINGS), base)
+        prompt, curve = tuned(server.models, f"job-{number}")
+        assert torch.equal(prompt, next(iter(alone.prompt.tensors.values())))
+        losses = [one["data"]["value"] for one in alone.training_logs if one["name"] == "loss"]
+        assert curve == losses
+    assert not list((server.state / "jobs").glob("*/snapshots"))
+
+
+def test_sigterm_keeps_a_snapshot_and_queues_the_job_again(servers: list[Server], tmp_path: Path) -> None:
+    server, client = start(servers, tmp_path, CHECKPOINT_SECONDS=100_000)
+    id = client.tune("long", base_model=T5, records=RECORDS, **{**LONG, "num_epochs": 600})
+    behind = client.tune("behind", base_model=T5, records=RECORDS, **QUICK)
+    wait_for(lambda: step(client, id) > 20)
+    assert server.stop() < 10
+    rows = sqlite3.connect(server.state / "jobs.sqlite3").execute("SELECT state FROM jobs").fetchall()
+    assert rows == [("QUEUED",), ("QUEUED",)]
+    reached = json.loads(next((server.state / "jobs" / id / "snapshots").glob("*.json")).stem.lstrip("0"))
+    assert reached > 20
+    client = server.start()
+    assert ended(client, id) == COMPLETED
+    assert ended(client, behind) == COMPLETED
+    points = [point[0] for point in client.training(id).points["loss"]]
+    assert points == sorted(set(points))
+
+
+@pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGKILL])
+def test_a_crash_is_a_reason_on_its_job_and_on_nothing_else(
+    servers: list[Server], tmp_path: Path, number: signal.Signals
+) -> None:
+    server, client = start(servers, tmp_path, CHECKPOINT_SECONDS=100_000, MAX_ATTEMPTS=2)
+    id = client.tune("doomed", base_model=T5, records=RECORDS, **LONG)
+    after = client.tune("after", base_model=T5, records=RECORDS, **QUICK)
+    for deaths in (1, 2):
+        wait_for(lambda: signalled(server.worker(id), number))
+        wait_for(lambda deaths=deaths: sum(one.kind == "death" for one in _events(client, id)) >= deaths)  # type: ignore[misc]
+    assert ended(client, id) == ERRORED
+    reasons = client.training(id).reasons
+    assert len(reasons) == 2
+    assert all(number.name in reason for reason in reasons)
+    assert ended(client, after) == COMPLETED
+    assert server.process.poll() is None
+
+
+def _events(client: TuningClient, id: str) -> list[Event]:
+    """Those so far."""
+    found: list[Event] = []
+    training = client.training(id)
+    watch = client.watch(id)
+    for event in watch:
+        found.append(event)
+        if event.time.timestamp() > time.time() - 0.2 and training.state == "RUNNING":
+            break
+    watch.close()  # type: ignore[attr-defined]
+    return found
+
+
+# ---- cancel ----
+
+
+def test_a_queued_and_a_running_job_are_cancelled(shared: tuple[Server, TuningClient]) -> None:
+    server, client = shared
+    running = client.tune("running", base_model=T5, records=RECORDS, **LONG)
+    queued = client.tune("queued", base_model=T5, records=RECORDS, **LONG)
+    assert client.cancel(queued) == CANCELED
+    wait_for(lambda: step(client, running) > 5)
+    worker = server.worker(running)
+    began = time.monotonic()
+    assert client.cancel(running) == CANCELED
+    assert time.monotonic() - began < 5
+    assert worker is not None
+    assert not worker.is_running() or worker.status() == "zombie"
+    assert [client.cancel(id) for id in (running, queued)] == [CANCELED, CANCELED]
+    assert not (server.models / "running").exists()
+    assert not list(server.models.glob(".*"))
+    assert sorted(path.name for path in (server.state / "jobs" / running).iterdir()) == [
+        "job.json",
+        "log.txt",
+        "outcome.json",
+    ]
+
+
+def test_a_job_is_cancelled_at_any_moment(shared: tuple[Server, TuningClient]) -> None:
+    """While it is queued, loaded, trained, kept, published: it is cancelled or complete, and never in between."""
+    server, client = shared
+    rng = random.Random(5)
+    for number in range(KILLS + 3):
+        name = f"sometime-{number}"
+        id = client.tune(name, base_model=T5, records=RECORDS, **{**QUICK, "num_epochs": 10})
+        time.sleep(rng.uniform(0.0, 2.5))
+        answered = client.cancel(id)
+        assert answered in (CANCELED, COMPLETED)
+        assert state(client, id) == answered
+        assert (server.models / name / "config.yml").is_file() == (answered == COMPLETED)
+    assert not list(server.models.glob(".*"))
+
+
+# ---- publication ----
+
+
+def test_training_a_name_again_replaces_it_while_it_is_asked(shared: tuple[Server, TuningClient]) -> None:
+    _, client = shared
+    first = client.tune("again", base_model=LLAMA, records=RECORDS, **{**QUICK, "num_epochs": 30})
+    assert ended(client, first) == COMPLETED
+    failures: list[ServerError] = []
+    answers: set[str] = set()
+    done = threading.Event()
+
+    def ask() -> None:
+        while not done.is_set():
+            try:
+                answers.add(client.generate("again", "The sofa is awful", max_new_tokens=3))
+            except ServerError as error:
+                failures.append(error)
+
+    flipped = [{**record, "output": {"good": "bad", "bad": "good"}[record["output"]]} for record in RECORDS]
+    with ThreadPoolExecutor(3) as pool:
+        for _ in range(3):
+            pool.submit(ask)
+        second = client.tune("again", base_model=LLAMA, records=flipped, **{**QUICK, "num_epochs": 30})
+        assert ended(client, second) == COMPLETED
+        published = client.generate("again", "The sofa is awful", max_new_tokens=3)
+        done.set()
+    assert not failures
+    assert published in answers | {published}
+    assert client.generate("again", "The lamp is awful", max_new_tokens=3).startswith("good")
+
+
+def test_a_job_is_served_as_soon_as_it_is_complete(shared: tuple[Server, TuningClient]) -> None:
+    _, client = shared
+    id = client.tune("at-once", base_model=T5, records=RECORDS, **QUICK)
+    for event in client.watch(id):
+        if event.kind == "artifact":
+            client.generate("at-once", "The lamp is great", max_new_tokens=2)
+            seconds = time.time() - event.time.timestamp()
+            print(f"from the end of a job to its first answer: {seconds:.2f} s")
+            assert seconds < 20
+
+
+# ---- events, lists ----
+
+
+def test_events_are_replayed_from_any_point(shared: tuple[Server, TuningClient]) -> None:
+    _, client = shared
+    id = client.tune("watched", base_model=T5, records=RECORDS, **{**QUICK, "num_epochs": 40})
+    live = list(client.watch(id))
+    assert [event.number for event in live] == list(range(1, len(live) + 1))
+    assert [event.state for event in live if event.kind == "state"] == ["QUEUED", "RUNNING", COMPLETED]
+    kinds = {event.kind for event in live}
+    assert {"phase", "progress", "verdict", "artifact", "warning", "checkpoint"} <= kinds
+    assert list(client.watch(id)) == live
+    assert list(client.watch(id, from_event=3)) == live[3:]
+    progress = [event.progress for event in live if event.progress]
+    assert progress[-1].step == progress[-1].steps == 40
+    assert all(one.samples_per_second > 0 and one.tokens_per_second > 0 for one in progress)
+    points = client.training(id).points["loss"]
+    assert [point[0] for point in points] == list(range(1, 41))
+
+
+def test_a_slow_and_a_vanished_watcher_cost_nothing(shared: tuple[Server, TuningClient]) -> None:
+    _, client = shared
+    id = client.tune("unwatched", base_model=T5, records=RECORDS, **{**QUICK, "num_epochs": 60})
+    slow, gone = client.watch(id), client.watch(id)
+    next(slow), next(gone)
+    gone.close()  # type: ignore[attr-defined]
+    assert ended(client, id) == COMPLETED
+    assert [event.number for event in slow][-1] == list(client.watch(id))[-1].number
+
+
+def test_lists_are_filtered_and_paged(shared: tuple[Server, TuningClient]) -> None:
+    _, client = shared
+    ids = [client.tune("listed", base_model=T5, records=RECORDS, **LONG) for _ in range(3)]
+    for id in ids:
+        client.cancel(id)
+    assert [one.training_id for one in client.trainings(model_name="listed")] == ids[::-1]
+    assert {one.state for one in client.trainings(states=[CANCELED])} == {CANCELED}
+    found = client.training(ids[0])
+    assert found.parameters["origins"]["num_epochs"] == "request"
+    assert found.parameters["learning_rate"] == pytest.approx(0.3)
+    for wrong in ({"states": ["WHAT"]}, {"model_name": "listed", "states": ["x"]}):
+        with pytest.raises(ServerError, match="Allowed: QUEUED") as error:
+            list(client.trainings(**wrong))  # type: ignore[arg-type]
+        assert error.value.status == "INVALID_ARGUMENT"
+    with pytest.raises(ServerError) as error:
+        client.training("never")
+    assert error.value.status == "NOT_FOUND"
+    with pytest.raises(ServerError) as error:
+        list(client.watch("never"))
+    assert error.value.status == "NOT_FOUND"
+
+
+def test_one_id_is_one_job(shared: tuple[Server, TuningClient]) -> None:
+    _, client = shared
+    request = {"base_model": T5, "records": RECORDS, **QUICK}
+    with ThreadPoolExecutor(4) as pool:
+        ids = list(pool.map(lambda _: client.tune("once", training_id="mine.1", **request), range(4)))
+    assert set(ids) == {"mine.1"}
+    assert len(list(client.trainings(model_name="once"))) == 1
+    for changed in ({"num_epochs": 3}, {"records": RECORDS[1:]}):
+        with pytest.raises(ServerError, match="a training with other contents"):
+            client.tune("once", training_id="mine.1", **{**request, **changed})
+    for wrong in ("../up", "a b", ".hidden", "x" * 300):
+        with pytest.raises(ServerError, match="training_id"):
+            client.tune("once", training_id=wrong, **request)
+
+
+def test_a_dry_run_trains_nothing(shared: tuple[Server, TuningClient]) -> None:
+    server, client = shared
+    before = len(list(client.trainings()))
+    report = client.check("dry", base_model=T5, records=[*RECORDS, RECORDS[0]], **QUICK)
+    assert (report["records"], report["updates"]) == (9, 4)
+    assert "1 records are there before, word for word (record 9)" in report["warnings"]
+    assert report["parameters"]["origins"]["learning_rate"] == "default"
+    with pytest.raises(ServerError, match="1 records without an input or an output \\(record 2\\)"):
+        client.check("dry", base_model=T5, records=[RECORDS[0], {"input": "", "output": "x"}])
+    assert len(list(client.trainings())) == before
+    assert not (server.models / "dry").exists()
+
+
+# ---- the queue ----
+
+
+def test_hundreds_of_jobs_are_queued_and_remembered(servers: list[Server], tmp_path: Path) -> None:
+    server, client = start(servers, tmp_path, MAX_QUEUED=200)
+    first = client.tune("first", base_model=T5, records=RECORDS, **LONG)
+    wait_for(lambda: state(client, first) == "RUNNING")
+    ids = [client.tune(f"n{number}", base_model=T5, records=RECORDS, **QUICK) for number in range(200)]
+    with pytest.raises(ServerError, match="max_queued") as error:
+        client.tune("too-many", base_model=T5, records=RECORDS, **QUICK)
+    assert error.value.status == "RESOURCE_EXHAUSTED"
+    assert client.training(ids[-1]).queued_before == 199
+    server.kill()
+    client = server.start()
+    assert sum(1 for _ in client.trainings()) == 201
+    assert {state(client, id) for id in ids} == {"QUEUED"}
+    client.cancel(ids[0])
+    wait_for(lambda: state(client, first) == "RUNNING")
+    client.cancel(first)
+    assert ended(client, ids[1]) == COMPLETED
+
+
+# ---- disks and databases ----
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of two MiB."""
+    mount = tmp_path / "disk"
+    mount.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(mount)]
+    if os.geteuid() or subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("a small file system can't be mounted here")
+    yield mount
+    subprocess.run(["umount", "-l", str(mount)], check=True)
+
+
+def test_a_full_disk_refuses_jobs_and_loses_none(
+    servers: list[Server], tmp_path: Path, small_disk: Path
+) -> None:
+    _, client = start(servers, tmp_path, STATE_DIR=small_disk / "state")
+    large = [{"input": f"{number} " * 1000, "output": "x"} for number in range(1000)]
+    with pytest.raises(ServerError, match="No space left on device") as error:
+        client.tune("large", base_model=T5, records=large, **QUICK)
+    assert error.value.status == "UNAVAILABLE"
+    assert not list(client.trainings())
+    id = client.tune("small", base_model=T5, records=RECORDS, **QUICK)
+    assert ended(client, id) == COMPLETED
+
+
+def test_a_full_disk_delays_a_publication(servers: list[Server], tmp_path: Path, small_disk: Path) -> None:
+    models = small_disk / "models"
+    models.mkdir()
+    settings = {"RUNTIME_LOCAL_MODELS_DIR": models, "RUNTIME_TRAINING_OUTPUT_DIR": models}
+    _, client = start(servers, tmp_path, **settings)
+    filler = small_disk / "filler"
+    with pytest.raises(OSError, match="No space left"), filler.open("wb", buffering=0) as output:
+        while True:
+            output.write(b"x" * 4096)
+    id = client.tune("late", base_model=T5, records=RECORDS, **QUICK)
+    text = "Waiting to be published: No space left on device"
+    wait_for(lambda: text in client.training(id).reasons)
+    assert state(client, id) == "RUNNING"
+    filler.unlink()
+    assert ended(client, id) == COMPLETED
+    assert text in client.training(id).reasons
+    client.generate("late", "The lamp is great", max_new_tokens=2)
+
+
+def test_a_database_that_is_locked_for_a_while_harms_no_job(shared: tuple[Server, TuningClient]) -> None:
+    server, client = shared
+    id = client.tune("locked", base_model=T5, records=RECORDS, **{**QUICK, "num_epochs": 60})
+    other = sqlite3.connect(server.state / "jobs.sqlite3", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    time.sleep(3)
+    other.execute("ROLLBACK")
+    other.close()
+    assert ended(client, id) == COMPLETED
+
+
+def test_without_its_database_a_server_has_its_jobs_from_their_folders(
+    servers: list[Server], tmp_path: Path
+) -> None:
+    server, client = start(servers, tmp_path)
+    done = client.tune("done", base_model=T5, records=RECORDS, **QUICK)
+    assert ended(client, done) == COMPLETED
+    running = client.tune("running", base_model=T5, records=RECORDS, **{**LONG, "num_epochs": 500})
+    wait_for(lambda: state(client, running) == "RUNNING")
+    server.kill()
+    (server.state / "jobs.sqlite3").write_bytes(b"no database at all" * 1000)
+    for ending in ("-wal", "-shm"):
+        (server.state / f"jobs.sqlite3{ending}").unlink(missing_ok=True)
+    client = server.start()
+    assert state(client, done) == COMPLETED
+    assert any("The course of the loss" in reason for reason in client.training(done).reasons)
+    assert ended(client, running) == COMPLETED
+
+
+def test_two_servers_need_two_state_dirs(servers: list[Server], tmp_path: Path) -> None:
+    server, client = start(servers, tmp_path)
+    other = Server(tmp_path)
+    servers.append(other)
+    with pytest.raises(SystemExit):
+        other.start()
+    assert "in use by another server" in other.log.read_text()
+    assert list(client.trainings()) == []
+
+
+# ---- what caikit asks ----
+
+
+def test_a_status_tells_where_a_job_stands(shared: tuple[Server, TuningClient]) -> None:
+    from caikit.interfaces.runtime.data_model import TrainingInfoRequest
+    from caikit.runtime.service_factory import ServicePackageFactory as Factory
+
+    server, client = shared
+    running = client.tune("told", base_model=T5, records=RECORDS, **LONG)
+    queued = client.tune("told-next", base_model=T5, records=RECORDS, **LONG)
+    wait_for(lambda: step(client, running) > 0)
+    with grpc.insecure_channel(f"localhost:{server.port}") as channel:
+        stub = Factory.get_service_package(Factory.ServiceType.TRAINING_MANAGEMENT).stub_class(channel)
+        asked = [
+            stub.GetTrainingStatus(TrainingInfoRequest(training_id=id).to_proto()) for id in (running, queued)
+        ]
+    assert asked[0].reasons[0].startswith("Epoch ")
+    assert asked[1].reasons[0] == "0 queued trainings are before it."
+    assert asked[0].submission_timestamp.ToSeconds() > 0
+    assert not asked[0].HasField("completion_timestamp")
+    for id in (running, queued):
+        client.cancel(id)
