@@ -12,7 +12,6 @@ import os
 import tempfile
 import warnings
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -94,8 +93,8 @@ def _sections(name: str, options: argparse.Namespace) -> Iterator[str]:
             with served(base.checkpoint, options.vllm if wanted else Path(), Path(scratch)) as vllm:
                 yield engines(base, network, loads, rounds, vllm)
         if "prompt" in parts and shape.causal:
-            yield "### The prompt's keys and values: 100 virtual tokens, text 8-20"
-            yield prompt_cache(base, network, Load(shape, 4 if quick else 16, 8, 20, 20, 100), rounds)
+            yield f"### The prompt's keys and values: {requests} at once with prompts of 100 of their own, text 8-20"
+            yield prompt_cache(base, network, Load(shape, requests, 8, 20, 20, 100, requests), rounds)
         if "alone" in parts:
             yield alone(base, network, plain, rounds)
         if "decode" in parts:
@@ -108,7 +107,9 @@ def _sections(name: str, options: argparse.Namespace) -> Iterator[str]:
                     clients = (1, 4) if quick else (1, 8, 32, 64)
                     yield "### Over gRPC"
                     for asked in (loads[0], loads[2]):
-                        engine = middle(interleaved({"": partial(ours, base, asked)}, rounds)[""])
+                        engine = middle(
+                            interleaved({"": lambda _, asked=asked: ours(base, asked)}, rounds)[""]
+                        )
                         yield f"{asked.virtual_tokens} virtual tokens:"
                         yield server.over_grpc(base, at, asked, clients, (1, requests), engine.cpu / requests)
                 if "publication" in parts:

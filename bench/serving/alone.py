@@ -23,8 +23,8 @@ def alone(base: BaseModel, network: Any, load: Load, rounds: int) -> str:
     """The same requests, each after the one before."""
     single = replace(load, requests=1)
     works = {
-        "generate()": lambda: one_by_one(base, network, single),
-        "caikit_pt": lambda: ours(base, single),
+        "generate()": lambda number: one_by_one(base, network, single.of_round(number)),
+        "caikit_pt": lambda number: ours(base, single.of_round(number)),
     }
     found = interleaved(works, 3 * rounds, base.device.type)
     costs = {name: middle(of_one) for name, of_one in found.items()}

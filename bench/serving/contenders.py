@@ -105,7 +105,7 @@ class Continuous:
             ],
             generation_config=generation,
             continuous_batching_config=config(
-                num_blocks=256, block_size=32, max_batch_tokens=512, use_cuda_graph=False
+                num_blocks=256, page_size=32, max_batch_tokens=512, use_cuda_graph=False
             ),
             progress_bar=False,
             persistent_manager=True,

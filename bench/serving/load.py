@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -29,6 +29,8 @@ class Load:
     new: int = 20
     virtual_tokens: int = 20
     prompts: int = 1
+    # Other texts in each round: who keeps what he has read of texts gains nothing.
+    round: int = 0
 
     @property
     def title(self) -> str:
@@ -47,7 +49,7 @@ class Load:
     @cached_property
     def texts(self) -> list[list[int]]:
         """Token ids of each text."""
-        rng = random.Random(0)
+        rng = random.Random(self.round)
         lengths = [rng.randint(self.shortest, self.longest) for _ in range(self.requests)]
         return [[rng.randrange(FIRST_WORD, self.shape.vocabulary) for _ in range(n)] for n in lengths]
 
@@ -66,6 +68,10 @@ class Load:
         return GenerationParameters(
             max_new_tokens=self.new, min_new_tokens=self.new, preserve_input_text=False
         )
+
+    def of_round(self, number: int) -> Load:
+        """As many requests with other texts of the same lengths or so."""
+        return replace(self, round=number)
 
     def prompt(self, request: int, part: str) -> SoftPrompt:
         """The prompt of a request, by its number."""

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 from typing import Any, TypeVar
 
@@ -34,17 +35,17 @@ def cost(
 
 
 def interleaved(
-    works: Mapping[_Key, Callable[[], Any]],
+    works: Mapping[_Key, Callable[[int], Any]],
     rounds: int,
     device: str = "cpu",
     clocks: Mapping[_Key, Callable[[], float]] | None = None,
 ) -> dict[_Key, list[Cost]]:
-    """Each in turn, round by round; a first round warms up and doesn't count."""
+    """Each in turn, round by round, told its number; a first round, -1, warms up and doesn't count."""
     found: dict[_Key, list[Cost]] = {key: [] for key in works}
     for number in range(-1, rounds):
         for key, work in works.items():
             gc.collect()
-            once = cost(work, device, (clocks or {}).get(key, time.process_time))
+            once = cost(partial(work, number), device, (clocks or {}).get(key, time.process_time))
             if number >= 0:
                 found[key].append(once)
     return found

@@ -7,35 +7,36 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from bench.serving.contenders import one_by_one, sequences_of, steps
+from bench.serving.contenders import Answers, one_by_one, ours
 from bench.serving.load import Load
 from bench.serving.measured import interleaved, middle
 from bench.serving.table import milliseconds, number, table
 from caikit_pt.base_model.frozen import BaseModel
+from caikit_pt.base_model.prompt_cache import PromptCache
 
-_HEAD = ("CPU time", "kept", "computed each time", "times", "generate() one by one", "times")
+_HEAD = ("CPU time a request", "kept", "computed each time", "times", "generate() one by one", "times")
 
 
 def prompt_cache(base: BaseModel, network: Any, load: Load, rounds: int) -> str:
-    """By how many tokens are wanted. One request at a time: company shares the cost of a prompt, too."""
-    budget = base.prompts.budget
-    works: dict[tuple[str, int], Callable[[], object]] = {}
-    for new in (1, 5, load.new):
+    """By how many tokens are wanted: the engine with its cache, without it, and generate()."""
+    own, kept_cache, none = base.prompts, PromptCache(), PromptCache(budget=0)
+    works: dict[tuple[str, int], Callable[[int], object]] = {}
+    wanted = (1, 5, load.new)
+    for new in wanted:
         asked = replace(load, new=new)
-        works["kept", new] = partial(_alone, base, asked, budget)
-        works["computed", new] = partial(_alone, base, asked, 0)
-        works["plain", new] = partial(one_by_one, base, network, asked)
+        works["kept", new] = partial(_engine, base, asked, kept_cache)
+        works["computed", new] = partial(_engine, base, asked, none)
+        works["plain", new] = lambda round, asked=asked: one_by_one(base, network, asked.of_round(round))
     try:
         costs = {key: middle(found).cpu for key, found in interleaved(works, rounds).items()}
     finally:
-        base.prompts.budget = budget
+        base.prompts = own
     rows = []
-    for new in (1, 5, load.new):
+    for new in wanted:
         kept, computed, plain = (costs[name, new] / load.requests for name in ("kept", "computed", "plain"))
-        wanted = "to the first token" if new == 1 else f"{new} new tokens"
         rows.append(
             (
-                wanted,
+                "to the first token" if new == 1 else f"{new} new tokens",
                 milliseconds(kept),
                 milliseconds(computed),
                 number(computed / kept),
@@ -46,10 +47,6 @@ def prompt_cache(base: BaseModel, network: Any, load: Load, rounds: int) -> str:
     return table(_HEAD, rows)
 
 
-def _alone(base: BaseModel, load: Load, budget: int) -> None:
-    if base.prompts.budget != budget:
-        base.prompts.clear()
-        base.prompts.budget = budget
-    for sequence in sequences_of(base, load):
-        for _ in steps(base, [sequence]):
-            pass
+def _engine(base: BaseModel, load: Load, cache: PromptCache, round: int) -> Answers:
+    base.prompts = cache
+    return ours(base, load.of_round(round))
