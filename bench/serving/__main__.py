@@ -59,7 +59,7 @@ def _sections(name: str, options: argparse.Namespace) -> Iterator[str]:
     from bench.serving import memory, server
     from bench.serving.alone import alone, decode
     from bench.serving.checkpoint import write_checkpoint
-    from bench.serving.contenders import ours
+    from bench.serving.contenders import by_round, ours
     from bench.serving.engines import engines
     from bench.serving.load import Load
     from bench.serving.measured import interleaved, middle
@@ -93,7 +93,7 @@ def _sections(name: str, options: argparse.Namespace) -> Iterator[str]:
             with served(base.checkpoint, options.vllm if wanted else Path(), Path(scratch)) as vllm:
                 yield engines(base, network, loads, rounds, vllm)
         if "prompt" in parts and shape.causal:
-            yield f"### The prompt's keys and values: {requests} at once with prompts of 100 of their own, text 8-20"
+            yield f"### The prompt's keys and values: {requests} prompts of 100, a request each, text 8-20"
             yield prompt_cache(base, network, Load(shape, requests, 8, 20, 20, 100, requests), rounds)
         if "alone" in parts:
             yield alone(base, network, plain, rounds)
@@ -107,9 +107,7 @@ def _sections(name: str, options: argparse.Namespace) -> Iterator[str]:
                     clients = (1, 4) if quick else (1, 8, 32, 64)
                     yield "### Over gRPC"
                     for asked in (loads[0], loads[2]):
-                        engine = middle(
-                            interleaved({"": lambda _, asked=asked: ours(base, asked)}, rounds)[""]
-                        )
+                        engine = middle(interleaved({"": partial(by_round, ours, base, asked)}, rounds)[""])
                         yield f"{asked.virtual_tokens} virtual tokens:"
                         yield server.over_grpc(base, at, asked, clients, (1, requests), engine.cpu / requests)
                 if "publication" in parts:

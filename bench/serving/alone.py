@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from bench.serving.contenders import one_by_one, ours, sequences_of, steps
+from bench.serving.contenders import by_round, one_by_one, ours, sequences_of, steps
 from bench.serving.load import Load
 from bench.serving.measured import cost, interleaved, middle, synchronize
 from bench.serving.table import milliseconds, number, table
@@ -23,8 +23,8 @@ def alone(base: BaseModel, network: Any, load: Load, rounds: int) -> str:
     """The same requests, each after the one before."""
     single = replace(load, requests=1)
     works = {
-        "generate()": lambda number: one_by_one(base, network, single.of_round(number)),
-        "caikit_pt": lambda number: ours(base, single.of_round(number)),
+        "generate()": partial(by_round, one_by_one, base, network, single),
+        "caikit_pt": partial(by_round, ours, base, single),
     }
     found = interleaved(works, 3 * rounds, base.device.type)
     costs = {name: middle(of_one) for name, of_one in found.items()}

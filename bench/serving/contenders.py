@@ -80,6 +80,12 @@ def steps(base: BaseModel, sequences: list[Sequence]) -> Iterator[None]:
         yield
 
 
+def by_round(run: Callable[..., Answers], *arguments: Any) -> Answers:
+    """`run` with all but the last of `arguments`, the load as it is in the round that is the last."""
+    *others, load, number = arguments
+    return run(*others, load.of_round(number))
+
+
 class Continuous:
     """transformers' continuous batching, with the settings that suit it on a CPU.
 

@@ -8,7 +8,7 @@ from functools import partial
 from itertools import product
 from typing import Any
 
-from bench.serving.contenders import CONTINUOUS, ONE_BY_ONE, OURS, VLLM, Answers, Contender, contenders
+from bench.serving.contenders import CONTINUOUS, ONE_BY_ONE, OURS, VLLM, by_round, contenders
 from bench.serving.load import Load
 from bench.serving.measured import equal_answers, interleaved, middle
 from bench.serving.table import number, table
@@ -22,7 +22,7 @@ def engines(base: BaseModel, network: Any, loads: Sequence[Load], rounds: int, v
     """A row for each load and contender; tokens and ratios by CPU time, on a GPU by time that passed."""
     device = base.device.type
     known = contenders(base, network, vllm)
-    works = {(load, name): partial(_round, run, load) for load in loads for name, run in known.items()}
+    works = {(load, name): partial(by_round, run, load) for load in loads for name, run in known.items()}
     clocks = {(load, VLLM): vllm.clock for load in loads} if vllm else {}
     costs = {key: middle(found) for key, found in interleaved(works, rounds, device, clocks).items()}
     rows = []
@@ -44,10 +44,6 @@ def engines(base: BaseModel, network: Any, loads: Sequence[Load], rounds: int, v
                 ]
             )
     return "\n\n".join([table(_HEAD, rows), *_many_prompts(loads, [costs[load, OURS].cpu for load in loads])])
-
-
-def _round(run: Contender, load: Load, number: int) -> Answers:
-    return run(load.of_round(number))
 
 
 def _many_prompts(loads: Sequence[Load], spent: Sequence[float]) -> Iterator[str]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from bench.serving.contenders import Answers, one_by_one, ours
+from bench.serving.contenders import Answers, by_round, one_by_one, ours
 from bench.serving.load import Load
 from bench.serving.measured import interleaved, middle
 from bench.serving.table import milliseconds, number, table
@@ -26,7 +26,7 @@ def prompt_cache(base: BaseModel, network: Any, load: Load, rounds: int) -> str:
         asked = replace(load, new=new)
         works["kept", new] = partial(_engine, base, asked, kept_cache)
         works["computed", new] = partial(_engine, base, asked, none)
-        works["plain", new] = lambda round, asked=asked: one_by_one(base, network, asked.of_round(round))
+        works["plain", new] = partial(by_round, one_by_one, base, network, asked)
     try:
         costs = {key: middle(found).cpu for key, found in interleaved(works, rounds).items()}
     finally:
