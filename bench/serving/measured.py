@@ -7,7 +7,6 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from statistics import median
 from typing import Any, TypeVar
 
@@ -35,17 +34,21 @@ def cost(
 
 
 def interleaved(
-    works: Mapping[_Key, Callable[[int], Any]],
+    makes: Mapping[_Key, Callable[[int], Callable[[], Any]]],
     rounds: int,
     device: str = "cpu",
     clocks: Mapping[_Key, Callable[[], float]] | None = None,
 ) -> dict[_Key, list[Cost]]:
-    """Each in turn, round by round, told its number; a first round, -1, warms up and doesn't count."""
-    found: dict[_Key, list[Cost]] = {key: [] for key in works}
+    """Each in turn, round by round; a first round, -1, warms up and doesn't count.
+
+    `makes` sets the work of a round up by its number, which isn't timed.
+    """
+    found: dict[_Key, list[Cost]] = {key: [] for key in makes}
     for number in range(-1, rounds):
-        for key, work in works.items():
+        for key, make in makes.items():
+            work = make(number)
             gc.collect()
-            once = cost(partial(work, number), device, (clocks or {}).get(key, time.process_time))
+            once = cost(work, device, (clocks or {}).get(key, time.process_time))
             if number >= 0:
                 found[key].append(once)
     return found
