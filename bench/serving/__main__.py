@@ -78,7 +78,7 @@ def _sections(name: str, options: argparse.Namespace) -> Iterator[str]:
         plain = Load(base.model.get_input_embeddings().weight, requests)
         loads = [
             replace(plain, virtual_tokens=tokens, prompts=prompts)
-            for tokens in (20, 100)
+            for tokens in ((20,) if quick else (20, 100))
             for prompts in (1, requests)
         ]
         yield f"## {name}, {options.dtype}"
@@ -91,7 +91,7 @@ def _sections(name: str, options: argparse.Namespace) -> Iterator[str]:
             yield many_prompts(base, loads, 3 * rounds)
         if "prompt" in parts and shape.causal:
             yield "### The prompt's own keys and values: 100 virtual tokens, text 8-20"
-            short = replace(loads[-1], shortest=8, longest=20)
+            short = replace(loads[-1], shortest=8, longest=20, virtual_tokens=100)
             yield prompt_cache(models, short, rounds)
         if "alone" in parts:
             yield "### Alone"
@@ -105,15 +105,14 @@ def _sections(name: str, options: argparse.Namespace) -> Iterator[str]:
             yield "### Over gRPC"
             with server.running(base, Path(scratch)) as at:
                 if "grpc" in parts:
-                    asked = loads[:2] if quick else loads
-                    yield server.over_grpc(base, at, asked, (1, 4) if quick else (1, 8, 32, 64))
+                    yield server.over_grpc(base, at, loads, (1, 4) if quick else (1, 8, 32, 64))
                     yield f"The same requests without a server, and from {requests} clients:"
-                    yield server.beside_the_engine(base, at, asked, requests, rounds)
+                    yield server.beside_the_engine(base, at, loads, requests, rounds)
                 if "publication" in parts:
                     yield server.first_token_after_publication(base, at, plain, 3 if quick else 10)
         if "memory" in parts:
             yield "### Memory"
-            yield memory.per_prompt(base, Path(scratch) / "many", loads[2], 50 if quick else 500)
+            yield memory.per_prompt(base, Path(scratch) / "many", loads[-2], 50 if quick else 500)
             yield memory.soak(base, plain, 100 if quick else 10_000, 64 if quick else 10_000)
 
 

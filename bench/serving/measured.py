@@ -44,6 +44,9 @@ def interleaved(
     `makes` sets the work of a round up by its number, which isn't timed.
     """
     found: dict[_Key, list[Cost]] = {key: [] for key in makes}
+    # What stays needn't be looked through each time that rubbish is collected, in here or while timing.
+    gc.collect()
+    gc.freeze()
     for number in range(-1, rounds):
         for key, make in makes.items():
             work = make(number)
@@ -51,6 +54,7 @@ def interleaved(
             once = cost(work, device, (clocks or {}).get(key, time.process_time))
             if number >= 0:
                 found[key].append(once)
+    gc.unfreeze()
     return found
 
 

@@ -67,7 +67,8 @@ def test_the_tokenizer_gives_back_the_ids(models: Models) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*:FutureWarning")
-def test_the_tables_have_a_row_for_everybody(models: Models) -> None:
+def test_the_tables_have_a_row_for_everybody(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.serving.alone._COPIED", 2**20)
     loads = [load_of(models, 3), load_of(models, 3, prompts=3)]
     known = contenders(models)
     shown = engines(models, loads, 1, None)
