@@ -48,16 +48,19 @@ def _row(load: Load, name: str, one: Cost, reference: Cost, device: str) -> list
 
 
 def many_prompts(base: BaseModel, loads: Sequence[Load], rounds: int) -> str:
-    """What other prompts cost where only their number differs; their keys and values are there already."""
-    device = base.device.type
-    works = {load: by_round(partial(ours, base), load) for load in loads}
-    costs = {load: middle(found) for load, found in interleaved(works, rounds, device).items()}
+    """What other prompts cost where only their number differs; their keys and values are there already.
+
+    Pair by pair, in turn: what ran before, and left memory behind, is of the same size for both.
+    """
     lines = []
     for one, many in product(loads, repeat=2):
         if one.prompts == 1 < many.prompts and replace(many, prompts=1) == one:
-            cpu, wall = (costs[many].cpu / costs[one].cpu, costs[many].wall / costs[one].wall)
+            works = {load: by_round(partial(ours, base), load) for load in (one, many)}
+            found = interleaved(works, rounds, base.device.type)
+            first, other = middle(found[one]), middle(found[many])
             lines.append(
                 f"{many.prompts} prompts of {many.virtual_tokens} against one: "
-                f"{cpu - 1:+.1%} CPU time, {wall - 1:+.1%} of the time that passes."
+                f"{other.cpu / first.cpu - 1:+.1%} CPU time, "
+                f"{other.wall / first.wall - 1:+.1%} of the time that passes."
             )
     return "\n\n".join(lines)
