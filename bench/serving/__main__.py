@@ -1,6 +1,6 @@
 """Prints how fast tuned prompts are served, as Markdown.
 
-python -m bench.serving             what the documentation shows, about ten minutes on one core
+python -m bench.serving             what the documentation shows, about twenty minutes on one core
 python -m bench.serving --quick     does it run?
 python -m bench.serving --device cuda --dtype bfloat16 --shape llama-8b --shape t5-xl
 """
@@ -41,9 +41,11 @@ def main() -> None:
     import torch
     from transformers.utils import logging
 
+    from bench.serving.measured import keep_freed_memory
     from bench.training import table
     from bench.training.shapes import SHAPES
 
+    keep_freed_memory()
     hushed: Any = logging
     hushed.disable_progress_bar()
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))

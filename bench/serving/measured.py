@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import math
 import time
@@ -11,6 +12,7 @@ from statistics import median
 from typing import Any, TypeVar
 
 _Key = TypeVar("_Key")
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,17 @@ def percentile(values: Sequence[float], share: float) -> float:
     """The smallest value that `share` of `values` don't exceed."""
     ordered = sorted(values)
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
+
+
+def keep_freed_memory() -> None:
+    """Has glibc's malloc keep what is freed, for whoever runs in this process.
+
+    Else a work costs up to a tenth more or less by what ran before it: fresh pages have to be cleared.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, 2**30)
+        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def synchronize(device: str) -> None:
