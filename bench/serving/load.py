@@ -51,14 +51,15 @@ class Load:
     @cached_property
     def texts(self) -> list[list[int]]:
         """Token ids of each text."""
-        rng = random.Random(self.round)
+        # Not the number itself: the seeds -1 and 1 are one.
+        rng = random.Random(f"texts of round {self.round}")
         lengths = [rng.randint(self.shortest, self.longest) for _ in range(self.requests)]
         return [self._draw(rng, length) for length in lengths]
 
     @cached_property
     def prompt_ids(self) -> list[list[int]]:
         """The tokens that each prompt is made of; the same in all rounds."""
-        rng = random.Random(-1)
+        rng = random.Random("prompts")
         return [self._draw(rng, self.virtual_tokens) for _ in range(self.prompts)]
 
     @cached_property
