@@ -23,8 +23,8 @@ CONTINUOUS = "transformers' continuous batching"
 OURS = "caikit_pt"
 VLLM = "vLLM"
 _STATIC_ROWS = 8
-# By its defaults it takes pages for all the memory there is, and is twenty times slower. With 256 pages of 32 it
-# reads prompts again that other loads have driven out.
+# By its defaults it takes pages for all the memory there is, and is twenty times slower. With 256 pages of 32
+# it reads prompts again that other loads have driven out.
 _PAGES = {"num_blocks": 1024, "page_size": 32, "max_batch_tokens": 512, "use_cuda_graph": False}
 
 
