@@ -48,7 +48,7 @@ soak: $(INSTALLED)  ## 2,000 requests from 64 clients over 32 prompts, each comp
 bench-training: $(INSTALLED)  ## Measure how fast prompts are tuned, beside caikit-nlp's loop, and print the table (about ten minutes)
 	$(BIN)/python -m bench.training
 
-bench-serving: $(INSTALLED)  ## Measure how fast tuned prompts are served, beside generate(), transformers and vLLM, and print the tables (about ten minutes)
+bench-serving: $(INSTALLED)  ## Measure how fast tuned prompts are served, beside generate(), transformers and vLLM, and print the tables (about twenty minutes)
 	$(BIN)/python -m bench.serving
 
 bench-quality: $(INSTALLED)  ## Compare the defaults and `search: auto` with a grid of twelve, and print the table (over an hour)

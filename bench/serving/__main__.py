@@ -1,6 +1,6 @@
 """Prints how fast tuned prompts are served, as Markdown.
 
-python -m bench.serving             what the documentation shows, about ten minutes on one core
+python -m bench.serving             what the documentation shows, about twenty minutes on one core
 python -m bench.serving --quick     does it run?
 python -m bench.serving --device cuda --dtype bfloat16 --shape llama-8b --shape t5-xl
 """
@@ -12,9 +12,12 @@ import os
 import tempfile
 import warnings
 from collections.abc import Iterator
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bench.training.shapes import Shape
 
 PARTS = ("engines", "prompt", "alone", "decode", "grpc", "publication", "memory")
 
@@ -38,9 +41,11 @@ def main() -> None:
     import torch
     from transformers.utils import logging
 
+    from bench.serving.measured import keep_freed_memory
     from bench.training import table
     from bench.training.shapes import SHAPES
 
+    keep_freed_memory()
     hushed: Any = logging
     hushed.disable_progress_bar()
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
@@ -54,69 +59,71 @@ def main() -> None:
 
 
 def _sections(name: str, options: argparse.Namespace) -> Iterator[str]:
-    """The parts of one shape. What runs on a server of its own is measured of the first causal one only."""
-    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
-
+    """The parts of one shape. What runs on a server of its own is measured of causal ones on the CPU only."""
     from bench.serving import memory, server
     from bench.serving.alone import alone, decode
-    from bench.serving.checkpoint import write_checkpoint
-    from bench.serving.contenders import ours
-    from bench.serving.engines import engines
+    from bench.serving.checkpoint import make_models
+    from bench.serving.engines import engines, many_prompts
     from bench.serving.load import Load
-    from bench.serving.measured import interleaved, middle
     from bench.serving.prompt_cache import prompt_cache
     from bench.serving.vllm import served
     from bench.training.shapes import SHAPES
-    from caikit_pt.base_model.checkpoint import locate
-    from caikit_pt.base_model.pool import load as load_base
-    from caikit_pt.settings import Settings
 
     shape, quick, device = SHAPES[name], options.quick, options.device
     parts = options.part or PARTS
     rounds = options.rounds or (1 if quick else 3)
     requests = 8 if quick else 32
     with tempfile.TemporaryDirectory() as scratch:
-        directory = Path(scratch) / "base_models" / name
-        write_checkpoint(shape, directory, options.dtype)
-        auto: Any = AutoModelForCausalLM if shape.causal else AutoModelForSeq2SeqLM
-        network = auto.from_pretrained(directory, dtype=options.dtype).eval().to(device)
-        base = load_base(locate(name, Settings(base_models_dir=str(directory.parent))), options.dtype, device)
+        models = make_models(shape, Path(scratch) / "base_models" / name, options.dtype, device)
+        base = models.base
         base.pack()
-        yield f"## {name}, {options.dtype}"
+        plain = Load(base.model.get_input_embeddings().weight, requests)
         loads = [
-            Load(shape, requests, virtual_tokens=tokens, prompts=prompts)
-            for tokens in (20, 100)
+            replace(plain, virtual_tokens=tokens, prompts=prompts)
+            for tokens in ((20,) if quick else (20, 100))
             for prompts in (1, requests)
         ]
-        plain = loads[0]
+        yield f"## {name}, {options.dtype}"
+        yield _described(shape, base.model)
         if "engines" in parts:
+            yield "### Requests at once"
             wanted = shape.causal and device == "cpu" and not quick
             with served(base.checkpoint, options.vllm if wanted else Path(), Path(scratch)) as vllm:
-                yield engines(base, network, loads, rounds, vllm)
+                yield engines(models, loads, rounds, vllm)
+            yield many_prompts(base, loads, 3 * rounds)
         if "prompt" in parts and shape.causal:
-            yield "### The prompt's keys and values: 100 virtual tokens, text 8-20"
-            yield prompt_cache(base, network, Load(shape, 4 if quick else 16, 8, 20, 20, 100), rounds)
+            yield "### The prompt's own keys and values: 100 virtual tokens, text 8-20"
+            short = replace(loads[-1], shortest=8, longest=20, virtual_tokens=100)
+            yield prompt_cache(models, short, rounds)
         if "alone" in parts:
-            yield alone(base, network, plain, rounds)
+            yield "### Alone"
+            yield alone(models, plain, rounds)
         if "decode" in parts:
+            yield "### Steps"
             yield decode(base, plain)
         if not shape.causal or device != "cpu":
             return
         if {"grpc", "publication"} & set(parts):
+            yield "### Over gRPC"
             with server.running(base, Path(scratch)) as at:
                 if "grpc" in parts:
-                    clients = (1, 4) if quick else (1, 8, 32, 64)
-                    yield "### Over gRPC"
-                    for asked in (loads[0], loads[2]):
-                        engine = middle(interleaved({"": partial(ours, base, asked)}, rounds)[""])
-                        yield f"{asked.virtual_tokens} virtual tokens:"
-                        yield server.over_grpc(base, at, asked, clients, (1, requests), engine.cpu / requests)
+                    yield server.over_grpc(base, at, loads, (1, 4) if quick else (1, 8, 32, 64))
+                    yield f"The same requests without a server, and from {requests} clients:"
+                    yield server.beside_the_engine(base, at, loads, requests, rounds)
                 if "publication" in parts:
                     yield server.first_token_after_publication(base, at, plain, 3 if quick else 10)
         if "memory" in parts:
             yield "### Memory"
-            yield memory.per_prompt(base, Path(scratch) / "many", loads[2], 50 if quick else 500)
+            yield memory.per_prompt(base, Path(scratch) / "many", loads[-2], 50 if quick else 500)
             yield memory.soak(base, plain, 100 if quick else 10_000, 64 if quick else 10_000)
+
+
+def _described(shape: Shape, model: Any) -> str:
+    millions = sum(weight.numel() for weight in model.parameters()) / 1e6
+    return (
+        f"{shape.layers} layers{'' if shape.causal else ' on each side'}, width {shape.width}, "
+        f"{shape.vocabulary:,} tokens, {millions:,.0f}M random weights."
+    )
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from bench.serving.contenders import one_by_one, ours, sequences_of, steps
+from bench.serving.checkpoint import Models
+from bench.serving.contenders import ONE_BY_ONE, OURS, by_round, one_by_one, ours, sequences_of, steps
 from bench.serving.load import Load
 from bench.serving.measured import cost, interleaved, middle, synchronize
 from bench.serving.table import milliseconds, number, table
@@ -16,17 +17,19 @@ from caikit_pt.base_model.frozen import BaseModel
 _ALONE = ("one request alone", "CPU", "passed")
 _DECODE = ("rows", "tokens/s", "of the memory's bandwidth")
 _COPIED = 2**30
-_DECODED = 64
+_WARM_UP, _STEPS = 8, 56
+# A step of a T5 reads neither its encoder nor the keys and values of the encoder's output.
+_READ_BEFORE = ("encoder.", "EncDecAttention.k.", "EncDecAttention.v.")
 
 
-def alone(base: BaseModel, network: Any, load: Load, rounds: int) -> str:
-    """The same requests, each after the one before."""
+def alone(models: Models, load: Load, rounds: int) -> str:
+    """One request, and when it is answered another one."""
     single = replace(load, requests=1)
     works = {
-        "generate()": lambda: one_by_one(base, network, single),
-        "caikit_pt": lambda: ours(base, single),
+        ONE_BY_ONE: by_round(partial(one_by_one, models), single),
+        OURS: by_round(partial(ours, models.base), single),
     }
-    found = interleaved(works, 3 * rounds, base.device.type)
+    found = interleaved(works, 3 * rounds, models.base.device.type)
     costs = {name: middle(of_one) for name, of_one in found.items()}
     return table(
         _ALONE, ((name, milliseconds(one.cpu), milliseconds(one.wall)) for name, one in costs.items())
@@ -36,19 +39,28 @@ def alone(base: BaseModel, network: Any, load: Load, rounds: int) -> str:
 def decode(base: BaseModel, load: Load) -> str:
     """Steps of a whole batch: tokens a second, and the share of the bandwidth that reading the weights is."""
     bandwidth = _bandwidth(base.device.type)
-    weights = sum(weight.nbytes for weight in base.model.parameters())
+    weights = bytes_of_a_step(base.model)
     rows = []
     for count in (1, 64):
-        asked = replace(load, requests=count, prompts=1, new=_DECODED + 8)
+        asked = replace(load, requests=count, prompts=1, new=_WARM_UP + _STEPS + 1)
         walk = steps(base, sequences_of(base, asked))
-        for _ in range(8):
-            next(walk)
-        once = cost(partial(_advance, walk, _DECODED - 8), base.device.type)
-        a_second = (_DECODED - 8) / once.wall
+        _advance(walk, _WARM_UP)
+        once = cost(partial(_advance, walk, _STEPS), base.device.type)
+        a_second = _STEPS / once.wall
         rows.append((str(count), number(count * a_second), f"{weights * a_second / bandwidth:.0%}"))
-        for _ in walk:
-            pass
     return table(_DECODE, rows)
+
+
+def bytes_of_a_step(model: Any) -> int:
+    """Weights that a step reads, whole: of the embeddings it reads a row for each token."""
+    embeddings = model.get_input_embeddings().weight
+    looked_up = embeddings is not model.get_output_embeddings().weight
+    return sum(
+        weight.nbytes
+        for name, weight in model.named_parameters()
+        if not (looked_up and weight is embeddings)
+        and not any(part in name for part in _READ_BEFORE if model.config.is_encoder_decoder)
+    )
 
 
 def _advance(walk: Iterator[None], count: int) -> None:
@@ -57,7 +69,7 @@ def _advance(walk: Iterator[None], count: int) -> None:
 
 
 def _bandwidth(device: str) -> float:
-    """Bytes a second that are read, by a copy, which writes as many."""
+    """Bytes a second that are read and written, by a copy."""
     import torch
 
     source = torch.zeros(_COPIED, dtype=torch.uint8, device=device)

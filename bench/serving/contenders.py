@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
-from bench.serving.checkpoint import FIRST_WORD
+from bench.serving.checkpoint import Models
 from bench.serving.load import Load
 from caikit_pt.base_model.frozen import BaseModel
 from caikit_pt.serving.engine import Engine
@@ -22,41 +23,48 @@ CONTINUOUS = "transformers' continuous batching"
 OURS = "caikit_pt"
 VLLM = "vLLM"
 _STATIC_ROWS = 8
+# By its defaults it takes pages for all the memory there is, and is twenty times slower. With 256 pages of 32
+# it reads prompts again that other loads have driven out.
+_PAGES = {"num_blocks": 1024, "page_size": 32, "max_batch_tokens": 512, "use_cuda_graph": False}
 
 
-def contenders(base: BaseModel, network: Any, vllm: Contender | None = None) -> dict[str, Contender]:
-    """Those that can serve the family; `network` is transformers' own copy of the model."""
+def contenders(models: Models, vllm: Contender | None = None) -> dict[str, Contender]:
+    """Those that can serve the family."""
     found: dict[str, Contender] = {
-        ONE_BY_ONE: lambda load: one_by_one(base, network, load),
-        STATIC: lambda load: static(base, network, load),
+        ONE_BY_ONE: partial(one_by_one, models),
+        STATIC: partial(static, models),
     }
-    if base.continues_text:
-        found[CONTINUOUS] = Continuous(network)
+    if models.base.continues_text:
+        found[CONTINUOUS] = Continuous(models.network)
     if vllm is not None:
         found[VLLM] = vllm
-    found[OURS] = lambda load: ours(base, load)
+    found[OURS] = partial(ours, models.base)
     return found
 
 
-def one_by_one(base: BaseModel, network: Any, load: Load) -> Answers:
+def one_by_one(models: Models, load: Load) -> Answers:
     """A request after the other through transformers' generate()."""
-    return [_generated(base, network, load, [number])[0] for number in range(load.requests)]
+    return [_generated(models, load, [number])[0] for number in range(load.requests)]
 
 
-def static(base: BaseModel, network: Any, load: Load) -> Answers:
+def static(models: Models, load: Load) -> Answers:
     """Batches of eight, texts of like length together, padded in front."""
     order = sorted(range(load.requests), key=lambda number: len(load.texts[number]))
     answers: dict[int, list[int]] = {}
     for start in range(0, len(order), _STATIC_ROWS):
         numbers = order[start : start + _STATIC_ROWS]
-        answers.update(zip(numbers, _generated(base, network, load, numbers), strict=True))
+        answers.update(zip(numbers, _generated(models, load, numbers), strict=True))
     return [answers[number] for number in range(load.requests)]
 
 
 def ours(base: BaseModel, load: Load) -> Answers:
     """The engine that serves, without its thread."""
-    sequences = sequences_of(base, load)
-    for _ in steps(base, sequences):
+    return answered(base, sequences_of(base, load))
+
+
+def answered(base: BaseModel, sequences: list[Sequence], rows: int = 64) -> Answers:
+    """The engine's answers, with up to `rows` of the requests running at once."""
+    for _ in steps(base, sequences, rows):
         pass
     return [sequence.generated for sequence in sequences]
 
@@ -70,9 +78,9 @@ def sequences_of(base: BaseModel, load: Load) -> list[Sequence]:
     ]
 
 
-def steps(base: BaseModel, sequences: list[Sequence]) -> Iterator[None]:
+def steps(base: BaseModel, sequences: list[Sequence], rows: int = 64) -> Iterator[None]:
     """Yields after each step of an engine that answers `sequences`."""
-    engine = Engine(base, Limits(rows=max(64, len(sequences)), waiting=len(sequences)))
+    engine = Engine(base, Limits(rows=rows, waiting=len(sequences)))
     for sequence in sequences:
         engine.submit(sequence)
     while engine.busy:
@@ -80,10 +88,15 @@ def steps(base: BaseModel, sequences: list[Sequence]) -> Iterator[None]:
         yield
 
 
-class Continuous:
-    """transformers' continuous batching, with the settings that suit it on a CPU.
+def by_round(run: Callable[[Load], Any], load: Load) -> Callable[[int], Callable[[], Any]]:
+    """Has `run` answer `load` as it is in a round; what is asked is made before the work begins."""
+    return lambda number: partial(run, load.of_round(number))
 
-    It takes no embeddings: in front of each text stand as many ordinary tokens as the prompt has.
+
+class Continuous:
+    """transformers' continuous batching, on a CPU with the settings that suit it there.
+
+    It takes no embeddings: in front of each text stand the tokens that its prompt is made of.
     """
 
     def __init__(self, network: Any) -> None:
@@ -97,16 +110,12 @@ class Continuous:
         logging.getLogger("ContinuousBatchingLogger").setLevel(logging.ERROR)
         config: Any = ContinuousBatchingConfig
         plain: Any = GenerationConfig
-        generation = plain(max_new_tokens=load.new, do_sample=False, eos_token_id=-1, pad_token_id=1)
         found = self._network.generate_batch(
-            [
-                [3 + number % load.prompts] * load.virtual_tokens + text
-                for number, text in enumerate(load.texts)
-            ],
-            generation_config=generation,
-            continuous_batching_config=config(
-                num_blocks=256, page_size=32, max_batch_tokens=512, use_cuda_graph=False
+            [load.prompt_ids[number % load.prompts] + text for number, text in enumerate(load.texts)],
+            generation_config=plain(
+                max_new_tokens=load.new, do_sample=False, eos_token_id=-1, pad_token_id=1
             ),
+            continuous_batching_config=config(**_PAGES) if self._network.device.type == "cpu" else config(),
             progress_bar=False,
             persistent_manager=True,
             warmup=False,
@@ -114,13 +123,10 @@ class Continuous:
         return [list(one.generated_tokens) for one in found.values()]
 
 
-def _in_front(load: Load, number: int) -> list[int]:
-    return [FIRST_WORD + number % load.prompts] * load.virtual_tokens
-
-
-def _generated(base: BaseModel, network: Any, load: Load, numbers: list[int]) -> Answers:
+def _generated(models: Models, load: Load, numbers: list[int]) -> Answers:
     import torch
 
+    base, network = models.base, models.network
     part = base.checkpoint.prompt_parts[0]
     embed = network.get_input_embeddings()
     rows = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import math
 import time
@@ -11,6 +12,7 @@ from statistics import median
 from typing import Any, TypeVar
 
 _Key = TypeVar("_Key")
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,19 +36,27 @@ def cost(
 
 
 def interleaved(
-    works: Mapping[_Key, Callable[[], Any]],
+    makes: Mapping[_Key, Callable[[int], Callable[[], Any]]],
     rounds: int,
     device: str = "cpu",
     clocks: Mapping[_Key, Callable[[], float]] | None = None,
 ) -> dict[_Key, list[Cost]]:
-    """Each in turn, round by round; a first round warms up and doesn't count."""
-    found: dict[_Key, list[Cost]] = {key: [] for key in works}
+    """Each in turn, round by round; a first round, -1, warms up and doesn't count.
+
+    `makes` sets the work of a round up by its number, which isn't timed.
+    """
+    found: dict[_Key, list[Cost]] = {key: [] for key in makes}
+    # What stays needn't be looked through each time that rubbish is collected, in here or while timing.
+    gc.collect()
+    gc.freeze()
     for number in range(-1, rounds):
-        for key, work in works.items():
+        for key, make in makes.items():
+            work = make(number)
             gc.collect()
             once = cost(work, device, (clocks or {}).get(key, time.process_time))
             if number >= 0:
                 found[key].append(once)
+    gc.unfreeze()
     return found
 
 
@@ -64,6 +74,17 @@ def percentile(values: Sequence[float], share: float) -> float:
     """The smallest value that `share` of `values` don't exceed."""
     ordered = sorted(values)
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
+
+
+def keep_freed_memory() -> None:
+    """Has glibc's malloc keep what is freed, for whoever runs in this process.
+
+    Else a work costs up to a tenth more or less by what ran before it: fresh pages have to be cleared.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, 2**30)
+        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def synchronize(device: str) -> None:

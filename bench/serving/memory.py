@@ -6,23 +6,27 @@ import gc
 import random
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 
 import caikit_pt
-from bench.serving.contenders import sequences_of, steps
+from bench.serving.contenders import answered
 from bench.serving.load import Load
 from bench.serving.server import publish
 from bench.serving.table import number, table
 from caikit_pt.base_model.frozen import BaseModel
+from caikit_pt.base_model.prompt_cache import PromptCache
 from caikit_pt.module import PeftPromptTuning
+from caikit_pt.serving.sequence import Sequence
 
 _HEAD = ("prompts registered", "kB a prompt", "times its tensor")
-_SOAK = ("requests so far", "MB of this process", "MB of prompts' keys and values", "prompts kept")
+_SOAK = ("MB of this process", "MB of prompts' keys and values", "prompts kept")
 _ROOT = Path(__file__).parents[2]
 _BUDGET = 100 * 10**6
 _WARM_UP = 20
+_AT_ONCE, _ROWS = 32, 4
 
 
 def per_prompt(base: BaseModel, directory: Path, load: Load, prompts: int) -> str:
@@ -45,30 +49,26 @@ def _bytes_a_prompt(checkpoint: str, directory: Path, prompts: int) -> float:
 
 def soak(base: BaseModel, load: Load, prompts: int, requests: int) -> str:
     """`requests` to `prompts` at random, 32 at once, with 100 MB for their keys and values."""
-    many = Load(load.shape, 32, 8, 20, 4, load.virtual_tokens, prompts)
+    many = replace(load, requests=_AT_ONCE, shortest=8, longest=20, new=4, prompts=prompts)
     part = base.checkpoint.prompt_parts[0]
     rng, rows = random.Random(2), []
-    budget, base.prompts.budget = base.prompts.budget, _BUDGET
-    base.prompts.clear()
+    own, base.prompts = base.prompts, PromptCache(_BUDGET)
+    shown = max(1, requests // _AT_ONCE // _ROWS)
     try:
-        for done in range(0, requests, many.requests):
-            sequences = sequences_of(base, many)
-            for sequence in sequences:
-                picked = many.prompt(rng.randrange(prompts), part)
-                sequence.prompt = picked
-                sequence.row = type(sequence.row)(picked.tensors, sequence.row.ids)
-            for _ in steps(base, sequences):
-                pass
-            if any(len(sequence.generated) != many.new for sequence in sequences):
+        for turn in range(-(-requests // _AT_ONCE)):
+            sequences = [
+                Sequence(base, many.prompt(rng.randrange(prompts), part), text, many.parameters)
+                for text in many.texts
+            ]
+            if any(len(answer) != many.new for answer in answered(base, sequences)):
                 raise RuntimeError("a request wasn't answered")
-            if done // many.requests % max(1, requests // many.requests // 4) == 0:
+            if turn % shown == 0:
                 kept = base.prompts
                 figures = (number(_resident() / 1e6), number(kept.bytes / 1e6), str(len(kept)))
-                rows.append((f"{done + many.requests:,}", *figures))
+                rows.append((f"{(turn + 1) * _AT_ONCE:,}", *figures))
     finally:
-        base.prompts.clear()
-        base.prompts.budget = budget
-    return table(_SOAK, rows)
+        base.prompts = own
+    return table((f"requests so far to {prompts:,} prompts", *_SOAK), rows)
 
 
 def _resident() -> int:

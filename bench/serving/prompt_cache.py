@@ -5,51 +5,73 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
-from bench.serving.contenders import one_by_one, sequences_of, steps
+from bench.serving.checkpoint import Models
+from bench.serving.contenders import Answers, answered, by_round, one_by_one, sequences_of
 from bench.serving.load import Load
-from bench.serving.measured import interleaved, middle
+from bench.serving.measured import Cost, interleaved, middle
 from bench.serving.table import milliseconds, number, table
 from caikit_pt.base_model.frozen import BaseModel
+from caikit_pt.base_model.prompt_cache import PromptCache
 
-_HEAD = ("CPU time", "kept", "computed each time", "times", "generate() one by one", "times")
+_HEAD = (
+    "requests",
+    "wanted",
+    "kept: CPU",
+    "passed",
+    "computed each time: CPU",
+    "passed",
+    "times CPU",
+    "generate() one by one: CPU",
+    "passed",
+    "times CPU",
+)
+_KEPT, _COMPUTED, _PLAIN = "kept", "computed", "plain"
+_Key: TypeAlias = tuple[str, Load]
+_SHARE_ALONE = 4  # of the requests, one in so many is asked again, after the one before
 
 
-def prompt_cache(base: BaseModel, network: Any, load: Load, rounds: int) -> str:
-    """By how many tokens are wanted. One request at a time: company shares the cost of a prompt, too."""
-    budget = base.prompts.budget
-    works: dict[tuple[str, int], Callable[[], object]] = {}
-    for new in (1, 5, load.new):
-        asked = replace(load, new=new)
-        works["kept", new] = partial(_alone, base, asked, budget)
-        works["computed", new] = partial(_alone, base, asked, 0)
-        works["plain", new] = partial(one_by_one, base, network, asked)
+def prompt_cache(models: Models, load: Load, rounds: int) -> str:
+    """The engine with its cache and without it, and generate(), which has none. Times are those of a request.
+
+    All requests at once, and one at a time: in company a text costs little, and the prompt is most of it.
+    """
+    base, device = models.base, models.base.device.type
+    own, kept, none = base.prompts, PromptCache(), PromptCache(budget=0)
+    few = max(1, load.requests // _SHARE_ALONE)
+    loads = [
+        replace(some, new=new)
+        for some in (load, replace(load, requests=few, prompts=few))
+        for new in (1, 5, load.new)
+    ]
+    works: dict[_Key, Callable[[int], Callable[[], Any]]] = {}
+    for asked in loads:
+        rows = load.requests if asked.requests == load.requests else 1
+        works[_KEPT, asked] = by_round(partial(_engine, base, kept, rows), asked)
+        works[_COMPUTED, asked] = by_round(partial(_engine, base, none, rows), asked)
+        works[_PLAIN, asked] = by_round(partial(one_by_one, models), asked)
     try:
-        costs = {key: middle(found).cpu for key, found in interleaved(works, rounds).items()}
+        costs = {key: middle(found) for key, found in interleaved(works, rounds, device).items()}
     finally:
-        base.prompts.budget = budget
-    rows = []
-    for new in (1, 5, load.new):
-        kept, computed, plain = (costs[name, new] / load.requests for name in ("kept", "computed", "plain"))
-        wanted = "to the first token" if new == 1 else f"{new} new tokens"
-        rows.append(
-            (
-                wanted,
-                milliseconds(kept),
-                milliseconds(computed),
-                number(computed / kept),
-                milliseconds(plain),
-                number(plain / kept),
-            )
-        )
-    return table(_HEAD, rows)
+        base.prompts = own
+    return table(_HEAD, [_row(asked, costs, load.requests) for asked in loads])
 
 
-def _alone(base: BaseModel, load: Load, budget: int) -> None:
-    if base.prompts.budget != budget:
-        base.prompts.clear()
-        base.prompts.budget = budget
-    for sequence in sequences_of(base, load):
-        for _ in steps(base, [sequence]):
-            pass
+def _engine(base: BaseModel, cache: PromptCache, rows: int, load: Load) -> Answers:
+    base.prompts = cache
+    return answered(base, sequences_of(base, load), rows)
+
+
+def _row(asked: Load, costs: dict[_Key, Cost], together: int) -> list[str]:
+    cpu = {name: costs[name, asked].cpu / asked.requests for name in (_KEPT, _COMPUTED, _PLAIN)}
+    wall = {name: costs[name, asked].wall / asked.requests for name in cpu}
+    return [
+        f"{asked.requests} at once" if asked.requests == together else "one at a time",
+        "to the first token" if asked.new == 1 else f"{asked.new} new",
+        *(milliseconds(times[_KEPT]) for times in (cpu, wall)),
+        *(milliseconds(times[_COMPUTED]) for times in (cpu, wall)),
+        number(cpu[_COMPUTED] / cpu[_KEPT]),
+        *(milliseconds(times[_PLAIN]) for times in (cpu, wall)),
+        number(cpu[_PLAIN] / cpu[_KEPT]),
+    ]

@@ -37,6 +37,12 @@ def freeze(network: Any) -> Any:
     return network
 
 
+def copy_with_shared_weights(network: Any) -> Any:
+    """Another model with the same weights in memory."""
+    # deepcopy takes what stands in the memo for copied already.
+    return copy.deepcopy(network, {id(weight): weight for weight in network.parameters()})
+
+
 @cache
 def _base(shape: Shape, dtype: torch.dtype, device: str, packable: bool) -> BaseModel:
     network = _copy(shape, dtype, device)
@@ -47,9 +53,7 @@ def _base(shape: Shape, dtype: torch.dtype, device: str, packable: bool) -> Base
 
 
 def _copy(shape: Shape, dtype: torch.dtype, device: str) -> Any:
-    original = _original(shape, dtype, device)
-    # deepcopy takes what stands in the memo for copied already: the weights are shared.
-    return copy.deepcopy(original, {id(weight): weight for weight in original.parameters()})
+    return copy_with_shared_weights(_original(shape, dtype, device))
 
 
 @cache

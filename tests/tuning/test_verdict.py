@@ -10,7 +10,6 @@ from typing import Any
 import caikit
 import pytest
 import torch
-import yaml
 
 from caikit_pt.base_model.frozen import BaseModel
 from caikit_pt.module import PeftPromptTuning
@@ -25,9 +24,9 @@ HELD_OUT = PAIRS[12:]
 
 
 def saved(model: PeftPromptTuning, directory: Path) -> dict[str, Any]:
-    """The verdict in config.yml, read without caikit."""
+    """The verdict in verdict.json, read without caikit."""
     model.save(str(directory))
-    found: dict[str, Any] = yaml.safe_load((directory / "config.yml").read_text())["verdict"]
+    found: dict[str, Any] = json.loads((directory / "verdict.json").read_text())
     return found
 
 
@@ -92,7 +91,7 @@ def test_one_validation_record_has_no_interval_and_all_is_finite(base: BaseModel
 def test_a_loss_that_is_no_number_stays_out_of_the_files(
     llama: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Only here: the validation itself overflows, and nothing of it may be NaN in JSON or YAML."""
+    """Only here: the validation itself overflows, and nothing of it may be NaN in JSON."""
     monkeypatch.setattr(
         "caikit_pt.tuning.validation.losses",
         lambda base, prompts, batch: torch.full((len(batch.sources),), math.nan),
