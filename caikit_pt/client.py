@@ -14,7 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -229,7 +229,7 @@ class TuningClient:
         for message in self._stream(self._stubs.tuning.WatchTraining, request):
             yield Event(
                 number=message.number,
-                time=message.time.ToDatetime(),
+                time=message.time.ToDatetime(UTC),
                 kind=message.kind,
                 text=message.text,
                 state=message.state,
@@ -343,7 +343,7 @@ def _progress(message: Any) -> Progress | None:
 
 
 def _moment(message: Any, name: str) -> datetime | None:
-    return getattr(message, name).ToDatetime() if message.HasField(name) else None
+    return getattr(message, name).ToDatetime(UTC) if message.HasField(name) else None
 
 
 def _struct(message: Any, name: str) -> dict[str, Any]:

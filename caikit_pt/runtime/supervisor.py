@@ -21,8 +21,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 import caikit_pt
 from caikit_pt.errors import StateUnavailable
 from caikit_pt.runtime import job as kinds
@@ -30,7 +28,7 @@ from caikit_pt.runtime.job import CANCELED, COMPLETED, ERRORED, QUEUED, RUNNING,
 from caikit_pt.runtime.job_folder import JobFolder
 from caikit_pt.runtime.job_store import JobStore
 from caikit_pt.runtime.reports import BROKEN, ENDS, FAILED, FINISHED, Report, received
-from caikit_pt.soft_prompt import artifact
+from caikit_pt.soft_prompt.history import Verdict
 from caikit_pt.soft_prompt.publication import replacing
 from caikit_pt.tuning.verdict import in_words
 
@@ -356,8 +354,7 @@ class Supervisor:
             self._store.move(job.id, QUEUED)
             return
         self._on_published(job.path)
-        tuned = artifact.read(yaml.safe_load((made / "config.yml").read_text("utf-8")), made)
-        verdict = dict(tuned.verdict)
+        verdict = dict(Verdict(made))
         self._store.add_event(job.id, kinds.VERDICT, verdict)
         self._store.add_event(job.id, kinds.ARTIFACT, {"model_name": job.model_name, "path": job.path})
         warnings = self._store.events(job, kinds=[kinds.WARNING], limit=1000)
