@@ -10,7 +10,7 @@ RUN /opt/caikit_pt/bin/pip install --no-cache-dir -U -c constraints.txt pip setu
 
 FROM python:3.12-slim
 RUN useradd --uid 1000 --create-home caikit \
-    && install -d -o caikit /data/base_models /data/source_prompts /data/training /data/models
+    && install -d -o caikit /data/base_models /data/source_prompts /data/training /data/models /data/state
 COPY --from=build /opt/caikit_pt /opt/caikit_pt
 COPY runtime_config.yaml /etc/caikit_pt/runtime_config.yaml
 ENV PATH=/opt/caikit_pt/bin:$PATH \
@@ -20,12 +20,13 @@ ENV PATH=/opt/caikit_pt/bin:$PATH \
     DATA_STREAMS_FILE_SOURCE_BASE=/data/training \
     RUNTIME_LOCAL_MODELS_DIR=/data/models \
     RUNTIME_TRAINING_OUTPUT_DIR=/data/models \
+    STATE_DIR=/data/state \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
 # What outlives the container: mount volumes here.
-VOLUME ["/data/base_models", "/data/source_prompts", "/data/training", "/data/models"]
+VOLUME ["/data/base_models", "/data/source_prompts", "/data/training", "/data/models", "/data/state"]
 WORKDIR /home/caikit
 USER caikit
 EXPOSE 8085 8086
-HEALTHCHECK --interval=15s --timeout=5s --start-period=60s CMD ["caikit-health-probe", "readiness"]
-CMD ["python", "-m", "caikit.runtime"]
+HEALTHCHECK --interval=15s --timeout=5s --start-period=60s CMD ["caikit-pt", "health"]
+CMD ["caikit-pt", "serve"]

@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 # The models here are small: more threads than cores only get in each other's way.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test check serve protos docs interop models soak vllm bench-training bench-quality bench-serving install clean
+.PHONY: help demo test check serve protos docs interop models soak survive vllm bench-training bench-quality bench-serving install clean
 
 help:  ## What can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -23,7 +23,7 @@ check: $(INSTALLED)  ## Ruff and mypy
 	$(BIN)/mypy
 
 serve: $(INSTALLED)  ## Run the server on port 8085 with runtime_config.yaml
-	CONFIG_FILES=runtime_config.yaml $(BIN)/python -m caikit.runtime
+	CONFIG_FILES=runtime_config.yaml $(BIN)/caikit-pt serve
 
 protos: $(INSTALLED)  ## Render protos/ again
 	$(BIN)/python -m tests.render_protos protos
@@ -44,6 +44,9 @@ models: $(INSTALLED)  ## Pretrain the embedded base models and their source prom
 
 soak: $(INSTALLED)  ## 2,000 requests from 64 clients over 32 prompts, each compared with its serial run
 	SOAK_REQUESTS=2000 $(BIN)/python -m pytest tests/test_serving.py -s
+
+survive: $(INSTALLED)  ## Kill worker and server twenty times while they train, and compare each prompt with its run without kills
+	KILLS=20 $(BIN)/python -m pytest tests/runtime/test_jobs.py -s
 
 bench-training: $(INSTALLED)  ## Measure how fast prompts are tuned, beside caikit-nlp's loop, and print the table (about ten minutes)
 	$(BIN)/python -m bench.training

@@ -7,10 +7,14 @@ knows which one it is.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import caikit
 from caikit.core.data_model import DataStream
+from caikit.core.data_model.base import DataBase
 from caikit.runtime.service_generation.data_stream_source import (
     DirectoryDataStreamSourcePlugin,
     FileDataStreamSourcePlugin,
@@ -20,6 +24,7 @@ from caikit.runtime.service_generation.data_stream_source import (
 
 from caikit_pt.errors import InvalidParameter
 from caikit_pt.paths import inside
+from caikit_pt.tuning.records import UNREAD, unread_fields
 
 _ENDINGS = (".jsonl", ".json", ".csv")
 
@@ -35,6 +40,10 @@ class _Confined(FilePluginBase):
         return super()._create_data_stream_from_file(fname, element_type)
 
     @staticmethod
+    def _to_element_partial(element_type: type) -> Callable[[Any], Any]:
+        return partial(_to_element, element_type)
+
+    @staticmethod
     def _get_resolved_source_path(input_path: str) -> str:
         root = caikit.get_config().data_streams.file_source_base
         if not root:
@@ -48,6 +57,14 @@ class _Confined(FilePluginBase):
         if not path.exists():
             raise InvalidParameter("file", input_path, "a file or directory in data_streams.file_source_base")
         return str(path)
+
+
+def _to_element(element_type: type, raw: Any) -> Any:
+    """A record that knows the names of the fields that caikit drops."""
+    element = FilePluginBase._to_element_type(element_type, raw)
+    if isinstance(element, DataBase):
+        setattr(element, UNREAD, unread_fields(raw))
+    return element
 
 
 class ConfinedFile(_Confined, FileDataStreamSourcePlugin):

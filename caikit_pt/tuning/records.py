@@ -12,6 +12,9 @@ from caikit_pt.errors import InvalidParameter, InvalidRecord
 
 _SHOWN = 5  # numbers of bad records in an error text
 _FEW_RECORDS = 10
+_FIELDS = ("input", "output", "text", "labels")
+_LONGEST_NAME = 40
+UNREAD = "unread_fields"  # an attribute of a record of caikit's that was read from a file
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +28,13 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Records:
-    """Records of one `stream`, by its field. `classification` says that they came with class labels."""
+    """Records of one `stream`, by its field. `classification` says that they came with class labels,
+    `unread` which fields nothing reads, and the numbers of the records that have them."""
 
     items: tuple[Record, ...]
     classification: bool
     stream: str = "train_stream"
+    unread: Mapping[str, Sequence[int]] = field(default_factory=dict, compare=False)
 
     def __len__(self) -> int:
         return len(self.items)
@@ -68,9 +73,12 @@ def read_records(stream: Iterable[Any], field: str) -> Records:
     numbers are named and texts are not.
     """
     items: list[Record] = []
+    unread: dict[str, list[int]] = {}
     classification, bad = False, []
     for number, raw in enumerate(_readable(stream, field), start=1):
         classification |= _is_classification(raw)
+        for name in unread_fields(raw):
+            unread.setdefault(name, []).append(number)
         record = replace(_record(raw), number=number)
         if record.input.strip() and record.output.strip():
             items.append(record)
@@ -79,17 +87,31 @@ def read_records(stream: Iterable[Any], field: str) -> Records:
     if bad:
         raise InvalidRecord(
             field,
-            f"{len(bad)} records without an input or an output ({in_words(bad)})",
+            f"{len(bad)} records without an input or an output ({in_words(bad)}){_said_of(unread)}",
             "records whose fields input and output (or text and labels) are both there and not empty",
         )
     if not items:
         raise InvalidRecord(field, "no records", "at least one record")
-    return Records(tuple(items), classification, field)
+    return Records(tuple(items), classification, field, unread)
+
+
+def unread_fields(raw: Any) -> Sequence[str]:
+    """Names of fields that nothing reads; not what is no name, as of a CSV file that has no header."""
+    if not isinstance(raw, Mapping):
+        return getattr(raw, UNREAD, ())
+    named = [name for name in raw if isinstance(name, str) and name not in _FIELDS]
+    return [name for name in named if name.isidentifier() and len(name) <= _LONGEST_NAME]
 
 
 def doubts(records: Records, validation: Records | None) -> list[str]:
     """What is allowed in records and yet unlikely to be meant."""
-    told = []
+    told = [
+        f"{len(numbers)} records of {stream.stream} have a field {name!r}, which nothing reads "
+        f"({in_words(numbers)})"
+        for stream in (records, validation)
+        if stream is not None
+        for name, numbers in stream.unread.items()
+    ]
     if len(records) < _FEW_RECORDS:
         told.append(f"{len(records)} records are few to learn from")
     first: dict[tuple[str, str], int] = {}
@@ -113,6 +135,10 @@ def doubts(records: Records, validation: Records | None) -> list[str]:
         if seen:
             told.append(f"{len(seen)} records to validate with are trained on, too ({in_words(seen)})")
     return told
+
+
+def _said_of(unread: Mapping[str, Sequence[int]]) -> str:
+    return f", but with {', '.join(unread)}" if unread else ""
 
 
 def in_words(numbers: Sequence[int]) -> str:
