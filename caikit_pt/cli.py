@@ -79,6 +79,8 @@ def _tune(options: argparse.Namespace) -> int:
         if options.detach:
             print(json.dumps({"training_id": id}) if options.json else id)
             return DONE
+        if not options.json:
+            print(f"training {id}", file=sys.stderr, flush=True)
         return _followed(client, id, 0, options)
 
 
@@ -187,13 +189,9 @@ def _plot(options: argparse.Namespace) -> int:
 def _followed(client: TuningClient, id: str, from_event: int, options: argparse.Namespace) -> int:
     """Shows events until the end. Ctrl-C leaves the training running."""
     show = _as_json if options.json else _Bar() if sys.stderr.isatty() else _as_line
-    if not options.json:
-        print(f"training {id}", file=sys.stderr, flush=True)
-    state = ""
     try:
         for event in client.watch(id, from_event):
             show(event)
-            state = event.state or state
     except KeyboardInterrupt:
         print(f"\nThe training goes on. Watch it again: caikit-pt watch {id}", file=sys.stderr)
         return INTERRUPTED

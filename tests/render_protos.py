@@ -10,15 +10,28 @@ from pathlib import Path
 
 from examples.local_server import ROOT
 
+# In a process of its own, with the settings that the server starts with.
+_DUMP = """
+import sys
+
+import caikit_pt
+from caikit.runtime import dump_services
+from caikit_pt.runtime.tuning_service import service
+
+of_caikit = dump_services._get_grpc_service_packages
+dump_services._get_grpc_service_packages = lambda *arguments: [*of_caikit(*arguments), service()]
+dump_services.dump_grpc_services(sys.argv[1], write_modules_file=False, consolidate=True)
+"""
+
 
 def render(directory: Path) -> None:
-    """Writes what caikit generates from the installed module into `directory`, and nothing else."""
+    """Writes what caikit generates from the installed module, and TuningService, into `directory`."""
     directory.mkdir(parents=True, exist_ok=True)
     for old in directory.glob("*.proto"):
         old.unlink()
     with tempfile.TemporaryDirectory() as scratch:
         subprocess.run(
-            [sys.executable, "-m", "caikit.runtime.dump_services", "-p", scratch],
+            [sys.executable, "-c", _DUMP, scratch],
             check=True,
             cwd=ROOT,
             env={**os.environ, "CONFIG_FILES": str(ROOT / "runtime_config.yaml")},

@@ -24,7 +24,6 @@ from caikit.runtime.service_generation.data_stream_source import (
 
 from caikit_pt.errors import InvalidParameter
 from caikit_pt.paths import inside
-from caikit_pt.tuning.records import UNREAD, unread_fields
 
 _ENDINGS = (".jsonl", ".json", ".csv")
 
@@ -60,11 +59,11 @@ class _Confined(FilePluginBase):
 
 
 def _to_element(element_type: type, raw: Any) -> Any:
-    """A record that knows the names of the fields that caikit drops."""
+    """A record with the names, too, of the fields that caikit drops."""
     element = FilePluginBase._to_element_type(element_type, raw)
-    if isinstance(element, DataBase):
-        setattr(element, UNREAD, unread_fields(raw))
-    return element
+    if not isinstance(element, DataBase):
+        return element
+    return {**dict.fromkeys(raw), **{name: getattr(element, name) for name in element.fields}}
 
 
 class ConfinedFile(_Confined, FileDataStreamSourcePlugin):

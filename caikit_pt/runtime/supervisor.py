@@ -365,7 +365,8 @@ class Supervisor:
         """Whether the disk took it. Raises _Canceled and _Stopped, as long as nothing is changed."""
         try:
             with self._publishing, replacing(Path(job.path), mark=job.id) as new:
-                shutil.copytree(made, new, dirs_exist_ok=True)
+                for file in made.iterdir():
+                    shutil.copy(file, new)
                 self._check_wanted(job)
         except OSError as error:
             text = f"Waiting to be published: {error.strerror or error}"

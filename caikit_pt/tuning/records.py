@@ -14,7 +14,6 @@ _SHOWN = 5  # numbers of bad records in an error text
 _FEW_RECORDS = 10
 _FIELDS = ("input", "output", "text", "labels")
 _LONGEST_NAME = 40
-UNREAD = "unread_fields"  # an attribute of a record of caikit's that was read from a file
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +76,7 @@ def read_records(stream: Iterable[Any], field: str) -> Records:
     classification, bad = False, []
     for number, raw in enumerate(_readable(stream, field), start=1):
         classification |= _is_classification(raw)
-        for name in unread_fields(raw):
+        for name in _unread_fields(raw):
             unread.setdefault(name, []).append(number)
         record = replace(_record(raw), number=number)
         if record.input.strip() and record.output.strip():
@@ -93,14 +92,6 @@ def read_records(stream: Iterable[Any], field: str) -> Records:
     if not items:
         raise InvalidRecord(field, "no records", "at least one record")
     return Records(tuple(items), classification, field, unread)
-
-
-def unread_fields(raw: Any) -> Sequence[str]:
-    """Names of fields that nothing reads; not what is no name, as of a CSV file that has no header."""
-    if not isinstance(raw, Mapping):
-        return getattr(raw, UNREAD, ())
-    named = [name for name in raw if isinstance(name, str) and name not in _FIELDS]
-    return [name for name in named if name.isidentifier() and len(name) <= _LONGEST_NAME]
 
 
 def doubts(records: Records, validation: Records | None) -> list[str]:
@@ -135,6 +126,14 @@ def doubts(records: Records, validation: Records | None) -> list[str]:
         if seen:
             told.append(f"{len(seen)} records to validate with are trained on, too ({in_words(seen)})")
     return told
+
+
+def _unread_fields(raw: Any) -> Sequence[str]:
+    """Names of fields that nothing reads; not what is no name, as of a CSV file that has no header."""
+    if not isinstance(raw, Mapping):
+        return ()
+    named = [name for name in raw if isinstance(name, str) and name not in _FIELDS]
+    return [name for name in named if name.isidentifier() and len(name) <= _LONGEST_NAME]
 
 
 def _said_of(unread: Mapping[str, Sequence[int]]) -> str:

@@ -30,6 +30,7 @@ _LOG = logging.getLogger(__name__)
 # On a GPU, losses are fetched every so many updates: fetching one waits for all that was computed before.
 _UPDATES_TO_A_LOOK = 10
 _LOOKS_AT_THE_COURSE = 10
+_FEWEST_TO_BE_FLAT = 20  # updates
 _DOUBTS = {FLAT: "the loss is flat", DIVERGED: "the loss is diverging"}
 
 
@@ -236,7 +237,7 @@ class _Tuning:
             return
         (candidate,) = self._candidates
         found = course([point.loss for point in candidate.curve]) if candidate.curve else SETTLED
-        is_early = step < self._steps / 4
+        is_early = step < max(self._steps / 4, _FEWEST_TO_BE_FLAT)
         if found in _DOUBTS and found not in self._doubts and not (found == FLAT and is_early):
             self._doubts.add(found)
             _LOG.warning("%s at update %d of %d", _DOUBTS[found], step, self._steps)

@@ -1,0 +1,318 @@
+"""caikit-pt against a real server: exit codes, lines in a pipe, a bar on a terminal, Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from caikit_pt.cli import main
+from caikit_pt.client import TuningClient
+from examples.local_server import ROOT, free_port
+from tests.conftest import LLAMA, T5
+from tests.runtime.servers import QUICK, RECORDS, Server, wait_for
+
+QUICKLY = [f"--{name.replace('_', '-')}={value}" for name, value in QUICK.items()]
+ENDLESS = [*QUICKLY, "--num-epochs=10000"]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    made = Server(tmp_path_factory.mktemp("commands"), CHECKPOINT_SECONDS=0.5)
+    made.start().close()
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def address(server: Server) -> str:
+    return f"--server=localhost:{server.port}"
+
+
+@pytest.fixture(scope="module")
+def train(tmp_path_factory: pytest.TempPathFactory) -> str:
+    file = tmp_path_factory.mktemp("records") / "train.jsonl"
+    file.write_text("\n".join(map(json.dumps, RECORDS)))
+    return f"--train={file}"
+
+
+@pytest.fixture(scope="module")
+def tuned(server: Server) -> str:
+    """The id of a training that is complete, of `mood`."""
+    with TuningClient(f"localhost:{server.port}") as client:
+        id = client.tune("mood", base_model=LLAMA, records=RECORDS, **{**QUICK, "num_epochs": 30})
+        assert client.wait(id).state == "COMPLETED"
+    return id
+
+
+def objects(text: str) -> list[Any]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_tune_in_a_pipe(address: str, train: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["tune", "piped", f"--base-model={T5}", train, *QUICKLY, address]) == 0
+    out, told = capfd.readouterr()
+    assert out == "COMPLETED\n"
+    assert told.startswith("training ")
+    assert "update 2 of 2, epoch 2, loss " in told
+    assert "published as piped" in told
+    assert "8 records are few to learn from" in told
+    assert "\x1b" not in told
+    assert "\r" not in told
+
+
+def test_tune_and_watch_as_json(
+    server: Server, address: str, train: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    request = ["tune", "lines", f"--base-model={T5}", train, *QUICKLY, address, "--json"]
+    assert main([*request, "--detach", "--id=lines.1"]) == 0
+    assert objects(capfd.readouterr().out) == [{"training_id": "lines.1"}]
+    assert main(["watch", "lines.1", address, "--json"]) == 0
+    watched = objects(capfd.readouterr().out)
+    assert [event["number"] for event in watched] == list(range(1, len(watched) + 1))
+    assert watched[-1]["state"] == "COMPLETED"
+    assert watched[-2]["data"]["path"] == str(server.models / "lines")
+    assert main(["watch", "lines.1", address, "--json", f"--from-event={len(watched) - 1}"]) == 0
+    assert objects(capfd.readouterr().out) == watched[-1:]
+
+
+def test_ask(tuned: str, address: str, capfd: pytest.CaptureFixture[str]) -> None:
+    request = ["generate", "mood", "The lamp is awful", "--max-new-tokens=3", address]
+    assert main(request) == 0
+    assert capfd.readouterr().out.startswith("bad")
+    assert main([*request, "--json"]) == 0
+    (answer,) = objects(capfd.readouterr().out)
+    assert answer["generated_text"].startswith("bad")
+
+
+def test_ask_with_a_text_from_stdin(tuned: str, address: str) -> None:
+    asked = run("generate", "mood", "-", "--max-new-tokens=3", address, input="The lamp is awful")
+    assert asked.stdout.startswith("bad")
+    assert (asked.returncode, asked.stderr) == (0, "")
+
+
+def test_list_and_show(tuned: str, address: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "--model-name=mood", address]) == 0
+    head, row = capfd.readouterr().out.splitlines()
+    assert head.split() == ["TRAINING", "STATE", "MODEL", "BASE", "MODEL", "SUBMITTED"]
+    assert row.split()[:4] == [tuned, "COMPLETED", "mood", LLAMA]
+    assert main(["list", "--state=ERRORED", address, "--json"]) == 0
+    assert capfd.readouterr().out == ""
+    assert main(["list", "--until=2020-01-01", address, "--json"]) == 0
+    assert capfd.readouterr().out == ""
+    assert main(["show", tuned, address]) == 0
+    shown = capfd.readouterr().out
+    assert shown.startswith(f"{tuned}  COMPLETED  mood")
+    assert re.search(r"^num_epochs +30 +request$", shown, re.MULTILINE)
+    assert "The course of the loss" in shown
+    assert main(["show", tuned, address, "--json"]) == 0
+    (training,) = objects(capfd.readouterr().out)
+    assert len(training["points"]["loss"]) == 30
+    assert training["verdict"]["course"]
+
+
+def test_plot(tuned: str, address: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "curve.png"
+    assert main(["plot", tuned, address, "-o", str(file)]) == 0
+    assert capfd.readouterr().out == f"{file}\n"
+    assert file.read_bytes().startswith(b"\x89PNG")
+
+
+def test_check(address: str, train: str, server: Server, capfd: pytest.CaptureFixture[str]) -> None:
+    request = ["check", "never", f"--base-model={T5}", train, *QUICKLY, address]
+    assert main(request) == 0
+    told = capfd.readouterr().out
+    assert "updates                2\n" in told
+    assert "- 8 records are few to learn from" in told
+    assert main([*request, "--json"]) == 0
+    (report,) = objects(capfd.readouterr().out)
+    assert report["source_tokens"]["longest"] > report["target_tokens"]["longest"]
+    assert not (server.models / "never").exists()
+
+
+def test_cancel(address: str, train: str, capfd: pytest.CaptureFixture[str]) -> None:
+    request = ["tune", "ended", f"--base-model={T5}", train, *ENDLESS, address, "--detach"]
+    assert main(request) == 0
+    id = capfd.readouterr().out.strip()
+    assert main(["cancel", id, address]) == 0
+    assert capfd.readouterr().out == "CANCELED\n"
+    assert main(["watch", id, address]) == 3
+    assert capfd.readouterr().out == "CANCELED\n"
+
+
+def test_a_training_that_had_ended_is_not_cancelled(
+    tuned: str, address: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["cancel", tuned, address]) == 1
+    assert capfd.readouterr().out == "COMPLETED\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["show", "never"], "NOT_FOUND: "),
+        (["watch", "never"], "NOT_FOUND: "),
+        (["cancel", "never"], "NOT_FOUND: "),
+        (["list", "--state=DONE"], "INVALID_ARGUMENT: states: 'DONE' is not allowed. Allowed: QUEUED"),
+        (["generate", "never", "text"], "NOT_FOUND: "),
+    ],
+)
+def test_what_the_server_refuses(
+    address: str, arguments: list[str], told: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*arguments, address]) == 1
+    out, error = capfd.readouterr()
+    assert out == ""
+    assert error.startswith(told)
+
+
+def test_a_server_that_is_not_there(capfd: pytest.CaptureFixture[str]) -> None:
+    nobody = f"--server=localhost:{free_port()}"
+    for command in (["list"], ["health"], ["watch", "some"], ["generate", "some", "text"]):
+        assert main([*command, nobody]) == 4
+        assert capfd.readouterr().err.startswith("UNAVAILABLE: ")
+
+
+def test_health(address: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["health", address]) == 0
+    assert capfd.readouterr().out == "SERVING\n"
+
+
+@pytest.mark.parametrize(
+    ("lines", "told"),
+    [
+        (["{}"], 'line 1: not {"input": TEXT, "output": TEXT}'),
+        ([json.dumps(RECORDS[0]), "", '{"input": "secret", "output"'], "line 3: not JSON"),
+        (['["secret"]'], "line 1: not {"),
+        (['{"input": "secret", "output": 4}'], "line 1: not {"),
+    ],
+)
+def test_a_file_that_is_none_of_records(
+    address: str, tmp_path: Path, lines: list[str], told: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "train.jsonl"
+    file.write_text("\n".join(lines))
+    assert main(["tune", "wrong", f"--base-model={T5}", f"--train={file}", address]) == 2
+    error = capfd.readouterr().err
+    assert told in error
+    assert "secret" not in error
+    assert main(["tune", "wrong", f"--base-model={T5}", f"--train={file}.no", address]) == 2
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["tune", "name"], ["tune", "name", "--base-model=b"], ["what"], ["list", "--since=soon"]],
+)
+def test_a_wrong_command(arguments: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit:
+        main(arguments)
+    assert exit.value.code == 2
+    assert "usage: caikit-pt" in capfd.readouterr().err
+
+
+def test_ctrl_c_leaves_the_training_running(address: str, train: str, server: Server) -> None:
+    command = [sys.executable, "-m", "caikit_pt.cli", "tune", "held", f"--base-model={T5}", train]
+    with subprocess.Popen(
+        [*command, *ENDLESS, address], stderr=subprocess.PIPE, text=True, cwd=ROOT
+    ) as process:
+        assert process.stderr is not None
+        told = ""
+        while "update " not in told:
+            told += process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        rest = process.communicate(timeout=20)[1]
+    assert process.returncode == 130
+    id = told.split()[1]
+    assert rest.endswith(f"The training goes on. Watch it again: caikit-pt watch {id}\n")
+    assert "Traceback" not in rest
+    with TuningClient(f"localhost:{server.port}") as client:
+        assert client.training(id).state == "RUNNING"
+        assert client.cancel(id) == "CANCELED"
+
+
+def test_a_terminal_has_a_bar(address: str, train: str) -> None:
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 120))
+    command = [sys.executable, "-m", "caikit_pt.cli", "tune", "bar", f"--base-model={T5}", train]
+    with subprocess.Popen([*command, *QUICKLY, address], stderr=theirs, cwd=ROOT) as process:
+        os.close(theirs)
+        shown = read_all(ours)
+    assert process.returncode == 0
+    assert "100%|" in shown
+    assert "2/2" in shown
+    assert "epoch 2, loss " in shown
+    assert "published as bar" in shown
+
+
+def read_all(terminal: int) -> str:
+    """What is written until the other side is closed."""
+    found = b""
+    while True:
+        try:
+            read = os.read(terminal, 4096)
+        except OSError:
+            read = b""
+        if not read:
+            os.close(terminal)
+            return found.decode()
+        found += read
+
+
+def test_a_reader_that_goes_away(tuned: str, address: str) -> None:
+    """`caikit-pt list | head -1`."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "caikit_pt.cli", "list", address],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stderr is not None
+        told = process.stderr.read()
+    assert "Traceback" not in told
+    assert process.returncode == 0
+
+
+def test_a_watch_survives_a_restart(tmp_path: Path) -> None:
+    server = Server(tmp_path, CHECKPOINT_SECONDS=0.5)
+    try:
+        with server.start() as client:
+            id = client.tune("kept", base_model=T5, records=RECORDS, **{**QUICK, "num_epochs": 400})
+            events = client.watch(id)
+            seen = [next(events)]
+            wait_for(lambda: client.training(id).progress)
+            server.stop()
+            server.start().close()
+            seen += list(events)
+        assert [event.number for event in seen] == list(range(1, len(seen) + 1))
+        assert [event.state for event in seen if event.kind == "state"][-1] == "COMPLETED"
+    finally:
+        server.close()
+
+
+def run(*arguments: str, input: str | None = None) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own."""
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-m", "caikit_pt.cli", *arguments],
+        input=input,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
+    assert time.monotonic() - began < 60
+    return done
