@@ -211,7 +211,7 @@ def _as_json(event: Event) -> None:
 
 
 def _as_line(event: Event) -> None:
-    print(f"{event.time:%H:%M:%S} {_in_words(event)}", file=sys.stderr, flush=True)
+    print(f"{event.time:%H:%M:%S} {event}", file=sys.stderr, flush=True)
 
 
 class _Bar:
@@ -226,44 +226,16 @@ class _Bar:
         at = event.progress
         if at is None:
             if event.kind not in ("verdict", "checkpoint"):
-                self._bar.write(_in_words(event), file=sys.stderr)
+                self._bar.write(str(event), file=sys.stderr)
             return
         self._bar.total = at.steps
         self._bar.n = at.step
-        self._bar.set_postfix_str(
-            f"epoch {at.epoch}, loss {_loss(at.loss)}{_validated(event)}", refresh=False
-        )
+        self._bar.set_postfix_str(str(at), refresh=False)
         self._bar.refresh()
 
     def close(self) -> None:
         """Leaves it as it is."""
         self._bar.close()
-
-
-def _in_words(event: Event) -> str:
-    at = event.progress
-    if at is not None:
-        return (
-            f"update {at.step} of {at.steps}, epoch {at.epoch}, loss {_loss(at.loss)}{_validated(event)}, "
-            f"{at.samples_per_second:.3g} samples/s, about {at.eta_seconds:.0f} s to go"
-        )
-    if event.kind == "checkpoint":
-        return f"checkpoint at update {event.data['step']:.0f}"
-    if event.kind == "artifact":
-        return f"published as {event.data['model_name']}"
-    if event.kind == "verdict":
-        return f"the course of the loss: {event.data.get('course', '')}"
-    told = ": ".join(filter(None, (event.state, event.text)))
-    return told if event.kind in ("state", "phase") else f"{event.kind}: {told}"
-
-
-def _validated(event: Event) -> str:
-    at = event.progress
-    return "" if at is None or at.validation_loss is None else f", validation {_loss(at.validation_loss)}"
-
-
-def _loss(value: float | None) -> str:
-    return "not finite" if value is None else f"{value:.4f}"
 
 
 # ---- options ----

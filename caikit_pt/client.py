@@ -5,7 +5,7 @@ from caikit_pt.client import TuningClient
 with TuningClient("localhost:8085") as client:
     id = client.tune("mood", base_model="tiny-t5", records=[{"input": "...", "output": "..."}, ...])
     for event in client.watch(id):
-        print(event.kind, event.text)
+        print(event)
     print(client.generate("mood", "The lamp is a delight!"))
 """
 
@@ -56,6 +56,10 @@ class Progress:
     seconds: float
     eta_seconds: float
 
+    def __str__(self) -> str:
+        validated = "" if self.validation_loss is None else f", validation {self.validation_loss:.4f}"
+        return f"epoch {self.epoch}, loss {_shown(self.loss)}{validated}"
+
 
 @dataclass(frozen=True, slots=True)
 class Event:
@@ -69,6 +73,22 @@ class Event:
     state: str
     progress: Progress | None
     data: Mapping[str, Any]
+
+    def __str__(self) -> str:
+        at = self.progress
+        if at is not None:
+            return (
+                f"update {at.step} of {at.steps}, {at}, {at.samples_per_second:.3g} samples/s, "
+                f"about {at.eta_seconds:.0f} s to go"
+            )
+        if self.kind == "checkpoint":
+            return f"checkpoint at update {self.data['step']:.0f}"
+        if self.kind == "artifact":
+            return f"published as {self.data['model_name']}"
+        if self.kind == "verdict":
+            return f"the course of the loss: {self.data.get('course', '')}"
+        told = ": ".join(filter(None, (self.state, self.text)))
+        return told if self.kind in ("state", "phase") else f"{self.kind}: {told}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,6 +360,10 @@ def _progress(message: Any) -> Progress | None:
     for name in ("loss", "validation_loss"):
         values[name] = values[name] if found.HasField(name) else None
     return Progress(**values)
+
+
+def _shown(loss: float | None) -> str:
+    return "not finite" if loss is None else f"{loss:.4f}"
 
 
 def _moment(message: Any, name: str) -> datetime | None:

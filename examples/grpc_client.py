@@ -32,6 +32,7 @@ class Client:
 
         # It warns of each module with two tasks, and ours has two.
         logging.getLogger("RNTM-NAMES").setLevel(logging.ERROR)
+        self.port = port
         kinds = Factory.ServiceType
         channel = grpc.insecure_channel(f"localhost:{port}")
         training = Factory.get_service_package(kinds.TRAINING)

@@ -18,9 +18,13 @@ SERVED, LOCAL = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 def test_the_client_example(
     client: Client, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("examples.grpc_client.Client", lambda port: client)
-    exec(compile(SERVED, "README.md", "exec"), {})
-    assert capsys.readouterr().out.split() == ["RUNNING", "COMPLETED", "negative", "positive"]
+    assert SERVED.count("localhost:8085") == 1
+    exec(compile(SERVED.replace("8085", str(client.port)), "README.md", "exec"), {})
+    *events, negative, positive = capsys.readouterr().out.splitlines()
+    assert "QUEUED" in events
+    assert "COMPLETED" in events[-1]
+    assert any(re.match(r"update \d+ of \d+, epoch 12, loss 0\.\d+, ", event) for event in events)
+    assert (negative, positive) == ("negative", "positive")
 
 
 def test_the_python_example(
