@@ -26,9 +26,9 @@ def render() -> str:
             "## Training\n",
             *_table(TUNING_PARAMETERS),
             "",
-            "A train request has `model_name`, `train_stream` and `val_stream`, too, and may have a `training_id` of 1 "
-            "to 200\nletters, digits, `.`, `_` and `-`: the same request twice is then one training, and another with "
-            "the same id is refused.",
+            "A train request has `model_name`, `train_stream` and `val_stream`, too, and may have a "
+            "`training_id` of 1\nto 200 letters, digits, `.`, `_` and `-`: the same request twice is then one "
+            "training, and another with the same id is refused.",
             "",
             "## Inference\n",
             *_table(GENERATION_PARAMETERS),
