@@ -27,8 +27,8 @@ def render() -> str:
             *_table(TUNING_PARAMETERS),
             "",
             "A train request has `model_name`, `train_stream` and `val_stream`, too, and may have a "
-            "`training_id` of 1\nto 200 letters, digits, `.`, `_` and `-`: the same request twice is then one "
-            "training, and another with the same id is refused.",
+            "`training_id` of 1\nto 200 letters, digits, `.`, `_` and `-`: the same request twice is then "
+            "one training, and another with the same id is refused.",
             "",
             "## Inference\n",
             *_table(GENERATION_PARAMETERS),

@@ -40,7 +40,7 @@ class JobProcess:
 
     def __init__(self, commands: IO[str], output: IO[str]) -> None:
         self._commands = commands
-        self._reports = Reporter(output, self._stop)
+        self.reports = Reporter(output, self._stop)
         self._runs: dict[str, _Run] = {}
         self._stopping = threading.Event()
 
@@ -54,7 +54,7 @@ class JobProcess:
             run.stop()
         for run in list(self._runs.values()):
             run.thread.join(max(0.0, deadline - time.monotonic()))
-        self._reports.close(1.0)
+        self.reports.close(1.0)
 
     def _listen(self) -> None:
         for line in self._commands:
@@ -63,7 +63,7 @@ class JobProcess:
                 if not self._runs:
                     _settle(Path(command["folder"]), command["environment"])
                 del command["environment"]
-                run = self._runs[command["run"]] = _Run(self._reports, **command)
+                run = self._runs[command["run"]] = _Run(self.reports, **command)
                 run.thread.start()
             elif command["cancel"] in self._runs:
                 self._runs[command["cancel"]].stop()
@@ -133,9 +133,9 @@ class _Run:
         if time.monotonic() < self._next and progress.step < progress.steps:
             return
         self._next = time.monotonic() + _SECONDS_BETWEEN_PROGRESS
-        points, self._points = self._points, []
-        report = Report(self.id, kinds.PROGRESS, {**as_dict(progress), "points": points})
-        self._reports.send(report, may_be_dropped=True)
+        report = Report(self.id, kinds.PROGRESS, {**as_dict(progress), "points": self._points})
+        if self._reports.send(report, may_be_dropped=True):
+            self._points = []
 
     def _kept(self, step: int, seconds: float) -> None:
         self._tell(kinds.SNAPSHOT, step=step, seconds=round(seconds, 4))
@@ -165,7 +165,7 @@ def _finite(value: float | None) -> float | None:
     return value if value is not None and abs(value) < float("inf") else None
 
 
-class _Warnings(logging.Handler):
+class Warnings(logging.Handler):
     """Warnings of this project's code become events of the job in whose thread they come."""
 
     def __init__(self, reports: Reporter) -> None:
@@ -221,7 +221,7 @@ def main() -> None:
         Path("/proc/self/oom_score_adj").write_text(_LIKELY_TO_BE_KILLED)
     _import_all()
     process = JobProcess(sys.stdin, output)
-    logging.getLogger("caikit_pt").addHandler(_Warnings(process._reports))
+    logging.getLogger("caikit_pt").addHandler(Warnings(process.reports))
     process.work()
     # Threads that are deep in native code would keep the process alive.
     os._exit(0)

@@ -1,7 +1,7 @@
 """What a job's process tells the server: a JSON object a line, through a pipe.
 
-A server that is slow to read costs the training nothing: progress that nobody takes is dropped, since the
-next will say more.
+A server that is slow to read costs the training nothing: progress that nobody takes is dropped, and told with
+the next.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import json
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -42,10 +41,13 @@ class Reporter:
         self._thread = threading.Thread(target=self._write, name="reports", daemon=True)
         self._thread.start()
 
-    def send(self, report: Report, may_be_dropped: bool = False) -> None:
-        """Hands it over; waits where there is no room, unless it may be dropped."""
-        with suppress(queue.Full):
+    def send(self, report: Report, may_be_dropped: bool = False) -> bool:
+        """Hands it over; waits where there is no room, unless it may be dropped. Whether it was taken."""
+        try:
             self._waiting.put(report, block=not may_be_dropped)
+        except queue.Full:
+            return False
+        return True
 
     def close(self, seconds: float) -> None:
         """Sends what still waits."""

@@ -160,7 +160,8 @@ class _Office:
         self.supervisor.start()
 
     def accept(self, job: Job, plan: TuningPlan) -> Job:
-        """Raises TooManyJobs, InvalidParameter where the id is another training's, StateUnavailable."""
+        """Raises TooManyJobs, InvalidRecord, StateUnavailable, InvalidParameter where the id is another's."""
+        warnings = plan.warnings if len(plan.records) > _MOST_LOOKED_THROUGH else preflight(plan).warnings
         with self._submitting:
             known = self.store.find(job.id)
             if known is not None:
@@ -170,7 +171,6 @@ class _Office:
                     )
                 return known
             self._make_room()
-            warnings = plan.warnings if len(plan.records) > _MOST_LOOKED_THROUGH else preflight(plan).warnings
             folder = self.supervisor.folder(job.id)
             try:
                 folder.create(job, plan)
@@ -183,8 +183,11 @@ class _Office:
             except CaikitPtError:
                 folder.remove()
                 raise
-        for warning in warnings:
-            self.store.add_event(job.id, kinds.WARNING, {"text": warning})
+        try:
+            for warning in warnings:
+                self.store.add_event(job.id, kinds.WARNING, {"text": warning})
+        except StateUnavailable as error:
+            _LOG.warning("warnings of %s are lost: %s", job.id, error)
         self.supervisor.wake()
         return job
 
