@@ -82,7 +82,7 @@ class Event:
                 f"about {at.eta_seconds:.0f} s to go"
             )
         if self.kind == "checkpoint":
-            return f"checkpoint at update {self.data['step']:.0f}"
+            return f"checkpoint at update {self.data['step']}"
         if self.kind == "artifact":
             return f"published as {self.data['model_name']}"
         if self.kind == "verdict":
@@ -141,11 +141,8 @@ class TuningClient:
 
     def check(self, model_name: str, **request: Any) -> dict[str, Any]:
         """What `tune` with the same arguments would do and what it would warn of, without doing it."""
-        from google.protobuf import json_format
-
         answer = self._answer(self._stubs.tuning.CheckTraining, self._train_request(model_name, request))
-        report: dict[str, Any] = json_format.MessageToDict(answer.report)
-        return report
+        return _struct(answer, "report")
 
     def watch(self, training_id: str, from_event: int = 0) -> Iterator[Event]:
         """Its events behind number `from_event` until it has ended, as they come.
@@ -373,7 +370,16 @@ def _moment(message: Any, name: str) -> datetime | None:
 def _struct(message: Any, name: str) -> dict[str, Any]:
     from google.protobuf import json_format
 
-    return json_format.MessageToDict(getattr(message, name)) if message.HasField(name) else {}
+    return _whole(json_format.MessageToDict(getattr(message, name))) if message.HasField(name) else {}
+
+
+def _whole(value: Any) -> Any:
+    """A Struct has floats only; those without a fraction were whole numbers."""
+    if isinstance(value, dict):
+        return {name: _whole(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_whole(one) for one in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _metadata(model_name: str) -> list[tuple[str, str]]:

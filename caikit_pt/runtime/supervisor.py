@@ -64,8 +64,9 @@ class _Process:
             text=True,
             encoding="utf-8",
             env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
-            # A process group of its own: a signal to the server's isn't one to the training.
-            start_new_session=True,
+            # Ctrl-C on the server's terminal isn't one for the training, and a kill takes all its children.
+            # Not a session of its own: the kernel shares CPUs out by session (autogroup), unevenly at times.
+            process_group=0,
         )
         self.jobs: dict[str, Job] = {}
         self.killed = False

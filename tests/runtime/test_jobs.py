@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -215,13 +216,13 @@ def test_training_a_name_again_replaces_it_while_it_is_asked(shared: tuple[Serve
                 failures.append(error)
 
     flipped = [{**record, "output": {"good": "bad", "bad": "good"}[record["output"]]} for record in RECORDS]
-    with ThreadPoolExecutor(3) as pool:
+    with ThreadPoolExecutor(3) as pool, ExitStack() as stack:
+        stack.callback(done.set)
         for _ in range(3):
             pool.submit(ask)
         second = client.tune("again", base_model=LLAMA, records=flipped, **{**QUICK, "num_epochs": 30})
         assert ended(client, second) == COMPLETED
         published = client.generate("again", "The sofa is awful", max_new_tokens=3)
-        done.set()
     assert not failures
     assert published in answers | {published}
     assert client.generate("again", "The lamp is awful", max_new_tokens=3).startswith("good")
