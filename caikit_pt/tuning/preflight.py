@@ -14,6 +14,7 @@ from typing import Any
 
 from caikit_pt.base_model.budget import budget_for
 from caikit_pt.base_model.text_of import text_of
+from caikit_pt.base_model.work import multiply_adds, work_of
 from caikit_pt.errors import InvalidRecord
 from caikit_pt.parameters.tuning import AUTO
 from caikit_pt.tuning.batches import updates_per_epoch
@@ -97,9 +98,8 @@ def preflight(plan: TuningPlan) -> Preflight:
     source = Lengths.of(sources, parameters.max_source_length)
     target = Lengths.of(targets, parameters.max_target_length)
     per_epoch = updates_per_epoch(len(plan.records), parameters.window)
-    positions = sum(min(count, source.limit) for count in sources) + sum(
-        min(count, target.limit) + 1 for count in targets
-    )
+    read = sum(min(count, source.limit) for count in sources)
+    answered = sum(min(count, target.limit) + 1 for count in targets)
     return Preflight(
         records=len(plan.records),
         validation_records=len(plan.validation) if plan.validation else 0,
@@ -107,8 +107,8 @@ def preflight(plan: TuningPlan) -> Preflight:
         updates_per_epoch=per_epoch,
         sources=source,
         targets=target,
-        seconds=_seconds(plan, positions, per_epoch),
-        device_memory=_memory(plan, positions),
+        seconds=_seconds(plan, read, answered, per_epoch),
+        device_memory=_memory(plan, read + answered),
         parameters=parameters.to_dict(),
         warnings=(*plan.warnings, *_cuts(source, target, len(plan.records))),
     )
@@ -141,13 +141,13 @@ def _cuts(source: Lengths, target: Lengths, records: int) -> list[str]:
     ]
 
 
-def _seconds(plan: TuningPlan, positions: int, updates: int) -> float:
-    """Forward and backward to the inputs, each a multiply-add of a weight and a position."""
+def _seconds(plan: TuningPlan, sources: int, targets: int, updates: int) -> float:
+    """Forward, and backward to the inputs, which costs as much; of `sources` and `targets` tokens an epoch."""
     parameters = plan.parameters
-    prompt = parameters.num_virtual_tokens * len(parameters.output_model_types)
-    an_epoch = 4.0 * _weights(plan) * (positions + updates * prompt)
+    prompts = dict.fromkeys(parameters.output_model_types, parameters.num_virtual_tokens)
+    products = multiply_adds(plan.checkpoint, len(plan.records), sources, targets, prompts, updates)
     speed = _SHARE_OF_THE_PEAK * _products_a_second(parameters.device, parameters.torch_dtype)
-    once = parameters.num_epochs * (an_epoch / speed + updates * _SECONDS_AN_UPDATE)
+    once = parameters.num_epochs * (4.0 * products / speed + updates * _SECONDS_AN_UPDATE)
     return once * (_SEARCH if parameters.search == AUTO else 1.0)
 
 
@@ -160,26 +160,26 @@ def _memory(plan: TuningPlan, positions: int) -> int:
     budget = budget_for(torch.device(parameters.device).type, width)
     in_a_pass = min(budget.positions, math.ceil(positions / len(plan.records) * parameters.window))
     layers = int(getattr(config, "num_hidden_layers", 0) or 12)
-    return _weights(plan) * size + in_a_pass * layers * width * _KEPT_WIDTHS * size
-
-
-def _weights(plan: TuningPlan) -> int:
-    """How many numbers the checkpoint's files hold."""
-    import torch
-
-    files = [*plan.checkpoint.directory.glob("*.safetensors")] or [*plan.checkpoint.directory.glob("*.bin")]
-    return sum(file.stat().st_size for file in files) // int(getattr(torch, plan.checkpoint.dtype).itemsize)
+    return work_of(plan.checkpoint).weights * size + in_a_pass * layers * width * _KEPT_WIDTHS * size
 
 
 @cache
 def _products_a_second(device: str, dtype: str) -> float:
-    """Floating-point operations of products of matrices, measured for some milliseconds."""
+    """Floating-point operations of a frozen layer, measured for some milliseconds."""
     import torch
 
-    one = torch.ones(_MATMUL_SIZE, _MATMUL_SIZE, dtype=getattr(torch, dtype), device=device)
+    from caikit_pt.base_model.linear import freeze_linears
+
+    size = _MATMUL_SIZE
+    layer = torch.nn.Sequential(
+        torch.nn.Linear(size, size, bias=False, dtype=getattr(torch, dtype), device=device)
+    )
+    freeze_linears(layer.requires_grad_(False))
+    rows = torch.ones(size, size, dtype=getattr(torch, dtype), device=device)
     best = math.inf
-    for _ in range(5):
-        began = time.perf_counter()
-        float((one @ one)[0, 0])
-        best = min(best, time.perf_counter() - began)
-    return 2.0 * _MATMUL_SIZE**3 / best
+    with torch.inference_mode():
+        for _ in range(5):
+            began = time.perf_counter()
+            float(layer(rows)[0, 0])
+            best = min(best, time.perf_counter() - began)
+    return 2.0 * size**3 / best

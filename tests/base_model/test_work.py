@@ -1,0 +1,56 @@
+"""What is told of a model by the shapes of its tensors is what its modules say."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from caikit_pt.base_model.checkpoint import opened
+from caikit_pt.base_model.frozen import BaseModel
+from caikit_pt.base_model.work import multiply_adds, work_of
+from tests.conftest import BASE_MODELS
+
+
+def linear(module: Any) -> int:
+    """Weights of all its linear layers."""
+    return sum(one.weight.numel() for one in module.modules() if isinstance(one, torch.nn.Linear))
+
+
+def test_the_layers_of_a_causal_model(llama: BaseModel) -> None:
+    work = work_of(llama.checkpoint)
+    assert (work.encoder, work.decoder) == (0, linear(llama.model.model))
+    assert work.output == llama.model.lm_head.weight.numel()
+    assert work.weights == sum(weight.numel() for weight in llama.model.parameters())
+
+
+def test_the_layers_of_an_encoder_and_a_decoder(t5: BaseModel) -> None:
+    work = work_of(t5.checkpoint)
+    biases = 2 * t5.model.config.relative_attention_num_buckets * t5.model.config.num_heads
+    counted = work.encoder + work.decoder
+    assert abs(counted - linear(t5.model.encoder) - linear(t5.model.decoder)) <= biases
+    assert abs(work.decoder - linear(t5.model.decoder)) <= biases
+    assert work.output == t5.model.shared.weight.numel()
+
+
+def test_torch_files_are_estimated(llama: BaseModel, tmp_path: Path) -> None:
+    shutil.copytree(BASE_MODELS / llama.checkpoint.name, tmp_path / "torch")
+    (tmp_path / "torch" / "model.safetensors").unlink()
+    tensors = {name: weight.to(torch.bfloat16) for name, weight in llama.model.state_dict().items()}
+    torch.save(tensors, tmp_path / "torch" / "pytorch_model.bin")
+    estimated, told = work_of(opened("torch", tmp_path / "torch")), work_of(llama.checkpoint)
+    assert 0.7 < estimated.weights / told.weights < 1.5
+    assert estimated.output == told.output
+
+
+def test_a_prompt_is_read_once_an_update_or_in_each_row(llama: BaseModel, t5: BaseModel) -> None:
+    of_llama = work_of(llama.checkpoint)
+    assert multiply_adds(llama.checkpoint, 10, 100, 20, {"DECODER": 5}, 2) == (
+        of_llama.decoder * (100 + 20 + 2 * 5) + of_llama.output * 20
+    )
+    of_t5 = work_of(t5.checkpoint)
+    assert multiply_adds(t5.checkpoint, 10, 100, 20, {"ENCODER": 5, "DECODER": 3}, 2) == (
+        of_t5.encoder * (100 + 10 * 5) + of_t5.decoder * (20 + 10 * 3) + of_t5.output * 20
+    )
