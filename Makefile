@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 # The models here are small: more threads than cores only get in each other's way.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test check serve protos docs interop models soak survive vllm bench-training bench-quality bench-serving install clean
+.PHONY: help demo test check serve protos docs interop models soak survive vllm bench-training bench-quality bench-serving bench-jobs install clean
 
 help:  ## What can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -53,6 +53,9 @@ bench-training: $(INSTALLED)  ## Measure how fast prompts are tuned, beside caik
 
 bench-serving: $(INSTALLED)  ## Measure how fast tuned prompts are served, beside generate(), transformers and vLLM, and print the tables (about twenty minutes)
 	$(BIN)/python -m bench.serving
+
+bench-jobs: $(INSTALLED)  ## Measure what jobs cost beside their training, on a real server (about five minutes)
+	$(BIN)/python -m bench.jobs
 
 bench-quality: $(INSTALLED)  ## Compare the defaults and `search: auto` with a grid of twelve, and print the table (over an hour)
 	$(BIN)/python -m bench.quality

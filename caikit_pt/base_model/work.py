@@ -45,20 +45,16 @@ def work_of(checkpoint: Checkpoint) -> Work:
     return Work(weights, encoder, decoder, output)
 
 
-def multiply_adds(
+def tokens_read(
     checkpoint: Checkpoint, rows: int, sources: int, targets: int, prompts: Mapping[str, int], updates: int
-) -> int:
-    """Of weights and tokens, in forward passes of `rows` with `sources` and `targets` tokens in all.
+) -> tuple[int, int]:
+    """By encoder and decoder, in forward passes of `rows` with `sources` and `targets` tokens in all.
 
     `prompts` has the tokens of each part; those of a causal model are read once an update.
     """
-    work = work_of(checkpoint)
     if checkpoint.family == CAUSAL:
-        read = sources + targets + updates * prompts.get(DECODER, 0)
-        return work.decoder * read + work.output * targets
-    encoded = sources + rows * prompts.get(ENCODER, 0)
-    decoded = targets + rows * prompts.get(DECODER, 0)
-    return work.encoder * encoded + work.decoder * decoded + work.output * targets
+        return 0, sources + targets + updates * prompts.get(DECODER, 0)
+    return sources + rows * prompts.get(ENCODER, 0), targets + rows * prompts.get(DECODER, 0)
 
 
 def _shapes(directory: Path) -> dict[str, list[int]]:

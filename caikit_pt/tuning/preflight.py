@@ -14,7 +14,7 @@ from typing import Any
 
 from caikit_pt.base_model.budget import budget_for
 from caikit_pt.base_model.text_of import text_of
-from caikit_pt.base_model.work import multiply_adds, work_of
+from caikit_pt.base_model.work import tokens_read, work_of
 from caikit_pt.errors import InvalidRecord
 from caikit_pt.parameters.tuning import AUTO
 from caikit_pt.tuning.batches import updates_per_epoch
@@ -22,9 +22,10 @@ from caikit_pt.tuning.plan import TuningPlan
 from caikit_pt.tuning.records import Records, in_words
 from caikit_pt.tuning.verbalizer import Verbalizer
 
-# Of the time of products of matrices, what a training takes for the rest; see docs/training.md.
-_SHARE_OF_THE_PEAK = 0.5
-_SECONDS_AN_UPDATE = 0.005
+# Products of weights run at this share of the speed of one alone. For the rest (attention, norms, softmax),
+# each number of a position in a layer takes the time of so many operations: fitted to `bench.jobs`.
+_SHARE_OF_THE_PEAK = 0.9
+_REST = 22_500
 # Numbers that are kept of a position in a layer, in widths of the model: Llama 26, T5 12 (bench.training).
 _KEPT_WIDTHS = 26
 _SEARCH = 2.5  # trainings
@@ -142,25 +143,30 @@ def _cuts(source: Lengths, target: Lengths, records: int) -> list[str]:
 
 
 def _seconds(plan: TuningPlan, sources: int, targets: int, updates: int) -> float:
-    """Forward, and backward to the inputs, which costs as much; of `sources` and `targets` tokens an epoch."""
-    parameters = plan.parameters
+    """Forward and backward to the inputs cost the same. `sources` and `targets` are tokens an epoch."""
+    parameters, work = plan.parameters, work_of(plan.checkpoint)
     prompts = dict.fromkeys(parameters.output_model_types, parameters.num_virtual_tokens)
-    products = multiply_adds(plan.checkpoint, len(plan.records), sources, targets, prompts, updates)
-    speed = _SHARE_OF_THE_PEAK * _products_a_second(parameters.device, parameters.torch_dtype)
-    once = parameters.num_epochs * (4.0 * products / speed + updates * _SECONDS_AN_UPDATE)
+    encoded, decoded = tokens_read(plan.checkpoint, len(plan.records), sources, targets, prompts, updates)
+    products = 4.0 * (work.encoder * encoded + work.decoder * decoded + work.output * targets)
+    rest = _REST * (encoded + decoded) * _layers(plan) * plan.checkpoint.hidden_size
+    speed = _products_a_second(parameters.device, parameters.torch_dtype)
+    once = parameters.num_epochs * (products / _SHARE_OF_THE_PEAK + rest) / speed
     return once * (_SEARCH if parameters.search == AUTO else 1.0)
 
 
 def _memory(plan: TuningPlan, positions: int) -> int:
     import torch
 
-    parameters, config = plan.parameters, plan.checkpoint.config.get_text_config()
+    parameters = plan.parameters
     size = int(getattr(torch, parameters.torch_dtype).itemsize)
     width = plan.checkpoint.hidden_size
     budget = budget_for(torch.device(parameters.device).type, width)
     in_a_pass = min(budget.positions, math.ceil(positions / len(plan.records) * parameters.window))
-    layers = int(getattr(config, "num_hidden_layers", 0) or 12)
-    return work_of(plan.checkpoint).weights * size + in_a_pass * layers * width * _KEPT_WIDTHS * size
+    return work_of(plan.checkpoint).weights * size + in_a_pass * _layers(plan) * width * _KEPT_WIDTHS * size
+
+
+def _layers(plan: TuningPlan) -> int:
+    return int(getattr(plan.checkpoint.config.get_text_config(), "num_hidden_layers", 0) or 12)
 
 
 @cache
