@@ -290,7 +290,7 @@ def test_a_watch_survives_a_restart(tmp_path: Path) -> None:
     server = Server(tmp_path, CHECKPOINT_SECONDS=0.5)
     try:
         with server.start() as client:
-            id = client.tune("kept", base_model=T5, records=RECORDS, **{**QUICK, "num_epochs": 400})
+            id = client.tune("kept", base_model=T5, records=RECORDS, **{**QUICK, "num_epochs": 150})
             events = client.watch(id)
             seen = [next(events)]
             wait_for(lambda: client.training(id).progress)

@@ -94,6 +94,11 @@ class JobFolder:
             limits={name: (low, high) for name, (low, high) in described["limits"].items()},
         )
 
+    @property
+    def accepted(self) -> bool:
+        """Whether it was ever a whole submission."""
+        return (self.directory / _JOB).exists()
+
     def job(self) -> Job | None:
         """What was accepted, in the state that outcome.json tells; None where this is no job's folder."""
         try:

@@ -31,7 +31,8 @@ _LOG = logging.getLogger(__name__)
 # From a wish to stop to the end, whatever is under way: SIGTERM's ten seconds less what the server needs.
 _SECONDS_TO_STOP = 7.0
 _SECONDS_TO_LEAVE = 15.0
-_SECONDS_BETWEEN_PROGRESS = 0.5
+# Between two reports of progress: the share of the time so far, but no less and no more.
+_PROGRESS_SHARE, _LEAST_SECONDS, _MOST_SECONDS = 0.001, 0.5, 10.0
 _LIKELY_TO_BE_KILLED = "500"  # of 1,000: sooner than the server, where memory runs out
 
 
@@ -132,7 +133,8 @@ class _Run:
         self._points.append([progress.step, _finite(progress.loss)])
         if time.monotonic() < self._next and progress.step < progress.steps:
             return
-        self._next = time.monotonic() + _SECONDS_BETWEEN_PROGRESS
+        pause = min(_MOST_SECONDS, max(_LEAST_SECONDS, _PROGRESS_SHARE * progress.seconds))
+        self._next = time.monotonic() + pause
         report = Report(self.id, kinds.PROGRESS, {**as_dict(progress), "points": self._points})
         if self._reports.send(report, may_be_dropped=True):
             self._points = []

@@ -128,10 +128,16 @@ class JobStore:
         return as_job(rows[0]) if rows else None
 
     def next_queued(self, besides: Sequence[str] = ()) -> Job | None:
-        """The oldest job that waits, but for the ids `besides`."""
+        """The oldest job that waits, but for the ids `besides`.
+
+        Jobs with one path run one after the other, so that what was submitted last is what stays published.
+        """
+        running = self._read("SELECT path FROM jobs WHERE state = ?", (RUNNING,))
+        taken = {row["path"] for row in running}
         for row in self._read("SELECT * FROM jobs WHERE state = ? ORDER BY number", (QUEUED,)):
-            if row["id"] not in besides:
+            if row["id"] not in besides and row["path"] not in taken:
                 return as_job(row)
+            taken.add(row["path"])
         return None
 
     def count(self, state: str) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 
 def serve() -> None:
     """Until SIGTERM or SIGINT."""
+    import caikit
     from caikit.core import MODEL_MANAGER
     from caikit.runtime.grpc_server import RuntimeGRPCServer
 
@@ -22,7 +23,9 @@ def serve() -> None:
             super().__init__()
             self.trainer: PromptTuningTrainer = MODEL_MANAGER.get_trainer("default")
             self.trainer.start()
-            service().registration_function(TuningServicer(self.trainer), self.server)
+            threads = caikit.get_config().runtime.server_thread_pool_size
+            servicer = TuningServicer(self.trainer, most_watchers=max(1, threads // 2))
+            service().registration_function(servicer, self.server)
 
         def interrupt(self, signal_: Any, frame: Any) -> None:
             """Trainings end while the last requests are answered."""

@@ -73,6 +73,8 @@ class _Process:
         )
         self.jobs: dict[str, Job] = {}
         self.killed = False
+        # No job may be given to it any more.
+        self.over = False
 
     @property
     def lives(self) -> bool:
@@ -93,9 +95,10 @@ class _Process:
 
     def kill(self) -> None:
         """It and all its children, at once."""
-        self.killed = True
-        with suppress(ProcessLookupError):
-            os.killpg(self._child.pid, signal.SIGKILL)
+        self.killed = self.over = True
+        if self.lives:
+            with suppress(ProcessLookupError):
+                os.killpg(self._child.pid, signal.SIGKILL)
 
     def reports(self, take: Callable[[Report], None]) -> int:
         """Gives every report to `take` until the process has ended; with what code."""
@@ -235,7 +238,7 @@ class Supervisor:
     def _joinable(self, job: Job) -> _Process | None:
         """The process of another training of the same base model, type and device."""
         for process in self._processes() if self._allowance.join_trainings else ():
-            if not process.killed and any(_key(other) == _key(job) for other in process.jobs.values()):
+            if not process.over and any(_key(other) == _key(job) for other in process.jobs.values()):
                 return process
         return None
 
@@ -257,7 +260,10 @@ class Supervisor:
     def _attend(self, process: _Process) -> None:
         """Until it has ended."""
         code = process.reports(lambda report: self._take(process, report))
-        for job in list(process.jobs.values()):
+        with self._lock:
+            process.over = True
+            left = list(process.jobs.values())
+        for job in left:
             self._leave(job, lambda job=job: self._lost(job, process, code))  # type: ignore[misc]
 
     def _take(self, process: _Process, report: Report) -> None:
@@ -270,6 +276,7 @@ class Supervisor:
         with self._lock:
             process.jobs.pop(job.id)
             if not process.jobs:
+                process.over = True
                 process.stop()
         self._leave(job, lambda: self._ended(job, report))
 

@@ -206,15 +206,21 @@ class _Office:
         """What ran when an earlier server ended is queued again; what isn't a whole submission goes."""
         for folder in folders(self._jobs):
             job = folder.job()
-            if job is None:
+            if not folder.accepted:
                 folder.remove()
+            elif job is None:
+                _LOG.warning("the files of %s in state_dir can't be read", folder.directory.name)
             elif self.store.find(job.id) is None:
                 _LOG.warning("training %s wasn't in the database, and is taken over from its folder", job.id)
                 self.store.add(job)
         for state in (RUNNING, QUEUED):
             for job in self.store.search(states=[state], limit=1_000_000):
                 if not self.supervisor.folder(job.id).job():
-                    self.store.move(job.id, ERRORED, ["Its files in state_dir are gone. Submit it again."])
+                    self.store.move(
+                        job.id,
+                        ERRORED,
+                        ["Its files in state_dir are gone, or can't be read. Submit it again."],
+                    )
                 elif state == RUNNING:
                     self.store.move(job.id, QUEUED)
 

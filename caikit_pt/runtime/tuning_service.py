@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import cache, wraps
@@ -25,6 +26,7 @@ from caikit_pt.runtime.tuning_messages import (
 
 NAME = "TuningService"
 _PAGE, _LARGEST_PAGE = 100, 1000
+_MOST_POINTS = 10_000
 # A watcher looks whether its client is still there, and whether another process has changed the job.
 _SECONDS_BETWEEN_LOOKS = 1.0
 _Answer = TypeVar("_Answer")
@@ -87,8 +89,11 @@ def _answering(rpc: Callable[..., _Answer]) -> Callable[..., _Answer]:
 class TuningServicer:
     """Answers from the trainer's store."""
 
-    def __init__(self, trainer: PromptTuningTrainer) -> None:
+    def __init__(self, trainer: PromptTuningTrainer, most_watchers: int) -> None:
+        """Each watcher holds a thread of the server, so not all of these may watch."""
         self._trainer, self._store = trainer, trainer.store
+        self._most_watchers = most_watchers
+        self._places = threading.BoundedSemaphore(most_watchers)
 
     @_answering
     def ListTrainings(self, request: Any, context: Any) -> Any:
@@ -126,7 +131,18 @@ class TuningServicer:
         return training.to_proto()
 
     def WatchTraining(self, request: Any, context: Any) -> Iterator[Any]:
-        """Raises UnknownJob. Reads from the store at the client's pace, which costs the training nothing."""
+        """Raises UnknownJob. Reads from the store at the client's pace; no training waits for it."""
+        import grpc
+
+        if not self._places.acquire(blocking=False):
+            told = f"{self._most_watchers} clients watch trainings, as many as may; GetTraining still answers"
+            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, told)
+        try:
+            yield from self._events(request, context)
+        finally:
+            self._places.release()
+
+    def _events(self, request: Any, context: Any) -> Iterator[Any]:
         asked = WatchTrainingRequest.from_proto(request)
         job = self._find(asked.training_id, context)
         last = asked.from_event
@@ -176,7 +192,7 @@ class TuningServicer:
         )
 
     def _points(self, job: Job) -> dict[str, Any]:
-        """The loss curve so far. What was done again after a restart is told once."""
+        """The loss curve so far, of long ones some points. What was done again is told once."""
         losses: dict[int, float | None] = {}
         validation: dict[int, float | None] = {}
         after = 0
@@ -187,9 +203,15 @@ class TuningServicer:
                     validation[event.data["step"]] = event.data["validation_loss"]
             after = events[-1].number
         return {
-            name: [list(point) for point in sorted(curve.items())]
+            name: _thinned([list(point) for point in sorted(curve.items())])
             for name, curve in (("loss", losses), ("best_validation_loss", validation))
         }
+
+
+def _thinned(points: list[list[float | None]]) -> list[list[float | None]]:
+    """At most so many of `points`, at equal distances, the last among them."""
+    stride = -(-len(points) // _MOST_POINTS)
+    return points[::-1][:: stride or 1][::-1]
 
 
 def _event(event: Event) -> TrainingEvent:

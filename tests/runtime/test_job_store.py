@@ -28,11 +28,11 @@ from caikit_pt.runtime.job import (
 from caikit_pt.runtime.job_store import DATABASE, JobStore
 
 
-def job(id: str, submitted: float = 1000.0, model_name: str = "model") -> Job:
+def job(id: str, submitted: float = 1000.0, model_name: str = "model", path: str = "") -> Job:
     return Job(
         id=id,
         model_name=model_name,
-        path=f"/models/{model_name}",
+        path=path or f"/models/{id}",
         digest="of " + id,
         parameters={"base_model": "tiny-t5", "origins": {"base_model": "request"}},
         submitted=submitted,
@@ -74,6 +74,20 @@ def test_first_in_first_out(store: JobStore) -> None:
     for id in ("a", "b", "c"):
         store.move(id, RUNNING)
     assert store.next_queued() is None
+
+
+def test_one_after_the_other_where_they_publish_the_same(store: JobStore) -> None:
+    for id, path in (("a", "/one"), ("b", "/one"), ("c", "/two")):
+        store.add(job(id, path=path))
+    store.move("a", RUNNING)
+    assert (store.next_queued() or job("")).id == "c"
+    # It is queued again, and not yet to be started: what comes behind it still has to wait.
+    store.move("a", QUEUED)
+    assert (store.next_queued(besides=["a"]) or job("")).id == "c"
+    assert (store.next_queued() or job("")).id == "a"
+    store.move("a", RUNNING)
+    store.move("a", COMPLETED)
+    assert (store.next_queued() or job("")).id == "b"
 
 
 @pytest.mark.parametrize("end", TERMINAL)

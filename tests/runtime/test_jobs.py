@@ -269,6 +269,27 @@ def test_a_slow_and_a_vanished_watcher_cost_nothing(shared: tuple[Server, Tuning
     assert [event.number for event in slow][-1] == list(client.watch(id))[-1].number
 
 
+def test_watchers_leave_threads_to_others(servers: list[Server], tmp_path: Path) -> None:
+    _, client = start(servers, tmp_path, RUNTIME_SERVER_THREAD_POOL_SIZE=4)
+    id = client.tune("watched", base_model=T5, records=RECORDS, **LONG)
+    watching = [client.watch(id) for _ in range(2)]
+    assert [next(watch).number for watch in watching] == [1, 1]
+    with pytest.raises(ServerError, match="2 clients watch trainings") as error:
+        next(client.watch(id))
+    assert error.value.status == "RESOURCE_EXHAUSTED"
+    watching.pop().close()  # type: ignore[attr-defined]
+    wait_for(lambda: _watches(client, id))
+    assert client.cancel(id) == CANCELED
+
+
+def _watches(client: TuningClient, id: str) -> bool:
+    try:
+        next(client.watch(id))
+    except ServerError:
+        return False
+    return True
+
+
 def test_lists_are_filtered_and_paged(shared: tuple[Server, TuningClient]) -> None:
     _, client = shared
     ids = [client.tune("listed", base_model=T5, records=RECORDS, **LONG) for _ in range(3)]

@@ -118,7 +118,7 @@ def test_what_an_earlier_server_has_left_is_taken_over(
     states = {one.id: one.state for one in second.store.search()}
     assert states == {"queued": QUEUED, "running": QUEUED, "gone": ERRORED}
     (reason,) = (second.store.find("gone") or job("")).reasons
-    assert reason == "Its files in state_dir are gone. Submit it again."
+    assert reason == "Its files in state_dir are gone, or can't be read. Submit it again."
     assert not half.exists()
     second._owner.close()
 
