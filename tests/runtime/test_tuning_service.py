@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from caikit_pt.runtime import tuning_service
@@ -20,5 +22,5 @@ def test_a_long_curve_is_thinned_at_equal_distances(monkeypatch: pytest.MonkeyPa
     assert thin == sorted(thin, key=lambda point: point[0] or 0)
     assert all(point in points for point in thin)
     steps = [point[0] or 0 for point in thin]
-    assert len({after - before for before, after in zip(steps, steps[1:], strict=False)}) <= 1
+    assert len({after - before for before, after in pairwise(steps)}) <= 1
     assert length > 10 or thin == points
