@@ -16,13 +16,33 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from caikit_pt.client import CANCELED, COMPLETED, DEFAULT_ADDRESS, Event, ServerError, Training, TuningClient
+from caikit_pt.client import (
+    CANCELED,
+    COMPLETED,
+    DEFAULT_ADDRESS,
+    ENDED,
+    Event,
+    ServerError,
+    Training,
+    TuningClient,
+)
 from caikit_pt.parameters.generation import GENERATION_PARAMETERS
 from caikit_pt.parameters.table import Parameter, ParameterTable
 from caikit_pt.parameters.tuning import TUNING_PARAMETERS
 
 DONE, FAILED, USAGE, WAS_CANCELED, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 4, 130
 _ENDS = {COMPLETED: DONE, CANCELED: WAS_CANCELED}
+_REPORTED = (
+    "records",
+    "validation_records",
+    "updates_per_epoch",
+    "updates",
+    "source_tokens",
+    "target_tokens",
+    "seconds",
+    "device_memory_bytes",
+)
+_LENGTHS = ("median", "p90", "p99", "longest", "limit", "cut")
 _OF_EVERY_TRAINING = ("base_model", "silence_progress_bars")
 
 
@@ -118,10 +138,10 @@ def _show(options: argparse.Namespace) -> int:
     for reason in training.reasons:
         print(f"- {reason}")
     print()
-    shown = {name: value for name, value in training.parameters.items() if name != "origins"}
+    names = [parameter.name for parameter in TUNING_PARAMETERS if parameter.name in training.parameters]
     _print_table(
         ("PARAMETER", "VALUE", "FROM"),
-        [(name, _plain(value), origins.get(name, "")) for name, value in shown.items()],
+        [(name, _plain(training.parameters[name]), origins.get(name, "")) for name in names],
     )
     return DONE
 
@@ -152,9 +172,8 @@ def _check(options: argparse.Namespace) -> int:
     if options.json:
         print(_json(report))
         return DONE
-    for name, value in report.items():
-        if name not in ("parameters", "warnings"):
-            print(f"{name:22} {_plain(value)}")
+    for name in _REPORTED:
+        print(f"{name:22} {_reported(report[name])}")
     for warning in report.get("warnings", ()):
         print(f"- {warning}")
     return DONE
@@ -170,10 +189,10 @@ def _plot(options: argparse.Namespace) -> int:
         training = client.training(options.training_id)
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
-    for name, label in (("loss", "loss of each update"), ("best_validation_loss", "best validation loss")):
+    for name, label in (("loss", "loss of each update"), ("validation_loss", "validation loss")):
         points = [point for point in training.points.get(name, ()) if point[1] is not None]
         if points:
-            axes.plot(*zip(*points, strict=True), label=label, linewidth=1)
+            axes.plot(*zip(*points, strict=True), label=label, linewidth=1, marker="." * (len(points) == 1))
     axes.set(xlabel="update", ylabel="nats a target token", title=f"{training.model_name} ({training.state})")
     if axes.lines:
         axes.legend()
@@ -191,7 +210,9 @@ def _followed(client: TuningClient, id: str, from_event: int, options: argparse.
     show = _as_json if options.json else _Bar() if sys.stderr.isatty() else _as_line
     try:
         for event in client.watch(id, from_event):
-            show(event)
+            # Reasons stand below, a line each.
+            if options.json or event.state not in ENDED:
+                show(event)
     except KeyboardInterrupt:
         print(f"\nThe training goes on. Watch it again: caikit-pt watch {id}", file=sys.stderr)
         return INTERRUPTED
@@ -376,9 +397,11 @@ def _time(moment: datetime | None) -> str:
     return f"{moment:%Y-%m-%d %H:%M:%S}" if moment else "-"
 
 
+def _reported(value: Any) -> str:
+    return ", ".join(f"{name} {value[name]}" for name in _LENGTHS) if isinstance(value, dict) else str(value)
+
+
 def _plain(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {_plain(one)}" for name, one in value.items())
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 

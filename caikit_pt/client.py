@@ -43,7 +43,8 @@ class ServerError(CaikitPtError):
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where a training stands. Losses are nats a target token, None where they aren't finite."""
+    """Where a training stands. Losses are nats a target token, None where they aren't finite; that of the
+    validations is the best so far."""
 
     step: int
     steps: int
@@ -57,14 +58,16 @@ class Progress:
     eta_seconds: float
 
     def __str__(self) -> str:
-        validated = "" if self.validation_loss is None else f", validation {self.validation_loss:.4f}"
+        validated = (
+            "" if self.validation_loss is None else f", best validation loss {self.validation_loss:.4f}"
+        )
         return f"epoch {self.epoch}, loss {_shown(self.loss)}{validated}"
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that happened to a training; `kind` is state, phase, progress, checkpoint, warning, death,
-    verdict or artifact."""
+    """Something that happened to a training; `kind` is state, phase, progress, validation, checkpoint,
+    warning, death, verdict or artifact."""
 
     number: int
     time: datetime
@@ -81,6 +84,11 @@ class Event:
                 f"update {at.step} of {at.steps}, {at}, {at.samples_per_second:.3g} samples/s, "
                 f"about {at.eta_seconds:.0f} s to go"
             )
+        if self.kind == "validation":
+            scores = ", ".join(
+                f"{name} {_shown(value)}" for name, value in sorted(self.data["scores"].items())
+            )
+            return f"validation at update {self.data['step']}: {scores}{', the best' * self.data['best']}"
         if self.kind == "checkpoint":
             return f"checkpoint at update {self.data['step']}"
         if self.kind == "artifact":

@@ -54,6 +54,7 @@ class Event:
 STATE = "state"  # state, reasons
 PHASE = "phase"  # phase: loading, training, publishing ...
 PROGRESS = "progress"  # step, steps, epoch, loss, validation_loss, learning_rate, ..._per_second, eta_seconds
+VALIDATION = "validation"  # step, epoch, scores by name, best: whether of all so far
 SNAPSHOT = "checkpoint"  # step, seconds
 WARNING = "warning"  # text
 DEATH = "death"  # text: why its process died

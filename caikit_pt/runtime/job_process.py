@@ -25,7 +25,7 @@ from caikit_pt.runtime import job as kinds
 from caikit_pt.runtime.job_folder import JobFolder
 from caikit_pt.runtime.reports import BROKEN, FAILED, FINISHED, INTERRUPTED, Report, Reporter
 from caikit_pt.tuning.snapshot import Snapshots
-from caikit_pt.tuning.tuner import Progress
+from caikit_pt.tuning.tuner import Progress, Validated
 
 _LOG = logging.getLogger(__name__)
 # From a wish to stop to the end, whatever is under way: SIGTERM's ten seconds less what the server needs.
@@ -125,7 +125,7 @@ class _Run:
         self._tell(kinds.PHASE, phase="training")
         taking_part = round_of(base).member() if self._joined else nullcontext(gradients)
         with taking_part as compute:
-            tuned = tune(plan, base, self._progress, compute, self._snapshots)
+            tuned = tune(plan, base, self._progress, compute, self._snapshots, self._validated)
         PeftPromptTuning(tuned, base).save(str(self._folder.artifact))
 
     def _progress(self, progress: Progress) -> None:
@@ -138,6 +138,10 @@ class _Run:
         report = Report(self.id, kinds.PROGRESS, {**as_dict(progress), "points": self._points})
         if self._reports.send(report, may_be_dropped=True):
             self._points = []
+
+    def _validated(self, found: Validated) -> None:
+        scores = {name: _finite(value) for name, value in found.scores.items()}
+        self._tell(kinds.VALIDATION, step=found.step, epoch=found.epoch, scores=scores, best=found.best)
 
     def _kept(self, step: int, seconds: float) -> None:
         self._tell(kinds.SNAPSHOT, step=step, seconds=round(seconds, 4))

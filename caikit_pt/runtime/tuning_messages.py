@@ -21,7 +21,8 @@ class WatchTrainingRequest(DataObjectBase):
 
 @caikit.core.dataobject(package=PACKAGE)
 class TrainingProgress(DataObjectBase):
-    """Where a training stands after an update. Losses are nats a target token, unset where not finite."""
+    """Where a training stands after an update. Losses are nats a target token, unset where they aren't
+    finite; that of the validations is the best so far."""
 
     step: Annotated[int, FieldNumber(1)]
     steps: Annotated[int, FieldNumber(2)]
@@ -40,8 +41,9 @@ class TrainingEvent(DataObjectBase):
     """Something that happened to a training.
 
     `kind` says what else is set: state (state, text), phase (text: loading, training, publishing), progress
-    (progress; data.points: pairs of update and loss since the last), checkpoint (data: step, seconds),
-    warning and death (text), verdict (data), artifact (data: model_name, path).
+    (progress; data.points: pairs of update and loss since the last), validation (data: step, epoch, scores by
+    name, best), checkpoint (data: step, seconds), warning and death (text), verdict (data), artifact (data:
+    model_name, path).
     """
 
     number: Annotated[int, FieldNumber(1)]

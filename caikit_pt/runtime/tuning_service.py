@@ -192,19 +192,20 @@ class TuningServicer:
         )
 
     def _points(self, job: Job) -> dict[str, Any]:
-        """The loss curve so far, of long ones some points. What was done again is told once."""
+        """The loss curves so far, of long ones some points. What was done again is told once."""
         losses: dict[int, float | None] = {}
         validation: dict[int, float | None] = {}
         after = 0
-        while events := self._store.events(job, after=after, kinds=[kinds.PROGRESS]):
+        while events := self._store.events(job, after=after, kinds=[kinds.PROGRESS, kinds.VALIDATION]):
             for event in events:
-                losses.update({int(step): loss for step, loss in event.data["points"]})
-                if event.data.get("validation_loss") is not None:
-                    validation[event.data["step"]] = event.data["validation_loss"]
+                if event.kind == kinds.VALIDATION:
+                    validation[event.data["step"]] = event.data["scores"]["loss"]
+                else:
+                    losses.update({int(step): loss for step, loss in event.data["points"]})
             after = events[-1].number
         return {
             name: _thinned([list(point) for point in sorted(curve.items())])
-            for name, curve in (("loss", losses), ("best_validation_loss", validation))
+            for name, curve in (("loss", losses), ("validation_loss", validation))
         }
 
 

@@ -44,7 +44,7 @@ class Progress:
     loss: float
     seconds: float
     learning_rate: float = 0.0
-    validation_loss: float | None = None
+    validation_loss: float | None = None  # the best so far
     samples: int = 0  # so far
     tokens: int = 0  # so far, of sources and targets
 
@@ -54,12 +54,23 @@ class Progress:
         return self.seconds / self.step * (self.steps - self.step)
 
 
+@dataclass(frozen=True, slots=True)
+class Validated:
+    """What a validation found: `scores` by name (loss, perplexity, metrics); whether it is the `best` so far."""
+
+    epoch: int
+    step: int
+    scores: Mapping[str, float]
+    best: bool
+
+
 def tune(
     plan: TuningPlan,
     base: BaseModel,
     on_update: Callable[[Progress], None] | None = None,
     gradients: Gradients = gradients,
     snapshots: Snapshots | None = None,
+    on_validation: Callable[[Validated], None] | None = None,
 ) -> TunedPrompt:
     """Trains the soft prompt that `plan` describes in front of the frozen `base`.
 
@@ -68,7 +79,10 @@ def tune(
     same bits as if it had never been interrupted. Raises TrainingDiverged where the loss stops being a finite
     number, TrainingInterrupted where `snapshots.stop` is set.
     """
-    tuning = _Tuning(plan, base, on_update or (lambda _: None), gradients)
+
+    def ignore(_: object) -> None: ...
+
+    tuning = _Tuning(plan, base, on_update or ignore, on_validation or ignore, gradients)
     return tuning.run(snapshots)
 
 
@@ -80,11 +94,13 @@ class _Tuning:
         plan: TuningPlan,
         base: BaseModel,
         on_update: Callable[[Progress], None],
+        on_validation: Callable[[Validated], None],
         gradients: Gradients,
     ) -> None:
         import torch
 
-        self._plan, self._base, self._on_update, self._gradients = plan, base, on_update, gradients
+        self._plan, self._base, self._gradients = plan, base, gradients
+        self._on_update, self._on_validation = on_update, on_validation
         self._parameters = parameters = plan.parameters
         self._order = torch.Generator().manual_seed(parameters.seed)
         self._examples = make_examples(plan.records, base, parameters)
@@ -288,6 +304,7 @@ class _Tuning:
         values = {name: estimate.value for name, estimate in scores.metrics.items()}
         values |= {"loss": scores.loss.value, "perplexity": scores.perplexity}
         better = candidate.validated(epoch, step, values)
+        self._on_validation(Validated(epoch, step, values, better))
         self._worse_in_a_row = 0 if better else self._worse_in_a_row + 1
         patience = self._parameters.early_stopping_patience
         return 0 < patience <= self._worse_in_a_row

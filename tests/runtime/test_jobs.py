@@ -244,19 +244,26 @@ def test_a_job_is_served_as_soon_as_it_is_complete(shared: tuple[Server, TuningC
 
 def test_events_are_replayed_from_any_point(shared: tuple[Server, TuningClient]) -> None:
     _, client = shared
-    id = client.tune("watched", base_model=T5, records=RECORDS, **{**QUICK, "num_epochs": 40})
+    request = {**QUICK, "num_epochs": 40, "validation_share": 0.25}
+    id = client.tune("watched", base_model=T5, records=RECORDS, **request)
     live = list(client.watch(id))
     assert [event.number for event in live] == list(range(1, len(live) + 1))
     assert [event.state for event in live if event.kind == "state"] == ["QUEUED", "RUNNING", COMPLETED]
     kinds = {event.kind for event in live}
-    assert {"phase", "progress", "verdict", "artifact", "warning", "checkpoint"} <= kinds
+    assert {"phase", "progress", "validation", "verdict", "artifact", "warning", "checkpoint"} <= kinds
     assert list(client.watch(id)) == live
     assert list(client.watch(id, from_event=3)) == live[3:]
     progress = [event.progress for event in live if event.progress]
     assert progress[-1].step == progress[-1].steps == 40
     assert all(one.samples_per_second > 0 and one.tokens_per_second > 0 for one in progress)
-    points = client.training(id).points["loss"]
-    assert [point[0] for point in points] == list(range(1, 41))
+    curves = client.training(id).points
+    assert [point[0] for point in curves["loss"]] == list(range(1, 41))
+    validated = [event.data for event in live if event.kind == "validation"]
+    assert curves["validation_loss"] == [[one["step"], one["scores"]["loss"]] for one in validated]
+    assert [one["step"] for one in validated] == list(range(1, 41))
+    best = [one["scores"]["loss"] for one in validated if one["best"]]
+    assert best == sorted(best, reverse=True)
+    assert progress[-1].validation_loss in best
 
 
 def test_a_slow_and_a_vanished_watcher_cost_nothing(shared: tuple[Server, TuningClient]) -> None:

@@ -15,7 +15,7 @@ from caikit_pt.tuning.examples import make_examples
 from caikit_pt.tuning.losses import losses
 from caikit_pt.tuning.plan import TuningPlan
 from caikit_pt.tuning.records import Record, Records, read_records
-from caikit_pt.tuning.tuner import tune
+from caikit_pt.tuning.tuner import Validated, tune
 from caikit_pt.tuning.validation import Scores, Validation
 from caikit_pt.tuning.verdict import in_words
 
@@ -119,7 +119,9 @@ def test_who_needs_held_out_records_gets_them_from_few(llama: BaseModel, request
 def test_validations_come_after_every_epoch_or_every_so_many_updates(
     base: BaseModel, request_: dict[str, Any], steps: list[int]
 ) -> None:
-    tuned = tune(plan(base, validation=HELD_OUT, num_epochs=3, **request_), base)
+    told: list[Validated] = []
+    planned = plan(base, validation=HELD_OUT, num_epochs=3, **request_)
+    tuned = tune(planned, base, on_validation=told.append)
     seen = [entry["data"]["step"] for entry in tuned.training_logs if entry["name"] == "validation_loss"]
     assert seen == steps
     for name in ("validation_perplexity", "validation_accuracy", "validation_macro_f1"):
@@ -127,6 +129,10 @@ def test_validations_come_after_every_epoch_or_every_so_many_updates(
     assert curve(tuned, "validation_perplexity") == pytest.approx(
         [math.exp(loss) for loss in curve(tuned, "validation_loss")]
     )
+    assert [one.step for one in told] == steps
+    assert [one.scores["loss"] for one in told] == curve(tuned, "validation_loss")
+    assert [one.scores["macro_f1"] for one in told] == curve(tuned, "validation_macro_f1")
+    assert next(one for one in reversed(told) if one.best).step == tuned.verdict["kept"]["step"]
 
 
 def test_no_validation_records_no_validation(base: BaseModel) -> None:
