@@ -56,7 +56,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Validated:
-    """What a validation found: `scores` by name (loss, perplexity, metrics); whether it is the `best` so far."""
+    """What a validation found: `scores` by name (loss, perplexity, metrics); whether it is the `best` yet."""
 
     epoch: int
     step: int
