@@ -8,9 +8,11 @@ server refused; 2 the command is wrong; 3 the training was cancelled; 4 the serv
 from __future__ import annotations
 
 import argparse
+import csv
+import io
 import json
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -43,6 +45,7 @@ _REPORTED = (
     "device_memory_bytes",
 )
 _LENGTHS = ("median", "p90", "p99", "longest", "limit", "cut")
+_FIELDS = ("input", "output")
 _OF_EVERY_TRAINING = ("base_model", "silence_progress_bars")
 
 
@@ -307,7 +310,9 @@ def _add_request(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--base-model", required=True)
     for name, what in (("train", "to train on"), ("validation", "to validate with")):
         group = parser.add_mutually_exclusive_group(required=name == "train")
-        group.add_argument(f"--{name}", type=Path, metavar="FILE", help=f"records {what}: .jsonl, sent along")
+        group.add_argument(
+            f"--{name}", type=Path, metavar="FILE", help=f"records {what}: .jsonl, .json or .csv, sent along"
+        )
         group.add_argument(f"--{name}-on-server", metavar="FILE", help="in the server's file_source_base")
     _add(parser, TUNING_PARAMETERS, _OF_EVERY_TRAINING)
 
@@ -352,25 +357,44 @@ def _request(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _records(file: Path) -> list[dict[str, str]]:
-    """Raises _Wrong by the number of a line, never with its text."""
-    found = []
+    """Raises _Wrong by the number of a record, never with its text."""
+    found, ignored = [], set[str]()
+    for place, record in _read(file):
+        fields = record if isinstance(record, dict) else {}
+        if not all(isinstance(fields.get(name), str) for name in _FIELDS):
+            raise _Wrong(f'{file}, {place}: not {{"input": TEXT, "output": TEXT}}')
+        ignored.update(str(name) for name in fields if name not in _FIELDS)
+        found.append({name: fields[name] for name in _FIELDS})
+    if ignored:
+        print(f"{file}: ignored are {', '.join(sorted(ignored))}", file=sys.stderr)
+    return found
+
+
+def _read(file: Path) -> Iterator[tuple[str, Any]]:
+    """The records of a .jsonl, .json (an array) or .csv file (with a header), and where they stand."""
     try:
-        lines = file.read_text("utf-8").splitlines()
+        text = file.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise _Wrong(f"{file} can't be read ({type(error).__name__})") from error
-    for number, line in enumerate(lines, start=1):
-        try:
-            record = json.loads(line) if line.strip() else None
-        except ValueError:
-            raise _Wrong(f"{file}, line {number}: not JSON") from None
-        if record is not None:
-            fields = record if isinstance(record, dict) else {}
-            if set(fields) != {"input", "output"} or not all(
-                isinstance(text, str) for text in fields.values()
-            ):
-                raise _Wrong(f'{file}, line {number}: not {{"input": TEXT, "output": TEXT}}')
-            found.append(fields)
-    return found
+    if file.suffix == ".csv":
+        rows = csv.DictReader(io.StringIO(text, newline=""))
+        yield from ((f"record {number}", row) for number, row in enumerate(rows, start=1))
+    elif file.suffix == ".json":
+        records = _parsed(text, str(file))
+        if not isinstance(records, list):
+            raise _Wrong(f"{file}: not an array of records")
+        yield from ((f"record {number}", record) for number, record in enumerate(records, start=1))
+    else:
+        for number, line in enumerate(text.split("\n"), start=1):
+            if line.strip():
+                yield f"line {number}", _parsed(line, f"{file}, line {number}")
+
+
+def _parsed(text: str, place: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        raise _Wrong(f"{place}: not JSON") from None
 
 
 # ---- output ----

@@ -244,11 +244,16 @@ class TuningClient:
 
         message = self._stubs.training_messages.TextGenerationTaskPeftPromptTuningTrainRequest()
         try:
-            return json_format.ParseDict(
-                {"model_name": model_name, "parameters": request_of(**request)}, message
-            )
+            json_format.ParseDict({"model_name": model_name, "parameters": request_of(**request)}, message)
         except json_format.ParseError as error:
             raise ServerError("INVALID_ARGUMENT", str(error)) from error
+        if message.ByteSize() > _MESSAGE_BYTES:
+            raise ServerError(
+                "RESOURCE_EXHAUSTED",
+                f"The records take {message.ByteSize() / 2**20:.0f} MiB, and a request may have "
+                f"{_MESSAGE_BYTES // 2**20}: name a file in the server's file_source_base instead",
+            )
+        return message
 
     def _events(self, request: Any) -> Iterator[Event]:
         for message in self._stream(self._stubs.tuning.WatchTraining, request):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import pty
@@ -18,7 +19,7 @@ from typing import Any
 import pytest
 
 from caikit_pt.cli import main
-from caikit_pt.client import TuningClient
+from caikit_pt.client import ServerError, TuningClient
 from examples.local_server import ROOT, free_port
 from tests.conftest import LLAMA, T5
 from tests.runtime.servers import QUICK, RECORDS, Server, wait_for
@@ -208,6 +209,32 @@ def test_a_file_that_is_none_of_records(
     assert told in error
     assert "secret" not in error
     assert main(["tune", "wrong", f"--base-model={T5}", f"--train={file}.no", address]) == 2
+
+
+@pytest.mark.parametrize("ending", ["json", "csv"])
+def test_other_files_of_records(
+    address: str, tmp_path: Path, ending: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / f"train.{ending}"
+    rows = [{"id": str(number), **record} for number, record in enumerate(RECORDS)]
+    if ending == "json":
+        file.write_text(json.dumps(rows))
+    else:
+        with file.open("w", encoding="utf-8-sig", newline="") as output:
+            writer = csv.DictWriter(output, ["id", "input", "output"])
+            writer.writeheader()
+            writer.writerows([*rows, {"id": "9", "input": "two\nlines,\u2028and a comma", "output": "x"}])
+    assert main(["check", "never", f"--base-model={T5}", f"--train={file}", *QUICKLY, address, "--json"]) == 0
+    out, told = capfd.readouterr()
+    assert json.loads(out)["records"] == len(RECORDS) + (ending == "csv")
+    assert told == f"{file}: ignored are id\n"
+
+
+def test_records_that_are_too_many_for_a_request(address: str) -> None:
+    with TuningClient(address.removeprefix("--server=")) as client:
+        many = [{"input": "x" * 2**20, "output": "y"}] * 65
+        with pytest.raises(ServerError, match=r"take 65 MiB.*file_source_base"):
+            client.tune("large", base_model=T5, records=many)
 
 
 @pytest.mark.parametrize(
