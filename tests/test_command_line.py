@@ -321,7 +321,7 @@ def test_a_watch_survives_a_restart(tmp_path: Path) -> None:
             events = client.watch(id)
             seen = [next(events)]
             wait_for(lambda: client.training(id).progress)
-            server.stop()
+            assert server.stop() < 10
             server.start().close()
             seen += list(events)
         assert [event.number for event in seen] == list(range(1, len(seen) + 1))

@@ -24,15 +24,19 @@ def serve() -> None:
             self.trainer: PromptTuningTrainer = MODEL_MANAGER.get_trainer("default")
             self.trainer.start()
             threads = caikit.get_config().runtime.server_thread_pool_size
-            servicer = TuningServicer(self.trainer, most_watchers=max(1, threads // 2))
-            service().registration_function(servicer, self.server)
+            self.tuning = TuningServicer(self.trainer, most_watchers=max(1, threads // 2))
+            service().registration_function(self.tuning, self.server)
 
         def interrupt(self, signal_: Any, frame: Any) -> None:
             """Trainings end while the last requests are answered."""
-            trainer = getattr(self, "trainer", None)
-            if trainer is not None:
-                threading.Thread(target=trainer.stop, name="stopping").start()
+            threading.Thread(target=self._end_trainings, name="stopping").start()
             super().interrupt(signal_, frame)
+
+        def _end_trainings(self) -> None:
+            # A signal may come before there is anything to end.
+            if hasattr(self, "tuning"):
+                self.trainer.stop()
+                self.tuning.stop()
 
     logging.getLogger("MDLMNG").addFilter(_is_news)
     Server().start(blocking=True)

@@ -94,6 +94,11 @@ class TuningServicer:
         self._trainer, self._store = trainer, trainer.store
         self._most_watchers = most_watchers
         self._places = threading.BoundedSemaphore(most_watchers)
+        self._stopping = False
+
+    def stop(self) -> None:
+        """The server waits for no watcher. They may watch again when it is back."""
+        self._stopping = True
 
     @_answering
     def ListTrainings(self, request: Any, context: Any) -> Any:
@@ -143,21 +148,28 @@ class TuningServicer:
             self._places.release()
 
     def _events(self, request: Any, context: Any) -> Iterator[Any]:
+        import grpc
+
         asked = WatchTrainingRequest.from_proto(request)
         job = self._find(asked.training_id, context)
         last = asked.from_event
         while context.is_active():
-            seen = self._store.changes
+            seen, stopping = self._store.changes, self._stopping
             # The state is read before the events, so that none is missed that came before the end.
             over = self._trainer.job(job.id).ended_for_good
             events = self._store.events(job, after=last)
             for event in events:
                 yield _event(event).to_proto()
                 last = event.number
-            if over and not events:
+            if events:
+                continue
+            if over:
                 return
-            if not events:
-                self._store.wait_for_change(seen, _SECONDS_BETWEEN_LOOKS)
+            if stopping:
+                context.abort(
+                    grpc.StatusCode.UNAVAILABLE, "The server stops; the training goes on when it is back"
+                )
+            self._store.wait_for_change(seen, _SECONDS_BETWEEN_LOOKS)
 
     @_answering
     def CheckTraining(self, request: Any, context: Any) -> Any:

@@ -21,7 +21,8 @@ def pipe() -> tuple[IO[str], IO[str]]:
     return os.fdopen(reading, encoding="utf-8"), os.fdopen(writing, "w", encoding="utf-8")
 
 
-def close(reporter: Reporter, writing: IO[str]) -> None:
+def close(sending: threading.Thread, reporter: Reporter, writing: IO[str]) -> None:
+    sending.join()
     reporter.close(10)
     writing.close()
 
@@ -54,10 +55,9 @@ def test_what_nobody_reads_is_dropped_or_waited_for(monkeypatch: pytest.MonkeyPa
         assert False in taken
         waiting = threading.Thread(target=reporter.send, args=(Report("job", reports.FINISHED, {}),))
         waiting.start()
-        closing = threading.Thread(target=close, args=(reporter, writing))
+        closing = threading.Thread(target=close, args=(waiting, reporter, writing))
         closing.start()
         found = list(received(reading))
-        waiting.join()
         closing.join()
     assert found == [large] * sum(taken) + [Report("job", reports.FINISHED, {})]
 
