@@ -6,9 +6,11 @@ import logging
 import threading
 from typing import Any
 
+from caikit_pt.errors import CaikitPtError
+
 
 def serve() -> None:
-    """Until SIGTERM or SIGINT."""
+    """Until SIGTERM or SIGINT. Raises SystemExit where it can't start."""
     import caikit
     from caikit.core import MODEL_MANAGER
     from caikit.runtime.grpc_server import RuntimeGRPCServer
@@ -39,7 +41,11 @@ def serve() -> None:
                 self.tuning.stop()
 
     logging.getLogger("MDLMNG").addFilter(_is_news)
-    Server().start(blocking=True)
+    try:
+        server = Server()
+    except CaikitPtError as error:
+        raise SystemExit(f"caikit_pt: {error}") from None
+    server.start(blocking=True)
 
 
 def _is_news(record: logging.LogRecord) -> bool:
