@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -82,22 +83,25 @@ class Server:
 
     def workers(self) -> list[psutil.Process]:
         """The processes of jobs, and the spare one."""
-        return [
-            child
-            for child in psutil.Process(self.process.pid).children()
-            if any("job_process" in part for part in child.cmdline())
-        ]
+        return [child for child in psutil.Process(self.process.pid).children() if _is_of_jobs(child)]
 
     def worker(self, id: str) -> psutil.Process | None:
         """The process of a job, as its lock tells."""
         lock = self.state / "jobs" / id / "lock"
-        for child in self.workers():
-            try:
-                if any(Path(file.path) == lock for file in child.open_files()):
-                    return child
-            except psutil.NoSuchProcess:
-                continue
-        return None
+        return next((child for child in self.workers() if _has_opened(child, lock)), None)
+
+
+def _is_of_jobs(process: psutil.Process) -> bool:
+    """It may be dying while it is looked at."""
+    with suppress(psutil.Error):
+        return any("job_process" in part for part in process.cmdline())
+    return False
+
+
+def _has_opened(process: psutil.Process, file: Path) -> bool:
+    with suppress(psutil.Error):
+        return any(Path(one.path) == file for one in process.open_files())
+    return False
 
 
 def wait_for(seen: Callable[[], object], seconds: float = 60.0) -> None:
@@ -114,6 +118,6 @@ def signalled(process: psutil.Process | None, number: signal.Signals) -> bool:
         if process is None:
             return False
         process.send_signal(number)
-    except psutil.NoSuchProcess:
+    except psutil.Error:
         return False
     return True
