@@ -212,7 +212,7 @@ def _followed(client: TuningClient, id: str, from_event: int, options: argparse.
     """Shows events until the end. Ctrl-C leaves the training running."""
     show = _as_json if options.json else _Bar() if sys.stderr.isatty() else _as_line
     try:
-        for event in client.watch(id, from_event):
+        for event in client.watch(id, from_event, _tell_lost):
             # Reasons stand below, a line each.
             if options.json or event.state not in ENDED:
                 show(event)
@@ -228,6 +228,14 @@ def _followed(client: TuningClient, id: str, from_event: int, options: argparse.
             print(reason, file=sys.stderr)
         print(training.state)
     return _ENDS.get(training.state, FAILED)
+
+
+def _tell_lost(error: ServerError) -> None:
+    print(
+        f"The server doesn't answer, and is asked again every second ({error.status})",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 def _as_json(event: Event) -> None:

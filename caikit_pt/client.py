@@ -12,7 +12,7 @@ with TuningClient("localhost:8085") as client:
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -152,24 +152,32 @@ class TuningClient:
         answer = self._answer(self._stubs.tuning.CheckTraining, self._train_request(model_name, request))
         return _struct(answer, "report")
 
-    def watch(self, training_id: str, from_event: int = 0) -> Iterator[Event]:
+    def watch(
+        self,
+        training_id: str,
+        from_event: int = 0,
+        on_lost: Callable[[ServerError], None] | None = None,
+    ) -> Iterator[Event]:
         """Its events behind number `from_event` until it has ended, as they come.
 
-        A server that restarts in between is waited for.
+        A server that restarts in between is waited for; `on_lost` is called when the wait begins.
         """
         from caikit_pt.runtime.tuning_messages import WatchTrainingRequest
 
-        last = from_event
+        last, waits = from_event, False
         while True:
             request = WatchTrainingRequest(training_id=training_id, from_event=last).to_proto()
             try:
                 for event in self._events(request):
-                    last = event.number
+                    last, waits = event.number, False
                     yield event
                 return
             except ServerError as error:
                 if error.status not in ("UNAVAILABLE", "CANCELLED") or last == from_event:
                     raise
+                if on_lost and not waits:
+                    on_lost(error)
+                waits = True
                 time.sleep(_SECONDS_TO_RECONNECT)
 
     def wait(self, training_id: str) -> Training:

@@ -318,12 +318,14 @@ def test_a_watch_survives_a_restart(tmp_path: Path) -> None:
     try:
         with server.start() as client:
             id = client.tune("kept", base_model=T5, records=RECORDS, **{**QUICK, "num_epochs": 150})
-            events = client.watch(id)
+            lost: list[ServerError] = []
+            events = client.watch(id, on_lost=lost.append)
             seen = [next(events)]
             wait_for(lambda: client.training(id).progress)
             assert server.stop() < 10
             server.start().close()
             seen += list(events)
+        assert [error.status for error in lost] == ["UNAVAILABLE"]
         assert [event.number for event in seen] == list(range(1, len(seen) + 1))
         assert [event.state for event in seen if event.kind == "state"][-1] == "COMPLETED"
     finally:
