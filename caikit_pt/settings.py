@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from caikit_pt.errors import InvalidParameter
+
+LINEAR_KERNELS = ("", "torch", "onednn")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +30,8 @@ class Settings:
     allow_downloads: bool = False
     device: str = ""
     torch_dtype: str = ""
+    linear_kernel: str = ""
+    cache_dir: str = ""
     source_prompt_base: str = ""
     tuning_presets: tuple[Mapping[str, Any], ...] = ()
     tuning_limits: Mapping[str, tuple[float, float]] = field(default_factory=dict)
@@ -45,6 +51,12 @@ class Settings:
     max_attempts: int = 3
     retention_days: float = 0.0
 
+    @property
+    def cache_directory(self) -> Path:
+        """`cache_dir`, or where this user's caches are."""
+        caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+        return Path(self.cache_dir or f"{caches}/caikit_pt").expanduser()
+
 
 def current() -> Settings:
     """The settings as caikit has them now."""
@@ -56,6 +68,8 @@ def current() -> Settings:
         allow_downloads=_truth(config.allow_downloads),
         device=config.device or "",
         torch_dtype=config.torch_dtype or "",
+        linear_kernel=_one_of("linear_kernel", config.linear_kernel or "", LINEAR_KERNELS),
+        cache_dir=config.cache_dir or "",
         source_prompt_base=config.source_prompt_base or "",
         tuning_presets=tuple(config.tuning_presets or ()),
         tuning_limits={name: (low, high) for name, (low, high) in (config.tuning_limits or {}).items()},
@@ -86,6 +100,13 @@ def _remote(entry: Any) -> Remote:
             "backends", entry, "{base_model: PATTERN, vllm: http://HOST:PORT, model: NAME} for each"
         )
     return Remote(**{name: str(value).rstrip("/") for name, value in named.items()})
+
+
+def _one_of(name: str, value: str, allowed: Sequence[str]) -> str:
+    """`value`. Raises InvalidParameter where it isn't allowed."""
+    if value not in allowed:
+        raise InvalidParameter(name, value, "empty, " + ", ".join(filter(None, allowed)))
+    return value
 
 
 def _truth(value: object) -> bool:

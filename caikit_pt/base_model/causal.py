@@ -58,13 +58,13 @@ class CausalModel(CausalText, BaseModel):
         import torch
 
         rows = [
-            self.join(prompt.get(DECODER), [*source, *target])
+            self.join(prompt.get(DECODER), [*source, *target[:-1]])
             for prompt, source, target in zip(prompts, batch.sources, batch.targets, strict=True)
         ]
         embeddings, mask = pad_left(rows)
         longest = max(map(len, batch.targets))
         # Aligned at the end, every target lies in the last K positions: the rest needs no logits.
-        logits = self.forward(embeddings, mask, keep=longest + 1).logits[:, -longest - 1 : -1]
+        logits = self.forward(embeddings, mask, keep=longest).logits[:, -longest:]
         labels = torch.full((len(rows), longest), -100, device=self.device)
         for label, target in zip(labels, batch.targets, strict=True):
             label[longest - len(target) :] = torch.tensor(target, device=self.device)

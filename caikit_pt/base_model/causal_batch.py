@@ -15,6 +15,7 @@ from transformers import DynamicCache
 from caikit_pt.base_model.batch import Batch, Prefill, position_bytes
 from caikit_pt.base_model.prompt_cache import PromptCells
 from caikit_pt.base_model.reading import read_at
+from caikit_pt.base_model.rope import row_lengths
 from caikit_pt.base_model.timeline import Timeline
 from caikit_pt.parameters.tuning import DECODER
 
@@ -34,6 +35,8 @@ class CausalPrefill(Prefill):
         prefixes = [_cells(base, row) for row in rows]
         self.prefix_lengths = [prefix[0][0].shape[1] if prefix else 0 for prefix in prefixes]
         self.text_lengths = [len(row.ids) + len(row.answer) for row in rows]
+        lengths = [sum(both) for both in zip(self.prefix_lengths, self.text_lengths, strict=True)]
+        self._lengths = torch.tensor(lengths, device=base.device)[:, None]
         self.prefix = max(self.prefix_lengths)
         self.cache = _started(prefixes, self.prefix)
         self._logits: dict[int, Tensor] = {}
@@ -56,7 +59,7 @@ class CausalPrefill(Prefill):
         begin, end = self._read, min(self._read + columns, self._ids.shape[1])
         ending = [row for row, length in enumerate(self.text_lengths) if begin < length <= end]
         last = [self.text_lengths[row] - 1 - begin for row in ending]
-        with read_at(ending, last):
+        with read_at(ending, last), row_lengths(self._lengths):
             output = self._base.forward(
                 self._base.model.get_input_embeddings()(self._ids[:, begin:end]),
                 self._mask[:, : self.prefix + end],
@@ -104,12 +107,16 @@ class CausalBatch(Batch):
         return logits
 
 
-def prompt_cells(base: CausalModel, prompt: Tensor) -> PromptCells:
-    """The keys and values [heads, P, D] of a soft prompt [P, H] in every layer, computed."""
+def prompt_cells(base: CausalModel, prompt: Tensor, length: int = 0) -> PromptCells:
+    """The keys and values [heads, P, D] of a soft prompt [P, H] in every layer, computed.
+
+    They are for rows of `length` positions in all.
+    """
     embeddings = prompt.to(base.device, base.dtype)[None]
     mask = torch.ones(embeddings.shape[:2], dtype=torch.long, device=base.device)
     cache = DynamicCache()
-    base.forward(embeddings, mask, keep=1, cache=cache)
+    with row_lengths(torch.tensor([[length]], device=base.device)):
+        base.forward(embeddings, mask, keep=1, cache=cache)
     layers: list[Any] = cache.layers
     return [(layer.keys[0], layer.values[0]) for layer in layers]
 
@@ -117,7 +124,10 @@ def prompt_cells(base: CausalModel, prompt: Tensor) -> PromptCells:
 def _cells(base: CausalModel, row: Row) -> PromptCells:
     if DECODER not in row.prompt:
         return ()
-    return base.prompts.get(row.prompt[DECODER], lambda prompt: prompt_cells(base, prompt))
+    length = base.served_positions(row, len(row.answer))
+    return base.prompts.get(
+        row.prompt[DECODER], lambda prompt: prompt_cells(base, prompt, length), base.length_class(length)
+    )
 
 
 def _started(prefixes: Sequence[PromptCells], longest: int) -> DynamicCache:

@@ -123,6 +123,19 @@ class BaseModel(TextSide):
             return text
         return torch.cat([prompt.to(text.device, text.dtype), text])
 
+    def length_class(self, length: int) -> bool:
+        """Rows of one class have one way to compute a position.
+
+        A row that grows into another class has to be read anew, soft prompt included.
+        """
+        return self._longest_short_row is not None and length > self._longest_short_row
+
+    @cached_property
+    def _longest_short_row(self) -> int | None:
+        from caikit_pt.base_model.rope import longest_short_row
+
+        return longest_short_row(self.model)
+
     # ---- training ----
 
     def step(self, prompts: Sequence[PromptTensors], common: Sequence[int] = ()) -> Step:
@@ -137,9 +150,18 @@ class BaseModel(TextSide):
     @cached_property
     def trains_packed(self) -> bool:
         """Whether rows can be packed one behind another without padding: tried, not looked up."""
+        from caikit_pt.base_model.linear import settle_training
         from caikit_pt.base_model.self_test import check_packing
 
+        settle_training(self.model, self.checkpoint.name)
         return check_packing(self)
+
+    @cached_property
+    def rounds_rows(self) -> bool:
+        """Whether passes of training had better have few different numbers of positions."""
+        from caikit_pt.base_model.linear import builds_code
+
+        return builds_code(self.model)
 
     def padded_step(self, prompts: Sequence[PromptTensors]) -> Step:
         """The plain way, right for every model: every row is padded to the longest of its batch."""
@@ -184,7 +206,7 @@ class BaseModel(TextSide):
         from caikit_pt.base_model.linear import bytes_to_pack, pack_linears
         from caikit_pt.base_model.memory import free_memory
 
-        needed, free = bytes_to_pack(self.model), free_memory()
+        needed, free = bytes_to_pack(self.model, self.checkpoint.name), free_memory()
         if needed <= free * _SHARE_TO_PACK:
             pack_linears(self.model)
         else:

@@ -1,107 +1,109 @@
-"""Linear layers whose weights never change: no weight gradient, and oneDNN's products in float32.
+"""Linear layers whose weights never change: no weight gradient, and the fastest kernel for each product.
 
-On processors with AVX-512 other than Intel's, torch's own float32 product (MKL) runs at less than half
-of oneDNN's speed: 105 against 240 GFLOP/s a core on an AMD EPYC of 2024. oneDNN's arithmetic is float32
-as well, not a shorter type: both are off by about 1e-6 of the largest number. For few rows, as in a step
-of serving, weights that lie in the order in which oneDNN reads them are up to twice as fast again; they are a
-second copy.
+The second copy of a weight, in oneDNN's order, costs memory and pays where an answer's steps have few rows:
+on an AMD EPYC of 2024 twice the speed. A layer gets one where it has been found to be faster (`fastest`).
 """
 
 from __future__ import annotations
 
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-if TYPE_CHECKING:
-    from torch import Tensor
+from caikit_pt.base_model import kernels
+from caikit_pt.base_model.fastest import ANSWER, BACKWARD, CLASSES, FORWARD, fastest, settle
+from caikit_pt.base_model.kernels import ONEDNN, PACKED, TORCH, Kernel
 
-_DTYPE = torch.float32  # what MKL is slow at
-_ANY_ROWS = 64  # the order of packed weights is the same for all numbers of rows but one
-_TOLERANCE = 1e-5  # of the largest number
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from torch import Tensor
 
 
 class _Product(torch.autograd.Function):
-    """`x W^T + b` of x [..., K] with frozen W [N, K]: only x gets a gradient."""
+    """`x W^T + b` of x [..., K] with frozen W [O, K]: only x gets a gradient."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.weight = weight
-        return _product(x, weight, bias)
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, forth: Kernel, back: Kernel
+    ) -> Tensor:
+        ctx.weight, ctx.back = weight, back
+        return kernels.forward(x, weight, bias, forth)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        return _product(gradients[0].contiguous(), ctx.weight.t(), None), None, None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None]:
+        return kernels.backward(gradients[0], ctx.weight, ctx.back), None, None, None, None
 
 
 class FrozenLinear(torch.nn.Linear):
     """A Linear that is never trained."""
 
-    # The weight in oneDNN's order, once `pack_linears` has made it.
+    # The weight in oneDNN's order, where `pack_linears` has made it.
     packed: Tensor | None = None
 
     def forward(self, input: Tensor) -> Tensor:
-        if not _suits(input, self.weight):
+        weight = self.weight
+        if input.dtype is not weight.dtype or not has_choice(weight) or not input.numel():
             return super().forward(input)
+        rows = input.numel() // self.in_features
         if not torch.is_grad_enabled():
-            return _product(input, self.weight if self.packed is None else self.packed, self.bias)
-        return _Product.apply(input, self.weight, self.bias)  # type: ignore[no-any-return, no-untyped-call]
+            kernel = fastest(FORWARD if self.packed is None else ANSWER, weight, rows)
+            laid_out = self.packed if kernel == PACKED and self.packed is not None else weight
+            return kernels.forward(input, laid_out, self.bias, kernel)
+        forth, back = fastest(FORWARD, weight, rows), fastest(BACKWARD, weight, rows)
+        if forth == back == TORCH:
+            return super().forward(input)
+        product: Tensor = _Product.apply(input, weight, self.bias, forth, back)  # type: ignore[no-untyped-call]
+        return product
 
 
 def freeze_linears(model: torch.nn.Module) -> None:
-    """Makes every Linear of `model` a FrozenLinear, where oneDNN can be had and is right."""
-    if not _onednn_is_right():
-        return
+    """Makes every Linear of `model` a FrozenLinear, where there is a choice of kernels that are right."""
     for module in model.modules():
-        if type(module) is torch.nn.Linear:
+        if type(module) is torch.nn.Linear and kernels.onednn_is_right(module.weight.dtype):
             module.__class__ = FrozenLinear
 
 
+def settle_training(model: torch.nn.Module, name: str) -> None:
+    """Chooses the kernels of `model`, called `name`, for training."""
+    settle((layer.weight for layer in _with_choice(model)), (FORWARD, BACKWARD), name)
+
+
+def builds_code(model: torch.nn.Module) -> bool:
+    """Whether training builds code for each number of rows, as oneDNN does; in bfloat16 that takes long."""
+    return any(
+        layer.weight.dtype is not torch.float32 or ONEDNN in _chosen(layer, (FORWARD, BACKWARD))
+        for layer in _with_choice(model)
+    )
+
+
 def pack_linears(model: torch.nn.Module) -> None:
-    """Gives every FrozenLinear of `model` that oneDNN computes its packed weights: as many bytes again."""
-    for module in model.modules():
-        if isinstance(module, FrozenLinear) and module.packed is None and _computes(module.weight):
-            module.packed = torch.ops.mkldnn._reorder_linear_weight(module.weight, _ANY_ROWS)
+    """Gives each FrozenLinear of `model` that is faster with packed weights its own: as many bytes again."""
+    for layer in _to_pack(model):
+        layer.packed = kernels.pack(layer.weight)
 
 
-def bytes_to_pack(model: torch.nn.Module) -> int:
-    """Memory that `pack_linears` would take."""
-    linears = (module for module in model.modules() if isinstance(module, FrozenLinear))
-    return sum(each.weight.nbytes for each in linears if each.packed is None and _computes(each.weight))
+def bytes_to_pack(model: torch.nn.Module, name: str) -> int:
+    """Memory that `pack_linears` would take. Chooses the kernels for answers of `model`, called `name`."""
+    settle((layer.weight for layer in _with_choice(model)), (FORWARD, ANSWER), name)
+    return sum(layer.weight.nbytes for layer in _to_pack(model))
 
 
-def _suits(input: Tensor, weight: Tensor) -> bool:
-    return input.dtype is _DTYPE and _computes(weight) and input.numel() > 0
+def has_choice(weight: Tensor) -> bool:
+    """Whether there is more than one kernel for products with `weight`."""
+    return weight.dtype in kernels.DTYPES and weight.device.type == "cpu"
 
 
-def _computes(weight: Tensor) -> bool:
-    return weight.dtype is _DTYPE and weight.device.type == "cpu"
+def _to_pack(model: torch.nn.Module) -> list[FrozenLinear]:
+    return [
+        layer for layer in _with_choice(model) if layer.packed is None and PACKED in _chosen(layer, (ANSWER,))
+    ]
 
 
-def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    result: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-    return result
+def _chosen(layer: FrozenLinear, uses: Sequence[str]) -> set[Kernel]:
+    return {fastest(use, layer.weight, rows) for use in uses for rows in CLASSES}
 
 
-@cache
-def _onednn_is_right() -> bool:
-    """Whether the operator, which is private to torch, is there and agrees with float64."""
-    available: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    if not available or "AVX512" not in torch.backends.cpu.get_cpu_capability():
-        return False
-    generator = torch.Generator().manual_seed(0)
-    x, weight, bias = (torch.randn(*shape, generator=generator) for shape in ((2, 9, 40), (24, 40), (24,)))
-    exact = torch.nn.functional.linear(x.double(), weight.double(), bias.double())
-    back = exact @ weight.double()
-    try:
-        seen = _product(x, weight, bias)
-        seen_back = _product(seen, weight.t(), None)
-        seen_packed = _product(x, torch.ops.mkldnn._reorder_linear_weight(weight, _ANY_ROWS), bias)
-    except (RuntimeError, AttributeError):
-        return False
-    return _close(seen, exact) and _close(seen_back, back) and _close(seen_packed, exact)
-
-
-def _close(seen: Tensor, exact: Tensor) -> bool:
-    return float((seen - exact).abs().max()) <= _TOLERANCE * float(exact.abs().max())
+def _with_choice(model: torch.nn.Module) -> Iterator[FrozenLinear]:
+    layers = (module for module in model.modules() if isinstance(module, FrozenLinear))
+    return (layer for layer in layers if has_choice(layer.weight))

@@ -37,6 +37,8 @@ class Rows:
     Row i has `keys[i]` positions, in front of which stand those of prefix `prefixes[i]`, `prefix_lengths`
     long; where attention is causal it asks with the last `queries[i]` of them. Rows of one prefix and
     much the same length form a group, and are padded for attention alone, a few percent of all work.
+
+    A packed tensor may be longer than its rows: what stands behind them attends to nothing, and gets zeros.
     """
 
     def __init__(
@@ -65,7 +67,8 @@ class Rows:
                 back[starts[0][row] : starts[0][row + 1]] = torch.arange(begin, begin + queries[row])
             base += len(rows) * asking.longest
         self._back = back.to(device)
-        self.complete = all(queries)
+        self._complete = all(queries)
+        self._asking, self._asked = len(back), starts[1][-1]
         self._pairs = sum(group.pairs for group in self.groups)
         self._in_order = bool((back == torch.arange(len(back))).all()) and base == len(back)
 
@@ -104,7 +107,13 @@ class Rows:
             answer = _fused_attention(group.queries.take(flat_query), keys, values, group, how)
             answers.append(answer.flatten(0, 1))
         together = torch.cat(answers) if len(answers) > 1 else answers[0]
-        return (together if self._in_order else together.index_select(0, self._back))[None]
+        together = together if self._in_order else together.index_select(0, self._back)
+        behind = flat_query.shape[0] - self._asking
+        return torch.nn.functional.pad(together, (0, 0, 0, 0, 0, behind))[None] if behind else together[None]
+
+    def writes_all(self, queries: int, keys: int) -> bool:
+        """Whether the rows are all of packed tensors of so many positions, and each of them asks."""
+        return self._complete and (queries, keys) == (self._asking, self._asked)
 
 
 class _Attention(torch.autograd.Function):
@@ -120,7 +129,10 @@ class _Attention(torch.autograd.Function):
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, rows: Rows, how: How, *prefix: Tensor
     ) -> Tensor:
         flat_query, flat_key, flat_value = _flat(query, key, value)
-        answer = flat_query.new_empty(*flat_query.shape[:2], flat_value.shape[2])
+        blank = (
+            flat_query.new_empty if rows.writes_all(query.shape[2], key.shape[2]) else flat_query.new_zeros
+        )
+        answer = blank(*flat_query.shape[:2], flat_value.shape[2])
         weights = []
         for group in rows.groups:
             queries, keys, values = _of_group(group, flat_query, flat_key, flat_value, prefix)
@@ -145,7 +157,7 @@ class _Attention(torch.autograd.Function):
         flat_query, flat_key, flat_value = flat = _flat(query, key, value)
         wanted = ctx.needs_input_grad
         # Every position is of one row, and written once, unless its row asks nothing.
-        blank = torch.empty_like if rows.complete else torch.zeros_like
+        blank = torch.empty_like if rows.writes_all(query.shape[2], key.shape[2]) else torch.zeros_like
         of_text = [blank(tensor) if wants else None for tensor, wants in zip(flat, wanted, strict=False)]
         of_prefix = [
             torch.zeros_like(tensor) if wants else None

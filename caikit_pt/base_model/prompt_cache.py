@@ -26,15 +26,17 @@ class PromptCache:
         """`budget`: bytes that may be kept. What is larger than all of it is computed each time."""
         self.budget = budget
         self.bytes = 0
-        self._kept: OrderedDict[bytes, PromptCells] = OrderedDict()
+        self._kept: OrderedDict[tuple[bytes, bool], PromptCells] = OrderedDict()
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._kept)
 
-    def get(self, prompt: Tensor, compute: Callable[[Tensor], PromptCells]) -> PromptCells:
-        """The cells of `prompt` [P, H], computed if they aren't kept."""
-        key = _content(prompt)
+    def get(
+        self, prompt: Tensor, compute: Callable[[Tensor], PromptCells], length_class: bool = False
+    ) -> PromptCells:
+        """The cells of `prompt` [P, H] in front of rows of one length class, computed if they aren't kept."""
+        key = _content(prompt), length_class
         with self._lock:
             if (cells := self._kept.get(key)) is not None:
                 self._kept.move_to_end(key)

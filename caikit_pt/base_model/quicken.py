@@ -9,12 +9,14 @@ from caikit_pt.base_model.linear import freeze_linears
 from caikit_pt.base_model.packing import prepare
 from caikit_pt.base_model.reading import read_where_asked
 from caikit_pt.base_model.recompute import let_recompute
+from caikit_pt.base_model.rope import turn_by_own_length
 
 
 def quicken(model: Any) -> bool:
     """Changes `model` in place, on any device; whether its rows can be packed (`packing.prepare`)."""
     freeze_linears(model)
     freeze_elementwise(model)
+    turn_by_own_length(model)
     read_where_asked(model)
     packable = prepare(model)
     let_recompute(model)

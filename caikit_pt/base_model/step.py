@@ -19,11 +19,15 @@ from torch import Tensor
 from caikit_pt.base_model.frozen import BaseModel, PromptTensors, TrainingBatch
 from caikit_pt.base_model.packed_rows import How, Rows
 from caikit_pt.base_model.packing import Enough, mask_of_none, packed
+from caikit_pt.base_model.rope import row_lengths
 from caikit_pt.parameters.tuning import DECODER
 
 if TYPE_CHECKING:
     from caikit_pt.base_model.causal import CausalModel
     from caikit_pt.base_model.seq2seq import Seq2SeqModel
+
+# From so many places on, to such a multiple.
+_MULTIPLES = ((512, 64), (256, 32), (0, 16))
 
 
 class Step(ABC):
@@ -103,19 +107,20 @@ class PackedSeq2SeqStep(Step):
     def target_losses(self, batch: TrainingBatch) -> Tensor:
         base, prompts = self._base, self._prompts.of_rows(batch)
         sources, targets = base.encoder_rows(prompts, batch), base.decoder_rows(prompts, batch)
-        encoding = _TwoSides(list(map(len, sources)), list(map(len, sources)), base.device)
+        encoding = _TwoSides(list(map(len, sources)), list(map(len, sources)), base)
         mask = mask_of_none(base.device)
         with packed(encoding):
             encoded = base.model.get_encoder()(
-                inputs_embeds=torch.cat(sources)[None], attention_mask=mask
+                inputs_embeds=_packed(sources, encoding)[None], attention_mask=mask
             ).last_hidden_state
-        read = _target_positions(targets, batch).to(base.device)
-        decoding = _TwoSides(list(map(len, targets)), list(map(len, sources)), base.device, read)
+        decoding = _TwoSides(
+            list(map(len, targets)), list(map(len, sources)), base, _target_positions(targets, batch)
+        )
         with packed(decoding):
             logits = base.model(
                 encoder_outputs=(encoded,),
                 attention_mask=mask,
-                decoder_inputs_embeds=torch.cat(targets)[None],
+                decoder_inputs_embeds=_packed(targets, decoding)[None],
                 decoder_attention_mask=mask,
                 use_cache=False,
             ).logits[0]
@@ -132,6 +137,9 @@ class PackedCausalStep(Step):
     that all texts begin with, are computed once a step; the rows of all batches look at them, and what
     gradient they get by it goes back through the prompt in one backward. Of the last layer, only keys
     and values are computed for every position, all else where a target token is predicted.
+
+    Where what stands in front of a row depends on the row's length (`BaseModel.length_class`), it is read
+    once for each class of rows.
     """
 
     def __init__(
@@ -139,58 +147,90 @@ class PackedCausalStep(Step):
     ) -> None:
         self._base = base
         self._common = len(common)
-        rows = [base.join(prompt.get(DECODER), common) for prompt in prompts]
-        self._lengths = [len(row) for row in rows]
-        self._leaves = _Leaves(self._read(rows))
+        self._rows = [base.join(prompt.get(DECODER), common) for prompt in prompts]
+        self._fronts: dict[bool, _Front] = {}
 
     def target_losses(self, batch: TrainingBatch) -> Tensor:
-        base = self._base
+        base, rounds = self._base, self._base.rounds_rows
         texts = [
             [*source[self._common :], *target[:-1]]
             for source, target in zip(batch.sources, batch.targets, strict=True)
         ]
-        lengths, before = list(map(len, texts)), [self._lengths[index] for index in batch.prompt_of_rows]
+        lengths = list(map(len, texts))
+        before = [len(self._rows[index]) for index in batch.prompt_of_rows]
+        whole = [sum(both) for both in zip(before, lengths, strict=True)]
+        fronts, prefixes = self._in_front_of(whole, batch.prompt_of_rows)
+        prefix_lengths = [length for front in fronts for length in front.lengths]
         reading = _TextPass(
-            Rows(lengths, lengths, base.device, True, batch.prompt_of_rows, self._lengths),
-            Rows(
-                list(map(len, batch.targets)), lengths, base.device, True, batch.prompt_of_rows, self._lengths
-            ),
-            self._prefixes,
-            _target_positions(texts, batch).to(base.device),
+            Rows(lengths, lengths, base.device, True, prefixes, prefix_lengths),
+            Rows(list(map(len, batch.targets)), lengths, base.device, True, prefixes, prefix_lengths),
+            _side_by_side([front.cells for front in fronts]),
+            _rounded(_target_positions(texts, batch), rounds, sum(lengths)).to(base.device),
         )
-        positions = _places(lengths, before).to(base.device)
-        embeddings = base.embed([token for text in texts for token in text])
-        with packed(reading):
+        positions = _rounded(_places(lengths, before), rounds).to(base.device)
+        ids = [token for text in texts for token in text]
+        embeddings = base.embed([*ids, *[base.end_id] * (len(positions) - len(ids))])
+        with packed(reading), row_lengths(_spread(whole, lengths, len(positions)).to(base.device)):
             logits = base.packed_logits(embeddings, positions, reading.read)
         return _losses_of_rows(logits, batch)
 
     def finish(self) -> None:
+        for front in self._fronts.values():
+            front.carry_on()
+
+    def _in_front_of(self, lengths: Sequence[int], prompts: Sequence[int]) -> tuple[list[_Front], list[int]]:
+        """What stands in front of rows of `lengths` positions in all, which begin with `prompts`.
+
+        And for each row which of the fronts' prompts, counted through, is its own.
+        """
+        classes = list(map(self._base.length_class, lengths))
+        for kind, length in zip(classes, lengths, strict=True):
+            if kind not in self._fronts:
+                self._fronts[kind] = _Front(self._base, self._rows, length)
+        kinds = sorted(set(classes))
+        own = [
+            kinds.index(kind) * len(self._rows) + prompt
+            for kind, prompt in zip(classes, prompts, strict=True)
+        ]
+        return [self._fronts[kind] for kind in kinds], own
+
+
+class _Front:
+    """The keys and values of soft prompts in front of rows of one length class, as leaves."""
+
+    def __init__(self, base: CausalModel, rows: Sequence[Tensor], length: int) -> None:
+        """`length`: of any row of the class."""
+        self.lengths = [len(row) for row in rows]
+        self._base = base
+        self._leaves = _Leaves(self._read(rows, length))
+
+    def carry_on(self) -> None:
+        """See `_Leaves`."""
         self._leaves.carry_on()
 
-    def _read(self, rows: Sequence[Tensor]) -> list[Tensor]:
-        """Keys and values [1, h, P, d] of every layer and prompt, each layer's for each prompt."""
-        if not any(self._lengths):
+    @cached_property
+    def cells(self) -> list[list[tuple[Tensor, Tensor]]]:
+        """By layer and by prompt, keys and values [1, h, P, d]; nothing where there is no prompt."""
+        if not self._leaves.tensors:
             return []
-        reading = _PromptPass(Rows(self._lengths, self._lengths, self._base.device, True), self._base.layers)
-        positions = _places(self._lengths).to(self._base.device)
-        with packed(reading), suppress(Enough):
-            self._base.packed_logits(torch.cat(list(rows)), positions, positions[:1])
+        leaves = iter(self._leaves.tensors)
+        return [[(next(leaves), next(leaves)) for _ in self.lengths] for _ in range(self._base.layers)]
+
+    def _read(self, rows: Sequence[Tensor], length: int) -> list[Tensor]:
+        """Keys and values [1, h, P, d] of every layer and prompt, each layer's for each prompt."""
+        if not any(self.lengths):
+            return []
+        base = self._base
+        reading = _PromptPass(Rows(self.lengths, self.lengths, base.device, True), base.layers)
+        positions = _places(self.lengths).to(base.device)
+        with packed(reading), row_lengths(torch.full_like(positions[None], length)), suppress(Enough):
+            base.packed_logits(torch.cat(list(rows)), positions, positions[:1])
         return [
             part
             for keys, values in reading.seen
-            for pair in zip(
-                *(torch.split(part, self._lengths, dim=2) for part in (keys, values)), strict=True
-            )
+            for pair in zip(*(torch.split(part, self.lengths, dim=2) for part in (keys, values)), strict=True)
             for part in pair
         ]
-
-    @cached_property
-    def _prefixes(self) -> list[list[tuple[Tensor, Tensor]]] | None:
-        """By layer and by prompt, its keys and values; None where nothing stands in front of any text."""
-        if not self._leaves.tensors:
-            return None
-        leaves = iter(self._leaves.tensors)
-        return [[(next(leaves), next(leaves)) for _ in self._lengths] for _ in range(self._base.layers)]
 
 
 # ---- layouts ----
@@ -200,12 +240,14 @@ class _TwoSides:
     """Of an encoder, or of a decoder that also looks at what was encoded."""
 
     def __init__(
-        self, own: Sequence[int], other: Sequence[int], device: torch.device, read: Tensor | None = None
+        self, own: Sequence[int], other: Sequence[int], base: BaseModel, read: Tensor | None = None
     ) -> None:
+        rounds, device = base.rounds_rows, base.device
         # Without a decoder prompt every position predicts a target token.
-        self.read = None if read is None or len(read) == sum(own) else read
+        every = read is None or len(read) == sum(own)
+        self.read = None if read is None or every else _rounded(read, rounds, sum(own)).to(device)
         self.longest = max(*own, *other)
-        self.positions = _places(own).to(device)
+        self.positions = _rounded(_places(own), rounds).to(device)
         self._own, self._other, self._device = own, other, device
 
     @cached_property
@@ -286,6 +328,38 @@ def _places(lengths: Sequence[int], before: Sequence[int] | None = None) -> Tens
     )
 
 
+def _side_by_side(
+    fronts: Sequence[list[list[tuple[Tensor, Tensor]]]],
+) -> list[list[tuple[Tensor, Tensor]]] | None:
+    """By layer, the cells of all `fronts`; None where nothing stands in front of any text."""
+    layers = [[cell for layer in together for cell in layer] for together in zip(*fronts, strict=True)]
+    return layers or None
+
+
+def _spread(numbers: Sequence[int], lengths: Sequence[int], positions: int) -> Tensor:
+    """A number of each row at each of its positions: [1, N], of `positions` with those that are nobody's."""
+    spread = torch.repeat_interleave(torch.tensor(numbers), torch.tensor(lengths))
+    return torch.nn.functional.pad(spread, (0, positions - len(spread)))[None]
+
+
+def _rounded(places: Tensor, rounds: bool, more: int = 0) -> Tensor:
+    """`places` [N] and, if it `rounds`, behind them `more` up to a multiple: one at least, nobody's place.
+
+    Kernels that build code for each number of rows build it for few then, for a few percent more rows.
+    """
+    if not rounds:
+        return places
+    multiple = next(multiple for fewest, multiple in _MULTIPLES if len(places) >= fewest)
+    return torch.nn.functional.pad(places, (0, multiple - len(places) % multiple), value=more)
+
+
+def _packed(rows: Sequence[Tensor], layout: _TwoSides) -> Tensor:
+    """Rows [T_i, H] one behind another, as many positions as `layout` has: [N, H]."""
+    missing = len(layout.positions) - sum(map(len, rows))
+    # Any numbers will do that a model can reckon with.
+    return torch.cat([*rows, rows[0].detach()[:1].expand(missing, -1)])
+
+
 def _target_positions(rows: Sequence[Any], batch: TrainingBatch) -> Tensor:
     """Where packed rows that end with their targets predict these, [R]."""
     ends = accumulate(map(len, rows))
@@ -294,10 +368,10 @@ def _target_positions(rows: Sequence[Any], batch: TrainingBatch) -> Tensor:
 
 
 def _losses_of_rows(logits: Tensor, batch: TrainingBatch) -> Tensor:
-    """Of the logits [R, V] at all target tokens, the summed cross-entropy [B] of each row."""
+    """The summed cross-entropy [B] of each row; the logits [R, V] begin with those at all target tokens."""
     labels = torch.tensor([token for target in batch.targets for token in target], device=logits.device)
     rows = torch.tensor(
         [row for row, target in enumerate(batch.targets) for _ in target], device=logits.device
     )
-    losses = torch.nn.functional.cross_entropy(logits.float(), labels, reduction="none")
+    losses = torch.nn.functional.cross_entropy(logits[: len(labels)].float(), labels, reduction="none")
     return losses.new_zeros(len(batch.targets)).index_add(0, rows, losses)

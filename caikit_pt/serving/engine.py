@@ -143,6 +143,9 @@ class Engine:
             generation = running.generations[row]
             if generation.ended or generation.sequence.finished:
                 running.leave(row)
+            elif generation.sequence.outgrows_its_keys(self.base):
+                running.leave(row)
+                self._scheduler.put_back([generation])
         for generation in generations:
             if not generation.ended:
                 generation.tell()

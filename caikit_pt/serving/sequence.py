@@ -119,6 +119,11 @@ class Sequence:
         """Keys and values that the text and its longest answer need, in positions."""
         return self._base.served_positions(self.row, self._most)
 
+    def outgrows_its_keys(self, base: BaseModel) -> bool:
+        """Whether the row is now so long that `base` computes all of its positions in another way."""
+        positions = self._base.served_positions(self.row, len(self.generated))
+        return base.length_class(positions) != base.length_class(positions - 1)
+
     def take(self, token: int, logits: torch.Tensor) -> None:
         """Extends the answer by a token that was picked from `logits` [V]."""
         described = None

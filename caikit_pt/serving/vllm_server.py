@@ -7,7 +7,7 @@ import json
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from concurrent.futures import Future
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, TypeVar
 
 import httpx2
@@ -20,6 +20,7 @@ from caikit_pt.errors import (
     TooManyRequests,
     WaitedTooLong,
 )
+from caikit_pt.serving.ending import start
 
 Result = TypeVar("Result")
 
@@ -151,6 +152,6 @@ def _loop() -> asyncio.AbstractEventLoop:
     with _LOCK:
         if not _LOOPS:
             loop = asyncio.new_event_loop()
-            threading.Thread(target=loop.run_forever, name="vllm", daemon=True).start()
+            start(loop.run_forever, partial(loop.call_soon_threadsafe, loop.stop), "vllm")
             _LOOPS.append(loop)
         return _LOOPS[0]

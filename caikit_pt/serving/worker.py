@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import threading
 import weakref
+from functools import partial
 
 from caikit_pt.base_model.frozen import BaseModel
 from caikit_pt.serving.backend import Backend
+from caikit_pt.serving.ending import start
 from caikit_pt.serving.engine import Engine
 from caikit_pt.serving.generation import Generation
 from caikit_pt.serving.scheduler import Limits
@@ -25,11 +27,16 @@ class Worker(Backend):
         base.prompts.budget = limits.prompt_bytes
         base.pack()
         self._engine = Engine(base, limits)
-        self._wake = threading.Event()
-        threading.Thread(
-            target=_work, args=(weakref.ref(self._engine), self._wake), name="engine", daemon=True
-        ).start()
-        weakref.finalize(self, self._wake.set)
+        self._wake = wake = threading.Event()
+        ending = threading.Event()
+
+        def stop() -> None:
+            ending.set()
+            wake.set()
+
+        start(partial(_work, weakref.ref(self._engine), wake, ending), stop, "engine")
+        # What it is told when nobody holds it is nothing that the interpreter's end has to wait for.
+        weakref.finalize(self, wake.set).atexit = False
 
     def submit(self, sequence: Sequence) -> Generation:
         generation = self._engine.submit(sequence)
@@ -40,8 +47,8 @@ class Worker(Backend):
         return input_tokens(sequence, self._engine.base)
 
 
-def _work(engine: weakref.ref[Engine], wake: threading.Event) -> None:
-    while True:
+def _work(engine: weakref.ref[Engine], wake: threading.Event, ending: threading.Event) -> None:
+    while not ending.is_set():
         alive = engine()
         if alive is None:
             return

@@ -8,15 +8,22 @@ from copy import deepcopy
 import pytest
 import torch
 
-from caikit_pt.base_model import linear
+from caikit_pt.base_model import fastest, kernels
+from caikit_pt.base_model.fastest import CANDIDATES, Case
 from caikit_pt.base_model.linear import FrozenLinear, bytes_to_pack, freeze_linears, pack_linears
 
 WIDTH, OUT, ROWS = 64, 48, 9
 RELATIVE = 1e-5
 
 needs_onednn = pytest.mark.skipif(
-    not linear._onednn_is_right(), reason="this processor has no use for oneDNN's products"
+    not kernels.onednn_is_right(torch.float32), reason="torch has no oneDNN that is right here"
 )
+
+
+@pytest.fixture(autouse=True)
+def onednn_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every product here is oneDNN's, packed where it can be: what a trial would choose isn't told."""
+    monkeypatch.setattr(fastest, "_CHOSEN", _LastCandidate())
 
 
 @needs_onednn
@@ -77,9 +84,9 @@ def test_packed_weights_give_the_same(rows: int, bias: bool) -> None:
     layer, x = _frozen(OUT, bias), _noise(rows, WIDTH)
     exact = deepcopy(layer).double()(x.double())
     with torch.inference_mode():
-        assert bytes_to_pack(layer) == layer.weight.nbytes
+        assert bytes_to_pack(layer, "some") == layer.weight.nbytes
         pack_linears(layer)
-        assert bytes_to_pack(layer) == 0
+        assert bytes_to_pack(layer, "some") == 0
         _assert_close(layer(x), exact)
 
 
@@ -104,7 +111,25 @@ def test_a_row_is_the_same_bits_in_any_company(packed: bool) -> None:
         assert all(torch.equal(layer(x[:rows]), whole[:rows]) for rows in (2, 3, 8, 31))
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+@needs_onednn
+def test_bfloat16_is_as_right_as_torch_has_it(products: list[int]) -> None:
+    if not kernels.onednn_is_right(torch.bfloat16):
+        pytest.skip("oneDNN has no bfloat16 here")
+    layer, x = _frozen().bfloat16(), _noise(ROWS, WIDTH).bfloat16().requires_grad_()
+    result = layer(x)
+    exact = deepcopy(layer).double()(x.detach().double())
+    plain = torch.nn.functional.linear(x, layer.weight, layer.bias)
+    error, usual = ((each.detach().double() - exact).abs().max() for each in (result, plain))
+    assert float(error) <= 2 * float(usual)
+    result.sum().backward()
+    assert x.grad is not None
+    assert len(products) == 2
+    with torch.inference_mode():
+        pack_linears(layer)
+        assert float((layer(x).double() - exact).abs().max()) <= 2 * float(usual)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
 def test_other_data_types_take_the_product_of_torch(dtype: torch.dtype, products: list[int]) -> None:
     layer, x = _frozen().to(dtype), _noise(ROWS, WIDTH).to(dtype).requires_grad_()
     result = layer(x)
@@ -143,7 +168,7 @@ def test_a_model_keeps_its_names_its_weights_and_its_other_layers() -> None:
     expected = model(x)
     freeze_linears(model)
     frozen = [type(module) is FrozenLinear for module in model]
-    assert frozen == ([True, False, False, True] if linear._onednn_is_right() else [False] * 4)
+    assert frozen == ([True, False, False, True] if kernels.onednn_is_right(torch.float32) else [False] * 4)
     after = model.state_dict()
     assert list(before) == list(after)
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -167,17 +192,27 @@ def test_a_product_that_is_wrong_or_not_there_is_not_used(
             raise AttributeError
         return torch.nn.functional.linear(x, weight, bias) * 1.001
 
-    monkeypatch.setattr(linear, "_product", product)
-    linear._onednn_is_right.cache_clear()
+    monkeypatch.setattr(kernels, "_onednn", product)
+    kernels.onednn_is_right.cache_clear()
     try:
         model = torch.nn.Sequential(torch.nn.Linear(2, 2))
         freeze_linears(model)
         assert type(model[0]) is torch.nn.Linear
     finally:
-        linear._onednn_is_right.cache_clear()
+        kernels.onednn_is_right.cache_clear()
 
 
 # ---- helpers ----
+
+
+class _LastCandidate(dict[Case, str]):
+    """Has chosen the last kernel of each use."""
+
+    def __contains__(self, case: object) -> bool:
+        return True
+
+    def __missing__(self, case: Case) -> str:
+        return CANDIDATES[case.use][-1]
 
 
 class _Scaled(torch.nn.Linear):
@@ -190,15 +225,16 @@ class _Scaled(torch.nn.Linear):
 @pytest.fixture
 def products(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The rows of each product that oneDNN computes from now on."""
-    linear._onednn_is_right()
     rows: list[int] = []
-    real = linear._product
+    for dtype in kernels.DTYPES:
+        kernels.onednn_is_right(dtype)
+    real = kernels._onednn
 
     def spy(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         rows.append(x.shape[:-1].numel())
         return real(x, weight, bias)
 
-    monkeypatch.setattr(linear, "_product", spy)
+    monkeypatch.setattr(kernels, "_onednn", spy)
     return rows
 
 

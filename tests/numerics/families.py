@@ -147,10 +147,29 @@ _PLAIN_SIZES: dict[str, Any] = {name: size for name, size in _SIZES.items() if n
 _OLD_SIZES: dict[str, Any] = {"hidden_size": _HIDDEN, "num_hidden_layers": 2, "num_attention_heads": 4}
 _OLDEST_SIZES: dict[str, Any] = {"n_embd": _HIDDEN, "n_layer": 2, "n_head": 4, "n_positions": 128}
 _WINDOW: dict[str, Any] = {"sliding_window": SLIDING_WINDOW}
+# Rows of more positions are turned by other factors than shorter ones.
+SHORT_ROW = 18
+_LONGROPE: dict[str, Any] = {
+    "rope_type": "longrope",
+    "rope_theta": 10_000.0,
+    "original_max_position_embeddings": SHORT_ROW,
+    "short_factor": [1.0, 1.1, 1.2, 1.3],
+    "long_factor": [1.5, 3.0, 6.0, 9.0],
+}
 MORE_CAUSAL_FAMILIES: Mapping[str, Family] = {
     # Every layer sees the last few positions only, the last layer too.
     "mistral": _more("mistral", **_SIZES, **_WINDOW),
     "phi3": _more("phi3", **_PLAIN_SIZES, **_WINDOW),
+    "phi3_longrope": _more(
+        "phi3", **_PLAIN_SIZES, original_max_position_embeddings=SHORT_ROW, rope_parameters=_LONGROPE
+    ),
+    # The same, and a factor of the angles' size that changes too.
+    "phimoe_longrope": _more(
+        "phimoe",
+        **_PLAIN_SIZES,
+        num_local_experts=4,
+        rope_parameters={**_LONGROPE, "short_mscale": 1.1, "long_mscale": 1.4},
+    ),
     # The last layer alone has a window.
     "olmo3": _more("olmo3", **_SIZES, **_WINDOW, layer_types=["full_attention", "sliding_attention"]),
     "olmo2": _more("olmo2", **_SIZES),

@@ -360,9 +360,9 @@ def test_what_is_told_of_the_text(fake: Fake) -> None:
 
 def test_time_runs_out(fake: Fake) -> None:
     fake.says, fake.pause = [300] * 100, 0.1
-    sequence = answer(fake, max_new_tokens=1000, max_time=0.35)
+    sequence = answer(fake, max_new_tokens=1000, max_time=2)
     assert sequence.finish_reason is FinishReason.TIME_LIMIT
-    assert 0 < len(sequence.generated) < 10
+    assert 0 < len(sequence.generated) < 100
     assert fake.left_alone.wait(5)
 
 
