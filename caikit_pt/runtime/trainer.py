@@ -107,7 +107,9 @@ class PromptTuningTrainer(ModelTrainerBase):
                     "unset; trained models are published in runtime.training.output_dir",
                 )
             id = _checked(external_training_id or training_id or str(uuid.uuid4()))
-            parts = [save_path, *([id] if save_with_id else []), str(model_name)]
+            # No `runtime.training.output_dir`: where prompts are served from.
+            root = save_path or caikit.get_config().runtime.local_models_dir
+            parts = [root, *([id] if save_with_id else []), str(model_name)]
             plan = module_class.plan(*args, **kwargs)
             job = Job(
                 id=id,
