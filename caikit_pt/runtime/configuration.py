@@ -62,7 +62,10 @@ def check() -> list[str]:
     _check_directories(config, now)
     _check_tls(config)
     _check_ports(config)
-    resolve_device("", now)
+    try:
+        resolve_device("", now)
+    except InvalidParameter as error:
+        raise InvalidParameter(as_set("device"), error.value, error.allowed) from None
     return doubtful
 
 
@@ -81,6 +84,9 @@ def _check_directories(config: Mapping[str, Any], now: Settings) -> None:
         if not path.is_dir():
             raise InvalidParameter(as_set(name), str(path), "a directory that is there, or unset")
     models = Path(_value(config, "runtime.local_models_dir"))
+    if models == Path():
+        allowed = "a directory for tuned prompts alone"
+        raise InvalidParameter(as_set("runtime.local_models_dir"), str(models), allowed)
     output = _value(config, "runtime.training.output_dir")
     if output and Path(output).resolve() != models.resolve():
         raise InvalidParameter(

@@ -29,7 +29,7 @@ from caikit.core.model_management.model_trainer_base import ModelTrainerBase, Mo
 
 from caikit_pt import settings
 from caikit_pt.base_model.pool import import_libraries
-from caikit_pt.errors import CaikitPtError, InvalidParameter, StateUnavailable, TooManyJobs, UnknownJob
+from caikit_pt.errors import CaikitPtError, InvalidParameter, StateUnavailable, TooManyJobs, UnknownJob, shown
 from caikit_pt.module import PeftPromptTuning
 from caikit_pt.paths import check_model_name
 from caikit_pt.runtime import job as kinds
@@ -132,7 +132,7 @@ class PromptTuningTrainer(ModelTrainerBase):
         """Raises UnknownJob."""
         job = self.store.find(id)
         if job is None:
-            raise UnknownJob(f"Unknown training_id: {id}")
+            raise UnknownJob(f"Unknown training_id: {shown(id)}")
         return job
 
     def cancel(self, id: str) -> None:
