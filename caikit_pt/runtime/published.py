@@ -11,7 +11,7 @@ from caikit.runtime.model_management.model_manager import ModelManager
 from caikit.runtime.types.caikit_runtime_exception import CaikitRuntimeException
 
 from caikit_pt.errors import InvalidParameter, shown
-from caikit_pt.paths import check_model_name, inside
+from caikit_pt.paths import MAX_NAME_BYTES, check_model_name, inside
 from caikit_pt.runtime.status import caikit_errors
 
 
@@ -23,6 +23,16 @@ class PublishedPrompts(ModelManager):
         if model_id and model_id not in self.loaded_models and not self._holds(model_id):
             raise CaikitRuntimeException(grpc.StatusCode.NOT_FOUND, f"Model {shown(model_id)} not found")
         return super().retrieve_model(model_id)
+
+    def load_model(self, model_id: str, local_model_path: str, *types: Any, **options: Any) -> LoadedModel:
+        """Raises CaikitRuntimeException, INVALID_ARGUMENT where the path can't be one."""
+        _check_path(local_model_path)
+        return super().load_model(model_id, local_model_path, *types, **options)
+
+    def estimate_model_size(self, model_id: str, local_model_path: str, model_type: str) -> int:
+        """Raises CaikitRuntimeException, INVALID_ARGUMENT where the path can't be one."""
+        _check_path(local_model_path)
+        return int(super().estimate_model_size(model_id, local_model_path, model_type))
 
     def deploy_model(self, model_id: str, model_files: dict[str, bytes], **options: Any) -> LoadedModel:
         """Raises CaikitRuntimeException, INVALID_ARGUMENT where the id is no plain name."""
@@ -43,3 +53,9 @@ class PublishedPrompts(ModelManager):
             return False
         half_written = any(part.startswith(".") for part in path.parts[-1:])
         return not half_written and ((path / "config.yml").is_file() or zipfile.is_zipfile(path))
+
+
+def _check_path(path: str) -> None:
+    with caikit_errors():
+        if "\0" in path or any(len(part.encode()) > MAX_NAME_BYTES for part in path.split("/")):
+            raise InvalidParameter("modelPath", path, f"a path of names of up to {MAX_NAME_BYTES} bytes")

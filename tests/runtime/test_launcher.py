@@ -148,7 +148,7 @@ def test_a_model_id_that_is_none(client: TuningClient, directory: Path, id: str)
 
 
 def test_a_directory_beside_is_no_model(client: TuningClient, directory: Path) -> None:
-    """What a server's own directory holds isn't served, as caikit would where the directory of models lacks it."""
+    """caikit takes an id that isn't in the directory of models for a path from where the server stands."""
     with pytest.raises(ServerError) as error:
         client.generate("models/first", "hello")
     assert error.value.status == "NOT_FOUND"
@@ -174,8 +174,24 @@ def test_a_model_id_to_manage_that_is_none(port: int, id: str) -> None:
         stub = package.stub_class(channel)
         deployed = DeployModelRequest.get_proto_class()(model_id=id)
         deployed.model_files.append(message_factory.GetMessageClass(file)(filename="config.yml", data=b"x"))
-        undeployed = UndeployModelRequest(model_id=id).to_proto()
-        for call in (lambda: stub.DeployModel(deployed), lambda: stub.UndeployModel(undeployed)):
+        undeployed = UndeployModelRequest.get_proto_class()(model_id=id)
+        for rpc, request in ((stub.DeployModel, deployed), (stub.UndeployModel, undeployed)):
             with pytest.raises(grpc.RpcError) as error:
-                call()
+                rpc(request)
             assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+@pytest.mark.parametrize("path", [LONG, "a\0b"])
+def test_a_path_to_load_that_is_none(port: int, path: str) -> None:
+    from caikit.runtime.protobufs import model_runtime_pb2 as messages
+    from caikit.runtime.protobufs import model_runtime_pb2_grpc as services
+
+    with grpc.insecure_channel(f"localhost:{port}") as channel:
+        stub = services.ModelRuntimeStub(channel)
+        named = {"modelId": path, "modelPath": path, "modelType": "x"}
+        load, predict = messages.LoadModelRequest(**named), messages.PredictModelSizeRequest(**named)
+        for rpc, request in ((stub.loadModel, load), (stub.predictModelSize, predict)):
+            with pytest.raises(grpc.RpcError) as error:
+                rpc(request)
+            assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+            assert len(error.value.details() or "") < 250
