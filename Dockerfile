@@ -12,15 +12,14 @@ FROM python:3.12-slim
 RUN useradd --uid 1000 --create-home caikit \
     && install -d -o caikit /data/base_models /data/source_prompts /data/training /data/models /data/state
 COPY --from=build /opt/caikit_pt /opt/caikit_pt
-COPY runtime_config.yaml /etc/caikit_pt/runtime_config.yaml
+# caikit-health-probe reads caikit's own settings and these: it wouldn't know that there is no HTTP.
 ENV PATH=/opt/caikit_pt/bin:$PATH \
-    CONFIG_FILES=/etc/caikit_pt/runtime_config.yaml \
     BASE_MODELS_DIR=/data/base_models \
     SOURCE_PROMPT_BASE=/data/source_prompts \
     DATA_STREAMS_FILE_SOURCE_BASE=/data/training \
     RUNTIME_LOCAL_MODELS_DIR=/data/models \
-    RUNTIME_TRAINING_OUTPUT_DIR=/data/models \
     STATE_DIR=/data/state \
+    RUNTIME_HTTP_ENABLED=false \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
 # What outlives the container: mount volumes here.

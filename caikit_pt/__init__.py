@@ -3,6 +3,15 @@
 import os
 from typing import TYPE_CHECKING
 
+from caikit_pt import config_files
+from caikit_pt.errors import InvalidParameter
+
+try:
+    # caikit reads them as it is imported, and what it can't read ends in a traceback.
+    config_files.contents()
+except InvalidParameter as error:
+    raise SystemExit(f"caikit_pt: {error}") from None
+
 import caikit
 
 caikit.configure(os.path.join(os.path.dirname(__file__), "config.yml"))

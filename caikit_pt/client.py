@@ -329,15 +329,11 @@ class _Stubs:
     """caikit makes messages and stubs of the installed module; it takes a second or two."""
 
     def __init__(self, channel: grpc.Channel) -> None:
-        import logging
-
         from caikit.runtime.service_factory import ServicePackageFactory as Factory
 
         import caikit_pt  # noqa: F401
         from caikit_pt.runtime.tuning_service import service
 
-        # It warns of each module with two tasks, and ours has two.
-        logging.getLogger("RNTM-NAMES").setLevel(logging.ERROR)
         kinds = Factory.ServiceType
         training, inference = (
             Factory.get_service_package(kind) for kind in (kinds.TRAINING, kinds.INFERENCE)

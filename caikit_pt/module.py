@@ -5,6 +5,7 @@ The order of the tasks, the name of the class, and the names and order of the ar
 what caikit can turn into protobuf: Optional and Union, no strings.
 """
 
+import logging
 from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
@@ -56,6 +57,10 @@ from caikit_pt.tuning.verbalizer import Verbalizer
 
 _Decay = Optional[Union[Tuple[int, float], ExponentialDecayLengthPenalty]]
 _Records = Union[DataStream[GenerationTrainRecord], DataStream[ClassificationTrainRecord]]
+
+# caikit names the train RPC by the first of a module's tasks, and warns each time that it does where there
+# are more. The two are meant, and the name is wire API (protos/).
+logging.getLogger("RNTM-NAMES").addFilter(lambda record: "<RUN35134050W>" not in str(record.msg))
 
 
 # The id is caikit-nlp's, so that prompts that it saved are loaded here.

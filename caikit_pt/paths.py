@@ -10,7 +10,7 @@ from caikit_pt.errors import InvalidParameter
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 
 # Beyond these a file system answers with an error of its own.
-_MAX_NAME_BYTES = 240
+MAX_NAME_BYTES = 240
 _MAX_PATH_BYTES = 1024
 
 
@@ -24,8 +24,8 @@ def inside(root: str | Path, name: str, field: str, error: type[InvalidParameter
     parts = Path(name).parts
     if not name or "\0" in name or Path(name).is_absolute() or ".." in parts:
         raise error(field, name, allowed)
-    if len(name.encode()) > _MAX_PATH_BYTES or any(len(part.encode()) > _MAX_NAME_BYTES for part in parts):
-        raise error(field, name, f"a path of up to {_MAX_PATH_BYTES} bytes, {_MAX_NAME_BYTES} a part")
+    if len(name.encode()) > _MAX_PATH_BYTES or any(len(part.encode()) > MAX_NAME_BYTES for part in parts):
+        raise error(field, name, f"a path of up to {_MAX_PATH_BYTES} bytes, {MAX_NAME_BYTES} a part")
     real_root = Path(root).resolve()
     path = (real_root / name).resolve()
     if path == real_root or not path.is_relative_to(real_root):

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from caikit_pt.errors import InvalidParameter
+from caikit_pt.parameters.table import Limits, Parameter
+from caikit_pt.parameters.tuning import DTYPES, PRESET_PARAMETERS, TUNING_PARAMETERS
 
-LINEAR_KERNELS = ("", "torch", "onednn")
+# Words that an environment variable may say true and false in.
+_TRUTHS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+_TASKS = (*TUNING_PARAMETERS["tuning_task"].choices, "default")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +38,7 @@ class Settings:
     cache_dir: str = ""
     source_prompt_base: str = ""
     tuning_presets: tuple[Mapping[str, Any], ...] = ()
-    tuning_limits: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    tuning_limits: Limits = field(default_factory=dict)
     max_new_tokens_limit: int = 4096
     join_trainings: bool = False
     max_batch_size: int = 64
@@ -58,37 +62,119 @@ class Settings:
         return Path(self.cache_dir or f"{caches}/caikit_pt").expanduser()
 
 
+def row(name: str, kind: type, low: float | None = None, high: float | None = None, **more: Any) -> Parameter:
+    """What a setting of one value may hold; its meaning and its default stand in config.yml."""
+    return Parameter(name, kind, "", low=low, high=high, **more)
+
+
+_ROWS = (
+    row("base_models_dir", str),
+    row("allow_downloads", bool),
+    row("device", str),
+    row("torch_dtype", str, choices=DTYPES),
+    row("linear_kernel", str, choices=("torch", "onednn")),
+    row("cache_dir", str),
+    row("source_prompt_base", str),
+    row("max_new_tokens_limit", int, 1),
+    row("join_trainings", bool),
+    row("max_batch_size", int, 1),
+    row("max_waiting_requests", int, 1),
+    row("max_wait_seconds", float, 0, above_low=True),
+    row("max_prefill_tokens", int, 1),
+    row("kv_cache_mib", int, 0),
+    row("prompt_cache_mib", int, 0),
+    row("state_dir", str),
+    row("slots", int, 0),
+    row("max_queued", int, 0),
+    row("checkpoint_seconds", float, 0),
+    row("max_attempts", int, 1),
+    row("retention_days", float, 0),
+)
+
+
 def current() -> Settings:
-    """The settings as caikit has them now."""
+    """The settings as caikit has them now. Raises InvalidParameter for the first that may not be."""
     import caikit
 
-    config = caikit.get_config()
-    return Settings(
-        base_models_dir=config.base_models_dir or "",
-        allow_downloads=_truth(config.allow_downloads),
-        device=config.device or "",
-        torch_dtype=config.torch_dtype or "",
-        linear_kernel=_one_of("linear_kernel", config.linear_kernel or "", LINEAR_KERNELS),
-        cache_dir=config.cache_dir or "",
-        source_prompt_base=config.source_prompt_base or "",
-        tuning_presets=tuple(config.tuning_presets or ()),
-        tuning_limits={name: (low, high) for name, (low, high) in (config.tuning_limits or {}).items()},
-        max_new_tokens_limit=int(config.max_new_tokens_limit),
-        join_trainings=_truth(config.join_trainings),
-        max_batch_size=int(config.max_batch_size),
-        max_waiting_requests=int(config.max_waiting_requests),
-        max_wait_seconds=float(config.max_wait_seconds),
-        max_prefill_tokens=int(config.max_prefill_tokens),
-        kv_cache_mib=int(config.kv_cache_mib),
-        prompt_cache_mib=int(config.prompt_cache_mib),
-        backends=tuple(_remote(entry) for entry in config.backends or ()),
-        state_dir=config.state_dir or "state",
-        slots=int(config.slots),
-        max_queued=int(config.max_queued),
-        checkpoint_seconds=float(config.checkpoint_seconds),
-        max_attempts=int(config.max_attempts),
-        retention_days=float(config.retention_days),
-    )
+    return typed(caikit.get_config())
+
+
+def typed(config: Mapping[str, Any]) -> Settings:
+    """The settings in `config`; what is unset or empty has its default. Raises InvalidParameter."""
+    readers = {
+        **{row.name: _reader(row) for row in _ROWS},
+        "tuning_presets": _presets,
+        "tuning_limits": _limits,
+        "backends": _remotes,
+    }
+    names = [one.name for one in fields(Settings) if config.get(one.name) not in (None, "")]
+    return Settings(**{name: readers[name](config[name]) for name in names})
+
+
+def checked(row: Parameter, value: Any) -> Any:
+    """`value` as its row wants it. Raises InvalidParameter that names what it was set by."""
+    if row.kind is bool:
+        value = _TRUTHS.get(str(value).strip().lower(), value)
+    try:
+        return row.check(value)
+    except InvalidParameter as error:
+        # aconfig reads what it can of an environment variable as a number or a truth.
+        hint = ", and a name that reads as a number or a truth as ./NAME" if error.allowed == "text" else ""
+        raise InvalidParameter(as_set(row.name), value, error.allowed + hint) from None
+
+
+def as_set(name: str) -> str:
+    """The environment variable that a setting was set by, else its dotted name."""
+    return variable(name) if variable(name) in os.environ else name
+
+
+def variable(name: str) -> str:
+    """The environment variable that overrides a setting."""
+    return name.replace(".", "_").replace("-", "_").upper()
+
+
+def _reader(row: Parameter) -> Any:
+    return lambda value: checked(row, value)
+
+
+def _presets(value: Any) -> tuple[Mapping[str, Any], ...]:
+    """Raises InvalidParameter where an entry isn't `{base_model: PATTERN, tasks: {TASK: {NAME: VALUE}}}`."""
+    for entry in _list("tuning_presets", value):
+        whole = isinstance(entry, Mapping) and set(entry) == {"base_model", "tasks"}
+        if not whole or not isinstance(entry["tasks"], Mapping):
+            form = "{base_model: PATTERN, tasks: {TASK: {NAME: VALUE}}} for each"
+            raise InvalidParameter("tuning_presets", _plain(entry), form)
+        for task, values in entry["tasks"].items():
+            if task not in _TASKS:
+                raise InvalidParameter("tuning_presets.tasks", task, ", ".join(_TASKS))
+            for name, preset in values.items():
+                if name not in PRESET_PARAMETERS:
+                    raise InvalidParameter(f"tuning_presets.tasks.{task}", name, ", ".join(PRESET_PARAMETERS))
+                _check_of("tuning_presets", name, preset)
+    return tuple(value)
+
+
+def _limits(value: Any) -> Limits:
+    """Raises InvalidParameter where an entry isn't a parameter with a lowest and a highest number."""
+    if not isinstance(value, Mapping):
+        raise InvalidParameter(as_set("tuning_limits"), value, "NAME: [LOWEST, HIGHEST] for each")
+    numbers = [one.name for one in TUNING_PARAMETERS if one.kind in (int, float)]
+    limits = {}
+    for name, ends in value.items():
+        if name not in numbers:
+            raise InvalidParameter("tuning_limits", name, ", ".join(numbers))
+        # caikit puts the list of a later file before that of an earlier one, and reads each file twice.
+        pair = list(ends)[:2] if isinstance(ends, list | tuple) and len(ends) % 2 == 0 else []
+        if not pair or not _check_of("tuning_limits", name, pair[0]) <= _check_of(
+            "tuning_limits", name, pair[1]
+        ):
+            raise InvalidParameter(f"tuning_limits.{name}", ends, "[LOWEST, HIGHEST]")
+        limits[name] = (pair[0], pair[1])
+    return limits
+
+
+def _remotes(value: Any) -> tuple[Remote, ...]:
+    return tuple(_remote(entry) for entry in _list("backends", value))
 
 
 def _remote(entry: Any) -> Remote:
@@ -97,18 +183,25 @@ def _remote(entry: Any) -> Remote:
     whole = set(named) == {"base_model", "vllm", "model"} and all(named.values())
     if not whole or not str(named["vllm"]).startswith(("http://", "https://")):
         raise InvalidParameter(
-            "backends", entry, "{base_model: PATTERN, vllm: http://HOST:PORT, model: NAME} for each"
+            "backends", _plain(entry), "{base_model: PATTERN, vllm: http://HOST:PORT, model: NAME} for each"
         )
     return Remote(**{name: str(value).rstrip("/") for name, value in named.items()})
 
 
-def _one_of(name: str, value: str, allowed: Sequence[str]) -> str:
-    """`value`. Raises InvalidParameter where it isn't allowed."""
-    if value not in allowed:
-        raise InvalidParameter(name, value, "empty, " + ", ".join(filter(None, allowed)))
-    return value
+def _list(name: str, value: Any) -> list[Any]:
+    if not isinstance(value, list | tuple):
+        raise InvalidParameter(name, _plain(value), "a list, in a file that CONFIG_FILES names")
+    return list(value)
 
 
-def _truth(value: object) -> bool:
-    """Environment variables are text: `false` and `0` are not true."""
-    return value.strip().lower() in ("1", "true", "yes") if isinstance(value, str) else bool(value)
+def _check_of(setting: str, name: str, value: Any) -> Any:
+    """`value` for a parameter of a train request. Raises InvalidParameter with the setting's name, too."""
+    try:
+        return TUNING_PARAMETERS[name].check(value)
+    except InvalidParameter as error:
+        raise InvalidParameter(f"{setting}, {name}", value, error.allowed) from None
+
+
+def _plain(value: Any) -> Any:
+    """As a reader wrote it: without the names of aconfig's classes."""
+    return dict(value) if isinstance(value, Mapping) else value

@@ -6,7 +6,6 @@ protos/.
 
 from __future__ import annotations
 
-import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,8 +29,6 @@ class Client:
         os.environ.setdefault("CONFIG_FILES", str(ROOT / "runtime_config.yaml"))
         import caikit_pt  # noqa: F401
 
-        # It warns of each module with two tasks, and ours has two.
-        logging.getLogger("RNTM-NAMES").setLevel(logging.ERROR)
         self.port = port
         kinds = Factory.ServiceType
         channel = grpc.insecure_channel(f"localhost:{port}")

@@ -28,7 +28,6 @@ def server(models: Path, settings: Mapping[str, str] | None = None) -> Iterator[
         "RUNTIME_GRPC_PORT": str(port),
         "RUNTIME_METRICS_ENABLED": "false",
         "RUNTIME_LOCAL_MODELS_DIR": str(models),
-        "RUNTIME_TRAINING_OUTPUT_DIR": str(models),
         "STATE_DIR": str(models.with_suffix(".state")),
         **(settings or {}),
     }

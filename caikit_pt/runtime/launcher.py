@@ -4,21 +4,40 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Iterable
 from typing import Any
 
+from grpc_health.v1 import health
+from grpc_reflection.v1alpha import reflection
+
 from caikit_pt.errors import CaikitPtError
+
+_LOG = logging.getLogger(__name__)
 
 
 def serve() -> None:
     """Until SIGTERM or SIGINT. Raises SystemExit where it can't start."""
     import caikit
     from caikit.core import MODEL_MANAGER
-    from caikit.runtime.grpc_server import RuntimeGRPCServer
+    from caikit.core.toolkit.logging import configure
 
+    from caikit_pt.runtime.configuration import check
+
+    try:
+        doubtful = check()
+    except CaikitPtError as error:
+        raise SystemExit(f"caikit_pt: {error}") from None
+    configure()
+    for text in doubtful:
+        _LOG.warning(text)
+    # Its import makes what the settings say of threads.
+    from caikit.runtime import grpc_server
+
+    from caikit_pt.runtime.published import PublishedPrompts
     from caikit_pt.runtime.trainer import PromptTuningTrainer
     from caikit_pt.runtime.tuning_service import TuningServicer, service
 
-    class Server(RuntimeGRPCServer):
+    class Server(grpc_server.RuntimeGRPCServer):
         """The runtime, with one service more."""
 
         def __init__(self) -> None:
@@ -41,11 +60,28 @@ def serve() -> None:
                 self.tuning.stop()
 
     logging.getLogger("MDLMNG").addFilter(_is_news)
+    # caikit takes the manager that there is.
+    PublishedPrompts()
+    # caikit says once, as it builds its server, which services reflection is to show.
+    grpc_server.reflection = Reflection(service().descriptor.full_name)
     try:
         server = Server()
     except CaikitPtError as error:
         raise SystemExit(f"caikit_pt: {error}") from None
     server.start(blocking=True)
+
+
+class Reflection:
+    """grpc_reflection, with more services than those that it is told of."""
+
+    SERVICE_NAME = reflection.SERVICE_NAME
+
+    def __init__(self, *services: str) -> None:
+        self._services = (*services, health.SERVICE_NAME)
+
+    def enable_server_reflection(self, services: Iterable[str], server: Any) -> None:
+        """As that of grpc_reflection."""
+        reflection.enable_server_reflection({*services, *self._services}, server)
 
 
 def _is_news(record: logging.LogRecord) -> bool:

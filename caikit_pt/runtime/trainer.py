@@ -29,7 +29,7 @@ from caikit.core.model_management.model_trainer_base import ModelTrainerBase, Mo
 
 from caikit_pt import settings
 from caikit_pt.base_model.pool import import_libraries
-from caikit_pt.errors import CaikitPtError, InvalidParameter, StateUnavailable, TooManyJobs, UnknownJob
+from caikit_pt.errors import CaikitPtError, InvalidParameter, StateUnavailable, TooManyJobs, UnknownJob, shown
 from caikit_pt.module import PeftPromptTuning
 from caikit_pt.paths import check_model_name
 from caikit_pt.runtime import job as kinds
@@ -107,7 +107,9 @@ class PromptTuningTrainer(ModelTrainerBase):
                     "unset; trained models are published in runtime.training.output_dir",
                 )
             id = _checked(external_training_id or training_id or str(uuid.uuid4()))
-            parts = [save_path, *([id] if save_with_id else []), str(model_name)]
+            # No `runtime.training.output_dir`: where prompts are served from.
+            root = save_path or caikit.get_config().runtime.local_models_dir
+            parts = [root, *([id] if save_with_id else []), str(model_name)]
             plan = module_class.plan(*args, **kwargs)
             job = Job(
                 id=id,
@@ -130,7 +132,7 @@ class PromptTuningTrainer(ModelTrainerBase):
         """Raises UnknownJob."""
         job = self.store.find(id)
         if job is None:
-            raise UnknownJob(f"Unknown training_id: {id}")
+            raise UnknownJob(f"Unknown training_id: {shown(id)}")
         return job
 
     def cancel(self, id: str) -> None:

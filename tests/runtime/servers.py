@@ -48,7 +48,6 @@ class Server:
             "RUNTIME_GRPC_PORT": str(self.port),
             "RUNTIME_METRICS_ENABLED": "false",
             "RUNTIME_LOCAL_MODELS_DIR": str(self.models),
-            "RUNTIME_TRAINING_OUTPUT_DIR": str(self.models),
             "STATE_DIR": str(self.state),
             **self._settings,
         }

@@ -400,7 +400,7 @@ def test_a_full_disk_refuses_jobs_and_loses_none(
 def test_a_full_disk_delays_a_publication(servers: list[Server], tmp_path: Path, small_disk: Path) -> None:
     models = small_disk / "models"
     models.mkdir()
-    settings = {"RUNTIME_LOCAL_MODELS_DIR": models, "RUNTIME_TRAINING_OUTPUT_DIR": models}
+    settings = {"RUNTIME_LOCAL_MODELS_DIR": models}
     _, client = start(servers, tmp_path, **settings)
     filler = small_disk / "filler"
     with pytest.raises(OSError, match="No space left"):

@@ -1,0 +1,197 @@
+"""The server by the package's own settings, in an empty directory, and the edges of its wire."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf import descriptor_pool, message_factory
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+
+from caikit_pt.client import COMPLETED, ServerError, TuningClient
+from examples.local_server import ROOT, free_port, wait_until_serving
+from tests.conftest import BASE_MODELS, LLAMA
+from tests.runtime.servers import QUICK, RECORDS
+
+LONG = "n" * 5000
+BAD_IDS = [
+    LONG,
+    "..",
+    "/etc",
+    "../models/first",
+    ".",
+    ".first.new",
+    "first/../first",
+    "//",
+    "a/" * 500,
+    "junk",
+]
+
+
+def environment(**settings: str) -> dict[str, str]:
+    """Nobody's settings but these. PYTHONPATH stands for an installed package."""
+    others = {
+        name: value for name, value in os.environ.items() if not name.startswith(("RUNTIME_", "CONFIG_"))
+    }
+    return {**others, "PYTHONPATH": str(ROOT), **settings}
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("alone")
+
+
+@pytest.fixture(scope="module")
+def port(directory: Path) -> Iterator[int]:
+    """A server whose only setting is BASE_MODELS_DIR (and ports that are free)."""
+    port = free_port()
+    settings = {
+        "BASE_MODELS_DIR": str(BASE_MODELS),
+        "BASE_MODEL_DIR": "a slip",
+        "RUNTIME_GRPC_PORT": str(port),
+        "RUNTIME_METRICS_PORT": str(free_port()),
+    }
+    with (directory / "log").open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "caikit_pt.runtime"],
+            cwd=directory,
+            env=environment(**settings),
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        wait_until_serving(process, port)
+        yield port
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+@pytest.fixture(scope="module")
+def client(port: int) -> Iterator[TuningClient]:
+    with TuningClient(f"localhost:{port}") as client:
+        yield client
+
+
+def test_one_setting_makes_a_working_server(client: TuningClient, directory: Path) -> None:
+    id = client.tune("first", base_model=LLAMA, records=RECORDS, **QUICK)
+    assert [event.state for event in client.watch(id)][-1] == COMPLETED
+    assert client.generate("first", "The chair is awful", max_new_tokens=3)
+    assert (directory / "models" / "first" / "config.yml").is_file()
+
+
+def test_the_log_of_a_start(port: int, directory: Path) -> None:
+    log = (directory / "log").read_text()
+    assert "Multiple tasks" not in log
+    assert "BASE_MODEL_DIR sets nothing here. Was BASE_MODELS_DIR meant?" in log
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("MAX_QUEUED", "abc"), ("RUNTIME_TRAINING_OUTPUT_DIR", "elsewhere"), ("LOG", "debug")]
+)
+def test_a_start_that_is_refused_ends_in_a_line(tmp_path: Path, name: str, value: str) -> None:
+    settings = {"RUNTIME_GRPC_PORT": str(free_port()), "RUNTIME_METRICS_PORT": str(free_port()), name: value}
+    ended = subprocess.run(
+        [sys.executable, "-m", "caikit_pt.runtime"],
+        cwd=tmp_path,
+        env=environment(**settings),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ended.returncode == 1
+    assert ended.stderr.startswith(f"caikit_pt: {name}: '{value}' is not allowed. Allowed: ")
+    assert ended.stderr.count("\n") == 1
+
+
+def test_a_client_that_knows_nothing_but_reflection(port: int) -> None:
+    with grpc.insecure_channel(f"localhost:{port}") as channel:
+        database = ProtoReflectionDescriptorDatabase(channel)
+        services = list(database.get_services())
+        assert {"caikit_pt.TuningService", "grpc.health.v1.Health"} <= set(services)
+        pool = descriptor_pool.DescriptorPool(database)
+        described = pool.FindServiceByName("caikit_pt.TuningService")
+        names = {method.name for method in described.methods}
+        assert names == {"ListTrainings", "GetTraining", "WatchTraining", "CheckTraining"}
+        assert described.methods_by_name["WatchTraining"].server_streaming
+
+        def call(name: str, **request: Any) -> Any:
+            method = described.methods_by_name[name]
+            asked = message_factory.GetMessageClass(method.input_type)(**request)
+            answer = message_factory.GetMessageClass(method.output_type).FromString
+            path = f"/{described.full_name}/{name}"
+            return channel.unary_unary(path, type(asked).SerializeToString, answer)(asked)
+
+        listed = call("ListTrainings", page_size=5)
+        assert all(training.base_model == LLAMA for training in listed.trainings)
+        with pytest.raises(grpc.RpcError) as error:
+            call("CheckTraining", model_name="x")
+        assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+@pytest.mark.parametrize("id", BAD_IDS)
+def test_a_model_id_that_is_none(client: TuningClient, directory: Path, id: str) -> None:
+    (directory / "models" / "junk").mkdir(exist_ok=True)
+    for ask in (client.generate, lambda *asked: list(client.stream(*asked))):
+        with pytest.raises(ServerError) as error:
+            ask(id, "hello")
+        assert error.value.status == "NOT_FOUND"
+        assert len(str(error.value)) < 200
+        assert str(directory) not in str(error.value)
+        assert "config.yml" not in str(error.value)
+
+
+def test_a_directory_beside_is_no_model(client: TuningClient, directory: Path) -> None:
+    """caikit takes an id that isn't in the directory of models for a path from where the server stands."""
+    with pytest.raises(ServerError) as error:
+        client.generate("models/first", "hello")
+    assert error.value.status == "NOT_FOUND"
+
+
+@pytest.mark.parametrize("id", [LONG, "é" * 5000, "a\0b", "../x"])
+def test_a_training_id_that_is_none(client: TuningClient, id: str) -> None:
+    for ask in (client.training, client.cancel, lambda id: list(client.watch(id))):
+        with pytest.raises(ServerError) as error:
+            ask(id)
+        assert error.value.status == "NOT_FOUND"
+        assert len(str(error.value)) < 200
+
+
+@pytest.mark.parametrize("id", [LONG, "..", "a\0b", "/etc/x"])
+def test_a_model_id_to_manage_that_is_none(port: int, id: str) -> None:
+    from caikit.interfaces.runtime.data_model import DeployModelRequest, UndeployModelRequest
+    from caikit.runtime.service_factory import ServicePackageFactory as Factory
+
+    package = Factory.get_service_package(Factory.ServiceType.MODEL_MANAGEMENT)
+    file = DeployModelRequest.get_proto_class().DESCRIPTOR.fields_by_name["model_files"].message_type
+    with grpc.insecure_channel(f"localhost:{port}") as channel:
+        stub = package.stub_class(channel)
+        deployed = DeployModelRequest.get_proto_class()(model_id=id)
+        deployed.model_files.append(message_factory.GetMessageClass(file)(filename="config.yml", data=b"x"))
+        undeployed = UndeployModelRequest.get_proto_class()(model_id=id)
+        for rpc, request in ((stub.DeployModel, deployed), (stub.UndeployModel, undeployed)):
+            with pytest.raises(grpc.RpcError) as error:
+                rpc(request)
+            assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+@pytest.mark.parametrize("path", [LONG, "a\0b"])
+def test_a_path_to_load_that_is_none(port: int, path: str) -> None:
+    from caikit.runtime.protobufs import model_runtime_pb2 as messages
+    from caikit.runtime.protobufs import model_runtime_pb2_grpc as services
+
+    with grpc.insecure_channel(f"localhost:{port}") as channel:
+        stub = services.ModelRuntimeStub(channel)
+        named = {"modelId": path, "modelPath": path, "modelType": "x"}
+        load, predict = messages.LoadModelRequest(**named), messages.PredictModelSizeRequest(**named)
+        for rpc, request in ((stub.loadModel, load), (stub.predictModelSize, predict)):
+            with pytest.raises(grpc.RpcError) as error:
+                rpc(request)
+            assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+            assert len(error.value.details() or "") < 250
