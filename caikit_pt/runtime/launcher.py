@@ -6,7 +6,7 @@ import logging
 import threading
 from typing import Any
 
-from caikit_pt.errors import CaikitPtError
+from caikit_pt.errors import CaikitPtError, without_excerpts
 
 
 def serve() -> None:
@@ -41,6 +41,8 @@ def serve() -> None:
                 self.tuning.stop()
 
     logging.getLogger("MDLMNG").addFilter(_is_news)
+    for channel in ("GT-SERVICR-I", "SERVER-WRAPR"):
+        logging.getLogger(channel).addFilter(_without_excerpts)
     try:
         server = Server()
     except CaikitPtError as error:
@@ -51,3 +53,15 @@ def serve() -> None:
 def _is_news(record: logging.LogRecord) -> bool:
     """caikit takes an id for one that names its trainer; that it doesn't is an error to it, at every poll."""
     return "<COR55057389E>" not in str(record.msg)
+
+
+def _without_excerpts(record: logging.LogRecord) -> bool:
+    """caikit logs what it refuses; what a user has sent isn't for the log."""
+    if isinstance(record.msg, dict):
+        record.msg = {
+            name: without_excerpts(told) if isinstance(told, str) else told
+            for name, told in record.msg.items()
+        }
+    elif isinstance(record.msg, str):
+        record.msg = without_excerpts(record.msg)
+    return True
