@@ -369,8 +369,9 @@ class TuningParameters:
     validation_share: float
     validation_steps: int
     early_stopping_patience: int
-    input_field: str
-    output_field: str
+    # Jobs that were queued by a release without them have none.
+    input_field: str = ""
+    output_field: str = ""
     origins: Mapping[str, str]
 
     @property

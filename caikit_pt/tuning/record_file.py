@@ -96,9 +96,7 @@ class _Text:
             except UnicodeDecodeError as error:
                 _refuse_bytes(at, error)
             if "\0" in text:
-                at.behind(text[: text.index("\0")]).refuse(
-                    "a NUL", f"{_IN_UTF8}, without NUL characters; UTF-16 without its mark looks like this"
-                )
+                _refuse_nul(at, text)
             at = at.behind(text)
             yield text
             if not piece:
@@ -155,8 +153,16 @@ class _Position:
         raise InvalidRecord("file", f"{self}: {found}", expected) from None
 
 
+def _refuse_nul(at: _Position, text: str) -> NoReturn:
+    at.behind(text[: text.index("\0")]).refuse(
+        "a NUL", f"{_IN_UTF8}, without NUL characters; UTF-16 without its mark looks like this"
+    )
+
+
 def _refuse_bytes(at: _Position, error: UnicodeDecodeError) -> NoReturn:
     before = error.object[: error.start].decode(error.encoding, "ignore").replace("\r\n", "\n")
+    if "\0" in before:
+        _refuse_nul(at, before)
     found = f"byte 0x{error.object[error.start]:02X}"
     line = before[before.rfind("\n") + 1 :]
     if line:
