@@ -371,7 +371,9 @@ def _records(file: Path, stream: str, asked: Asked) -> Records:
     try:
         records = read_records(rows(file, str(file)), stream, asked)
     except InvalidRecord as error:
-        raise _Wrong(f"{error.value}. Expected: {error.allowed}") from None
+        told = str(error.value)
+        told = told if told.startswith(str(file)) else f"{file}: {told}"
+        raise _Wrong(f"{told}. Expected: {error.allowed}") from None
     for doubt in field_doubts(records):
         print(f"{file}: {doubt}", file=sys.stderr)
     return records

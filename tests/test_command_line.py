@@ -198,6 +198,7 @@ def test_health(address: str, capfd: pytest.CaptureFixture[str]) -> None:
             [json.dumps(RECORDS[0]), "", '{"input": "secret", "output"'],
             ", line 3, column 29: the end, which isn't JSON",
         ),
+        ([""], ": no records. Expected: at least one record"),
         (["[7]"], ", line 1, column 1: “[7]”. Expected: a record a line"),
         (
             ['{"input": "secret", "output": 4}'],
@@ -248,7 +249,7 @@ def test_fields_of_other_names(
     file.write_text("question;answer\n" + "".join(f"{one['input']};{one['output']}\n" for one in RECORDS))
     request = ["check", "never", f"--base-model={T5}", f"--train={file}", *QUICKLY, address, "--json"]
     assert main(request) == 2
-    assert "fields “question”, “answer”. Expected: " in capfd.readouterr().err
+    assert "line 1, column 1: fields “question”, “answer”" in capfd.readouterr().err
     assert main([*request, "--input-field=question", "--output-field=answer"]) == 0
     out, told = capfd.readouterr()
     assert (json.loads(out)["records"], told) == (len(RECORDS), "")

@@ -403,7 +403,8 @@ def _delimiter(header: str, at: _Position) -> str:
         found = {one: names for (one, names), good in zip(found.items(), sure, strict=True) if good}
     if len(found) != 1:
         at.refuse(
-            excerpt(header.strip()), 'a header of two names or more, with ",", ";", "|" or a tab in between'
+            excerpt(header.strip()),
+            'a header of two names or more, with one of ",", ";", "|" and tab in between',
         )
     return next(iter(found))
 

@@ -119,6 +119,21 @@ def test_a_directory(client: TuningClient, name: str) -> None:
     assert check(client, stream, **named(name))["records"] == len(RECORDS) + (name == "plain.jsonl")
 
 
+def test_parquet(client: TuningClient, root: Path) -> None:
+    """From every source, with the extra that `make test` installs."""
+    arrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    (root / "tables").mkdir()
+    parquet.write_table(arrow.Table.from_pylist(RECORDS), root / "tables" / "a.PARQUET")
+    for stream in (
+        {"file": {"filename": "tables/a.PARQUET"}},
+        {"list_of_files": {"files": ["tables/a.PARQUET"]}},
+        {"directory": {"dirname": "tables", "extension": "parquet"}},
+    ):
+        assert check(client, stream)["records"] == len(RECORDS)
+
+
 @pytest.mark.parametrize("name", BROKEN)
 def test_what_cannot_be_read_is_told_with_its_place(client: TuningClient, name: str) -> None:
     for stream, file in (
