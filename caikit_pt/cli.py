@@ -8,11 +8,9 @@ server refused; 2 the command is wrong; 3 the training was cancelled; 4 the serv
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -28,9 +26,13 @@ from caikit_pt.client import (
     Training,
     TuningClient,
 )
+from caikit_pt.errors import InvalidRecord
 from caikit_pt.parameters.generation import GENERATION_PARAMETERS
 from caikit_pt.parameters.table import Parameter, ParameterTable
 from caikit_pt.parameters.tuning import TUNING_PARAMETERS
+from caikit_pt.tuning.record_fields import Asked
+from caikit_pt.tuning.record_file import ENDINGS, rows
+from caikit_pt.tuning.records import Records, field_doubts, read_records
 
 DONE, FAILED, USAGE, WAS_CANCELED, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 4, 130
 _ENDS = {COMPLETED: DONE, CANCELED: WAS_CANCELED}
@@ -45,7 +47,6 @@ _REPORTED = (
     "device_memory_bytes",
 )
 _LENGTHS = ("median", "p90", "p99", "longest", "limit", "cut")
-_FIELDS = ("input", "output")
 _OF_EVERY_TRAINING = ("base_model", "silence_progress_bars")
 
 
@@ -319,7 +320,7 @@ def _add_request(parser: argparse.ArgumentParser) -> None:
     for name, what in (("train", "to train on"), ("validation", "to validate with")):
         group = parser.add_mutually_exclusive_group(required=name == "train")
         group.add_argument(
-            f"--{name}", type=Path, metavar="FILE", help=f"records {what}: .jsonl, .json or .csv, sent along"
+            f"--{name}", type=Path, metavar="FILE", help=f"records {what}: {', '.join(ENDINGS)}; sent along"
         )
         group.add_argument(f"--{name}-on-server", metavar="FILE", help="in the server's file_source_base")
     _add(parser, TUNING_PARAMETERS, _OF_EVERY_TRAINING)
@@ -357,52 +358,25 @@ def _set(options: argparse.Namespace, table: ParameterTable) -> dict[str, Any]:
 
 def _request(options: argparse.Namespace) -> dict[str, Any]:
     request = {**_set(options, TUNING_PARAMETERS), "file": options.train_on_server or ""}
+    asked = Asked(options.input_field or "", options.output_field or "")
     if options.train:
-        request["records"] = _records(options.train)
+        request["records"] = _records(options.train, "train_stream", asked)
     if options.validation:
-        request["validation_records"] = _records(options.validation)
+        request["validation_records"] = _records(options.validation, "val_stream", asked)
     return {**request, "validation_file": options.validation_on_server or ""}
 
 
-def _records(file: Path) -> list[dict[str, str]]:
-    """Raises _Wrong by the number of a record, never with its text."""
-    found, ignored = [], set[str]()
-    for place, record in _read(file):
-        fields = record if isinstance(record, dict) else {}
-        if not all(isinstance(fields.get(name), str) for name in _FIELDS):
-            raise _Wrong(f'{file}, {place}: not {{"input": TEXT, "output": TEXT}}')
-        ignored.update(str(name) for name in fields if name not in _FIELDS)
-        found.append({name: fields[name] for name in _FIELDS})
-    if ignored:
-        print(f"{file}: ignored are {', '.join(sorted(ignored))}", file=sys.stderr)
-    return found
-
-
-def _read(file: Path) -> Iterator[tuple[str, Any]]:
-    """The records of a .jsonl, .json (an array) or .csv file (with a header), and where they stand."""
+def _records(file: Path, stream: str, asked: Asked) -> Records:
+    """Raises _Wrong."""
     try:
-        text = file.read_text("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise _Wrong(f"{file} can't be read ({type(error).__name__})") from error
-    if file.suffix == ".csv":
-        rows = csv.DictReader(io.StringIO(text, newline=""))
-        yield from ((f"record {number}", row) for number, row in enumerate(rows, start=1))
-    elif file.suffix == ".json":
-        records = _parsed(text, str(file))
-        if not isinstance(records, list):
-            raise _Wrong(f"{file}: not an array of records")
-        yield from ((f"record {number}", record) for number, record in enumerate(records, start=1))
-    else:
-        for number, line in enumerate(text.split("\n"), start=1):
-            if line.strip():
-                yield f"line {number}", _parsed(line, f"{file}, line {number}")
-
-
-def _parsed(text: str, place: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        raise _Wrong(f"{place}: not JSON") from None
+        records = read_records(rows(file, str(file)), stream, asked)
+    except InvalidRecord as error:
+        told = str(error.value)
+        told = told if told.startswith(str(file)) else f"{file}: {told}"
+        raise _Wrong(f"{told}. Expected: {error.allowed}") from None
+    for doubt in field_doubts(records):
+        print(f"{file}: {doubt}", file=sys.stderr)
+    return records
 
 
 # ---- output ----

@@ -11,20 +11,27 @@ with TuningClient("localhost:8085") as client:
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from caikit_pt.errors import CaikitPtError
+from caikit_pt.errors import CaikitPtError, InvalidRecord
 from caikit_pt.parameters.tuning import TUNING_PARAMETERS
+from caikit_pt.tuning.record_fields import Asked
+from caikit_pt.tuning.record_file import rows
+from caikit_pt.tuning.records import Records, field_doubts, read_records
 
 if TYPE_CHECKING:
     import grpc
 
+_LOG = logging.getLogger(__name__)
+GivenRecords = Iterable[Mapping[str, Any]] | Path | Records
 DEFAULT_ADDRESS = "localhost:8085"
 COMPLETED, CANCELED, ERRORED = "COMPLETED", "CANCELED", "ERRORED"
 ENDED = (COMPLETED, CANCELED, ERRORED)
@@ -253,7 +260,7 @@ class TuningClient:
         message = self._stubs.training_messages.TextGenerationTaskPeftPromptTuningTrainRequest()
         try:
             json_format.ParseDict({"model_name": model_name, "parameters": request_of(**request)}, message)
-        except json_format.ParseError as error:
+        except (json_format.ParseError, InvalidRecord) as error:
             raise ServerError("INVALID_ARGUMENT", str(error)) from error
         if message.ByteSize() > _MESSAGE_BYTES:
             raise ServerError(
@@ -297,20 +304,24 @@ class TuningClient:
 
 def request_of(
     base_model: str,
-    records: Sequence[Mapping[str, str]] | None = None,
+    records: GivenRecords | None = None,
     file: str = "",
-    validation_records: Sequence[Mapping[str, str]] | None = None,
+    validation_records: GivenRecords | None = None,
     validation_file: str = "",
     **parameters: Any,
 ) -> dict[str, Any]:
     """The parameters of a train request as JSON has them.
 
-    Records ({"input": ..., "output": ...}) go along with the request, or lie in a `file` under the server's
-    `file_source_base`. `parameters` are those of docs/parameters.md, those of tuning_config among them.
+    Records go along with the request (mappings, or the Path of a file here), or lie in a `file` under the
+    server's `file_source_base`; `input_field` and `output_field` name their fields where those are others
+    than README's Data has. `parameters` are those of docs/parameters.md, those of tuning_config among
+    them. Raises InvalidRecord.
     """
-    told: dict[str, Any] = {"base_model": base_model, "train_stream": _stream_of(records, file)}
+    asked = Asked(parameters.get("input_field") or "", parameters.get("output_field") or "")
+    told: dict[str, Any] = {"base_model": base_model}
+    told["train_stream"] = _stream_of(records, file, "train_stream", asked)
     if validation_records is not None or validation_file:
-        told["val_stream"] = _stream_of(validation_records, validation_file)
+        told["val_stream"] = _stream_of(validation_records, validation_file, "val_stream", asked)
     config: dict[str, Any] = {}
     paths = {parameter.name: parameter.path for parameter in TUNING_PARAMETERS}
     for name, value in parameters.items():
@@ -319,10 +330,16 @@ def request_of(
     return {**told, "tuning_config": config}
 
 
-def _stream_of(records: Sequence[Mapping[str, str]] | None, file: str) -> dict[str, Any]:
+def _stream_of(records: GivenRecords | None, file: str, stream: str, asked: Asked) -> dict[str, Any]:
     if file:
         return {"file": {"filename": file}}
-    return {"jsondata": {"data": [dict(record) for record in records or ()]}}
+    if not isinstance(records, Records):
+        given = rows(records, str(records)) if isinstance(records, Path) else records or ()
+        records = read_records(given, stream, asked)
+        for doubt in field_doubts(records):
+            _LOG.warning(doubt)
+    data = [{"input": record.input, "output": record.output} for record in records.items]
+    return {"jsondata": {"data": data}}
 
 
 class _Stubs:

@@ -23,6 +23,10 @@ the name into what caikit expects.
 
 from __future__ import annotations
 
+import re
+
+_EXCERPT = 20  # characters
+
 
 class CaikitPtError(Exception):
     """Anything that caikit_pt refuses or fails at, with a text written for the user."""
@@ -39,14 +43,27 @@ class InvalidParameter(CaikitPtError):
     status = "INVALID_ARGUMENT"
 
     def __init__(self, field: str, value: object, allowed: str) -> None:
-        super().__init__(f"{field}: {shown(value)} is not allowed. Allowed: {allowed}")
+        super().__init__(f"{field}: {self.told(value)} is not allowed. Allowed: {allowed}")
         self.field = field
         self.value = value
         self.allowed = allowed
 
+    @staticmethod
+    def told(value: object) -> str:
+        """`value` as it stands in the text."""
+        return shown(value)
+
 
 class InvalidRecord(InvalidParameter):
-    """A training record can't be used. Its text is never part of the message: it may be private."""
+    """A training record can't be used.
+
+    `value` says which and why, in words of our own that may hold an `excerpt`; no more of a record's
+    text is part of the message, since it may be private.
+    """
+
+    @staticmethod
+    def told(value: object) -> str:
+        return str(value)
 
 
 class InvalidSourcePrompt(InvalidParameter):
@@ -129,3 +146,14 @@ def shown(value: object, limit: int = 80) -> str:
     """`value` as it stands in an error text: quoted where it is text, cut where it is long."""
     text = repr(value)
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
+def excerpt(text: str) -> str:
+    """The first characters of what a user sent, in quotes that nothing else in an error text has."""
+    cut = repr(text[:_EXCERPT])[1:-1].replace("“", '"').replace("”", '"')
+    return f"“{cut}{'…' * (len(text) > _EXCERPT)}”"
+
+
+def without_excerpts(text: str) -> str:
+    """An error text as it may stand in a log."""
+    return re.sub("“.*?”", "“…”", text)

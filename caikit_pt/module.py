@@ -117,6 +117,8 @@ class PeftPromptTuning(ModuleBase):
         validation_steps: Optional[int] = None,
         early_stopping_patience: Optional[int] = None,
         training_id: Optional[str] = None,
+        input_field: Optional[str] = None,
+        output_field: Optional[str] = None,
     ) -> "PeftPromptTuning":
         """Tunes a soft prompt and returns it ready to serve.
 

@@ -193,10 +193,17 @@ def test_health(address: str, capfd: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("lines", "told"),
     [
-        (["{}"], 'line 1: not {"input": TEXT, "output": TEXT}'),
-        ([json.dumps(RECORDS[0]), "", '{"input": "secret", "output"'], "line 3: not JSON"),
-        (['["secret"]'], "line 1: not {"),
-        (['{"input": "secret", "output": 4}'], "line 1: not {"),
+        (["{}"], ", line 1, column 1: no fields. Expected: a record with the fields input and output (or "),
+        (
+            [json.dumps(RECORDS[0]), "", '{"input": "secret", "output"'],
+            ", line 3, column 29: the end, which isn't JSON",
+        ),
+        ([""], ": no records. Expected: at least one record"),
+        (["[7]"], ", line 1, column 1: “[7]”. Expected: a record a line"),
+        (
+            ['{"input": "secret", "output": 4}'],
+            ", line 1, column 31 (output): the number “4”, without quotes. Expected: text that is not empty",
+        ),
     ],
 )
 def test_a_file_that_is_none_of_records(
@@ -206,9 +213,11 @@ def test_a_file_that_is_none_of_records(
     file.write_text("\n".join(lines))
     assert main(["tune", "wrong", f"--base-model={T5}", f"--train={file}", address]) == 2
     error = capfd.readouterr().err
-    assert told in error
+    assert error.startswith(f"caikit-pt: {file}{told}")
     assert "secret" not in error
-    assert main(["tune", "wrong", f"--base-model={T5}", f"--train={file}.no", address]) == 2
+    for none, why in ((f"{file}.no", "name ends in .jsonl"), (f"{file}.csv", "No such file")):
+        assert main(["tune", "wrong", f"--base-model={T5}", f"--train={none}", address]) == 2
+        assert why in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("ending", ["json", "csv"])
@@ -227,7 +236,34 @@ def test_other_files_of_records(
     assert main(["check", "never", f"--base-model={T5}", f"--train={file}", *QUICKLY, address, "--json"]) == 0
     out, told = capfd.readouterr()
     assert json.loads(out)["records"] == len(RECORDS) + (ending == "csv")
-    assert told == f"{file}: ignored are id\n"
+    assert re.fullmatch(
+        rf"{file}: \d records of train_stream have a field 'id', which nothing reads .*\n", told
+    )
+
+
+def test_fields_of_other_names(
+    address: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Of a file that is sent along: on the command line, and in Python."""
+    file = tmp_path / "train.csv"
+    file.write_text("question;answer\n" + "".join(f"{one['input']};{one['output']}\n" for one in RECORDS))
+    request = ["check", "never", f"--base-model={T5}", f"--train={file}", *QUICKLY, address, "--json"]
+    assert main(request) == 2
+    assert "line 1, column 1: fields “question”, “answer”" in capfd.readouterr().err
+    assert main([*request, "--input-field=question", "--output-field=answer"]) == 0
+    out, told = capfd.readouterr()
+    assert (json.loads(out)["records"], told) == (len(RECORDS), "")
+    pairs = [{"prompt": one["input"], "completion": one["output"]} for one in RECORDS]
+    with TuningClient(address.removeprefix("--server=")) as client:
+        names = {"input_field": "question", "output_field": "answer"}
+        assert client.check("never", base_model=T5, records=file, **names)["records"] == len(RECORDS)
+        assert client.check("never", base_model=T5, records=pairs)["records"] == len(RECORDS)
+        assert "are read with prompt as input and completion as output" in caplog.text
+        with pytest.raises(
+            ServerError, match=r"train_stream: .*train.csv, line 1, column 1: fields"
+        ) as error:
+            client.check("never", base_model=T5, records=file)
+        assert error.value.status == "INVALID_ARGUMENT"
 
 
 def test_records_that_are_too_many_for_a_request(address: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,9 @@ from caikit_pt.base_model.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
     from caikit_pt.base_model.frozen import Row
+
+_CHARACTERS_A_TOKEN = 16
+_SPARE_TOKENS = 256
 
 
 class TextSide(ABC):
@@ -35,6 +38,19 @@ class TextSide(ABC):
     def target_ids(self, text: str) -> list[int]:
         """The tokens of a target without any special token; the caller adds the end token."""
         return list(self._literal_tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def first_source_ids(self, text: str, limit: int) -> list[int]:
+        """Those of a source, where it has up to `limit`. Of a longer one as many as show that, the first the
+        same: it needn't be read whole."""
+        return _enough(self.source_ids, lambda size: text[:size], text, limit)
+
+    def last_source_ids(self, text: str, limit: int) -> list[int]:
+        """The same of the end of a source."""
+        return _enough(self.source_ids, lambda size: text[-size:], text, limit)
+
+    def first_target_ids(self, text: str, limit: int) -> list[int]:
+        """The same of a target."""
+        return _enough(self.target_ids, lambda size: text[:size], text, limit)
 
     @cached_property
     def _literal_tokenizer(self) -> Any:
@@ -74,6 +90,22 @@ class TextSide(ABC):
     @abstractmethod
     def served_positions(self, row: Row, answer: int) -> int:
         """Positions whose keys and values are held for `row` and an answer of so many tokens."""
+
+
+def _enough(
+    ids_of: Callable[[str], list[int]], part: Callable[[int], str], text: str, limit: int
+) -> list[int]:
+    """Token ids of a part of `text` with more than `limit` of them, or of all of it.
+
+    How a text is parted at a cut may differ from how the whole is there: the spare tokens take that up.
+    """
+    size = _CHARACTERS_A_TOKEN * (limit + _SPARE_TOKENS)
+    while size < len(text):
+        ids = ids_of(part(size))
+        if len(ids) > 2 * limit + _SPARE_TOKENS:
+            return ids
+        size *= 4
+    return ids_of(text)
 
 
 def _end_ids(generation_config: Any, tokenizer: Any) -> frozenset[int]:

@@ -310,6 +310,20 @@ TUNING_PARAMETERS = ParameterTable(
         low=0,
         high=10_000,
     ),
+    Parameter(
+        "input_field",
+        str,
+        "The field of records in files that is the input; empty: `input`, or what README's Data names.",
+        default="",
+        source="caikit_pt",
+    ),
+    Parameter(
+        "output_field",
+        str,
+        "The field of records in files that is the output.",
+        default="",
+        source="caikit_pt",
+    ),
 )
 
 PRESET_PARAMETERS = ("batch_size", "accumulate_steps", "learning_rate", "num_epochs")
@@ -355,6 +369,9 @@ class TuningParameters:
     validation_share: float
     validation_steps: int
     early_stopping_patience: int
+    # Jobs that were queued by a release without them have none.
+    input_field: str = ""
+    output_field: str = ""
     origins: Mapping[str, str]
 
     @property

@@ -7,14 +7,13 @@ knows which one it is.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+import os
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import caikit
 from caikit.core.data_model import DataStream
-from caikit.core.data_model.base import DataBase
 from caikit.runtime.service_generation.data_stream_source import (
     DirectoryDataStreamSourcePlugin,
     FileDataStreamSourcePlugin,
@@ -24,23 +23,18 @@ from caikit.runtime.service_generation.data_stream_source import (
 
 from caikit_pt.errors import InvalidParameter
 from caikit_pt.paths import inside
-
-_ENDINGS = (".jsonl", ".json", ".csv")
+from caikit_pt.tuning.record_file import ENDINGS, is_record_file, rows
 
 
 class _Confined(FilePluginBase):
-    """Resolves every path inside the root, links followed, and knows a kind of file by its ending."""
+    """Resolves every path inside the root, links followed, and reads it row by row."""
 
     @classmethod
     def _create_data_stream_from_file(cls, fname: str, element_type: type) -> DataStream:
         path = Path(cls._get_resolved_source_path(fname))
-        if path.suffix not in _ENDINGS or not path.is_file():
-            raise InvalidParameter("file", fname, f"a file whose name ends in {', '.join(_ENDINGS)}")
-        return super()._create_data_stream_from_file(fname, element_type)
-
-    @staticmethod
-    def _to_element_partial(element_type: type) -> Callable[[Any], Any]:
-        return partial(_to_element, element_type)
+        if not is_record_file(fname) or not path.is_file():
+            raise InvalidParameter("file", fname, f"a file whose name ends in {', '.join(ENDINGS)}")
+        return DataStream(rows, path, fname)
 
     @staticmethod
     def _get_resolved_source_path(input_path: str) -> str:
@@ -58,14 +52,6 @@ class _Confined(FilePluginBase):
         return str(path)
 
 
-def _to_element(element_type: type, raw: Any) -> Any:
-    """A record with the names, too, of the fields that caikit drops."""
-    element = FilePluginBase._to_element_type(element_type, raw)
-    if not isinstance(element, DataBase):
-        return element
-    return {**dict.fromkeys(raw), **{name: getattr(element, name) for name in element.fields}}
-
-
 class ConfinedFile(_Confined, FileDataStreamSourcePlugin):
     """One file."""
 
@@ -79,6 +65,25 @@ class ConfinedListOfFiles(_Confined, ListOfFilesDataStreamSourcePlugin):
 
 
 class ConfinedDirectory(_Confined, DirectoryDataStreamSourcePlugin):
-    """All files of one kind in a directory."""
+    """All files of one ending in a directory, in the order of their names."""
 
     name = "ConfinedDirectory"
+
+    def to_data_stream(self, source_message: Any, element_type: type) -> DataStream:
+        """Raises InvalidParameter where there are none."""
+        directory = source_message.dirname
+        path = Path(self._get_resolved_source_path(directory))
+        ending = f".{source_message.extension or 'json'}".lower()
+        if not path.is_dir() or ending not in ENDINGS:
+            raise InvalidParameter(
+                "directory",
+                f"{directory}, *{ending}",
+                f"a directory, and the ending of its files, one of {', '.join(ENDINGS)}",
+            )
+        names = sorted(one.name for one in path.iterdir() if one.name.lower().endswith(ending))
+        if not names:
+            raise InvalidParameter("directory", directory, f"a directory with files that end in {ending}")
+        files = [
+            self._create_data_stream_from_file(os.path.join(directory, name), element_type) for name in names
+        ]
+        return DataStream(chain.from_iterable, files)

@@ -10,7 +10,7 @@ from typing import Any
 from grpc_health.v1 import health
 from grpc_reflection.v1alpha import reflection
 
-from caikit_pt.errors import CaikitPtError
+from caikit_pt.errors import CaikitPtError, without_excerpts
 
 _LOG = logging.getLogger(__name__)
 
@@ -64,6 +64,8 @@ def serve() -> None:
     PublishedPrompts()
     # caikit says once, as it builds its server, which services reflection is to show.
     grpc_server.reflection = Reflection(service().descriptor.full_name)
+    for channel in ("GT-SERVICR-I", "SERVER-WRAPR"):
+        logging.getLogger(channel).addFilter(_without_excerpts)
     try:
         server = Server()
     except CaikitPtError as error:
@@ -87,3 +89,15 @@ class Reflection:
 def _is_news(record: logging.LogRecord) -> bool:
     """caikit takes an id for one that names its trainer; that it doesn't is an error to it, at every poll."""
     return "<COR55057389E>" not in str(record.msg)
+
+
+def _without_excerpts(record: logging.LogRecord) -> bool:
+    """caikit logs what it refuses; what a user has sent isn't for the log."""
+    if isinstance(record.msg, dict):
+        record.msg = {
+            name: without_excerpts(told) if isinstance(told, str) else told
+            for name, told in record.msg.items()
+        }
+    elif isinstance(record.msg, str):
+        record.msg = without_excerpts(record.msg)
+    return True

@@ -186,10 +186,14 @@ def input_tokens(sequence: Sequence, base: BaseModel) -> list[Token]:
 
 
 def text_ids(base: TextSide, text: str, parameters: GenerationParameters) -> list[int]:
-    """The tokens of a verbalised text, cut where the request asks for it."""
-    ids = base.source_ids(text)
+    """The tokens of a verbalised text, cut where the request asks for it.
+
+    Of a text that can't fit into the context not all of them: it is refused for those.
+    """
     limit = parameters.truncate_input_tokens
-    return base.keep_last(ids, limit) if limit else ids
+    if limit:
+        return base.keep_last(base.last_source_ids(text, limit), limit)
+    return base.first_source_ids(text, base.context_length) if base.context_length else base.source_ids(text)
 
 
 def _checked_room(base: TextSide, row: Row) -> int | None:
@@ -200,7 +204,7 @@ def _checked_room(base: TextSide, row: Row) -> int | None:
     if room is not None and room < 1:
         raise InvalidParameter(
             "text",
-            f"{len(row.ids)} tokens",
+            f"{'at least ' * (len(row.ids) > 2 * (base.context_length or 0))}{len(row.ids)} tokens",
             f"text that leaves room for an answer in the context of {base.context_length} "
             "tokens beside the soft prompt; truncate_input_tokens cuts it",
         )

@@ -60,8 +60,8 @@ def make_examples(records: Records, base: TextSide, parameters: TuningParameters
     items, bad, cut_sources, cut_targets = [], [], 0, 0
     nothing = base.source_ids("")
     for record in records.items:
-        source = base.source_ids(verbalizer.render(record.input))
-        target = base.target_ids(record.output)
+        source = base.first_source_ids(verbalizer.render(record.input), parameters.max_source_length)
+        target = base.first_target_ids(record.output, parameters.max_target_length)
         if source == nothing:
             bad.append(record.number)
         cut_sources += len(source) > parameters.max_source_length

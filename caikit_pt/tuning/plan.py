@@ -32,6 +32,7 @@ from caikit_pt.parameters.tuning import (
 )
 from caikit_pt.settings import Settings
 from caikit_pt.soft_prompt.source import SourcePrompt, find_source
+from caikit_pt.tuning.record_fields import Asked
 from caikit_pt.tuning.records import Records, doubts, read_records
 from caikit_pt.tuning.verbalizer import Verbalizer
 
@@ -87,8 +88,9 @@ def make_plan(
     # Both are read for their errors: what is broken here would break only the job.
     _ = checkpoint.fingerprint, checkpoint.tokenizer
     source = _source(given, checkpoint, settings)
-    records = read_records(train_stream, "train_stream")
-    validation = None if val_stream is None else read_records(val_stream, "val_stream")
+    asked = Asked(given.get("input_field", ""), given.get("output_field", ""))
+    records = read_records(train_stream, "train_stream", asked)
+    validation = None if val_stream is None else read_records(val_stream, "val_stream", asked)
     decided = _validation_share(given, len(records), validation is not None)
     parameters = _resolve(given, decided, checkpoint, source, records.classification, settings, resource)
     held_out = math.ceil(parameters.validation_share * len(records))

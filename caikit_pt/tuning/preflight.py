@@ -30,6 +30,7 @@ _REST = 22_500
 _KEPT_WIDTHS = 26
 _SEARCH = 2.5  # trainings
 _MATMUL_SIZE = 512
+_COUNTED = 4096  # tokens of a text; of a longer one not all, for it is cut
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,12 +119,14 @@ def preflight(plan: TuningPlan) -> Preflight:
 def _token_counts(plan: TuningPlan, records: Records) -> tuple[list[int], list[int]]:
     """Tokens of each source and target. Raises InvalidRecord."""
     text = text_of(plan.checkpoint)
-    verbalizer = Verbalizer(plan.parameters.verbalizer)
+    parameters = plan.parameters
+    verbalizer = Verbalizer(parameters.verbalizer)
     nothing = len(text.source_ids(""))
     sources, targets, bad = [], [], []
     for record in records.items:
-        sources.append(len(text.source_ids(verbalizer.render(record.input))))
-        targets.append(len(text.target_ids(record.output)))
+        rendered = verbalizer.render(record.input)
+        sources.append(len(text.first_source_ids(rendered, max(_COUNTED, parameters.max_source_length))))
+        targets.append(len(text.first_target_ids(record.output, max(_COUNTED, parameters.max_target_length))))
         if sources[-1] <= nothing:
             bad.append(record.number)
     if bad:

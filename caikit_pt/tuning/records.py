@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from types import SimpleNamespace
 from typing import Any
 
 from caikit_pt.errors import InvalidParameter, InvalidRecord
+from caikit_pt.tuning.record_fields import Asked, Chosen, UnusableField, input_and_output
+from caikit_pt.tuning.record_file import ENDINGS, Row
 
 _SHOWN = 5  # numbers of bad records in an error text
 _FEW_RECORDS = 10
-_FIELDS = ("input", "output", "text", "labels")
 _LONGEST_NAME = 40
+_NOTHING_ASKED = Asked()
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +29,14 @@ class Record:
 @dataclass(frozen=True, slots=True)
 class Records:
     """Records of one `stream`, by its field. `classification` says that they came with class labels,
-    `unread` which fields nothing reads, and the numbers of the records that have them."""
+    `unread` which fields nothing reads, `guessed` which are read though their names aren't the product's
+    own; both with the numbers of the records that have them."""
 
     items: tuple[Record, ...]
     classification: bool
     stream: str = "train_stream"
     unread: Mapping[str, Sequence[int]] = field(default_factory=dict, compare=False)
+    guessed: Mapping[str, Sequence[int]] = field(default_factory=dict, compare=False)
 
     def __len__(self) -> int:
         return len(self.items)
@@ -65,44 +68,56 @@ class Records:
         return replace(self, items=kept), replace(self, items=out)
 
 
-def read_records(stream: Iterable[Any], field: str) -> Records:
-    """Reads `stream` once, GenerationTrainRecords or ClassificationTrainRecords.
+def read_records(stream: Iterable[Any], field: str, asked: Asked = _NOTHING_ASKED) -> Records:
+    """Reads `stream` once: rows of files, GenerationTrainRecords, ClassificationTrainRecords, or mappings.
 
-    Raises InvalidRecord where there are none, or where an input or an output is missing or empty:
-    numbers are named and texts are not.
+    `asked` names the fields of files and mappings that are the input and the output. Raises
+    InvalidRecord where there are none, or where one can't be used: the first is told with its place and
+    20 characters of what stands there, others by number.
     """
     items: list[Record] = []
     unread: dict[str, list[int]] = {}
-    classification, bad = False, []
+    guessed: dict[str, list[int]] = {}
+    classification, bad, first = False, list[int](), None
     for number, raw in enumerate(_readable(stream, field), start=1):
-        classification |= _is_classification(raw)
-        for name in _unread_fields(raw):
-            unread.setdefault(name, []).append(number)
-        record = replace(_record(raw), number=number)
-        if record.input.strip() and record.output.strip():
-            items.append(record)
-        else:
+        fields, of_request = _fields(raw)
+        try:
+            given, answer, chosen = input_and_output(fields, asked if of_request else _NOTHING_ASKED)
+        except UnusableField as error:
             bad.append(number)
-    if bad:
-        raise InvalidRecord(
-            field,
-            f"{len(bad)} records without an input or an output ({in_words(bad)}){_said_of(unread)}",
-            "records whose fields input and output (or text and labels) are both there and not empty",
-        )
+            first = first or _refusal(raw, number, error)
+            continue
+        items.append(Record(given, answer, number))
+        classification |= chosen.classifies
+        if chosen.is_guessed and not (asked.input or asked.output):
+            guessed.setdefault(chosen.told, []).append(number)
+        for name in _unread(fields, chosen):
+            unread.setdefault(name, []).append(number)
+    if first:
+        found, expected = first
+        more = f"; {len(bad)} records can't be used ({in_words(bad)})" if len(bad) > 1 else ""
+        raise InvalidRecord(field, found + more, expected)
     if not items:
         raise InvalidRecord(field, "no records", "at least one record")
-    return Records(tuple(items), classification, field, unread)
+    return Records(tuple(items), classification, field, unread, guessed)
+
+
+def field_doubts(records: Records) -> list[str]:
+    """What of the fields of `records` is read otherwise than it may be meant."""
+    guessed = [
+        f"{len(numbers)} records of {records.stream} are read with {told} ({in_words(numbers)})"
+        for told, numbers in records.guessed.items()
+    ]
+    return guessed + [
+        f"{len(numbers)} records of {records.stream} have a field {name!r}, which nothing reads "
+        f"({in_words(numbers)})"
+        for name, numbers in records.unread.items()
+    ]
 
 
 def doubts(records: Records, validation: Records | None) -> list[str]:
     """What is allowed in records and yet unlikely to be meant."""
-    told = [
-        f"{len(numbers)} records of {stream.stream} have a field {name!r}, which nothing reads "
-        f"({in_words(numbers)})"
-        for stream in (records, validation)
-        if stream is not None
-        for name, numbers in stream.unread.items()
-    ]
+    told = [one for stream in (records, validation) if stream is not None for one in field_doubts(stream)]
     if len(records) < _FEW_RECORDS:
         told.append(f"{len(records)} records are few to learn from")
     first: dict[tuple[str, str], int] = {}
@@ -128,16 +143,19 @@ def doubts(records: Records, validation: Records | None) -> list[str]:
     return told
 
 
-def _unread_fields(raw: Any) -> Sequence[str]:
-    """Names of fields that nothing reads; not what is no name, as of a CSV file that has no header."""
-    if not isinstance(raw, Mapping):
-        return ()
-    named = [name for name in raw if isinstance(name, str) and name not in _FIELDS]
+def _refusal(raw: Any, number: int, error: UnusableField) -> tuple[str, str]:
+    """What stands where in a record that can't be used, and what was expected."""
+    if isinstance(raw, Row):
+        place = raw.place(error.name)
+    else:
+        place = f"record {number}" + (f", {error.name}" if error.name else "")
+    return f"{place}: {error.found}", error.expected
+
+
+def _unread(fields: Mapping[str, Any], chosen: Chosen) -> Sequence[str]:
+    """Names of fields that nothing reads; not what is no name."""
+    named = [name for name in fields if isinstance(name, str) and name not in (chosen.input, chosen.output)]
     return [name for name in named if name.isidentifier() and len(name) <= _LONGEST_NAME]
-
-
-def _said_of(unread: Mapping[str, Sequence[int]]) -> str:
-    return f", but with {', '.join(unread)}" if unread else ""
 
 
 def in_words(numbers: Sequence[int]) -> str:
@@ -153,24 +171,20 @@ def _readable(stream: Iterable[Any], field: str) -> Iterator[Any]:
             number += 1
             yield raw
     except InvalidParameter as error:
-        raise InvalidRecord(field, error.value, error.allowed) from error
+        raise InvalidRecord(field, error.told(error.value), error.allowed) from error
     except Exception as error:
         raise InvalidRecord(
             field,
             f"a source whose record {number + 1} can't be read ({type(error).__name__})",
-            "records whose fields are all text, inline or in UTF-8 files: .jsonl, .json (an array) "
-            "or .csv (with a header)",
+            f"records inline, or in files whose names end in {', '.join(ENDINGS)}",
         ) from error
 
 
-def _record(raw: Any) -> Record:
-    """A record of caikit's data model, or a dict with the same names."""
+def _fields(raw: Any) -> tuple[Mapping[str, Any], bool]:
+    """The fields of a record, and whether their names are its own; those of caikit's data model aren't."""
+    if isinstance(raw, Row):
+        return raw.fields, True
     if isinstance(raw, Mapping):
-        raw = SimpleNamespace(**{"text": None, "input": None, "output": None, **raw})
-    if _is_classification(raw):
-        return Record(raw.text or "", ",".join(raw.labels or ()))
-    return Record(raw.input or "", raw.output or "")
-
-
-def _is_classification(raw: Any) -> bool:
-    return "labels" in raw if isinstance(raw, Mapping) else hasattr(raw, "labels")
+        return raw, True
+    names = ("text", "labels") if hasattr(raw, "labels") else ("input", "output")
+    return {name: getattr(raw, name, None) for name in names}, False

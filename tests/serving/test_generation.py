@@ -79,6 +79,26 @@ def test_truncation_keeps_the_last_tokens_and_the_one_that_begins(base: BaseMode
     assert list(answer(base, truncate_input_tokens=500).row.ids) == whole
 
 
+def test_a_long_text_is_cut_before_it_is_tokenised(base: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is truncated, and one that can't fit into the context. The tokens are those of the whole."""
+    text = "".join(f"ticket {number}: the kettle broke. " for number in range(5_000))
+    whole = base.source_ids(text)
+    real, read = base.source_ids, list[int]()
+
+    def counted(given: str) -> list[int]:
+        read.append(len(given))
+        return real(given)
+
+    monkeypatch.setattr(base, "source_ids", counted)
+    last = text_ids(base, text, GenerationParameters.from_request({"truncate_input_tokens": 30}, None, {}))
+    assert last == base.keep_last(whole, 30)
+    assert max(read) < len(text) / 10
+    if base.context_length:
+        with pytest.raises(InvalidParameter, match=r"text: 'at least \d+ tokens'"):
+            answer(base, text)
+        assert max(read) < len(text) / 2
+
+
 def test_stop_sequences(base: BaseModel) -> None:
     free = answer(base, max_new_tokens=20, min_new_tokens=20)
     stop = free.text[4:7]

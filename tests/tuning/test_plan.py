@@ -58,6 +58,28 @@ def test_records_without_an_input_or_an_output_are_told_by_number(records: Any, 
         read_records(records, "train_stream")
 
 
+@pytest.mark.parametrize(
+    ("record", "told"),
+    [
+        (GenerationTrainRecord(input="a\0", output="b"), "record 1, input: “a\\x00” with a NUL"),
+        (GenerationTrainRecord(input="a", output="\udc80"), "record 1, output: half a character, \\udc80"),
+        ({"input": "a", "output": None}, "record 1, output: null"),
+        ({"input": "a", "output": float("nan")}, "record 1, output: NaN"),
+        ({"input": "a"}, "record 1: fields “input”"),
+    ],
+)
+def test_records_in_python_are_looked_at_as_those_in_files(record: Any, told: str) -> None:
+    with pytest.raises(InvalidRecord) as error:
+        read_records([record], "train_stream")
+    assert error.value.value == told
+
+
+def test_names_are_asked_of_what_has_names() -> None:
+    """Records of caikit's data model have fields of their own."""
+    named = plan(records=[{"q": "a", "a": "b"}, RECORDS[0]], input_field="q", output_field="a")
+    assert named.records.items == (Record("a", "b"), Record("in 0", "out 0"))
+
+
 def test_a_stream_that_breaks_is_refused_without_its_text() -> None:
     def broken() -> Any:
         yield RECORDS[0]

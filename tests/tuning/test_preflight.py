@@ -133,5 +133,5 @@ def test_misspelt_fields_in_a_file_are_told(
 
 
 def test_a_missing_field_is_refused_with_the_fields_that_are_there(llama: BaseModel) -> None:
-    with pytest.raises(InvalidRecord, match=r"2 records without an input or an output .*, but with ouput"):
+    with pytest.raises(InvalidRecord, match=r"fields “input”, “ouput”; 2 records can't be used"):
         plan(llama, [{"input": "a", "ouput": "b"}] * 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -57,6 +58,39 @@ def test_cuts_keep_the_beginning_and_are_counted(base: BaseModel) -> None:
     assert cut.target == [*base.target_ids(long.items[0].output)[:2], base.end_id]
     assert examples.cut_sources >= 1
     assert examples.cut_targets >= 1
+
+
+def test_a_long_text_is_cut_before_it_is_tokenised(base: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten million characters kept the RPC for half a minute. The tokens are those of the whole."""
+    text = "".join(f"the {word} number {n} is good, " for n in range(300) for word in WORDS)
+    parameters = plan(base, max_source_length=50, max_target_length=20).parameters
+    whole = base.source_ids(text), base.target_ids(text)
+    read: list[int] = []
+
+    def counted(real: Callable[[str], list[int]]) -> Callable[[str], list[int]]:
+        def ids(given: str) -> list[int]:
+            read.append(len(given))
+            return real(given)
+
+        return ids
+
+    for name in ("source_ids", "target_ids"):
+        monkeypatch.setattr(base, name, counted(getattr(base, name)))
+    long = Records((Record(text, text), Record(text * 300, text * 300)), False)
+    examples = make_examples(long, base, parameters)
+    assert max(read) < len(text)
+    assert examples.items[0] == examples.items[1]
+    assert examples.items[0].source == base.cut_source(whole[0], 50)
+    assert examples.items[0].target == [*whole[1][:20], base.end_id]
+    assert (examples.cut_sources, examples.cut_targets) == (2, 2)
+
+
+def test_a_text_of_few_tokens_is_read_whole(base: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long: characters that a tokenizer leaves out are no tokens."""
+    real = base.source_ids
+    monkeypatch.setattr(base, "source_ids", lambda text: real(text.replace("\u200b", "")))
+    text = "\u200b" * 100_000 + "kettle"
+    assert base.first_source_ids(text, 20) == real("kettle")
 
 
 def test_a_source_without_a_token_is_refused_by_its_number(
