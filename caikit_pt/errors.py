@@ -3,11 +3,13 @@
     CaikitPtError                    INTERNAL
     ├── InvalidParameter             INVALID_ARGUMENT
     │   ├── InvalidRecord            INVALID_ARGUMENT
+    │   ├── UnknownToken             INVALID_ARGUMENT
     │   └── InvalidSourcePrompt      INVALID_ARGUMENT
     ├── BaseModelMismatch            FAILED_PRECONDITION
     ├── DamagedArtifact              DATA_LOSS
     ├── TrainingDiverged             ABORTED
     ├── TrainingInterrupted          UNAVAILABLE
+    ├── TrainingFailed               INTERNAL
     ├── TooManyRequests              RESOURCE_EXHAUSTED
     ├── OutOfMemory                  RESOURCE_EXHAUSTED
     ├── WaitedTooLong                DEADLINE_EXCEEDED
@@ -49,6 +51,13 @@ class InvalidRecord(InvalidParameter):
     """A training record can't be used. Its text is never part of the message: it may be private."""
 
 
+class UnknownToken(InvalidParameter):
+    """A text has a token that the base model's tokenizer knows, and its embeddings don't."""
+
+    def __init__(self, field: str, piece: str, allowed: str) -> None:
+        super().__init__(field, piece[:20], allowed)
+
+
 class InvalidSourcePrompt(InvalidParameter):
     """A source prompt is missing, outside its root, unreadable or of another shape or base model."""
 
@@ -75,6 +84,10 @@ class TrainingInterrupted(CaikitPtError):
     """A training was told to stop. It goes on from its last snapshot."""
 
     status = "UNAVAILABLE"
+
+
+class TrainingFailed(CaikitPtError):
+    """A library failed in the midst of a training, for a reason that nobody has foreseen."""
 
 
 class TooManyRequests(CaikitPtError):
@@ -123,6 +136,13 @@ class UnknownJob(CaikitPtError):
     """No training with this id was ever accepted."""
 
     status = "NOT_FOUND"
+
+
+def in_short(error: BaseException, limit: int = 200) -> str:
+    """The kind of a library's error and what it says first, as part of an error text."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = ": ".join([type(error).__name__, *lines[:1]])
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
 def shown(value: object, limit: int = 80) -> str:

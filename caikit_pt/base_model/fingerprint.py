@@ -18,7 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from caikit_pt.errors import InvalidParameter
+from caikit_pt.errors import InvalidParameter, in_short
 
 _SAMPLE_BYTES = 2048
 # Names that every release of transformers writes alike; the rest of config.json changes between releases.
@@ -53,8 +53,12 @@ def fingerprint(directory: Path) -> str:
     stamps = tuple((str(file), *_stamp(file)) for file in (*described, *files))
     try:
         return _fingerprint(stamps)
-    except (OSError, ValueError, KeyError, TypeError, struct.error, RuntimeError) as error:
-        raise InvalidParameter("base_model", directory.name, "a checkpoint whose files are whole") from error
+    except Exception as error:  # a broken file fails in many ways
+        raise InvalidParameter(
+            "base_model",
+            directory.name,
+            f"a checkpoint whose files are whole; this one gave {in_short(error)}",
+        ) from error
 
 
 def _stamp(file: Path) -> tuple[int, int]:

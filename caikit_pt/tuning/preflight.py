@@ -18,6 +18,7 @@ from caikit_pt.base_model.work import tokens_read, work_of
 from caikit_pt.errors import InvalidRecord
 from caikit_pt.parameters.tuning import AUTO
 from caikit_pt.tuning.batches import updates_per_epoch
+from caikit_pt.tuning.examples import tokens_of
 from caikit_pt.tuning.plan import TuningPlan
 from caikit_pt.tuning.records import Records, in_words
 from caikit_pt.tuning.verbalizer import Verbalizer
@@ -122,8 +123,9 @@ def _token_counts(plan: TuningPlan, records: Records) -> tuple[list[int], list[i
     nothing = len(text.source_ids(""))
     sources, targets, bad = [], [], []
     for record in records.items:
-        sources.append(len(text.source_ids(verbalizer.render(record.input))))
-        targets.append(len(text.target_ids(record.output)))
+        source, target = tokens_of(record, records.stream, verbalizer, text)
+        sources.append(len(source))
+        targets.append(len(target))
         if sources[-1] <= nothing:
             bad.append(record.number)
     if bad:

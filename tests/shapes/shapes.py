@@ -1,0 +1,133 @@
+"""A tiny random model of every type that transformers can generate text with, written as a server finds it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedConfig
+from transformers.models.auto import modeling_auto
+
+from tests.numerics.families import BOS, EOS, PAD, VOCABULARY, VOCABULARY_ROWS, make_tokenizer
+
+CAUSAL_TYPES: Mapping[str, str] = dict(modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+SEQ2SEQ_TYPES: Mapping[str, str] = dict(modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES)
+TYPES = tuple(dict.fromkeys([*CAUSAL_TYPES, *SEQ2SEQ_TYPES]))
+
+_LAYERS = 2
+# By the names that configs have for them; each gets those that it knows.
+_SIZES: Mapping[str, Any] = {
+    "vocab_size": VOCABULARY_ROWS,
+    "pad_token_id": VOCABULARY[PAD],
+    "bos_token_id": VOCABULARY[BOS],
+    "eos_token_id": VOCABULARY[EOS],
+    "decoder_start_token_id": VOCABULARY[EOS],
+    "hidden_size": 32,
+    "d_model": 32,
+    "n_embd": 32,
+    "emb_dim": 32,
+    "embedding_size": 32,
+    "intermediate_size": 48,
+    "ffn_dim": 48,
+    "d_ff": 48,
+    "moe_intermediate_size": 16,
+    "shared_expert_intermediate_size": 16,
+    "encoder_ffn_dim": 48,
+    "decoder_ffn_dim": 48,
+    "num_hidden_layers": _LAYERS,
+    "num_layers": _LAYERS,
+    "num_decoder_layers": _LAYERS,
+    "n_layer": _LAYERS,
+    "n_layers": _LAYERS,
+    "encoder_layers": _LAYERS,
+    "decoder_layers": _LAYERS,
+    "num_attention_heads": 4,
+    "n_head": 4,
+    "n_heads": 4,
+    "mamba_n_heads": 4,
+    "mamba_d_head": 16,
+    "mamba_d_ssm": 64,
+    "mamba_d_state": 8,
+    "mamba_head_dim": 16,
+    "mamba_num_heads": 4,
+    "ssm_state_size": 8,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+    "mamba_expand": 2,
+    "attention_window": 8,
+    "num_heads": 4,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "d_kv": 8,
+    "max_position_embeddings": 128,
+    "n_positions": 128,
+    "max_seq_len": 128,
+    "num_experts": 4,
+    "num_local_experts": 4,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "kv_lora_rank": 8,
+    "q_lora_rank": 8,
+    "qk_rope_head_dim": 4,
+    "qk_nope_head_dim": 4,
+    "v_head_dim": 8,
+    "sliding_window": 8,
+    "rotary_dim": 4,
+    "n_shared_experts": 1,
+    "n_group": 1,
+    "topk_group": 1,
+    "tie_word_embeddings": False,
+}
+# What the general sizes don't fit.
+_MORE: Mapping[str, Mapping[str, Any]] = {
+    "switch_transformers": {"num_sparse_encoder_layers": 1, "num_sparse_decoder_layers": 1},
+}
+
+
+def write(kind: str, directory: Path) -> None:
+    """A model of type `kind` with a tokenizer. Raises whatever transformers does where it can't be made."""
+    config = small_config(kind)
+    seq2seq = bool(config.is_encoder_decoder)
+    auto = AutoModelForSeq2SeqLM if seq2seq else AutoModelForCausalLM
+    with torch.device("meta"):
+        model = auto.from_config(config)  # type: ignore[no-untyped-call]
+    numbers = sum(weight.numel() for weight in model.parameters())
+    if numbers > 20_000_000:
+        raise ValueError(f"{numbers} weights are no small model")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = auto.from_config(config)  # type: ignore[no-untyped-call]
+    model.save_pretrained(directory)
+    make_tokenizer(f"$A {EOS}" if seq2seq else f"{BOS} $A").save_pretrained(directory)
+
+
+def small_config(kind: str) -> PreTrainedConfig:
+    """Its config with small sizes, those of its text part too."""
+    more = _MORE.get(kind, {})
+    config_class = type(AutoConfig.for_model(kind))
+    return _small(config_class, more)
+
+
+def _small(config_class: Any, more: Mapping[str, Any]) -> Any:
+    known = {f.name for f in dataclasses.fields(config_class)} | set(config_class.attribute_map)
+    names = {name: value for name, value in _SIZES.items() if name in known}
+    # An alias and what it stands for are one.
+    for alias, name in config_class.attribute_map.items():
+        if alias in names and name in names:
+            del names[alias]
+    parts = {
+        name: _small(part, {}).to_dict()
+        for name, part in (getattr(config_class, "sub_configs", None) or {}).items()
+        if isinstance(part, type) and part is not AutoConfig and dataclasses.is_dataclass(part)
+    }
+    if config_class().is_encoder_decoder:
+        # A separate output layer would give encoder and decoder an embedding each.
+        names["tie_word_embeddings"] = True
+    return config_class(**{**names, **parts, **more})
