@@ -25,6 +25,10 @@ the name into what caikit expects.
 
 from __future__ import annotations
 
+import re
+
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+
 
 class CaikitPtError(Exception):
     """Anything that caikit_pt refuses or fails at, with a text written for the user."""
@@ -140,8 +144,10 @@ class UnknownJob(CaikitPtError):
 
 def in_short(error: BaseException, limit: int = 200) -> str:
     """The kind of a library's error and what it says first, as part of an error text."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = ": ".join([type(error).__name__, *lines[:1]])
+    lines = [line.strip() for line in _COLOURS.sub("", str(error)).splitlines() if line.strip()]
+    # Many a first line ends with a colon, and says nothing without the next.
+    said = " ".join(lines[: 2 if lines and lines[0].endswith(":") else 1])
+    text = f"{type(error).__name__}: {said}" if said else type(error).__name__
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 

@@ -216,6 +216,8 @@ def _checked(name: str, config: Any) -> Any:
         else modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     )
     architectures = config.architectures or []
+    if not isinstance(architectures, list):
+        raise InvalidParameter("base_model", name, "a model whose config.json has a list of architectures")
     generators = set(mapping.values())
     if config.model_type not in mapping or (architectures and not generators & set(architectures)):
         kind = ", ".join(architectures) or config.model_type
@@ -243,7 +245,8 @@ def _tokenizer(name: str, directory: Path, rows: int) -> Any:
     """The tokenizer in `directory` for a model with so many embeddings."""
     from transformers import AutoTokenizer
 
-    with trial(name, "reading its tokenizer"):
+    absent = "" if (directory / "tokenizer.json").exists() else " (there is no tokenizer.json)"
+    with trial(name, f"reading its tokenizer{absent}"):
         tokenizer = AutoTokenizer.from_pretrained(directory, **LOCAL)
         if tokenizer.eos_token_id is None:
             raise InvalidParameter("base_model", name, "a model whose tokenizer has an end token")

@@ -57,7 +57,8 @@ def fingerprint(directory: Path) -> str:
         raise InvalidParameter(
             "base_model",
             directory.name,
-            f"a checkpoint whose files are whole; this one gave {in_short(error)}",
+            f"a checkpoint whose files are whole; this one's can't be read ({in_short(error)}). "
+            "Fetch or save it again",
         ) from error
 
 
@@ -79,7 +80,7 @@ def _fingerprint(stamps: tuple[tuple[str, int, int], ...]) -> str:
 
 
 def _architecture(config: Path) -> dict[str, Any]:
-    values = json.loads(config.read_text("utf-8"))
+    values = _json(config)
     found = {name: values[name] for name in _ARCHITECTURE if name in values}
     # Moved into rope_parameters by transformers 5.
     rope = values.get("rope_parameters") or {}
@@ -90,7 +91,14 @@ def _vocabulary(tokenizer: Path) -> Any:
     """Pieces and their ids. Models with another kind of tokenizer file go by their weights alone."""
     if not tokenizer.exists():
         return None
-    return json.loads(tokenizer.read_text("utf-8")).get("model", {}).get("vocab")
+    return _json(tokenizer).get("model", {}).get("vocab")
+
+
+def _json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file.name}: {error}") from error
 
 
 def _canonical(value: Any) -> bytes:

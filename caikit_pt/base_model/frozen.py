@@ -147,7 +147,7 @@ class BaseModel(TextSide):
         return check_packing(self)
 
     def check_training(self, parts: Collection[str]) -> None:
-        """Raises InvalidParameter where a step of training fails with prompts on the sides `parts`: tried once."""
+        """Raises InvalidParameter where a step of training fails with prompts on `parts`: tried once."""
         from caikit_pt.base_model.self_test import check_training
 
         if frozenset(parts) not in self._trains:

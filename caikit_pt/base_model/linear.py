@@ -46,7 +46,10 @@ class FrozenLinear(torch.nn.Linear):
             return super().forward(input)
         if not torch.is_grad_enabled():
             return _product(input, self.weight if self.packed is None else self.packed, self.bias)
-        return _Product.apply(input, self.weight, self.bias)  # type: ignore[no-any-return, no-untyped-call]
+        # Made in two dimensions it is no view, so that models may change it in place, as LED does.
+        rows = _Product.apply(input.flatten(0, -2), self.weight, self.bias)  # type: ignore[no-untyped-call]
+        result: Tensor = rows.unflatten(0, input.shape[:-1])
+        return result
 
 
 def freeze_linears(model: torch.nn.Module) -> None:

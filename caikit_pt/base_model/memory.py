@@ -1,4 +1,4 @@
-"""How much memory is free: the machine's, or what is left of the container's limit; and when there is none."""
+"""How much memory is free, of the machine's or of the container's limit; and whether there was none."""
 
 from __future__ import annotations
 

@@ -173,8 +173,9 @@ def _trained(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Losses of a few rows, and the gradient of all prompts; `nudge` moves these by a part of themselves.
 
-    The prompts stand on the sides `parts`, or else on all that there are. Two prompts, rows of several lengths. Where some layers of the model see a window only, a last row is
-    longer than it; it is a batch of its own, beside which nothing has to be padded.
+    The prompts, two of them, stand on the sides `parts`, or else on all that there are; rows have several
+    lengths. Where some layers of the model see a window only, a last row is longer than it; it is a batch of
+    its own, beside which nothing has to be padded.
     """
     import torch
 

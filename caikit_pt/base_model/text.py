@@ -56,13 +56,13 @@ class TextSide(ABC):
         return self._embedded(self._literal_tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _embedded(self, ids: Sequence[int], field: str = "text") -> list[int]:
-        """`ids`, each with a row among the embeddings: there are tokenizers with more tokens than their model."""
+        """`ids`, each with a row among the embeddings: some tokenizers have more tokens than their model."""
         if max(ids, default=0) >= self.rows:
             place, token = next((place, token) for place, token in enumerate(ids, 1) if token >= self.rows)
             raise UnknownToken(
                 field,
                 str(self.tokenizer.convert_ids_to_tokens(token)),
-                f"text whose tokens base model {self.checkpoint.name} has embeddings for, those with ids below "
+                f"text of tokens that base model {self.checkpoint.name} has embeddings for, with ids below "
                 f"{self.rows}; token {place} has id {token}. Leave it out",
             )
         return list(ids)

@@ -36,7 +36,7 @@ def trial(name: str, what: str) -> Iterator[None]:
 def _what_to_do(error: Exception) -> str:
     from transformers import __version__
 
-    if isinstance(error, ImportError):
+    if isinstance(error, ImportError) or "pip install" in str(error):
         return "Install what is missing beside caikit_pt and start again, or take another base model"
     if isinstance(error, OSError):
         return "Fetch its files again, or take another base model"

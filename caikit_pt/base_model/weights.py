@@ -59,6 +59,7 @@ def read_weights(checkpoint: Checkpoint, dtype: str) -> Any:
 
     from caikit_pt.base_model.checkpoint import CAUSAL, LOCAL
 
+    _check_quantization(checkpoint)
     auto: Any = AutoModelForCausalLM if checkpoint.family == CAUSAL else AutoModelForSeq2SeqLM
     with trial(checkpoint.name, _reading(checkpoint)), _no_progress_bar():
         model, found = auto.from_pretrained(
@@ -74,12 +75,31 @@ def read_weights(checkpoint: Checkpoint, dtype: str) -> Any:
     return model
 
 
+def _quantization(checkpoint: Checkpoint) -> str | None:
+    """What the weights are quantized by; None where they aren't."""
+    config = getattr(checkpoint.config, "quantization_config", None)
+    if config is None:
+        return None
+    method = config.get("quant_method") if isinstance(config, dict) else config.quant_method
+    return str(getattr(method, "value", method))
+
+
+def _check_quantization(checkpoint: Checkpoint) -> None:
+    """transformers reads quantized numbers as plain ones where it doesn't know by what."""
+    from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
+
+    method = _quantization(checkpoint)
+    if method is not None and method not in AUTO_QUANTIZER_MAPPING:
+        raise InvalidParameter(
+            "base_model",
+            checkpoint.name,
+            f"a model that isn't quantized, or in a way that transformers knows; quant_method is {method!r}",
+        )
+
+
 def _reading(checkpoint: Checkpoint) -> str:
-    quantization = getattr(checkpoint.config, "quantization_config", None)
-    if not quantization:
-        return "reading its weights"
-    method = quantization.get("quant_method") if isinstance(quantization, dict) else quantization.quant_method
-    return f"reading its weights, which quantization_config says are quantized by {method}"
+    method = _quantization(checkpoint)
+    return "reading its weights" + (f", which are quantized by {method}" if method else "")
 
 
 def _check_index(name: str, index: Path) -> None:
