@@ -61,7 +61,7 @@ class TextSide(ABC):
             place, token = next((place, token) for place, token in enumerate(ids, 1) if token >= self.rows)
             raise UnknownToken(
                 field,
-                str(self.tokenizer.convert_ids_to_tokens(token)),
+                str(self.tokenizer.decode([token])).strip(),
                 f"text of tokens that base model {self.checkpoint.name} has embeddings for, with ids below "
                 f"{self.rows}; token {place} has id {token}. Leave it out",
             )

@@ -56,7 +56,9 @@ def tokens_of(
     try:
         return text.source_ids(verbalizer.render(record.input)), text.target_ids(record.output)
     except UnknownToken as error:
-        raise InvalidRecord(stream, f"record {record.number} with {error.value}", error.allowed) from error
+        raise InvalidRecord(
+            stream, f"record {record.number} with token {error.value!r}", error.allowed
+        ) from error
 
 
 def make_examples(records: Records, base: TextSide, parameters: TuningParameters) -> Examples:
