@@ -59,7 +59,6 @@ def read_weights(checkpoint: Checkpoint, dtype: str) -> Any:
 
     from caikit_pt.base_model.checkpoint import CAUSAL, LOCAL
 
-    _check_quantization(checkpoint)
     auto: Any = AutoModelForCausalLM if checkpoint.family == CAUSAL else AutoModelForSeq2SeqLM
     with trial(checkpoint.name, _reading(checkpoint)), _no_progress_bar():
         model, found = auto.from_pretrained(
@@ -75,31 +74,22 @@ def read_weights(checkpoint: Checkpoint, dtype: str) -> Any:
     return model
 
 
-def _quantization(checkpoint: Checkpoint) -> str | None:
-    """What the weights are quantized by; None where they aren't."""
+def _reading(checkpoint: Checkpoint) -> str:
+    """The trial in words. Raises InvalidParameter where quantized numbers would be read as plain ones."""
+    from transformers.quantizers.auto import AutoHfQuantizer
+
     config = getattr(checkpoint.config, "quantization_config", None)
     if config is None:
-        return None
-    method = config.get("quant_method") if isinstance(config, dict) else config.quant_method
-    return str(getattr(method, "value", method))
-
-
-def _check_quantization(checkpoint: Checkpoint) -> None:
-    """transformers reads quantized numbers as plain ones where it doesn't know by what."""
-    from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
-
-    method = _quantization(checkpoint)
-    if method is not None and method not in AUTO_QUANTIZER_MAPPING:
+        return "reading its weights"
+    values = config if isinstance(config, dict) else config.to_dict()
+    method = str(values.get("quant_method"))
+    if "quant_method" in values and not AutoHfQuantizer.supports_quant_method(values):
         raise InvalidParameter(
             "base_model",
             checkpoint.name,
             f"a model that isn't quantized, or in a way that transformers knows; quant_method is {method!r}",
         )
-
-
-def _reading(checkpoint: Checkpoint) -> str:
-    method = _quantization(checkpoint)
-    return "reading its weights" + (f", which are quantized by {method}" if method else "")
+    return f"reading its weights, which are quantized by {method}"
 
 
 def _check_index(name: str, index: Path) -> None:

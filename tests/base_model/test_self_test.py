@@ -125,8 +125,9 @@ def test_a_model_that_cannot_be_trained_is_refused_by_name(
     request = {"base_model": name, "output_model_types": parts, "num_virtual_tokens": 3}
     plan = make_plan(request, [GenerationTrainRecord(input="a", output="b")], None, settings, base)
     told = (
-        f"base_model: '{name}' is not allowed. Allowed: a model that passes this trial: a step of training with a "
-        f"soft prompt on the side {' and '.join(sorted(parts))}. It failed with IndexError: tuple index out of range"
+        f"base_model: '{name}' is not allowed. Allowed: a model that passes this trial: a step of training "
+        f"with a soft prompt on the side {' and '.join(sorted(parts))}. "
+        "It failed with IndexError: tuple index out of range. Take another base model"
     )
     for refuse in (plan.check_training, lambda: tune(plan, base)):
         with pytest.raises(InvalidParameter) as refused:
