@@ -12,7 +12,6 @@ from typing import Any
 
 from caikit_pt.base_model.fingerprint import fingerprint
 from caikit_pt.base_model.trial import trial
-from caikit_pt.base_model.weights import check_files
 from caikit_pt.errors import InvalidParameter, in_short
 from caikit_pt.parameters.tuning import DECODER, DTYPES, ENCODER
 from caikit_pt.paths import inside
@@ -40,8 +39,7 @@ class Checkpoint:
     @cached_property
     def fingerprint(self) -> str:
         """See `fingerprint.py`. Raises InvalidParameter where the files of weights aren't whole."""
-        check_files(self.name, self.directory)
-        return fingerprint(self.directory)
+        return fingerprint(self.directory, self.name)
 
     @property
     def family(self) -> str:

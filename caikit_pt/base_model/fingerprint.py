@@ -18,6 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from caikit_pt.base_model.weights import check_files
 from caikit_pt.errors import InvalidParameter, in_short
 
 _SAMPLE_BYTES = 2048
@@ -39,27 +40,34 @@ _ARCHITECTURE = (
 _MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors format itself
 
 
-def fingerprint(directory: Path) -> str:
-    """`sha256:` and 64 hex digits for the checkpoint in `directory`.
+def fingerprint(directory: Path, name: str = "") -> str:
+    """`sha256:` and 64 hex digits for the checkpoint in `directory`, which is called `name`.
 
-    Raises InvalidParameter where there are no weights to take it of.
+    Raises InvalidParameter where there are no weights to take it of, or files that aren't whole.
     """
+    name = name or directory.name
     files = sorted(directory.glob("*.safetensors")) or sorted(directory.glob("pytorch_model*.bin"))
-    if not files:
-        raise InvalidParameter(
-            "base_model", directory.name, "a directory with *.safetensors or pytorch_model*.bin"
-        )
     described = (directory / "config.json", directory / "tokenizer.json")
-    stamps = tuple((str(file), *_stamp(file)) for file in (*described, *files))
+    indices = sorted(directory.glob("*.index.json"))
+    looked_at = tuple((str(file), *_stamp(file)) for file in (*indices, *files))
     try:
-        return _fingerprint(stamps)
+        _check(name, directory, looked_at)
+        return _fingerprint(tuple((str(file), *_stamp(file)) for file in (*described, *files)))
+    except InvalidParameter:
+        raise
     except Exception as error:  # a broken file fails in many ways
         raise InvalidParameter(
             "base_model",
-            directory.name,
+            name,
             f"a checkpoint whose files are whole; this one's can't be read ({in_short(error)}). "
             "Fetch or save it again",
         ) from error
+
+
+@lru_cache(maxsize=256)
+def _check(name: str, directory: Path, stamps: tuple[tuple[str, int, int], ...]) -> None:
+    """Once for the state of the files that `stamps` tell."""
+    check_files(name, directory)
 
 
 def _stamp(file: Path) -> tuple[int, int]:

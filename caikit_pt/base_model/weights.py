@@ -45,7 +45,6 @@ def check_files(name: str, directory: Path) -> None:
             return
     if not any(directory.glob("*.safetensors")) and not any(directory.glob("pytorch_model*.bin")):
         raise _broken(name, "there is no *.safetensors and no pytorch_model*.bin")
-    raise _broken(name, f"there is none of {_WHOLE}, {_INDEX}, {_TORCH_WHOLE}, {_TORCH_INDEX}")
 
 
 def read_weights(checkpoint: Checkpoint, dtype: str) -> Any:
@@ -83,7 +82,8 @@ def _reading(checkpoint: Checkpoint) -> str:
         return "reading its weights"
     values = config if isinstance(config, dict) else config.to_dict()
     method = str(values.get("quant_method"))
-    if "quant_method" in values and not AutoHfQuantizer.supports_quant_method(values):
+    known: Any = AutoHfQuantizer.supports_quant_method
+    if "quant_method" in values and not known(values):
         raise InvalidParameter(
             "base_model",
             checkpoint.name,

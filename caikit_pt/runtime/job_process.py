@@ -30,7 +30,7 @@ from caikit_pt.errors import (
 from caikit_pt.runtime import job as kinds
 from caikit_pt.runtime.job_folder import JobFolder
 from caikit_pt.runtime.reports import BROKEN, FAILED, FINISHED, INTERRUPTED, Report, Reporter
-from caikit_pt.tuning.failure import in_words, told
+from caikit_pt.tuning.failure import explained, told
 from caikit_pt.tuning.snapshot import Snapshots
 from caikit_pt.tuning.tuner import Progress, Validated
 
@@ -113,7 +113,7 @@ class _Run:
             self._tell(FAILED, text=str(error))
         except BaseException as error:  # whatever ends a job is told, and ends nothing else
             _LOG.exception("the training was ended")
-            self._tell(BROKEN, text=str(in_words(error)))
+            self._tell(BROKEN, text=str(explained(error)))
 
     def _train(self) -> None:
         from caikit_pt.base_model.pool import POOL

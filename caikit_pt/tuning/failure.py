@@ -17,10 +17,10 @@ def told() -> Iterator[None]:
     except CaikitPtError:
         raise
     except Exception as error:
-        raise in_words(error) from error
+        raise explained(error) from error
 
 
-def in_words(error: BaseException) -> CaikitPtError:
+def explained(error: BaseException) -> CaikitPtError:
     """`error` for the user of the training that it ended."""
     if is_out_of_memory(error):
         return OutOfMemory(

@@ -127,7 +127,7 @@ SPOILT: dict[str, tuple[_Change, str]] = {
     "an index of another kind": (index([1]), "no index of weights"),
     "no file that is read": (
         lambda directory: (directory / "model.safetensors").rename(directory / "other.safetensors"),
-        "there is none of model.safetensors",
+        r"reading its weights\. It failed with OSError(?s:.*)Fetch its files again",
     ),
     "a torch file with code": (torch_file(Runs()), "UnpicklingError"),
     "a torch file of another kind": (torch_file([1]), "files are whole"),
