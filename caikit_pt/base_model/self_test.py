@@ -42,6 +42,7 @@ def check_itself(base: BaseModel) -> None:
         if not torch.isfinite(alone).all():
             raise _not_finite(base, "logits")
         # Beside a longer row, which pads it.
+        base.cohort(short)
         beside = base.start([whole, short])
         _compare(base, alone, beside.logits[1], "beside a longer row")
         _compare(base, alone, base.plain_logits(short.ids)[0], "given as embeddings")

@@ -68,8 +68,8 @@ def read_weights(checkpoint: Checkpoint, dtype: str) -> Any:
             ignore_mismatched_sizes=True,
             **LOCAL,
         )
-    _check_tensors(checkpoint.name, found)
-    _check_numbers(checkpoint.name, model, dtype)
+        _check_tensors(checkpoint.name, found)
+        _check_numbers(checkpoint.name, model, dtype)
     return model
 
 
@@ -124,14 +124,14 @@ def _check_tensors(name: str, found: dict[str, Any]) -> None:
 
 
 def _check_numbers(name: str, model: torch.nn.Module, dtype: str) -> None:
-    """One pass over memory. Sums are finite where all numbers are, but for sizes that no weight has."""
+    """One pass over memory: where a sum is finite, all its numbers are."""
     import torch
 
     odd = [
         key
         for key, weight in model.named_parameters()
         if weight.is_floating_point()
-        and not torch.isfinite(weight.detach().sum(dtype=torch.float64))
+        and not torch.isfinite(weight.detach().sum(dtype=torch.float32))
         and not torch.isfinite(weight.detach()).all()
     ]
     if odd:

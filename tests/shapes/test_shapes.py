@@ -31,13 +31,16 @@ HANDFUL = {
     "switch_transformers": "",  # experts of limited capacity, in an encoder-decoder model
     "qwen3_next": "",  # a state beside keys and values
     "deepseek_v3": "",  # keys that are unfolded from a few numbers
+    # Its forward looks up ids by their embeddings, which a soft prompt hasn't got: answers alone don't show it.
+    "gemma4_text": "a step of training with a soft prompt on the side DECODER. It failed with RuntimeError",
     "mamba2": "takes past_key_values",
     "minimax": "answers beside a longer row and a token later. It failed with ValueError",
     "fsmt": "answers beside a longer row and a token later. It failed with TypeError",
     "roberta": "given as embeddings",
     "mllama": "a causal or seq2seq language model",
 }
-ALL = os.environ.get("SHAPES") == "all"
+# `all`, or names of types: then those that can't be made small are looked at by their config alone.
+ASKED = os.environ.get("SHAPES", "").split()
 RECORDS = [
     GenerationTrainRecord(input=f"w{number} w{number + 1} w{number % 3}", output=f"w{20 + number % 2}")
     for number in range(8)
@@ -45,12 +48,12 @@ RECORDS = [
 
 
 @pytest.mark.filterwarnings("default")
-@pytest.mark.parametrize("kind", shapes.TYPES if ALL else HANDFUL)
+@pytest.mark.parametrize("kind", shapes.TYPES if ASKED == ["all"] else ASKED or HANDFUL)
 def test_it_trains_or_is_refused_by_name(kind: str, tmp_path: Path) -> None:
     try:
         shapes.write(kind, tmp_path / kind)
     except Exception as error:
-        if not ALL:
+        if not ASKED:
             raise
         shapes.write_config(kind, tmp_path / kind)
         print(f"{kind}: can't be made small ({type(error).__name__}); {_told(kind, tmp_path)}")
