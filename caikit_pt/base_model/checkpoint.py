@@ -25,6 +25,8 @@ _PROMPT_PARTS = {CAUSAL: (DECODER,), SEQ2SEQ: (ENCODER, DECODER)}
 LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 # Without these a model can't be given a soft prompt, a padded batch or one token after the other.
 _NEEDED_ARGUMENTS = {"inputs_embeds", "attention_mask", "past_key_values"}
+# What OPT, RemBERT and ELECTRA call the width of their embeddings.
+_EMBEDDING_WIDTHS = ("word_embed_proj_dim", "input_embedding_size", "embedding_size")
 _DOWNLOADED = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 
 
@@ -60,7 +62,8 @@ class Checkpoint:
     def hidden_size(self) -> int:
         """Width H of a word embedding; a few models project it to another width behind it."""
         config = self._text_config
-        return int(getattr(config, "word_embed_proj_dim", None) or config.hidden_size)
+        widths = (getattr(config, name, None) for name in _EMBEDDING_WIDTHS)
+        return int(next(filter(None, widths), config.hidden_size))
 
     @cached_property
     def tokenizer(self) -> Any:

@@ -38,6 +38,14 @@ def check_itself(base: BaseModel) -> None:
     text = _some_ids(base)
     short, whole = Row({}, text[:3]), Row({}, text)
     with torch.inference_mode(), trial(base.checkpoint.name, "answers beside a longer row and a token later"):
+        width = base.embed(short.ids).shape[1]
+        if width != base.checkpoint.hidden_size:
+            raise InvalidParameter(
+                "base_model",
+                base.checkpoint.name,
+                f"a model whose config.json says how wide its embeddings are; it says "
+                f"{base.checkpoint.hidden_size}, and they are {width} wide",
+            )
         alone = base.start([short]).logits[0]
         if not torch.isfinite(alone).all():
             raise _not_finite(base, "logits")

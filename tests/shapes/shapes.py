@@ -30,7 +30,10 @@ _SIZES: Mapping[str, Any] = {
     "d_model": 32,
     "n_embd": 32,
     "emb_dim": 32,
-    "embedding_size": 32,
+    # As released models have them, other than the hidden size.
+    "embedding_size": 16,
+    "input_embedding_size": 16,
+    "output_embedding_size": 16,
     "intermediate_size": 48,
     "ffn_dim": 48,
     "d_ff": 48,
