@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 # The models here are small: more threads than cores only get in each other's way.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test check serve protos docs interop models soak survive vllm bench-training bench-quality bench-serving bench-jobs install clean
+.PHONY: help demo test check serve protos docs interop models shapes soak survive vllm bench-training bench-quality bench-serving bench-jobs install clean
 
 help:  ## What can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -41,6 +41,9 @@ models: $(INSTALLED)  ## Pretrain the embedded base models and their source prom
 	$(BIN)/python -m examples.pretraining.pretrain
 	$(BIN)/python -m examples.pretraining.make_demo_data
 	$(BIN)/python -m examples.pretraining.source_prompts
+
+shapes: $(INSTALLED)  ## Train and serve a tiny model of every type that transformers knows, and print what became of each (some minutes)
+	SHAPES=all $(BIN)/python -m pytest tests/shapes -s
 
 soak: $(INSTALLED)  ## 2,000 requests from 64 clients over 32 prompts, each compared with its serial run
 	SOAK_REQUESTS=2000 $(BIN)/python -m pytest tests/test_serving.py -s

@@ -3,11 +3,13 @@
     CaikitPtError                    INTERNAL
     ├── InvalidParameter             INVALID_ARGUMENT
     │   ├── InvalidRecord            INVALID_ARGUMENT
+    │   ├── UnknownToken             INVALID_ARGUMENT
     │   └── InvalidSourcePrompt      INVALID_ARGUMENT
     ├── BaseModelMismatch            FAILED_PRECONDITION
     ├── DamagedArtifact              DATA_LOSS
     ├── TrainingDiverged             ABORTED
     ├── TrainingInterrupted          UNAVAILABLE
+    ├── TrainingFailed               INTERNAL
     ├── TooManyRequests              RESOURCE_EXHAUSTED
     ├── OutOfMemory                  RESOURCE_EXHAUSTED
     ├── WaitedTooLong                DEADLINE_EXCEEDED
@@ -26,6 +28,7 @@ from __future__ import annotations
 import re
 
 _EXCERPT = 20  # characters
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class CaikitPtError(Exception):
@@ -66,6 +69,13 @@ class InvalidRecord(InvalidParameter):
         return str(value)
 
 
+class UnknownToken(InvalidParameter):
+    """A text has a token that the base model's tokenizer knows, and its embeddings don't."""
+
+    def __init__(self, field: str, piece: str, allowed: str) -> None:
+        super().__init__(field, piece[:20], allowed)
+
+
 class InvalidSourcePrompt(InvalidParameter):
     """A source prompt is missing, outside its root, unreadable or of another shape or base model."""
 
@@ -92,6 +102,10 @@ class TrainingInterrupted(CaikitPtError):
     """A training was told to stop. It goes on from its last snapshot."""
 
     status = "UNAVAILABLE"
+
+
+class TrainingFailed(CaikitPtError):
+    """A library failed in the midst of a training, for a reason that nobody has foreseen."""
 
 
 class TooManyRequests(CaikitPtError):
@@ -140,6 +154,15 @@ class UnknownJob(CaikitPtError):
     """No training with this id was ever accepted."""
 
     status = "NOT_FOUND"
+
+
+def in_short(error: BaseException, limit: int = 200) -> str:
+    """The kind of a library's error and what it says first, as part of an error text."""
+    lines = [line.strip() for line in _COLOURS.sub("", str(error)).splitlines() if line.strip()]
+    # Many a first line ends with a colon, and says nothing without the next.
+    said = " ".join(lines[: 2 if lines and lines[0].endswith(":") else 1])
+    text = f"{type(error).__name__}: {said}" if said else type(error).__name__
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
 def shown(value: object, limit: int = 80) -> str:

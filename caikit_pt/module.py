@@ -47,6 +47,7 @@ from caikit_pt.serving.sequence import Token as ServedToken
 from caikit_pt.soft_prompt import artifact
 from caikit_pt.soft_prompt.artifact import TunedPrompt
 from caikit_pt.soft_prompt.publication import replacing
+from caikit_pt.tuning.failure import told
 from caikit_pt.tuning.joining import round_of
 from caikit_pt.tuning.learner import gradients
 from caikit_pt.tuning.plan import TuningPlan, make_plan
@@ -162,12 +163,14 @@ class PeftPromptTuning(ModuleBase):
         """
         plan = cls.plan(*arguments, **parameters)
         with caikit_errors():
-            return preflight(plan)
+            found = preflight(plan)
+            plan.check_training()
+            return found
 
     @classmethod
     def from_plan(cls, plan: TuningPlan, progress_bar: bool = False) -> "PeftPromptTuning":
         """Does what `plan` says: minutes to hours."""
-        with caikit_errors():
+        with caikit_errors(), told():
             base = plan.resource or POOL.get(
                 plan.checkpoint, plan.parameters.torch_dtype, plan.parameters.device
             )

@@ -27,7 +27,10 @@ def inside(root: str | Path, name: str, field: str, error: type[InvalidParameter
     if len(name.encode()) > _MAX_PATH_BYTES or any(len(part.encode()) > MAX_NAME_BYTES for part in parts):
         raise error(field, name, f"a path of up to {_MAX_PATH_BYTES} bytes, {MAX_NAME_BYTES} a part")
     real_root = Path(root).resolve()
-    path = (real_root / name).resolve()
+    try:
+        path = (real_root / name).resolve()
+    except (OSError, RuntimeError) as looped:
+        raise error(field, name, "a path whose symbolic links lead somewhere") from looped
     if path == real_root or not path.is_relative_to(real_root):
         raise error(field, name, allowed)
     return path

@@ -113,15 +113,19 @@ def write_source(
 @pytest.fixture(scope="session")
 def base_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A `base_models_dir` with the embedded models, and some that are of no use."""
+    from safetensors.torch import load_file, save_file
     from transformers import BertConfig, BertForSequenceClassification, MambaConfig
 
     root = tmp_path_factory.mktemp("base_models")
-    for name in (LLAMA, T5, "no-weights", "no-tokenizer", "cut-short", "recurrent"):
+    for name in (LLAMA, T5, "no-weights", "no-tokenizer", "cut-short", "recurrent", "not-whole"):
         shutil.copytree(BASE_MODELS / (name if name == LLAMA else T5), root / name)
     (root / "no-weights" / "model.safetensors").unlink()
     (root / "no-tokenizer" / "tokenizer.json").unlink()
     weights = root / "cut-short" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1000])
+    tensors = load_file(root / "not-whole" / "model.safetensors")
+    del tensors["decoder.block.0.layer.2.DenseReluDense.wo.weight"]
+    save_file(tensors, root / "not-whole" / "model.safetensors", metadata={"format": "pt"})
     MambaConfig(architectures=["MambaForCausalLM"]).save_pretrained(root / "recurrent")
     config = BertConfig(vocab_size=8, hidden_size=8, num_hidden_layers=1, num_attention_heads=1)
     BertForSequenceClassification(config).save_pretrained(root / "classifier")

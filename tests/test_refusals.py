@@ -68,6 +68,11 @@ TRAIN: dict[str, tuple[dict[str, Any], str, str]] = {
     "a base model without weights": ({"base_model": "no-weights"}, "base_model", "safetensors"),
     "a base model without a tokenizer": ({"base_model": "no-tokenizer"}, "base_model", "tokenizer"),
     "a base model that is cut short": ({"base_model": "cut-short"}, "base_model", "whole"),
+    "a base model that lacks a tensor": (
+        {"base_model": "not-whole"},
+        "base_model",
+        "layer.2.DenseReluDense.wo",
+    ),
     "a name beyond any file system": ({"base_model": "x" * 300}, "base_model", "bytes"),
     "no base model": ({"base_model": ""}, "base_model", "name"),
     "absolute training file": (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from caikit_pt.base_model.fingerprint import fingerprint
-from caikit_pt.errors import InvalidParameter
+from caikit_pt.base_model.trial import trial
+from caikit_pt.errors import InvalidParameter, in_short
 from caikit_pt.parameters.tuning import DECODER, DTYPES, ENCODER
 from caikit_pt.paths import inside
 from caikit_pt.settings import Settings
@@ -23,6 +25,8 @@ _PROMPT_PARTS = {CAUSAL: (DECODER,), SEQ2SEQ: (ENCODER, DECODER)}
 LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 # Without these a model can't be given a soft prompt, a padded batch or one token after the other.
 _NEEDED_ARGUMENTS = {"inputs_embeds", "attention_mask", "past_key_values"}
+# What OPT, RemBERT and ELECTRA call the width of their embeddings.
+_EMBEDDING_WIDTHS = ("word_embed_proj_dim", "input_embedding_size", "embedding_size")
 _DOWNLOADED = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 
 
@@ -36,8 +40,8 @@ class Checkpoint:
 
     @cached_property
     def fingerprint(self) -> str:
-        """See `fingerprint.py`."""
-        return fingerprint(self.directory)
+        """See `fingerprint.py`. Raises InvalidParameter where the files of weights aren't whole."""
+        return fingerprint(self.directory, self.name)
 
     @property
     def family(self) -> str:
@@ -50,24 +54,30 @@ class Checkpoint:
         return _PROMPT_PARTS[self.family]
 
     @property
+    def rows(self) -> int:
+        """Rows of the word embeddings, one for each token id."""
+        return int(self._text_config.vocab_size)
+
+    @property
     def hidden_size(self) -> int:
         """Width H of a word embedding; a few models project it to another width behind it."""
         config = self._text_config
-        return int(getattr(config, "word_embed_proj_dim", None) or config.hidden_size)
+        widths = (getattr(config, name, None) for name in _EMBEDDING_WIDTHS)
+        return int(next(filter(None, widths), config.hidden_size))
 
     @cached_property
     def tokenizer(self) -> Any:
-        """The model's tokenizer. Raises InvalidParameter where there is none that can end a text."""
-        return _tokenizer(self.name, self.directory)
+        """The model's tokenizer. Raises InvalidParameter where none can begin and end a text."""
+        return _tokenizer(self.name, self.directory, self.rows)
 
     @cached_property
     def generation_config(self) -> Any:
         """What the checkpoint says of answers, as `from_pretrained` finds it."""
         from transformers import GenerationConfig
 
-        try:
-            return GenerationConfig.from_pretrained(self.directory, **LOCAL)
-        except OSError:
+        with trial(self.name, "reading its generation_config.json"):
+            if (self.directory / "generation_config.json").exists():
+                return GenerationConfig.from_pretrained(self.directory, **LOCAL)
             return GenerationConfig.from_model_config(self.config)
 
     def contexts(self, parts: Collection[str]) -> list[tuple[tuple[str, ...], bool]]:
@@ -161,22 +171,54 @@ def _known(settings: Settings) -> list[str]:
 
 def _text_generation_config(name: str, directory: Path) -> Any:
     """The config in `directory`. Raises InvalidParameter where no model of it generates text."""
-    import transformers
-    from transformers import AutoConfig
-    from transformers.models.auto import modeling_auto
+    with trial(name, "reading its config.json"):
+        return _checked(name, _config(name, directory))
+
+
+def _config(name: str, directory: Path) -> Any:
+    from transformers import AutoConfig, __version__
 
     try:
-        config = AutoConfig.from_pretrained(directory, **LOCAL)
+        return AutoConfig.from_pretrained(directory, **LOCAL)
     except Exception as error:  # a broken file fails in many ways
         raise InvalidParameter(
-            "base_model", name, "a model whose config.json this release of transformers reads"
+            "base_model",
+            name,
+            f"a model whose config.json transformers {__version__} reads; {_wrong_in(directory, error)}",
         ) from error
+
+
+def _wrong_in(directory: Path, error: Exception) -> str:
+    """What is wrong with the config in `directory`, over which transformers has raised `error`."""
+    from transformers import CONFIG_MAPPING
+
+    try:
+        values = json.loads((directory / "config.json").read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as unreadable:
+        return f"this one can't be read as JSON ({in_short(unreadable)})"
+    if not isinstance(values, dict):
+        return "this one holds no object"
+    kind = values.get("model_type")
+    if kind in CONFIG_MAPPING:
+        return f"this one failed with {in_short(error)}"
+    if "auto_map" in values:
+        return f"model_type {kind!r} needs code from its repository, which is never run"
+    return f"it doesn't know model_type {kind!r}" if kind else "this one has no model_type"
+
+
+def _checked(name: str, config: Any) -> Any:
+    """`config`, of a model that can be given a soft prompt. Raises InvalidParameter."""
+    import transformers
+    from transformers.models.auto import modeling_auto
+
     mapping = (
         modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
         if config.is_encoder_decoder
         else modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     )
     architectures = config.architectures or []
+    if not isinstance(architectures, list):
+        raise InvalidParameter("base_model", name, "a model whose config.json has a list of architectures")
     generators = set(mapping.values())
     if config.model_type not in mapping or (architectures and not generators & set(architectures)):
         kind = ", ".join(architectures) or config.model_type
@@ -193,18 +235,34 @@ def _text_generation_config(name: str, directory: Path) -> Any:
             name,
             f"a model that takes {', '.join(sorted(missing))}; {config.model_type} models don't",
         )
+    text = config.get_text_config()
+    for size in ("vocab_size", "hidden_size"):
+        if not isinstance(getattr(text, size, None), int):
+            raise InvalidParameter("base_model", name, f"a model whose config.json says its {size}")
     return config
 
 
-def _tokenizer(name: str, directory: Path) -> Any:
+def _tokenizer(name: str, directory: Path, rows: int) -> Any:
+    """The tokenizer in `directory` for a model with so many embeddings."""
     from transformers import AutoTokenizer
 
-    try:
+    absent = "" if (directory / "tokenizer.json").exists() else " (there is no tokenizer.json)"
+    with trial(name, f"reading its tokenizer{absent}"):
         tokenizer = AutoTokenizer.from_pretrained(directory, **LOCAL)
-    except Exception as error:  # a broken file fails in many ways
-        raise InvalidParameter(
-            "base_model", name, "a model with a tokenizer that this release of transformers reads"
-        ) from error
-    if tokenizer.eos_token_id is None:
-        raise InvalidParameter("base_model", name, "a model whose tokenizer has an end token")
+        if tokenizer.eos_token_id is None:
+            raise InvalidParameter("base_model", name, "a model whose tokenizer has an end token")
+        needed = {tokenizer.eos_token_id, *tokenizer("")["input_ids"]}
+        without = sorted(token for token in needed if token >= rows)
+        if without:
+            pieces = ", ".join(map(repr, tokenizer.convert_ids_to_tokens(without)))
+            raise InvalidParameter(
+                "base_model",
+                name,
+                f"a model with an embedding for what its tokenizer puts around a text; it has {rows}, "
+                f"and {pieces} would be number {without[0] + 1}. Fetch or save the two together",
+            )
+        if len(set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids)) == 0:
+            raise InvalidParameter(
+                "base_model", name, "a model with tokenizer files; its tokenizer knows no word"
+            )
     return tokenizer

@@ -18,7 +18,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from caikit_pt.errors import InvalidParameter
+from caikit_pt.base_model.weights import check_files
+from caikit_pt.errors import InvalidParameter, in_short
 
 _SAMPLE_BYTES = 2048
 # Names that every release of transformers writes alike; the rest of config.json changes between releases.
@@ -39,22 +40,34 @@ _ARCHITECTURE = (
 _MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors format itself
 
 
-def fingerprint(directory: Path) -> str:
-    """`sha256:` and 64 hex digits for the checkpoint in `directory`.
+def fingerprint(directory: Path, name: str = "") -> str:
+    """`sha256:` and 64 hex digits for the checkpoint in `directory`, which is called `name`.
 
-    Raises InvalidParameter where there are no weights to take it of.
+    Raises InvalidParameter where there are no weights to take it of, or files that aren't whole.
     """
+    name = name or directory.name
     files = sorted(directory.glob("*.safetensors")) or sorted(directory.glob("pytorch_model*.bin"))
-    if not files:
-        raise InvalidParameter(
-            "base_model", directory.name, "a directory with *.safetensors or pytorch_model*.bin"
-        )
     described = (directory / "config.json", directory / "tokenizer.json")
-    stamps = tuple((str(file), *_stamp(file)) for file in (*described, *files))
+    indices = sorted(directory.glob("*.index.json"))
+    looked_at = tuple((str(file), *_stamp(file)) for file in (*indices, *files))
     try:
-        return _fingerprint(stamps)
-    except (OSError, ValueError, KeyError, TypeError, struct.error, RuntimeError) as error:
-        raise InvalidParameter("base_model", directory.name, "a checkpoint whose files are whole") from error
+        _check(name, directory, looked_at)
+        return _fingerprint(tuple((str(file), *_stamp(file)) for file in (*described, *files)))
+    except InvalidParameter:
+        raise
+    except Exception as error:  # a broken file fails in many ways
+        raise InvalidParameter(
+            "base_model",
+            name,
+            f"a checkpoint whose files are whole; this one's can't be read ({in_short(error)}). "
+            "Fetch or save it again",
+        ) from error
+
+
+@lru_cache(maxsize=256)
+def _check(name: str, directory: Path, stamps: tuple[tuple[str, int, int], ...]) -> None:
+    """Once for the state of the files that `stamps` tell."""
+    check_files(name, directory)
 
 
 def _stamp(file: Path) -> tuple[int, int]:
@@ -75,7 +88,7 @@ def _fingerprint(stamps: tuple[tuple[str, int, int], ...]) -> str:
 
 
 def _architecture(config: Path) -> dict[str, Any]:
-    values = json.loads(config.read_text("utf-8"))
+    values = _json(config)
     found = {name: values[name] for name in _ARCHITECTURE if name in values}
     # Moved into rope_parameters by transformers 5.
     rope = values.get("rope_parameters") or {}
@@ -86,7 +99,14 @@ def _vocabulary(tokenizer: Path) -> Any:
     """Pieces and their ids. Models with another kind of tokenizer file go by their weights alone."""
     if not tokenizer.exists():
         return None
-    return json.loads(tokenizer.read_text("utf-8")).get("model", {}).get("vocab")
+    return _json(tokenizer).get("model", {}).get("vocab")
+
+
+def _json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file.name}: {error}") from error
 
 
 def _canonical(value: Any) -> bytes:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -75,6 +75,7 @@ class BaseModel(TextSide):
         # What has been found to fit in memory: for all who train on this copy.
         self.budget = budget_for(self.device.type, checkpoint.hidden_size)
         self.prompts = PromptCache()
+        self._trains = set[frozenset[str]]()
 
     @property
     def device(self) -> torch.device:
@@ -90,6 +91,10 @@ class BaseModel(TextSide):
     def vocabulary(self) -> int:
         """Logits at a position, V."""
         return int(self.model.config.get_text_config().vocab_size)
+
+    @property
+    def rows(self) -> int:
+        return min(int(self.model.get_input_embeddings().weight.shape[0]), self.vocabulary)
 
     # ---- what differs between the families ----
 
@@ -162,6 +167,14 @@ class BaseModel(TextSide):
         from caikit_pt.base_model.linear import builds_code
 
         return builds_code(self.model)
+
+    def check_training(self, parts: Collection[str]) -> None:
+        """Raises InvalidParameter where a step of training fails with prompts on `parts`: tried once."""
+        from caikit_pt.base_model.self_test import check_training
+
+        if frozenset(parts) not in self._trains:
+            check_training(self, parts)
+            self._trains.add(frozenset(parts))
 
     def padded_step(self, prompts: Sequence[PromptTensors]) -> Step:
         """The plain way, right for every model: every row is padded to the longest of its batch."""

@@ -53,8 +53,11 @@ class FrozenLinear(torch.nn.Linear):
         forth, back = fastest(FORWARD, weight, rows), fastest(BACKWARD, weight, rows)
         if forth == back == TORCH:
             return super().forward(input)
-        product: Tensor = _Product.apply(input, weight, self.bias, forth, back)  # type: ignore[no-untyped-call]
-        return product
+        # Made in two dimensions it is no view, so that models may change it in place, as LED does.
+        flat = input.flatten(0, -2)
+        product = _Product.apply(flat, weight, self.bias, forth, back)  # type: ignore[no-untyped-call]
+        result: Tensor = product.unflatten(0, input.shape[:-1])
+        return result
 
 
 def freeze_linears(model: torch.nn.Module) -> None:

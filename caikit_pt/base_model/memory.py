@@ -1,10 +1,24 @@
-"""How much memory is free: the machine's, or what is left of the container's limit."""
+"""How much memory is free, of the machine's or of the container's limit; and whether there was none."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 _CGROUP = Path("/sys/fs/cgroup")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether `error` says that a device, the CPU included, has no more memory."""
+    import torch
+
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator" in str(error)
+
+
+def free_memory_of(device: str) -> int:
+    """Bytes that could still be taken of the memory of a `device` of torch."""
+    import torch
+
+    return free_memory() if device == "cpu" else int(torch.cuda.mem_get_info(device)[0])
 
 
 def free_memory(cgroup: Path = _CGROUP) -> int:

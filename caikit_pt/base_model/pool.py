@@ -7,13 +7,17 @@ the tying of weights for the whole process, so that two at once spoil each other
 
 from __future__ import annotations
 
+import logging
 import threading
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection
+from typing import TYPE_CHECKING
 
-from caikit_pt.base_model.checkpoint import CAUSAL, LOCAL, Checkpoint
+from caikit_pt.base_model.checkpoint import CAUSAL, Checkpoint
+from caikit_pt.base_model.memory import free_memory_of
+from caikit_pt.base_model.trial import trial
+from caikit_pt.base_model.weights import read_weights
+from caikit_pt.base_model.work import work_of
 from caikit_pt.errors import InvalidParameter
 from caikit_pt.parameters.tuning import DTYPES
 from caikit_pt.settings import Settings
@@ -21,7 +25,10 @@ from caikit_pt.settings import Settings
 if TYPE_CHECKING:
     from caikit_pt.base_model.frozen import BaseModel
 
+_LOG = logging.getLogger(__name__)
 _Key = tuple[str, str, str, str]
+# Of the free memory, so much may weights take that are loaded only to be tried.
+_SHARE_TO_TRY = 0.5
 _LOADING = threading.RLock()
 
 
@@ -30,10 +37,12 @@ class BaseModelPool:
 
     def __init__(self) -> None:
         self._models: weakref.WeakValueDictionary[_Key, BaseModel] = weakref.WeakValueDictionary()
+        # What has been seen to train. What fails is tried again: its files may have been mended.
+        self._trains: set[tuple[_Key, frozenset[str]]] = set()
 
     def get(self, checkpoint: Checkpoint, dtype: str, device: str) -> BaseModel:
         """The one copy of `checkpoint` in `dtype` on `device`, loaded if nobody holds it yet."""
-        key = (str(checkpoint.directory), checkpoint.fingerprint, dtype, device)
+        key = _key(checkpoint, dtype, device)
         model = self._models.get(key)
         if model is not None:
             return model
@@ -44,9 +53,36 @@ class BaseModelPool:
                 model = self._models[key] = load(checkpoint, dtype, device)
             return model
 
+    def check_training(self, checkpoint: Checkpoint, parts: Collection[str], dtype: str, device: str) -> None:
+        """Tries a step of training with prompts on the sides `parts`, if nobody has yet in this process.
+
+        Where nobody holds a copy one is loaded for it, and let go of; but not one that would take most of the
+        memory that is free. Such a model is tried by its first training. Raises as `load` does, and
+        InvalidParameter where the step fails.
+        """
+        key = _key(checkpoint, dtype, device)
+        if (key, frozenset(parts)) in self._trains:
+            return
+        if key not in self._models and not _is_small(checkpoint, dtype, device):
+            _LOG.info("%s is large, and is tried when its training begins", checkpoint.name)
+            return
+        self.get(checkpoint, dtype, device).check_training(parts)
+        self._trains.add((key, frozenset(parts)))
+
     def __len__(self) -> int:
         """Copies in memory now."""
         return len(self._models)
+
+
+def _key(checkpoint: Checkpoint, dtype: str, device: str) -> _Key:
+    return str(checkpoint.directory), checkpoint.fingerprint, dtype, device
+
+
+def _is_small(checkpoint: Checkpoint, dtype: str, device: str) -> bool:
+    import torch
+
+    weights = work_of(checkpoint).weights * int(getattr(torch, dtype).itemsize)
+    return weights <= _SHARE_TO_TRY * free_memory_of(device)
 
 
 POOL = BaseModelPool()
@@ -69,44 +105,20 @@ def import_libraries() -> None:
 def load(checkpoint: Checkpoint, dtype: str, device: str) -> BaseModel:
     """A new frozen copy of `checkpoint`. Almost everybody wants `POOL.get` instead.
 
-    Raises InvalidParameter where the weights can't be read or the model fails its self-test.
+    Raises InvalidParameter where the weights aren't whole, or the model fails one of its trials; OutOfMemory.
     """
-    import torch
-    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
-
     from caikit_pt.base_model.causal import CausalModel
     from caikit_pt.base_model.quicken import quicken
     from caikit_pt.base_model.self_test import check_itself
     from caikit_pt.base_model.seq2seq import Seq2SeqModel
 
-    causal = checkpoint.family == CAUSAL
-    auto: Any = AutoModelForCausalLM if causal else AutoModelForSeq2SeqLM
-    kind = CausalModel if causal else Seq2SeqModel
-    try:
-        with _LOADING, _no_progress_bar():
-            model = auto.from_pretrained(checkpoint.directory, dtype=getattr(torch, dtype), **LOCAL)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise InvalidParameter(
-            "base_model", checkpoint.name, f"a checkpoint whose weights can be read ({type(error).__name__})"
-        ) from error
-    base = kind(checkpoint, model.to(device), checkpoint.tokenizer, quicken(model))
+    kind = CausalModel if checkpoint.family == CAUSAL else Seq2SeqModel
+    with _LOADING:
+        model = read_weights(checkpoint, dtype)
+    with trial(checkpoint.name, f"freezing it on {device}"):
+        base = kind(checkpoint, model.to(device), checkpoint.tokenizer, quicken(model))
     check_itself(base)
     return base
-
-
-@contextmanager
-def _no_progress_bar() -> Iterator[None]:
-    """Nobody watches a server load its weights."""
-    from transformers.utils import logging as transformers_logging
-
-    logging: Any = transformers_logging
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
 
 
 def shared(checkpoint: Checkpoint, settings: Settings, dtype: str = "", device: str = "") -> BaseModel:

@@ -8,9 +8,11 @@ not looked up in a list of names.
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from caikit_pt.base_model.frozen import BaseModel, Decoding, Row, TrainingBatch
+from caikit_pt.base_model.trial import trial
 from caikit_pt.errors import InvalidParameter
 
 if TYPE_CHECKING:
@@ -35,9 +37,20 @@ def check_itself(base: BaseModel) -> None:
 
     text = _some_ids(base)
     short, whole = Row({}, text[:3]), Row({}, text)
-    with torch.inference_mode():
+    with torch.inference_mode(), trial(base.checkpoint.name, "answers beside a longer row and a token later"):
+        width = base.embed(short.ids).shape[1]
+        if width != base.checkpoint.hidden_size:
+            raise InvalidParameter(
+                "base_model",
+                base.checkpoint.name,
+                f"a model whose config.json says how wide its embeddings are; it says "
+                f"{base.checkpoint.hidden_size}, and they are {width} wide",
+            )
         alone = base.start([short]).logits[0]
+        if not torch.isfinite(alone).all():
+            raise _not_finite(base, "logits")
         # Beside a longer row, which pads it.
+        base.cohort(short)
         beside = base.start([whole, short])
         _compare(base, alone, beside.logits[1], "beside a longer row")
         _compare(base, alone, base.plain_logits(short.ids)[0], "given as embeddings")
@@ -132,6 +145,20 @@ def check_packing(base: BaseModel) -> bool:
     return not wrong
 
 
+def check_training(base: BaseModel, parts: Collection[str]) -> None:
+    """Raises InvalidParameter where a step of training fails with prompts on the sides `parts`.
+
+    Packed or padded, as the model trains.
+    """
+    import torch
+
+    sides = " and ".join(sorted(parts))
+    with trial(base.checkpoint.name, f"a step of training with a soft prompt on the side {sides}"):
+        losses, _ = _trained(base, base.trains_packed, parts=parts)
+    if not torch.isfinite(losses).all():
+        raise _not_finite(base, "losses")
+
+
 def _wrong_in_packing(base: BaseModel) -> str:
     """What differs, in words."""
     import torch
@@ -150,11 +177,14 @@ def _wrong_in_packing(base: BaseModel) -> str:
     return ""
 
 
-def _trained(base: BaseModel, packed: bool, nudge: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
+def _trained(
+    base: BaseModel, packed: bool, nudge: float = 0.0, parts: Collection[str] = ()
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Losses of a few rows, and the gradient of all prompts; `nudge` moves these by a part of themselves.
 
-    Two prompts, rows of several lengths. Where some layers of the model see a window only, a last row is
-    longer than it; it is a batch of its own, beside which nothing has to be padded.
+    The prompts, two of them, stand on the sides `parts`, or else on all that there are; rows have several
+    lengths. Where some layers of the model see a window only, a last row is longer than it; it is a batch of
+    its own, beside which nothing has to be padded.
     """
     import torch
 
@@ -177,7 +207,7 @@ def _trained(base: BaseModel, packed: bool, nudge: float = 0.0) -> tuple[torch.T
         prompts = [
             {
                 part: rows.roll(side + 2 * number, 0)[: 2 + number].requires_grad_()
-                for side, part in enumerate(base.checkpoint.prompt_parts)
+                for side, part in enumerate(parts or base.checkpoint.prompt_parts)
             }
             for number in range(2)
         ]
@@ -204,7 +234,7 @@ def _window(base: BaseModel, largest: int = _LARGEST_WINDOW) -> int:
 
 def _some_ids(base: BaseModel) -> list[int]:
     """Ordinary tokens, spread over the vocabulary."""
-    size = len(base.tokenizer)
+    size = min(len(base.tokenizer), base.rows)
     special = {*base.tokenizer.all_special_ids, *base.end_ids}
     ids = [index for index in range(size // 3, size) if index not in special]
     return (ids[:: max(1, len(ids) // 9)] * 9)[:9]
@@ -223,6 +253,16 @@ def _compare(base: BaseModel, expected: torch.Tensor, seen: torch.Tensor, how: s
             f"a model whose answers don't change {how}; those of {base.checkpoint.config.model_type} "
             "models do, so soft prompts can't be tuned or served on it",
         )
+
+
+def _not_finite(base: BaseModel, numbers: str) -> InvalidParameter:
+    dtype = _name(base.dtype)
+    return InvalidParameter(
+        "base_model",
+        base.checkpoint.name,
+        f"a model whose {numbers} are finite numbers; in {dtype} those of this one aren't. "
+        "Try another torch_dtype, or fetch its files again",
+    )
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from caikit_pt.base_model.frozen import Row, prompt_length
 from caikit_pt.base_model.text import TextSide
+from caikit_pt.errors import InvalidParameter
 from caikit_pt.parameters.tuning import DECODER, ENCODER
 
 
@@ -14,7 +15,7 @@ class Seq2SeqText(TextSide):
 
     def target_ids(self, text: str) -> list[int]:
         encoded = self._literal_tokenizer(text_target=text, add_special_tokens=False)
-        return list(encoded["input_ids"])
+        return self._embedded(encoded["input_ids"])
 
     def cut_source(self, ids: list[int], limit: int) -> list[int]:
         if len(ids) <= limit:
@@ -31,12 +32,19 @@ class Seq2SeqText(TextSide):
 
     @property
     def start_id(self) -> int:
-        """The token that every decoder input begins with."""
+        """The token that every decoder input begins with. Raises InvalidParameter where there is none."""
         config = self.checkpoint.config
         start = getattr(config, "decoder_start_token_id", None)
         if start is None:
             start = self.generation_config.decoder_start_token_id
-        return int(start if start is not None else config.pad_token_id)
+        id = start if start is not None else config.pad_token_id
+        if not isinstance(id, int) or not 0 <= id < self.rows:
+            raise InvalidParameter(
+                "base_model",
+                self.checkpoint.name,
+                f"a model whose decoder_start_token_id is one of its {self.rows} tokens, not {id}",
+            )
+        return id
 
     def seen_ids(self, row: Row) -> Sequence[int]:
         return [self.start_id]

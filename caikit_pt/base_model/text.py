@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from caikit_pt.base_model.checkpoint import Checkpoint
+from caikit_pt.errors import UnknownToken
 
 if TYPE_CHECKING:
     from caikit_pt.base_model.frozen import Row
@@ -24,20 +25,50 @@ class TextSide(ABC):
         self.checkpoint = checkpoint
         self.tokenizer = tokenizer
         self.generation_config = generation_config
-        self.end_ids = _end_ids(generation_config, tokenizer)
+        self.end_ids = _end_ids(generation_config, tokenizer, checkpoint.rows)
 
     @property
     def context_length(self) -> int | None:
         """Positions that there are, soft prompt included. None: as many as memory holds."""
         return self.checkpoint.context_length
 
+    @property
+    def rows(self) -> int:
+        """Embeddings that there are: of tokens with this id and higher ones there is none."""
+        return self.checkpoint.rows
+
     def source_ids(self, text: str) -> list[int]:
-        """The tokens of a source as the model expects them, with its special tokens."""
-        return list(self.tokenizer(text)["input_ids"])
+        """The tokens of a source as the model expects them, with its special tokens.
+
+        Raises UnknownToken where one has no embedding.
+        """
+        return self._embedded(self.tokenizer(text)["input_ids"])
+
+    def init_ids(self, text: str) -> list[int]:
+        """The tokens of a text that a soft prompt starts from, special ones included as in peft.
+
+        Raises UnknownToken where one has no embedding.
+        """
+        return self._embedded(self.tokenizer(text)["input_ids"], "tuning_config.prompt_tuning_init_text")
 
     def target_ids(self, text: str) -> list[int]:
-        """The tokens of a target without any special token; the caller adds the end token."""
-        return list(self._literal_tokenizer(text, add_special_tokens=False)["input_ids"])
+        """The tokens of a target without any special token; the caller adds the end token.
+
+        Raises UnknownToken where one has no embedding.
+        """
+        return self._embedded(self._literal_tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _embedded(self, ids: Sequence[int], field: str = "text") -> list[int]:
+        """`ids`, each with a row among the embeddings: some tokenizers have more tokens than their model."""
+        if max(ids, default=0) >= self.rows:
+            place, token = next((place, token) for place, token in enumerate(ids, 1) if token >= self.rows)
+            raise UnknownToken(
+                field,
+                str(self.tokenizer.decode([token])).strip(),
+                f"text of tokens that base model {self.checkpoint.name} has embeddings for, with ids below "
+                f"{self.rows}; token {place} has id {token}. Leave it out",
+            )
+        return list(ids)
 
     def first_source_ids(self, text: str, limit: int) -> list[int]:
         """Those of a source, where it has up to `limit`. Of a longer one as many as show that, the first the
@@ -108,9 +139,9 @@ def _enough(
     return ids_of(text)
 
 
-def _end_ids(generation_config: Any, tokenizer: Any) -> frozenset[int]:
-    """Every token that ends an answer: the tokenizer's, and those of the generation config."""
+def _end_ids(generation_config: Any, tokenizer: Any, rows: int) -> frozenset[int]:
+    """Every token that ends an answer: the tokenizer's, and those of the generation config that there are."""
     configured = getattr(generation_config, "eos_token_id", None) or []
     if isinstance(configured, int):
         configured = [configured]
-    return frozenset([tokenizer.eos_token_id, *configured])
+    return frozenset([tokenizer.eos_token_id, *(token for token in configured if token < rows)])

@@ -20,10 +20,17 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from caikit_pt.errors import CaikitPtError, TrainingInterrupted
+from caikit_pt.errors import (
+    CaikitPtError,
+    OutOfMemory,
+    StateUnavailable,
+    TrainingFailed,
+    TrainingInterrupted,
+)
 from caikit_pt.runtime import job as kinds
 from caikit_pt.runtime.job_folder import JobFolder
 from caikit_pt.runtime.reports import BROKEN, FAILED, FINISHED, INTERRUPTED, Report, Reporter
+from caikit_pt.tuning.failure import explained, told
 from caikit_pt.tuning.snapshot import Snapshots
 from caikit_pt.tuning.tuner import Progress, Validated
 
@@ -92,23 +99,21 @@ class _Run:
         self._snapshots.stop.set()
 
     def _run(self) -> None:
-        import torch
-
         try:
-            with _alone_with(self._folder):
+            with _alone_with(self._folder), told():
                 self._train()
             self._tell(FINISHED)
         except TrainingInterrupted:
             self._tell(INTERRUPTED)
+        except (TrainingFailed, OutOfMemory, StateUnavailable) as error:
+            _LOG.exception("the training failed")
+            self._tell(BROKEN, text=str(error))
         except CaikitPtError as error:
             _LOG.info("the training ended early", exc_info=True)
             self._tell(FAILED, text=str(error))
-        except (torch.OutOfMemoryError, MemoryError) as error:
-            _LOG.info("out of memory", exc_info=True)
-            self._tell(BROKEN, text=f"Out of memory: {error}")
         except BaseException as error:  # whatever ends a job is told, and ends nothing else
-            _LOG.exception("the training failed")
-            self._tell(BROKEN, text=f"{type(error).__name__}: {error}")
+            _LOG.exception("the training was ended")
+            self._tell(BROKEN, text=str(explained(error)))
 
     def _train(self) -> None:
         from caikit_pt.base_model.pool import POOL

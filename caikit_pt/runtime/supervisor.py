@@ -30,10 +30,14 @@ from caikit_pt.runtime.job_store import JobStore
 from caikit_pt.runtime.reports import BROKEN, ENDS, FAILED, FINISHED, Report, received
 from caikit_pt.soft_prompt.history import Verdict
 from caikit_pt.soft_prompt.publication import replacing
+from caikit_pt.tuning.failure import explained
 from caikit_pt.tuning.verdict import in_words
 
 _LOG = logging.getLogger(__name__)
 _SECONDS_BETWEEN_TRIES = 1.0
+_AFTER_A_DEATH = (
+    "Where no attempt is left, submit it again; where memory is short, with shorter maximum lengths"
+)
 _SECONDS_TO_STOP = 9.0
 # How long a joined training, whose process has to live on, may take to leave at an update.
 _SECONDS_TO_LEAVE = 3.0
@@ -331,7 +335,7 @@ class Supervisor:
                 time.sleep(_SECONDS_BETWEEN_TRIES)
             except Exception as error:
                 _LOG.exception("the end of a job failed")
-                self._store.move(job.id, ERRORED, [f"{type(error).__name__}: {error}"])
+                self._store.move(job.id, ERRORED, [str(explained(error))])
                 break
         with self._lock:
             self._running.pop(job.id, None)
@@ -424,7 +428,7 @@ def _visible(number: int) -> str:
 
 def _in_words(code: int) -> str:
     if code >= 0:
-        return f"Its process ended with exit code {code} before the training was done"
+        return f"Its process ended with exit code {code} before the training was done. {_AFTER_A_DEATH}"
     name = signal.Signals(-code).name
     likely = ", as it is where memory runs out" if -code == signal.SIGKILL else ""
-    return f"Its process was ended by {name}{likely}"
+    return f"Its process was ended by {name}{likely}. {_AFTER_A_DEATH}"

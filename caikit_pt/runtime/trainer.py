@@ -162,8 +162,10 @@ class _Office:
         self.supervisor.start()
 
     def accept(self, job: Job, plan: TuningPlan) -> Job:
-        """Raises TooManyJobs, InvalidRecord, StateUnavailable, InvalidParameter where the id is another's."""
+        """Raises TooManyJobs, InvalidRecord, StateUnavailable, OutOfMemory; InvalidParameter where the id is
+        another's or the base model can't be trained."""
         warnings = plan.warnings if len(plan.records) > _MOST_LOOKED_THROUGH else preflight(plan).warnings
+        plan.check_training()
         with self._submitting:
             known = self.store.find(job.id)
             if known is not None:

@@ -50,7 +50,7 @@ def random(start: Start) -> torch.Tensor:
     """Normal, with the mean and the deviation that word embeddings have in each dimension."""
     import torch
 
-    vocabulary = len(start.base.tokenizer)
+    vocabulary = min(len(start.base.tokenizer), start.base.rows)
     step = max(1, vocabulary // _SCALE_SAMPLE)
     words = start.base.embed(range(0, vocabulary, step)).float().cpu()
     deviation, mean = torch.std_mean(words, dim=0)
@@ -60,7 +60,7 @@ def random(start: Start) -> torch.Tensor:
 
 def text(start: Start) -> torch.Tensor:
     """The embedded tokens of the text, repeated or cut to P, special tokens included as in peft."""
-    ids = list(start.base.tokenizer(start.parameters.prompt_tuning_init_text)["input_ids"])
+    ids = start.base.init_ids(start.parameters.prompt_tuning_init_text)
     count = start.parameters.num_virtual_tokens
     return start.base.embed((ids * (count // len(ids) + 1))[:count]).float().cpu()
 
@@ -73,7 +73,8 @@ def sample_vocabulary(start: Start) -> torch.Tensor:
     ordinary = torch.ones(len(tokenizer))
     # Reserved tokens are special without a role: nobody has trained them.
     reserved = [index for index, token in tokenizer.added_tokens_decoder.items() if token.special]
-    ordinary[[*tokenizer.all_special_ids, *reserved]] = 0
+    ordinary[[index for index in (*tokenizer.all_special_ids, *reserved) if index < len(ordinary)]] = 0
+    ordinary[start.base.rows :] = 0
     count = start.parameters.num_virtual_tokens
     ids = torch.multinomial(
         ordinary,

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from caikit_pt.base_model.frozen import TrainingBatch
 from caikit_pt.base_model.text import TextSide
-from caikit_pt.errors import InvalidRecord
+from caikit_pt.errors import InvalidRecord, UnknownToken
 from caikit_pt.parameters.tuning import TuningParameters
-from caikit_pt.tuning.records import Records, in_words
+from caikit_pt.tuning.records import Record, Records, in_words
 from caikit_pt.tuning.verbalizer import Verbalizer
 
 
@@ -49,19 +49,44 @@ class Examples:
         return TrainingBatch([item.source for item in items], [item.target for item in items], prompts)
 
 
+def tokens_of(
+    record: Record, stream: str, verbalizer: Verbalizer, text: TextSide, most_source: int, most_target: int
+) -> tuple[list[int], list[int]]:
+    """The tokens of source and target, as `TextSide.first_source_ids` has them.
+
+    Raises InvalidRecord where the base model has no embedding for one.
+    """
+    try:
+        return (
+            text.first_source_ids(verbalizer.render(record.input), most_source),
+            text.first_target_ids(record.output, most_target),
+        )
+    except UnknownToken as error:
+        raise InvalidRecord(
+            stream, f"record {record.number} with token {error.value!r}", error.allowed
+        ) from error
+
+
 def make_examples(records: Records, base: TextSide, parameters: TuningParameters) -> Examples:
     """Verbalises and tokenises `records`.
 
     A source is cut to max_source_length tokens, special ones included. A target is cut to
     max_target_length tokens and always gets EOS on top, so that a tuned prompt learns to stop.
     Raises InvalidRecord where a source has no token but special ones: numbers are named and texts are not.
+    Raises InvalidRecord, too, as `tokens_of` does.
     """
     verbalizer = Verbalizer(parameters.verbalizer)
     items, bad, cut_sources, cut_targets = [], [], 0, 0
     nothing = base.source_ids("")
     for record in records.items:
-        source = base.first_source_ids(verbalizer.render(record.input), parameters.max_source_length)
-        target = base.first_target_ids(record.output, parameters.max_target_length)
+        source, target = tokens_of(
+            record,
+            records.stream,
+            verbalizer,
+            base,
+            parameters.max_source_length,
+            parameters.max_target_length,
+        )
         if source == nothing:
             bad.append(record.number)
         cut_sources += len(source) > parameters.max_source_length

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from caikit_pt.base_model.budget import Budget
 from caikit_pt.base_model.frozen import BaseModel, PromptTensors, TrainingBatch
+from caikit_pt.base_model.memory import is_out_of_memory
 from caikit_pt.tuning.batches import passes
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def _as_fits(base: BaseModel, compute: Callable[[Budget], _T], keeps_activations
             smaller = base.budget.halved()
             if smaller.positions < 1 and keeps_activations and not smaller.recompute:
                 smaller = replace(before, recompute=True)
-            if not _out_of_memory(error) or smaller.positions < 1:
+            if not is_out_of_memory(error) or smaller.positions < 1:
                 base.budget = before
                 raise
         # Behind the handler: what the error holds is let go of.
@@ -94,12 +95,6 @@ def _as_fits(base: BaseModel, compute: Callable[[Budget], _T], keeps_activations
             smaller.positions,
             ", every layer computed twice" if smaller.recompute else "",
         )
-
-
-def _out_of_memory(error: RuntimeError) -> bool:
-    import torch
-
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 def _free(base: BaseModel) -> None:

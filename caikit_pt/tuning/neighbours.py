@@ -60,7 +60,7 @@ def _ordinary(base: BaseModel) -> list[int]:
     tokenizer = base.tokenizer
     special = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
     special.update(tokenizer.all_special_ids)
-    ids = range(min(len(tokenizer), base.vocabulary))
+    ids = range(min(len(tokenizer), base.rows))
     names = tokenizer.convert_ids_to_tokens(list(ids))
     return [
         index

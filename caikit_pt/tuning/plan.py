@@ -1,6 +1,6 @@
 """A train request becomes a plan: everything checked and resolved before a job exists.
 
-Nothing here reads a weight of the base model, so a bad request is refused before it costs anything.
+Making a plan reads no weight of the base model, so a bad request is refused before it costs anything.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from typing import Any
 
 from caikit_pt.base_model.checkpoint import Checkpoint, locate
 from caikit_pt.base_model.frozen import BaseModel
-from caikit_pt.base_model.pool import resolve_device, resolve_dtype
+from caikit_pt.base_model.pool import POOL, resolve_device, resolve_dtype
+from caikit_pt.base_model.text_of import text_of
 from caikit_pt.errors import InvalidParameter, InvalidSourcePrompt
 from caikit_pt.parameters.presets import preset
 from caikit_pt.parameters.table import Limits
@@ -69,6 +70,17 @@ class TuningPlan:
             )
         return (*told, *doubts(self.records, self.validation))
 
+    def check_training(self) -> None:
+        """Tries a step of the training (`BaseModelPool.check_training`), which may load the base model once.
+
+        Raises InvalidParameter where the base model can't be loaded or trained, OutOfMemory.
+        """
+        parts = self.parameters.output_model_types
+        if self.resource:
+            self.resource.check_training(parts)
+        else:
+            POOL.check_training(self.checkpoint, parts, self.parameters.torch_dtype, self.parameters.device)
+
 
 def make_plan(
     request: Mapping[str, Any],
@@ -87,6 +99,7 @@ def make_plan(
     checkpoint = resource.checkpoint if resource else locate(given["base_model"], settings)
     # Both are read for their errors: what is broken here would break only the job.
     _ = checkpoint.fingerprint, checkpoint.tokenizer
+    text_of(checkpoint).init_ids(given.get("prompt_tuning_init_text", ""))
     source = _source(given, checkpoint, settings)
     asked = Asked(given.get("input_field", ""), given.get("output_field", ""))
     records = read_records(train_stream, "train_stream", asked)

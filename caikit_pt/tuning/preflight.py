@@ -18,6 +18,7 @@ from caikit_pt.base_model.work import tokens_read, work_of
 from caikit_pt.errors import InvalidRecord
 from caikit_pt.parameters.tuning import AUTO
 from caikit_pt.tuning.batches import updates_per_epoch
+from caikit_pt.tuning.examples import tokens_of
 from caikit_pt.tuning.plan import TuningPlan
 from caikit_pt.tuning.records import Records, in_words
 from caikit_pt.tuning.verbalizer import Verbalizer
@@ -122,11 +123,15 @@ def _token_counts(plan: TuningPlan, records: Records) -> tuple[list[int], list[i
     parameters = plan.parameters
     verbalizer = Verbalizer(parameters.verbalizer)
     nothing = len(text.source_ids(""))
+    limits = (
+        max(_COUNTED, parameters.max_source_length),
+        max(_COUNTED, parameters.max_target_length),
+    )
     sources, targets, bad = [], [], []
     for record in records.items:
-        rendered = verbalizer.render(record.input)
-        sources.append(len(text.first_source_ids(rendered, max(_COUNTED, parameters.max_source_length))))
-        targets.append(len(text.first_target_ids(record.output, max(_COUNTED, parameters.max_target_length))))
+        source, target = tokens_of(record, records.stream, verbalizer, text, *limits)
+        sources.append(len(source))
+        targets.append(len(target))
         if sources[-1] <= nothing:
             bad.append(record.number)
     if bad:

@@ -77,11 +77,12 @@ def tune(
     `gradients` computes those of an update; another than the default may do so for several trainings.
     With `snapshots` it goes on from the newest, if there is one, and keeps more; on the CPU it ends with the
     same bits as if it had never been interrupted. Raises TrainingDiverged where the loss stops being a finite
-    number, TrainingInterrupted where `snapshots.stop` is set.
+    number, TrainingInterrupted where `snapshots.stop` is set, InvalidParameter where `base` can't be trained.
     """
 
     def ignore(_: object) -> None: ...
 
+    base.check_training(plan.parameters.output_model_types)
     tuning = _Tuning(plan, base, on_update or ignore, on_validation or ignore, gradients)
     return tuning.run(snapshots)
 

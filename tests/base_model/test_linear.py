@@ -254,3 +254,15 @@ def _assert_close(seen: torch.Tensor, exact: torch.Tensor) -> None:
     assert seen.dtype is torch.float32
     assert seen.shape == exact.shape
     assert float((seen - exact).abs().max()) <= RELATIVE * float(exact.abs().max())
+
+
+def test_a_model_may_change_a_result_in_place() -> None:
+    """LED divides its queries in place; a view that a function of one's own has made can't be."""
+    layer = torch.nn.Sequential(torch.nn.Linear(6, 4)).requires_grad_(False)
+    x = torch.randn(2, 3, 6, requires_grad=True)
+    (expected,) = torch.autograd.grad((layer(x) / 2).square().sum(), x)
+    freeze_linears(layer)
+    result = layer(x)
+    result /= 2
+    (gradient,) = torch.autograd.grad(result.square().sum(), x)
+    torch.testing.assert_close(gradient, expected)

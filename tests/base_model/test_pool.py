@@ -10,6 +10,7 @@ import pytest
 
 from caikit_pt.base_model import pool as pool_module
 from caikit_pt.base_model.checkpoint import locate
+from caikit_pt.base_model.frozen import BaseModel
 from caikit_pt.base_model.pool import BaseModelPool, resolve_device, resolve_dtype
 from caikit_pt.errors import InvalidParameter
 from caikit_pt.settings import Settings
@@ -77,3 +78,40 @@ def test_data_types() -> None:
     assert resolve_dtype("", checkpoint, "cuda:0", Settings()) == "float16"
     assert resolve_dtype("", checkpoint, "cuda:0", Settings(torch_dtype="bfloat16")) == "bfloat16"
     assert resolve_dtype("float32", checkpoint, "cuda:0", Settings(torch_dtype="bfloat16")) == "float32"
+
+
+def test_a_step_of_training_is_tried_once(loads: list[str]) -> None:
+    pool = BaseModelPool()
+    for checkpoint in (locate(T5, SETTINGS), locate(T5, SETTINGS)):
+        pool.check_training(checkpoint, ["ENCODER"], "float32", "cpu")
+    assert loads == [T5]
+    assert len(pool) == 0, "nobody needs the copy any longer"
+    pool.check_training(locate(T5, SETTINGS), ["DECODER"], "float32", "cpu")
+    assert loads == [T5, T5]
+
+
+def test_a_copy_that_somebody_holds_is_tried(loads: list[str]) -> None:
+    pool = BaseModelPool()
+    held = pool.get(locate(T5, SETTINGS), "float32", "cpu")
+    pool.check_training(held.checkpoint, ["ENCODER"], "float32", "cpu")
+    assert loads == [T5]
+
+
+def test_what_would_fill_the_memory_is_left_to_the_training(
+    loads: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool_module, "free_memory_of", lambda device: 1_000_000)
+    BaseModelPool().check_training(locate(T5, SETTINGS), ["ENCODER"], "float32", "cpu")
+    assert loads == []
+
+
+def test_what_has_failed_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise InvalidParameter("base_model", T5, "others")
+
+    pool, checkpoint = BaseModelPool(), locate(T5, SETTINGS)
+    with monkeypatch.context() as patched:
+        patched.setattr(BaseModel, "check_training", fail)
+        with pytest.raises(InvalidParameter):
+            pool.check_training(checkpoint, ["ENCODER"], "float32", "cpu")
+    pool.check_training(checkpoint, ["ENCODER"], "float32", "cpu")

@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from caikit.runtime.types.caikit_runtime_exception import CaikitRuntimeException
 
 from caikit_pt.base_model.frozen import BaseModel
+from caikit_pt.base_model.pool import BaseModelPool
 from caikit_pt.errors import InvalidParameter, InvalidRecord, StateUnavailable, TooManyJobs
+from caikit_pt.module import PeftPromptTuning
 from caikit_pt.runtime import job as kinds
 from caikit_pt.runtime.job import CANCELED, ERRORED, QUEUED, RUNNING, Job
 from caikit_pt.runtime.job_store import JobStore
@@ -76,6 +79,24 @@ def test_what_is_refused_leaves_nothing(
     with pytest.raises(InvalidRecord):
         office.accept(job("two"), plan(llama))
     assert not office.supervisor.folder("two").directory.exists()
+
+
+@pytest.mark.parametrize("records", [10, 10_001])
+def test_a_base_model_that_cannot_be_trained_makes_no_job(
+    office: _Office, llama: BaseModel, monkeypatch: pytest.MonkeyPatch, records: int
+) -> None:
+    """However many records there are; CheckTraining says the same."""
+
+    def fail(*_: object) -> None:
+        raise InvalidParameter("base_model", "tiny-llama", "others")
+
+    planned = plan(llama, [{"input": f"a {number}", "output": "b"} for number in range(records)])
+    monkeypatch.setattr(BaseModelPool, "check_training", fail)
+    with pytest.raises(InvalidParameter, match="base_model"):
+        office.accept(job("one"), planned)
+    assert not office.supervisor.folder("one").directory.exists()
+    with pytest.raises(CaikitRuntimeException, match="base_model"):
+        PeftPromptTuning.preflight("tiny-llama", planned.records.items[:3], {"num_virtual_tokens": 3})
 
 
 def _refusing(_: object) -> None:

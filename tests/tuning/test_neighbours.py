@@ -51,7 +51,7 @@ def stand_in() -> BaseModel:
     shift = torch.linspace(0.1, 0.2, 15)
     fake = SimpleNamespace(
         tokenizer=tokenizer,
-        vocabulary=15,
+        rows=15,
         device=torch.device("cpu"),
         embed=lambda ids: (100 * (table[list(ids)] + shift)).bfloat16(),
     )
