@@ -1,7 +1,8 @@
-"""The oldest releases that pyproject.toml allows, as constraints for pip: `python -m tests.releases`."""
+"""The releases that `make versions-oldest` and `make versions-newest` install, as constraints for pip."""
 
 from __future__ import annotations
 
+import sys
 import tomllib
 from collections.abc import Iterator
 
@@ -11,7 +12,7 @@ from examples.local_server import ROOT
 
 
 def oldest() -> Iterator[str]:
-    """A line for each dependency, those of the extras too, that names a lowest release."""
+    """The lowest release that pyproject.toml allows of each dependency, those of the extras too."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     for group in (project["dependencies"], *project["optional-dependencies"].values()):
         for requirement in map(Requirement, group):
@@ -21,4 +22,5 @@ def oldest() -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    print(*oldest(), sep="\n")
+    # Of the newest, pip finds out by itself.
+    print(*(oldest() if sys.argv[1] == "oldest" else ()), sep="\n")

@@ -155,4 +155,4 @@ def _encode(tensor: torch.Tensor, hidden_size: int) -> Encoded:
     # A copy: of a view, torch would save all that it is a view of.
     rows = tensor.detach().to("cpu", torch.float32, copy=True).contiguous()
     torch.save(rows, file)
-    return Encoded(base64.b64encode(file.getvalue()), hashlib.sha256(rows.numpy()).hexdigest())
+    return Encoded(base64.b64encode(file.getvalue()), hashlib.sha256(rows.numpy().tobytes()).hexdigest())

@@ -206,7 +206,9 @@ def test_prompts_have_caches_of_their_own(fake: Fake, llama: BaseModel) -> None:
     rows = PROMPT.tensors["DECODER"]
     other_row, one_more = rows.clone(), torch.cat([rows, torch.zeros(1, 128)])
     other_row[2, 5] += 1e-6
-    salts = [asked(fake, prompt=SoftPrompt({"DECODER": tensor}))["cache_salt"] for tensor in (rows, rows.clone())]
+    salts = [
+        asked(fake, prompt=SoftPrompt({"DECODER": tensor}))["cache_salt"] for tensor in (rows, rows.clone())
+    ]
     assert salts[0] == salts[1] == asked(fake, text="another text")["cache_salt"]
     for tensor in (other_row, one_more):
         assert asked(fake, prompt=SoftPrompt({"DECODER": tensor}))["cache_salt"] not in salts

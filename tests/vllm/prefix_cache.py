@@ -14,7 +14,7 @@ _PROMPTS = 8
 
 
 def alike(text: list[int], hidden_size: int) -> Iterator[tuple[str, SoftPrompt, list[int]]]:
-    """What each is for, its soft prompt and its text: in an order in which a later one may be taken for one before.
+    """What each is for, its soft prompt and its text; a later one may be taken for one before it.
 
     `text`: token ids, of which some make a shorter text.
     """
