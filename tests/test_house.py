@@ -92,7 +92,7 @@ def test_tuning_and_serving_know_nothing_of_grpc_or_caikit() -> None:
 
 
 def test_caikit_is_known_where_it_is_needed() -> None:
-    """Leaving it is a change of runtime/, of the face (messages, module), and of whence settings and stubs come."""
+    """Leaving it is a change of runtime/, of messages and module, of settings and stubs."""
     known = {"__init__.py", "client.py", "data_model.py", "module.py", "settings.py"}
     for file in PACKAGE.rglob("*.py"):
         imported = re.search(rf"^\s*(import|from) ({'|'.join(CAIKIT)})\b", file.read_text(), re.MULTILINE)
