@@ -1,12 +1,13 @@
 # `make demo` and `make test` set up all they need in .venv first.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3; do $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' 2>/dev/null && echo $$p && break; done)
+NO_PYTHON := Python 3.11 or 3.12 is needed; set PYTHON=...
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 # The models here are small: more threads than cores only get in each other's way.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test check serve protos docs interop models shapes soak survive vllm bench-training bench-quality bench-serving bench-jobs install clean
+.PHONY: help demo test check serve protos docs interop models shapes soak survive vllm versions versions-oldest versions-newest bench-training bench-quality bench-serving bench-jobs install clean
 
 help:  ## What can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -37,6 +38,18 @@ interop: $(INSTALLED)  ## Compare with the real caikit-nlp, and run its own clie
 vllm: $(INSTALLED)  ## Compare answers of a real vLLM server, in an environment of its own, with those of the engine here
 	tests/vllm/run.sh $(BIN)/python
 
+versions: versions-oldest versions-newest  ## All tests with the oldest and with the newest release of each dependency (PYTHON=python3.12 and so on)
+
+# In environments of their own. What can't be had is capped by a file that PIP_CONSTRAINT names; TESTS names some of the tests.
+versions-oldest versions-newest: versions-%:
+	@test -n "$(PYTHON)" || { echo "$(NO_PYTHON)"; exit 1; }
+	$(PYTHON) -m venv --clear .venv-$*
+	.venv-$*/bin/python -m pip install -q -U pip setuptools packaging
+	.venv-$*/bin/python -m tests.releases $* > .venv-$*/releases.txt
+	.venv-$*/bin/python -m pip install -q -c .venv-$*/releases.txt --no-build-isolation -e . --group dev
+	.venv-$*/bin/python -m pip freeze --exclude-editable
+	.venv-$*/bin/python -m pytest $(TESTS)
+
 models: $(INSTALLED)  ## Pretrain the embedded base models and their source prompts again (about half an hour)
 	$(BIN)/python -m examples.pretraining.pretrain
 	$(BIN)/python -m examples.pretraining.make_demo_data
@@ -66,11 +79,11 @@ bench-quality: $(INSTALLED)  ## Compare the defaults and `search: auto` with a g
 install: $(INSTALLED)  ## Only the set-up
 
 $(INSTALLED): pyproject.toml constraints.txt
-	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed; set PYTHON=..."; exit 1; }
+	@test -n "$(PYTHON)" || { echo "$(NO_PYTHON)"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q -U -c constraints.txt pip setuptools
 	$(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation -e . --group dev
 	touch $@
 
 clean:  ## Remove what was made
-	rm -rf $(VENV) .venv-interop .venv-vllm .mypy_cache .pytest_cache .ruff_cache build *.egg-info
+	rm -rf $(VENV) .venv-interop .venv-vllm .venv-oldest .venv-newest .mypy_cache .pytest_cache .ruff_cache build *.egg-info

@@ -10,6 +10,7 @@ from pathlib import Path
 import caikit_pt
 from caikit_pt import errors
 from examples.local_server import ROOT
+from tests.plain_server import CAIKIT
 from tests.render_parameters import render as render_parameters
 from tests.render_protos import render as render_protos
 
@@ -88,6 +89,15 @@ def test_tuning_and_serving_know_nothing_of_grpc_or_caikit() -> None:
     for room in ROOMS:
         for file in (PACKAGE / room).glob("*.py"):
             assert not re.search(r"^\s*(import|from) (caikit|grpc)\b", file.read_text(), re.MULTILINE), file
+
+
+def test_caikit_is_known_where_it_is_needed() -> None:
+    """Leaving it is a change of runtime/, of messages and module, of settings and stubs."""
+    known = {"__init__.py", "client.py", "data_model.py", "module.py", "settings.py"}
+    for file in PACKAGE.rglob("*.py"):
+        imported = re.search(rf"^\s*(import|from) ({'|'.join(CAIKIT)})\b", file.read_text(), re.MULTILINE)
+        allowed = file.parent.name == "runtime" or (file.parent == PACKAGE and file.name in known)
+        assert allowed or not imported, file
 
 
 def test_families_differ_in_base_model_only() -> None:

@@ -64,7 +64,7 @@ TRAIN: dict[str, tuple[dict[str, Any], str, str]] = {
     "unknown base model": ({"base_model": "no-such-model"}, "base_model", "tiny-t5"),
     "unknown base model of an organisation": ({"base_model": "no-one/nothing"}, "base_model", "tiny-t5"),
     "a classifier": ({"base_model": "classifier"}, "base_model", "BertForSequenceClassification"),
-    "a recurrent model": ({"base_model": "recurrent"}, "base_model", "past_key_values"),
+    "a recurrent model": ({"base_model": "recurrent"}, "base_model", "keys and values"),
     "a base model without weights": ({"base_model": "no-weights"}, "base_model", "safetensors"),
     "a base model without a tokenizer": ({"base_model": "no-tokenizer"}, "base_model", "tokenizer"),
     "a base model that is cut short": ({"base_model": "cut-short"}, "base_model", "whole"),

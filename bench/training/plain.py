@@ -15,6 +15,7 @@ from transformers import DynamicCache
 
 from bench.training.case import Case
 from bench.training.records import Record, batches_of
+from caikit_pt.base_model.checkpoint import cache_argument
 
 _IGNORED = -100
 
@@ -142,7 +143,7 @@ class PlainCausalShared(PlainCausalRight):
     def _prompt_pass(self) -> list[Tensor]:
         """Keys and values [1, h, P, d] of every layer in turn."""
         cache = DynamicCache(config=self._network.config)
-        self._forward(self._prompts(1), past_key_values=cache, use_cache=True)
+        self._forward(self._prompts(1), **self._reads(cache))
         layers: list[Any] = cache.layers
         return [tensor for layer in layers for tensor in (layer.keys, layer.values)]
 
@@ -154,7 +155,11 @@ class PlainCausalShared(PlainCausalRight):
                 keys.expand(len(records), -1, -1, -1), values.expand(len(records), -1, -1, -1), layer
             )
         text = self._embed(self._texts(records).clamp(min=0))
-        return self._forward(text, past_key_values=cache, use_cache=True)
+        return self._forward(text, **self._reads(cache))
+
+    def _reads(self, cache: DynamicCache) -> dict[str, Any]:
+        """The arguments of a forward pass behind what is in the cache, and into it."""
+        return {str(cache_argument(type(self._network.model))): cache, "use_cache": True}
 
 
 def _rows(rows: Sequence[list[int]], padding: int, device: str, left: bool = False) -> Tensor:

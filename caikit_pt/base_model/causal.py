@@ -127,8 +127,8 @@ class CausalModel(CausalText, BaseModel):
         return self.model(
             inputs_embeds=embeddings,
             attention_mask=mask,
-            past_key_values=cache,
             use_cache=cache is not None,
+            **{self.cache_argument: cache},
             **optional,
         )
 

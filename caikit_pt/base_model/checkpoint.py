@@ -24,7 +24,7 @@ _PROMPT_PARTS = {CAUSAL: (DECODER,), SEQ2SEQ: (ENCODER, DECODER)}
 # What from_pretrained reads; never pickled code, never other frameworks' weights.
 LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 # Without these a model can't be given a soft prompt, a padded batch or one token after the other.
-_NEEDED_ARGUMENTS = {"inputs_embeds", "attention_mask", "past_key_values"}
+_NEEDED_ARGUMENTS = {"inputs_embeds", "attention_mask"}
 # What OPT, RemBERT and ELECTRA call the width of their embeddings.
 _EMBEDDING_WIDTHS = ("word_embed_proj_dim", "input_embedding_size", "embedding_size")
 _DOWNLOADED = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
@@ -228,18 +228,32 @@ def _checked(name: str, config: Any) -> Any:
             f"a causal or seq2seq language model that generates text; this one is {kind}",
         )
     generator = getattr(transformers, str(mapping[config.model_type]))
-    missing = _NEEDED_ARGUMENTS - set(signature(generator.forward).parameters)
+    missing = sorted(_NEEDED_ARGUMENTS - set(signature(generator.forward).parameters))
+    if not cache_argument(generator) or _only_recurrent(config):
+        missing.append("the keys and values of earlier tokens")
     if missing:
         raise InvalidParameter(
             "base_model",
             name,
-            f"a model that takes {', '.join(sorted(missing))}; {config.model_type} models don't",
+            f"a model that takes {', '.join(missing)}; {config.model_type} models don't",
         )
     text = config.get_text_config()
     for size in ("vocab_size", "hidden_size"):
         if not isinstance(getattr(text, size, None), int):
             raise InvalidParameter("base_model", name, f"a model whose config.json says its {size}")
     return config
+
+
+def cache_argument(model: Any) -> str | None:
+    """What the forward of a model's class calls the keys and values of earlier tokens."""
+    arguments = signature(model.forward).parameters
+    # The latter before transformers 5.24.
+    return next((name for name in ("cache", "past_key_values") if name in arguments), None)
+
+
+def _only_recurrent(config: Any) -> bool:
+    """Whether no layer has attention: all that such a model keeps of earlier tokens is a state."""
+    return set(getattr(config.get_text_config(), "layer_types", None) or ()) == {"linear_attention"}
 
 
 def _tokenizer(name: str, directory: Path, rows: int) -> Any:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from caikit_pt.base_model.batch import Batch, LoneBatch, LonePrefill, Prefill
 from caikit_pt.base_model.budget import budget_for
-from caikit_pt.base_model.checkpoint import Checkpoint
+from caikit_pt.base_model.checkpoint import Checkpoint, cache_argument
 from caikit_pt.base_model.prompt_cache import PromptCache
 from caikit_pt.base_model.text import TextSide
 
@@ -86,6 +86,13 @@ class BaseModel(TextSide):
     def dtype(self) -> torch.dtype:
         """The weights' data type."""
         return self.model.get_input_embeddings().weight.dtype  # type: ignore[no-any-return]
+
+    @cached_property
+    def cache_argument(self) -> str:
+        """What the model's forward calls the keys and values of earlier tokens."""
+        name = cache_argument(type(self.model))
+        assert name, "refused by the checkpoint"
+        return name
 
     @property
     def vocabulary(self) -> int:

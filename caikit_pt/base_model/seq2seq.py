@@ -163,7 +163,7 @@ class Seq2SeqDecoding(Decoding):
             attention_mask=self._encoder_mask,
             decoder_inputs_embeds=embeddings,
             decoder_attention_mask=self._mask,
-            past_key_values=self._cache,
             use_cache=True,
+            **{self._base.cache_argument: self._cache},
         )
         self.logits = output.logits[:, -1].float()

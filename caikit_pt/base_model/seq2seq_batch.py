@@ -59,8 +59,8 @@ class Seq2SeqPrefill(Prefill):
             attention_mask=encoder_mask,
             decoder_inputs_embeds=decoder,
             decoder_attention_mask=mask,
-            past_key_values=self.cache,
             use_cache=True,
+            **{base.cache_argument: self.cache},
         )
         self._logits = output.logits[:, -1].float()
         self.source_lengths = [int(length) for length in encoder_mask.sum(dim=1)]
@@ -90,13 +90,14 @@ class Seq2SeqBatch(Batch):
         source_mask = self._sources.mask(base.device)
         # Only its shape is looked at: the keys and values made of it are in the cache.
         encoded = embeddings.new_zeros(1, 1, 1).expand(*source_mask.shape, embeddings.shape[-1])
+        cache = EncoderDecoderCache(self._timeline.cache(), self._sources.cache())
         output = base.model(
             encoder_outputs=BaseModelOutput(last_hidden_state=encoded),
             attention_mask=source_mask,
             decoder_inputs_embeds=embeddings,
             decoder_attention_mask=self._timeline.mask(base.device),
-            past_key_values=EncoderDecoderCache(self._timeline.cache(), self._sources.cache()),
             use_cache=True,
+            **{base.cache_argument: cache},
         )
         self._timeline.grow()
         logits: Tensor = output.logits[:, -1].float()

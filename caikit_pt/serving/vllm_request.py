@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import json
 import threading
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from caikit_pt.errors import DamagedArtifact, InvalidParameter
@@ -60,7 +62,7 @@ def body(sequence: Sequence, text: VllmText) -> bytes:
         (
             fields[:-1],
             b', "messages": [{"role": "user", "content": [{"type": "prompt_embeds", "data": "',
-            encoded(sequence.prompt, text.checkpoint.hidden_size),
+            encoded(sequence.prompt, text.checkpoint.hidden_size).data,
             b'"}, ',
             json.dumps({"type": "text", "text": written}).encode(),
             b"]}]}",
@@ -77,6 +79,7 @@ def _fields(sequence: Sequence, text: VllmText) -> dict[str, Any]:
         "add_special_tokens": False,
         "add_generation_prompt": False,
         "return_token_ids": True,
+        "cache_salt": _cache_salt(sequence.prompt, text),
         "max_tokens": sequence.most_tokens,
         "min_tokens": min(parameters.min_new_tokens, sequence.most_tokens),
         "stop_token_ids": sorted(text.end_ids),
@@ -100,12 +103,30 @@ def _fields(sequence: Sequence, text: VllmText) -> dict[str, Any]:
     return fields
 
 
+def _cache_salt(prompt: SoftPrompt, text: VllmText) -> str:
+    """What keeps the server's prefix cache from taking one prompt for another.
+
+    Its keys leave open which positions are embeddings (vllm#56655). With one prompt, the same always are.
+    """
+    checkpoint = text.checkpoint
+    content = f"{checkpoint.fingerprint} {encoded(prompt, checkpoint.hidden_size).sha256}"
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A prompt as vLLM reads it, and the digest of its numbers."""
+
+    data: bytes
+    sha256: str
+
+
 _ENCODED: Any = None  # a WeakTensorKeyDictionary: it lives as long as a tuned prompt is loaded
 _LOCK = threading.Lock()
 
 
-def encoded(prompt: SoftPrompt, hidden_size: int) -> bytes:
-    """The prompt as vLLM reads it. In float32: the server knows its own data type, and converts.
+def encoded(prompt: SoftPrompt, hidden_size: int) -> Encoded:
+    """The prompt [P, H] for vLLM. In float32: the server knows its own data type, and converts.
 
     Raises DamagedArtifact where it isn't what the server may be trusted with.
     """
@@ -119,11 +140,11 @@ def encoded(prompt: SoftPrompt, hidden_size: int) -> bytes:
         _ENCODED = WeakTensorKeyDictionary() if _ENCODED is None else _ENCODED
         if tensor not in _ENCODED:
             _ENCODED[tensor] = _encode(tensor, hidden_size)
-        known: bytes = _ENCODED[tensor]
+        known: Encoded = _ENCODED[tensor]
     return known
 
 
-def _encode(tensor: torch.Tensor, hidden_size: int) -> bytes:
+def _encode(tensor: torch.Tensor, hidden_size: int) -> Encoded:
     import torch
 
     if tensor.ndim != 2 or tensor.shape[1] != hidden_size or not tensor.isfinite().all():
@@ -132,5 +153,6 @@ def _encode(tensor: torch.Tensor, hidden_size: int) -> bytes:
         )
     file = io.BytesIO()
     # A copy: of a view, torch would save all that it is a view of.
-    torch.save(tensor.detach().to("cpu", torch.float32, copy=True), file)
-    return base64.b64encode(file.getvalue())
+    rows = tensor.detach().to("cpu", torch.float32, copy=True).contiguous()
+    torch.save(rows, file)
+    return Encoded(base64.b64encode(file.getvalue()), hashlib.sha256(rows.numpy().tobytes()).hexdigest())

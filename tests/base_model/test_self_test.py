@@ -63,11 +63,12 @@ def test_a_model_that_forgets_what_it_has_read(llama: BaseModel, monkeypatch: py
     """As one with a state that isn't in the cache does."""
     real = llama.model.forward
 
-    def forgetful(*, past_key_values: Any = None, **inputs: Any) -> Any:
-        if past_key_values is not None and past_key_values.get_seq_length():
+    def forgetful(**inputs: Any) -> Any:
+        cache = inputs.get(llama.cache_argument)
+        if cache is not None and cache.get_seq_length():
             inputs["attention_mask"] = inputs["attention_mask"][:, -1:]
-            return real(**{**inputs, "use_cache": False})
-        return real(past_key_values=past_key_values, **inputs)
+            return real(**{**inputs, llama.cache_argument: None, "use_cache": False})
+        return real(**inputs)
 
     monkeypatch.setattr(llama.model, "forward", forgetful)
     monkeypatch.setattr(type(llama), "_arguments", frozenset({"position_ids", "logits_to_keep"}))

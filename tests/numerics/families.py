@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
+from packaging.version import Version
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -207,7 +209,8 @@ MORE_SEQ2SEQ_FAMILIES: Mapping[str, Family] = {
 }
 # Rows of these have to be padded. The product finds that out by trying; here it is written down.
 PADDED_FAMILIES = frozenset(
-    ["bloom", "gemma2", "falcon", "falcon_alibi", "gptj", "llama4", "lfm2", "umt5", "m2m_100"]
+    ["bloom", "gemma2", "falcon", "falcon_alibi", "llama4", "lfm2", "umt5", "m2m_100"]
+    + (["gptj"] if Version(transformers.__version__) < Version("5.24") else [])
 )
 FAMILIES: Mapping[str, Family] = {
     **CAUSAL_FAMILIES,

@@ -136,6 +136,8 @@ def peft_generate(model: PeftModel, row: Row, steps: int) -> list[int]:
         do_sample=False,
         max_new_tokens=steps,
         min_new_tokens=steps,
+        # peft 0.21 hands its cache on under the name that it had before transformers 5.24: it is lost.
+        use_cache=False,
     )
     return output[0, -steps:].tolist()  # type: ignore[no-any-return]
 

@@ -30,6 +30,7 @@ from caikit_pt.errors import (
     WaitedTooLong,
 )
 from caikit_pt.parameters.generation import GenerationParameters
+from caikit_pt.serving import vllm_request
 from caikit_pt.serving.backends import backend_for, base_for
 from caikit_pt.serving.generation import Generation
 from caikit_pt.serving.sequence import FinishReason, Sequence, text_ids
@@ -198,6 +199,29 @@ def test_prompt_and_text_are_one_message(fake: Fake) -> None:
     assert text == {"type": "text", "text": f"<s>{TEXT}"}
     assert not request["add_special_tokens"]
     assert not request["add_generation_prompt"]
+
+
+def test_prompts_have_caches_of_their_own(fake: Fake, llama: BaseModel) -> None:
+    """Where embeddings stand isn't in the key of vLLM's prefix cache, so that it may take one for another."""
+    rows = PROMPT.tensors["DECODER"]
+    other_row, one_more = rows.clone(), torch.cat([rows, torch.zeros(1, 128)])
+    other_row[2, 5] += 1e-6
+    salts = [
+        asked(fake, prompt=SoftPrompt({"DECODER": tensor}))["cache_salt"] for tensor in (rows, rows.clone())
+    ]
+    assert salts[0] == salts[1] == asked(fake, text="another text")["cache_salt"]
+    for tensor in (other_row, one_more):
+        assert asked(fake, prompt=SoftPrompt({"DECODER": tensor}))["cache_salt"] not in salts
+
+
+def test_the_weights_have_a_say_in_the_cache(fake: Fake) -> None:
+    """The server may be told of another checkpoint under the same name while its cache stands."""
+    salt = asked(fake)["cache_salt"]
+    text = text_side(fake)
+    text.checkpoint.__dict__["fingerprint"] = "sha256:" + "0" * 64
+    parameters = GenerationParameters.from_request({}, None, {})
+    sequence = Sequence(text, PROMPT, text.source_ids(TEXT), parameters)
+    assert json.loads(vllm_request.body(sequence, text))["cache_salt"] != salt
 
 
 def test_a_view_of_a_prompt_is_sent_without_the_rest(fake: Fake) -> None:

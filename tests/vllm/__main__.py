@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections import Counter, defaultdict
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from caikit_pt.soft_prompt.prompt import SoftPrompt
 from examples.local_server import ROOT
 
 from . import environment
+from .prefix_cache import alike
 from .server import server
 
 MODEL = "tiny-llama"
@@ -54,9 +56,11 @@ REQUESTS: tuple[dict[str, Any], ...] = (
     {"decoding_method": "SAMPLING", "temperature": 0.0},
     {"generated_tokens": True, "token_logprobs": True},
 )
+ALIKE = {"max_new_tokens": 12, "min_new_tokens": 12}
 LONG = {"max_new_tokens": 900, "min_new_tokens": 900}
 VIRTUAL_TOKENS = (1, 8, 30)
 LOGPROBS_DIFFER_BY = 1e-3
+GENERATED = "vllm:generation_tokens_total"
 
 
 class Side:
@@ -117,6 +121,25 @@ def _prompts() -> list[SoftPrompt]:
     ]
 
 
+def compare_alike(here: Side, there: Side, address: str) -> int:
+    """Sends the server what its prefix cache may mix up, one after the other; returns how many answers differ
+    from those of the same requests alone."""
+    text = there.base.source_ids(TEXTS[-1])
+    wrong: Counter[str] = Counter()
+    answers: defaultdict[str, set[tuple[int, ...]]] = defaultdict(set)
+    before = _counted(address, "vllm:prefix_cache_hits_total")
+    for kind, prompt, ids in alike(text, there.base.checkpoint.hidden_size):
+        alone = here.submit(prompt, ids, ALIKE).result()
+        answers[kind].add(tuple(alone.generated))
+        # The second time it is in the cache.
+        wrong[kind] += sum(not same(alone, there.submit(prompt, ids, ALIKE).result()) for _ in range(2))
+    for kind, number in wrong.items():
+        print(f"{kind}: {number} answers differ; {len(answers[kind])} different ones were to come")
+    hits = _counted(address, "vllm:prefix_cache_hits_total") - before
+    print(f"{hits:.0f} tokens came from the prefix cache")
+    return wrong.total() + (hits == 0) + sum(len(several) == 1 for several in answers.values())
+
+
 def others_work(there: Side, address: str) -> int:
     """What isn't a matter of equal tokens; returns how much of it fails."""
     [prompt, *_] = _prompts()
@@ -146,22 +169,20 @@ def others_work(there: Side, address: str) -> int:
 
 def _aborts_when_left(there: Side, prompt: SoftPrompt, ids: list[int], address: str) -> bool:
     """Whether the server stops with an answer that nobody reads on, as it says of itself."""
-    before = _generated(address)
+    before = _counted(address, GENERATED)
     steps = there.submit(prompt, ids, LONG).steps()
     next(steps)
     assert isinstance(steps, Generator)
     steps.close()
     # Long enough for all of it.
     time.sleep(10)
-    return before < _generated(address) < before + LONG["max_new_tokens"] // 2
+    return before < _counted(address, GENERATED) < before + LONG["max_new_tokens"] // 2
 
 
-def _generated(address: str) -> float:
-    """Tokens that the server has made since it started."""
+def _counted(address: str, metric: str) -> float:
+    """What the server has counted since it started."""
     lines = httpx2.get(f"{address}/metrics", trust_env=False).text.splitlines()
-    return sum(
-        float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith("vllm:generation_tokens_total")
-    )
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(metric))
 
 
 def _refuses(there: Side, prompt: SoftPrompt, ids: list[int]) -> bool:
@@ -186,7 +207,9 @@ def main() -> int:
         here = Settings(base_models_dir=str(BASE_MODELS), device="cpu", max_waiting_requests=10_000)
         remote = Remote(base_model="*", vllm=address, model=MODEL)
         there = Side(Settings(base_models_dir=str(BASE_MODELS), backends=(remote,)))
-        return 1 if compare(Side(here), there) + others_work(there, address) else 0
+        engine = Side(here)
+        failed = compare(engine, there) + compare_alike(engine, there, address) + others_work(there, address)
+        return 1 if failed else 0
 
 
 if __name__ == "__main__":

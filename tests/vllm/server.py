@@ -38,6 +38,7 @@ def server(python: Path, log: Path, model: Path) -> Iterator[tuple[str, int]]:
         *("--model", model, "--served-model-name", model.name, "--dtype", "float32"),
         # On a CPU, blocks of keys and values are a multiple of 32.
         *("--block-size", "32", "--enable-prompt-embeds", "--chat-template", TEMPLATE),
+        "--enable-prefix-caching",
     ]
     with log.open("w") as output:
         process = subprocess.Popen(
