@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 # The models here are small: more threads than cores only get in each other's way.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test check serve protos docs interop models shapes soak survive vllm versions versions-oldest versions-newest bench-training bench-quality bench-serving bench-jobs install clean
+.PHONY: help demo test check serve protos docs interop models shapes soak survive vllm perturbed versions versions-oldest versions-newest bench-training bench-quality bench-serving bench-jobs install clean
 
 help:  ## What can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -37,6 +37,12 @@ interop: $(INSTALLED)  ## Compare with the real caikit-nlp, and run its own clie
 
 vllm: $(INSTALLED)  ## Compare answers of a real vLLM server, in an environment of its own, with those of the engine here
 	tests/vllm/run.sh $(BIN)/python
+
+# Under each kernel, three seeds, one thread and two.
+perturbed: $(INSTALLED)  ## The suite with other last digits (hours; TESTS=... names some of the tests)
+	set -e; for way in "torch 73 1" "onednn 1 2" "torch 2 2" "onednn 73 1"; do set -- $$way; \
+		echo "kernel $$1, seed $$2, threads $$3"; \
+		LINEAR_KERNEL=$$1 TRAINING_SEED=$$2 OMP_NUM_THREADS=$$3 $(BIN)/python -m pytest -q $(TESTS); done
 
 versions: versions-oldest versions-newest  ## All tests with the oldest and with the newest release of each dependency (PYTHON=python3.12 and so on)
 

@@ -22,6 +22,7 @@ from caikit_pt.cli import main
 from caikit_pt.client import ServerError, TuningClient
 from examples.local_server import ROOT, free_port
 from tests.conftest import LLAMA, T5
+from tests.perturbation import SEED
 from tests.runtime.servers import QUICK, RECORDS, Server, wait_for
 
 QUICKLY = [f"--{name.replace('_', '-')}={value}" for name, value in QUICK.items()]
@@ -52,7 +53,9 @@ def train(tmp_path_factory: pytest.TempPathFactory) -> str:
 def tuned(server: Server) -> str:
     """The id of a training that is complete, of `mood`."""
     with TuningClient(f"localhost:{server.port}") as client:
-        id = client.tune("mood", base_model=LLAMA, records=RECORDS, **{**QUICK, "num_epochs": 30})
+        id = client.tune(
+            "mood", base_model=LLAMA, records=RECORDS, **{**QUICK, "num_epochs": 30, "seed": SEED}
+        )
         assert client.wait(id).state == "COMPLETED"
     return id
 

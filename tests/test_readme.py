@@ -10,6 +10,7 @@ import pytest
 
 from examples.grpc_client import Client
 from examples.local_server import ROOT
+from tests.perturbation import SEED
 
 README = (ROOT / "README.md").read_text("utf-8")
 SERVED, LOCAL = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
@@ -19,7 +20,9 @@ def test_the_client_example(
     client: Client, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert SERVED.count("localhost:8085") == 1
-    exec(compile(SERVED.replace("8085", str(client.port)), "README.md", "exec"), {})
+    code = SERVED.replace("8085", str(client.port)).replace("num_epochs=12,", f"num_epochs=12, seed={SEED},")
+    assert f"seed={SEED}" in code
+    exec(compile(code, "README.md", "exec"), {})
     *events, negative, positive = capsys.readouterr().out.splitlines()
     assert "QUEUED" in events
     assert "COMPLETED" in events[-1]

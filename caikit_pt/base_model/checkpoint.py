@@ -92,11 +92,16 @@ class Checkpoint:
     @property
     def context_length(self) -> int | None:
         """Positions that the model has, soft prompt included. None: as many as memory holds."""
+        config = self._text_config
+        # Chunks, and what else Llama 4 does from there on, are counted from a batch's first column, so that
+        # a row's would depend on the others'.
+        chunked = "chunked_attention" in (getattr(config, "layer_types", None) or ())
+        most = [int(config.attention_chunk_size) - 1] if chunked else []
         for name in ("max_position_embeddings", "max_seq_len"):
-            length = getattr(self._text_config, name, None)
+            length = getattr(config, name, None)
             if length:
-                return int(length)
-        return None
+                return min([int(length), *most])
+        return min(most, default=None)
 
     @property
     def dtype(self) -> str:
@@ -238,6 +243,12 @@ def _checked(name: str, config: Any) -> Any:
             f"a model that takes {', '.join(missing)}; {config.model_type} models don't",
         )
     text = config.get_text_config()
+    # Below 1 the experts of NLLB-MoE drop tokens by how many a whole batch has.
+    if getattr(text, "moe_eval_capacity_token_fraction", 1.0) < 1.0:
+        allowed = (
+            "a model whose experts take every token (moe_eval_capacity_token_fraction: 1.0 in config.json)"
+        )
+        raise InvalidParameter("base_model", name, allowed)
     for size in ("vocab_size", "hidden_size"):
         if not isinstance(getattr(text, size, None), int):
             raise InvalidParameter("base_model", name, f"a model whose config.json says its {size}")

@@ -26,6 +26,7 @@ import torch
 from caikit_pt import settings
 from caikit_pt.base_model import kernels
 from caikit_pt.base_model.kernels import ONEDNN, PACKED, TORCH, Kernel
+from caikit_pt.settings import Settings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -99,7 +100,7 @@ def choose(cases: dict[Case, Tensor]) -> None:
     open_cases = {case: weight for case, weight in cases.items() if case not in _CHOSEN}
     if not open_cases:
         return
-    fixed = settings.current().linear_kernel
+    fixed = _settings().linear_kernel
     if fixed:
         # Of oneDNN's two the one that it is better at.
         last = {case: CANDIDATES[case.use][-1] for case in open_cases}
@@ -110,6 +111,14 @@ def choose(cases: dict[Case, Tensor]) -> None:
             if known.get(str(case)) not in CANDIDATES[case.use]:
                 known[str(case)] = trial(case, weight)
             _CHOSEN[case] = known[str(case)]
+
+
+def _settings() -> Settings:
+    """Those of caikit; without it, where another server uses this room, the defaults."""
+    try:
+        return settings.current()
+    except ModuleNotFoundError:
+        return Settings()
 
 
 def forget() -> None:
@@ -204,7 +213,7 @@ def _remembered() -> Iterator[dict[str, Kernel]]:
 
     Where the file can't be kept, what is found is for this process alone.
     """
-    file = settings.current().cache_directory / "kernels.json"
+    file = _settings().cache_directory / "kernels.json"
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         lock = os.open(file.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -8,7 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import BertConfig, BertForSequenceClassification, LlamaConfig
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    Llama4TextConfig,
+    LlamaConfig,
+    NllbMoeConfig,
+)
 
 from caikit_pt.base_model.checkpoint import Checkpoint, locate
 from caikit_pt.base_model.fingerprint import fingerprint
@@ -159,3 +165,17 @@ def test_width_and_context_come_from_the_config() -> None:
     config = LlamaConfig(hidden_size=64, max_position_embeddings=77)
     checkpoint = Checkpoint("x", Path(), config)
     assert (checkpoint.hidden_size, checkpoint.context_length) == (64, 77)
+
+
+def test_a_context_ends_where_a_row_would_depend_on_its_company() -> None:
+    chunks: dict[str, Any] = {"attention_chunk_size": 32, "layer_types": ["chunked_attention"]}
+    config = Llama4TextConfig(hidden_size=64, num_hidden_layers=1, max_position_embeddings=77, **chunks)
+    assert Checkpoint("some", Path(), config).context_length == 31
+
+
+def test_experts_that_drop_tokens_by_the_batch_are_refused(tmp_path: Path) -> None:
+    config = NllbMoeConfig(d_model=64, moe_eval_capacity_token_fraction=0.5)
+    config.architectures = ["NllbMoeForConditionalGeneration"]
+    config.save_pretrained(tmp_path / "some")
+    with pytest.raises(InvalidParameter, match="moe_eval_capacity_token_fraction"):
+        locate("some", Settings(base_models_dir=str(tmp_path)))

@@ -27,7 +27,7 @@ settings_as_they_are = settings.current
 def memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The file that remembers; nothing is known yet."""
     monkeypatch.setattr(fastest, "_CHOSEN", {})
-    _configure(monkeypatch, cache_dir=str(tmp_path / "cache"))
+    _configure(monkeypatch, cache_dir=str(tmp_path / "cache"), linear_kernel="")
     return tmp_path / "cache" / "kernels.json"
 
 

@@ -21,7 +21,8 @@ STEPS = 3
 PACKED_FAMILIES = sorted({*ALL_FAMILIES} - PADDED_FAMILIES)
 
 
-@pytest.mark.parametrize("family", ALL_FAMILIES)
+# Those whose positions depend on the longest row of a pass, as loaded, are in test_own_length.
+@pytest.mark.parametrize("family", [name for name in ALL_FAMILIES if not name.endswith("_longrope")])
 def test_answers_are_those_of_the_model_as_it_was_loaded(zoo: Zoo, family: str) -> None:
     base = zoo.model(family)
     rows = _rows(base)

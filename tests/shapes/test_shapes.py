@@ -36,7 +36,7 @@ HANDFUL = {
     "gemma4_text": "a step of training with a soft prompt on the side DECODER. It failed with RuntimeError",
     "rembert": "",  # embeddings that are narrower than the model
     "electra": "",  # under another name
-    "mamba2": "takes past_key_values",
+    "mamba2": "takes the keys and values of earlier tokens",
     "minimax": "answers beside a longer row and a token later. It failed with ValueError",
     "fsmt": "answers beside a longer row and a token later. It failed with TypeError",
     "roberta": "given as embeddings",

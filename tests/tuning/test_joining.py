@@ -136,7 +136,7 @@ def test_a_prompt_of_no_numbers_harms_nobody_beside_it(base: BaseModel) -> None:
         loss, _ = gradients(base, [good, bad], [batch, batch])
         assert float(loss) == pytest.approx(float(expected), rel=rounding(base))
         for one, other in zip(alone, _gradients_of([good]), strict=True):
-            torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-7)
+            assert float((one - other).norm() / one.norm()) < rounding(base)
 
 
 @pytest.mark.parametrize("fails", ["in its own thread", "in a joined step"])
