@@ -19,6 +19,7 @@ ENV PATH=/opt/caikit_pt/bin:$PATH \
     DATA_STREAMS_FILE_SOURCE_BASE=/data/training \
     RUNTIME_LOCAL_MODELS_DIR=/data/models \
     STATE_DIR=/data/state \
+    CACHE_DIR=/data/state/cache \
     RUNTIME_HTTP_ENABLED=false \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
