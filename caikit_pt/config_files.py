@@ -61,7 +61,9 @@ def check() -> list[str]:
                 content["merge_strategy"],
                 "merge: all settings that a file leaves out would be gone",
             )
-        for name, _ in _dotted(content):
+        for name, value in _dotted(content):
+            if isinstance(known.get(name), Mapping) and not isinstance(value, Mapping):
+                raise InvalidParameter(f"{name} in {path}", value, "a section: NAME: VALUE in lines below it")
             section = name.rpartition(".")[0]
             # What stands below a wrong name is told with it.
             if name in known or f"{section}.".startswith(_OPEN) or section not in ("", *known):
@@ -83,13 +85,14 @@ def check() -> list[str]:
 def _content(path: str) -> Mapping[str, Any]:
     if not path.endswith((".yml", ".yaml")) or not Path(path).is_file():
         raise InvalidParameter("CONFIG_FILES", path, "files that end in .yml or .yaml, separated by commas")
+    field = f"CONFIG_FILES ({path})"
     try:
         content = yaml.safe_load(Path(path).read_text("utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
-        raise InvalidParameter("CONFIG_FILES", path, f"YAML in UTF-8 ({reason})") from None
+        raise InvalidParameter(field, "its text", f"YAML in UTF-8 ({reason})") from None
     if not isinstance(content, Mapping) or not all(isinstance(name, str) for name in content):
-        raise InvalidParameter("CONFIG_FILES", path, "YAML of lines like `max_queued: 100`")
+        raise InvalidParameter(field, content, "YAML of lines like `max_queued: 100`")
     return content
 
 

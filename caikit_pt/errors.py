@@ -29,6 +29,8 @@ import re
 
 _EXCERPT = 20  # characters
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+# What stands in front of a file's name in its path; no part of an address. Whoever asks needn't know it.
+_FOLDERS = re.compile(r"(?<![\w.:/])/(?:[^\s/'\"]+/)+")
 
 
 class CaikitPtError(Exception):
@@ -158,7 +160,8 @@ class UnknownJob(CaikitPtError):
 
 def in_short(error: BaseException, limit: int = 200) -> str:
     """The kind of a library's error and what it says first, as part of an error text."""
-    lines = [line.strip() for line in _COLOURS.sub("", str(error)).splitlines() if line.strip()]
+    told = _FOLDERS.sub("", _COLOURS.sub("", str(error)))
+    lines = [line.strip() for line in told.splitlines() if line.strip()]
     # Many a first line ends with a colon, and says nothing without the next.
     said = " ".join(lines[: 2 if lines and lines[0].endswith(":") else 1])
     text = f"{type(error).__name__}: {said}" if said else type(error).__name__

@@ -145,6 +145,8 @@ def _presets(value: Any) -> tuple[Mapping[str, Any], ...]:
             form = "{base_model: PATTERN, tasks: {TASK: {NAME: VALUE}}} for each"
             raise InvalidParameter("tuning_presets", _plain(entry), form)
         for task, values in entry["tasks"].items():
+            if not isinstance(values, Mapping):
+                raise InvalidParameter(f"tuning_presets.tasks.{task}", values, "NAME: VALUE for each")
             if task not in _TASKS:
                 raise InvalidParameter("tuning_presets.tasks", task, ", ".join(_TASKS))
             for name, preset in values.items():

@@ -16,11 +16,11 @@ from caikit.core.data_model import DataStream
 import caikit_pt
 from caikit_pt import GenerationTrainRecord, PeftPromptTuning, TuningConfig
 records = [GenerationTrainRecord(input=f"the lamp is {mood}", output=mood) for mood in ("good", "bad")]
-def tuned(name):
+def tuned(name, num_epochs=1):
     base = caikit_pt.load_base_model(f"examples/base_models/{name}")
     config = TuningConfig(num_virtual_tokens=4)
     stream = DataStream.from_iterable(records)
-    return PeftPromptTuning.train(base, stream, config, num_epochs=1, silence_progress_bars=True)
+    return PeftPromptTuning.train(base, stream, config, num_epochs=num_epochs, silence_progress_bars=True)
 many = dict(max_new_tokens=400, min_new_tokens=400)
 """
 ENDS = {
@@ -49,6 +49,24 @@ ENDS = {
         next(stream)
         sys.exit()
         """,
+    "a training runs in a thread": """
+        import threading
+        threading.Thread(target=tuned, args=[NAME], kwargs={"num_epochs": 500}, daemon=True).start()
+        time.sleep(4)
+        """,
+    "a last wish": """
+        import atexit
+        model = tuned(NAME)
+        # It would be done before what caikit_pt does there, had it been registered first.
+        import caikit_pt.ending
+        caikit_pt.ending._ENDING.set()
+        try:
+            model.run("the lamp")
+        except Exception as error:
+            assert "This process is ending" in str(error)
+        else:
+            raise AssertionError("it was answered")
+        """,
     "two models are at work": """
         models = [tuned("tiny-llama"), tuned("tiny-t5")]
         streams = [iter(model.run_stream_out("the lamp", **many)) for model in models]
@@ -57,17 +75,17 @@ ENDS = {
 }
 
 
-@pytest.mark.parametrize("end", ENDS)
-@pytest.mark.parametrize("name", ["tiny-llama", "tiny-t5"])
+@pytest.mark.parametrize(
+    ("end", "name"), [*((end, "tiny-llama") for end in ENDS), ("a stream is open", "tiny-t5")]
+)
 def test_a_script_that_ends_ends_well(end: str, name: str) -> None:
-    if end == "two models are at work" and name == "tiny-t5":
-        pytest.skip("the same")
     code = PREAMBLE + f"NAME = {name!r}\n" + textwrap.dedent(ENDS[end])
     ended = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=120, check=False
     )
     assert (ended.returncode, ended.stdout) == (0, ""), ended.stderr[-2000:]
     assert "terminate" not in ended.stderr
+    assert "AssertionError" not in ended.stderr
 
 
 def test_an_exception_still_shows() -> None:

@@ -79,6 +79,7 @@ FILES: dict[str, tuple[str, str]] = {
     "a section's name": ("runtimes: {grpc: {port: 1}}", "'runtimes' .* runtime"),
     "in a section": ("runtime: {grpc: {prot: 1}}", "'runtime.grpc.prot' .* runtime.grpc.port"),
     "a value": ("max_queued: abc", "max_queued in .*: 'abc' .* a whole number"),
+    "no section": ("data_streams: 3", "data_streams in .*: 3 .* a section"),
     "an odd number of limits": ("tuning_limits: {batch_size: [1, 2, 3]}", "tuning_limits.batch_size in"),
     "all else gone": ("merge_strategy: override", "merge_strategy in .* merge"),
     "no YAML": ("a: [1", "CONFIG_FILES.* YAML"),

@@ -139,9 +139,16 @@ def _under(way: str, base: BaseModel) -> Iterator[None]:
     chosen = fastest._CHOSEN if way == "chosen" else Always()
     with mock.patch.object(fastest, "_CHOSEN", chosen):
         pack_linears(base.model)
-        base.__dict__.pop("rounds_rows", None)
+        _forget(base)
         yield
+    _forget(base)
+
+
+def _forget(base: BaseModel) -> None:
+    """What was derived from the kernels."""
     base.__dict__.pop("rounds_rows", None)
+    for module in base.model.modules():
+        module.__dict__.pop("chosen", None)
 
 
 if __name__ == "__main__":

@@ -90,13 +90,19 @@ class Checkpoint:
         return [(("max_source_length",), ENCODER in parts), (("max_target_length",), DECODER in parts)]
 
     @property
+    def counts_columns(self) -> bool:
+        """Whether attention is in chunks, as in Llama 4.
+
+        They, and what else it does from there on, are counted from a batch's first column, so that those of
+        one row would depend on the others. Up to the first chunk's end there is no difference.
+        """
+        return "chunked_attention" in (getattr(self._text_config, "layer_types", None) or ())
+
+    @property
     def context_length(self) -> int | None:
         """Positions that the model has, soft prompt included. None: as many as memory holds."""
         config = self._text_config
-        # Chunks, and what else Llama 4 does from there on, are counted from a batch's first column, so that
-        # a row's would depend on the others'.
-        chunked = "chunked_attention" in (getattr(config, "layer_types", None) or ())
-        most = [int(config.attention_chunk_size) - 1] if chunked else []
+        most = [int(config.attention_chunk_size) - 1] if self.counts_columns else []
         for name in ("max_position_embeddings", "max_seq_len"):
             length = getattr(config, name, None)
             if length:

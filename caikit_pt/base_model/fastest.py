@@ -110,7 +110,8 @@ def choose(cases: dict[Case, Tensor]) -> None:
         for case, weight in open_cases.items():
             if known.get(str(case)) not in CANDIDATES[case.use]:
                 known[str(case)] = trial(case, weight)
-            _CHOSEN[case] = known[str(case)]
+            # Whoever was first in this process is right: a kernel that changes changes the last digits.
+            _CHOSEN.setdefault(case, known[str(case)])
 
 
 def _settings() -> Settings:
@@ -213,25 +214,32 @@ def _remembered() -> Iterator[dict[str, Kernel]]:
 
     Where the file can't be kept, what is found is for this process alone.
     """
-    file = _settings().cache_directory / "kernels.json"
     try:
+        file = _settings().cache_directory / "kernels.json"
         file.parent.mkdir(parents=True, exist_ok=True)
         lock = os.open(file.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        _LOG.warning("%s can't be written (%s): each process tries its kernels anew", file, error.strerror)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    # No right to write, a network disk without locks, a user without a home.
+    except (OSError, RuntimeError) as error:
+        _warn(f"cache_dir can't be written ({error}): each process tries its kernels anew")
         yield {}
         return
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
         everything = _read(file)
         here = f"{processor()}, torch {torch.__version__}, {torch.get_num_threads()} threads"
         known = everything.setdefault(here, {})
-        before = len(known)
+        before = dict(known)
         yield known
-        if len(known) != before:
+        if known != before:
             _write(file, everything)
     finally:
         os.close(lock)
+
+
+@cache
+def _warn(text: str) -> None:
+    """Once is enough."""
+    _LOG.warning(text)
 
 
 def _read(file: Path) -> dict[str, dict[str, Kernel]]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from caikit_pt.base_model import kernels
-from caikit_pt.base_model.fastest import ANSWER, BACKWARD, CLASSES, FORWARD, fastest, settle
+from caikit_pt.base_model.fastest import ANSWER, BACKWARD, CLASSES, FORWARD, class_of, fastest, settle
 from caikit_pt.base_model.kernels import ONEDNN, PACKED, TORCH, Kernel
 
 if TYPE_CHECKING:
@@ -40,6 +40,8 @@ class FrozenLinear(torch.nn.Linear):
 
     # The weight in oneDNN's order, where `pack_linears` has made it.
     packed: Tensor | None = None
+    # What `fastest` has said of this weight, by use and class of rows.
+    chosen: dict[tuple[str, int], Kernel] | None = None
 
     def forward(self, input: Tensor) -> Tensor:
         weight = self.weight
@@ -47,17 +49,25 @@ class FrozenLinear(torch.nn.Linear):
             return super().forward(input)
         rows = input.numel() // self.in_features
         if not torch.is_grad_enabled():
-            kernel = fastest(FORWARD if self.packed is None else ANSWER, weight, rows)
+            kernel = self._kernel(FORWARD if self.packed is None else ANSWER, rows)
             laid_out = self.packed if kernel == PACKED and self.packed is not None else weight
             return kernels.forward(input, laid_out, self.bias, kernel)
-        forth, back = fastest(FORWARD, weight, rows), fastest(BACKWARD, weight, rows)
-        if forth == back == TORCH:
+        forth, back = self._kernel(FORWARD, rows), self._kernel(BACKWARD, rows)
+        if forth == back == TORCH or input.ndim == 1:
             return super().forward(input)
         # Made in two dimensions it is no view, so that models may change it in place, as LED does.
         flat = input.flatten(0, -2)
         product = _Product.apply(flat, weight, self.bias, forth, back)  # type: ignore[no-untyped-call]
         result: Tensor = product.unflatten(0, input.shape[:-1])
         return result
+
+    def _kernel(self, use: str, rows: int) -> Kernel:
+        if self.chosen is None:
+            self.chosen = {}
+        key = use, class_of(rows)
+        if key not in self.chosen:
+            self.chosen[key] = fastest(use, self.weight, rows)
+        return self.chosen[key]
 
 
 def freeze_linears(model: torch.nn.Module) -> None:

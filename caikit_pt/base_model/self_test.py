@@ -134,7 +134,11 @@ def check_packing(base: BaseModel) -> bool:
     import torch
 
     try:
-        wrong = _wrong_in_packing(base) if base.packable else "its attention can't be replaced"
+        wrong = "its attention can't be replaced"
+        if base.checkpoint.counts_columns:
+            wrong = "its attention counts columns, not positions"
+        elif base.packable:
+            wrong = _wrong_in_packing(base)
     except torch.OutOfMemoryError:
         # Says nothing of the model, and must not be remembered of it.
         raise

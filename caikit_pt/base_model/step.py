@@ -161,13 +161,15 @@ class PackedCausalStep(Step):
         whole = [sum(both) for both in zip(before, lengths, strict=True)]
         fronts, prefixes = self._in_front_of(whole, batch.prompt_of_rows)
         prefix_lengths = [length for front in fronts for length in front.lengths]
+        read = _rounded(_target_positions(texts, batch), rounds, sum(lengths))
         reading = _TextPass(
             Rows(lengths, lengths, base.device, True, prefixes, prefix_lengths),
             Rows(list(map(len, batch.targets)), lengths, base.device, True, prefixes, prefix_lengths),
             _side_by_side([front.cells for front in fronts]),
-            _rounded(_target_positions(texts, batch), rounds, sum(lengths)).to(base.device),
+            read.to(base.device),
         )
-        positions = _rounded(_places(lengths, before), rounds).to(base.device)
+        positions = _rounded(_places(lengths, before), rounds, least=len(read) - batch.target_tokens)
+        positions = positions.to(base.device)
         ids = [token for text in texts for token in text]
         embeddings = base.embed([*ids, *[base.end_id] * (len(positions) - len(ids))])
         with packed(reading), row_lengths(_spread(whole, lengths, len(positions)).to(base.device)):
@@ -245,9 +247,11 @@ class _TwoSides:
         rounds, device = base.rounds_rows, base.device
         # Without a decoder prompt every position predicts a target token.
         every = read is None or len(read) == sum(own)
-        self.read = None if read is None or every else _rounded(read, rounds, sum(own)).to(device)
+        rounded = None if read is None or every else _rounded(read, rounds, sum(own))
+        least = 0 if read is None or rounded is None else len(rounded) - len(read)
+        self.read = None if rounded is None else rounded.to(device)
         self.longest = max(*own, *other)
-        self.positions = _rounded(_places(own), rounds).to(device)
+        self.positions = _rounded(_places(own), rounds, least=least).to(device)
         self._own, self._other, self._device = own, other, device
 
     @cached_property
@@ -342,15 +346,17 @@ def _spread(numbers: Sequence[int], lengths: Sequence[int], positions: int) -> T
     return torch.nn.functional.pad(spread, (0, positions - len(spread)))[None]
 
 
-def _rounded(places: Tensor, rounds: bool, more: int = 0) -> Tensor:
-    """`places` [N] and, if it `rounds`, behind them `more` up to a multiple: one at least, nobody's place.
+def _rounded(places: Tensor, rounds: bool, more: int = 0, least: int = 0) -> Tensor:
+    """`places` [N] and, if it `rounds`, behind them `more` up to a multiple.
 
-    Kernels that build code for each number of rows build it for few then, for a few percent more rows.
+    They are nobody's, and one at least where there are to be any. Kernels that build code for each number of
+    rows build it for few then, for a few percent more rows.
     """
     if not rounds:
         return places
+    least = min(least, 1)
     multiple = next(multiple for fewest, multiple in _MULTIPLES if len(places) >= fewest)
-    return torch.nn.functional.pad(places, (0, multiple - len(places) % multiple), value=more)
+    return torch.nn.functional.pad(places, (0, least - (len(places) + least) % -multiple), value=more)
 
 
 def _packed(rows: Sequence[Tensor], layout: _TwoSides) -> Tensor:

@@ -144,4 +144,5 @@ def _end_ids(generation_config: Any, tokenizer: Any, rows: int) -> frozenset[int
     configured = getattr(generation_config, "eos_token_id", None) or []
     if isinstance(configured, int):
         configured = [configured]
-    return frozenset([tokenizer.eos_token_id, *(token for token in configured if token < rows)])
+    usable = (token for token in configured if isinstance(token, int) and 0 <= token < rows)
+    return frozenset([tokenizer.eos_token_id, *usable])

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import httpx2
 
+from caikit_pt.ending import start
 from caikit_pt.errors import (
     BackendMismatch,
     BackendUnavailable,
@@ -20,7 +21,6 @@ from caikit_pt.errors import (
     TooManyRequests,
     WaitedTooLong,
 )
-from caikit_pt.serving.ending import start
 
 Result = TypeVar("Result")
 

@@ -7,9 +7,10 @@ import threading
 import weakref
 from functools import partial
 
+from caikit_pt import ending
 from caikit_pt.base_model.frozen import BaseModel
+from caikit_pt.errors import BackendUnavailable
 from caikit_pt.serving.backend import Backend
-from caikit_pt.serving.ending import start
 from caikit_pt.serving.engine import Engine
 from caikit_pt.serving.generation import Generation
 from caikit_pt.serving.scheduler import Limits
@@ -28,17 +29,13 @@ class Worker(Backend):
         base.pack()
         self._engine = Engine(base, limits)
         self._wake = wake = threading.Event()
-        ending = threading.Event()
-
-        def stop() -> None:
-            ending.set()
-            wake.set()
-
-        start(partial(_work, weakref.ref(self._engine), wake, ending), stop, "engine")
+        ending.start(partial(_work, weakref.ref(self._engine), wake), wake.set, "engine")
         # What it is told when nobody holds it is nothing that the interpreter's end has to wait for.
         weakref.finalize(self, wake.set).atexit = False
 
     def submit(self, sequence: Sequence) -> Generation:
+        if ending.is_near():
+            raise BackendUnavailable("This process is ending, and answers nothing more")
         generation = self._engine.submit(sequence)
         self._wake.set()
         return generation
@@ -47,8 +44,8 @@ class Worker(Backend):
         return input_tokens(sequence, self._engine.base)
 
 
-def _work(engine: weakref.ref[Engine], wake: threading.Event, ending: threading.Event) -> None:
-    while not ending.is_set():
+def _work(engine: weakref.ref[Engine], wake: threading.Event) -> None:
+    while not ending.is_near():
         alive = engine()
         if alive is None:
             return
@@ -64,6 +61,9 @@ def _work(engine: weakref.ref[Engine], wake: threading.Event, ending: threading.
         if not busy:
             wake.wait()
             wake.clear()
+    last = engine()
+    if last is not None:
+        last.give_up(BackendUnavailable("This process is ending, and answers nothing more"))
 
 
 def limits(base: BaseModel, settings: Settings) -> Limits:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from caikit_pt.base_model.frozen import TrainingBatch
 from caikit_pt.base_model.text import TextSide
-from caikit_pt.errors import InvalidRecord, UnknownToken
+from caikit_pt.errors import InvalidRecord, UnknownToken, excerpt
 from caikit_pt.parameters.tuning import TuningParameters
 from caikit_pt.tuning.records import Record, Records, in_words
 from caikit_pt.tuning.verbalizer import Verbalizer
@@ -63,7 +63,7 @@ def tokens_of(
         )
     except UnknownToken as error:
         raise InvalidRecord(
-            stream, f"record {record.number} with token {error.value!r}", error.allowed
+            stream, f"record {record.number} with token {excerpt(str(error.value))}", error.allowed
         ) from error
 
 

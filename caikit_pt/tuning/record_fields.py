@@ -46,6 +46,13 @@ class UnusableField(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class OfType:
+    """A value that there is no use for, known by its type alone."""
+
+    type: str
+
+
+@dataclass(frozen=True, slots=True)
 class Asked:
     """The names that a request gives for the two fields; empty where it leaves them open."""
 
@@ -90,6 +97,8 @@ def input_and_output(fields: Mapping[str, Any], asked: Asked) -> tuple[str, str,
 def _chosen(names: tuple[str, ...], asked: Asked) -> Chosen:
     if asked.input or asked.output:
         wanted = (asked.input or "input", asked.output or "output")
+        if _plain(wanted[0]) == _plain(wanted[1]) != _MESSAGES:
+            raise UnusableField(None, f"input_field and output_field {wanted[0]!r}", "two different fields")
         return Chosen(*(_named(names, name) for name in wanted))
     complete = [pair for pair in (*PAIRS, (_MESSAGES, _MESSAGES)) if all(_find(names, one) for one in pair)]
     if PAIRS[0] in complete:
@@ -168,6 +177,8 @@ def _kind(value: Any) -> str:
         return "NaN"
     if isinstance(value, (int, float)):
         return f"the number {excerpt(str(value))}, without quotes"
+    if isinstance(value, OfType):
+        return f"a value of type {value.type}"
     if isinstance(value, (list, tuple, bytes)):
         return f"{'bytes' if isinstance(value, bytes) else 'a list'}, {excerpt(str(value[:_SHOWN]))}"
     return "an object" if isinstance(value, Mapping) else f"a value of type {type(value).__name__}"

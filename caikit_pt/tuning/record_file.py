@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from caikit_pt.errors import InvalidRecord, excerpt
-from caikit_pt.tuning.record_fields import PAIRS
+from caikit_pt.tuning.record_fields import PAIRS, OfType
 
 _GZIP, _PARQUET = ".gz", ".parquet"
 _TEXTS = (".jsonl", ".json", ".csv", ".tsv")
@@ -106,7 +106,9 @@ class _Text:
     def _read(self, at: _Position) -> bytes:
         try:
             return self.file.read(_PIECE)
-        except (gzip.BadGzipFile, EOFError, zlib.error):
+        except gzip.BadGzipFile:
+            at.refuse("what gunzip can't read", "a gzip file, or a name without .gz")
+        except (EOFError, zlib.error):
             at.refuse("the end of what gunzip can read", "a whole gzip file")
 
     def lines(self) -> Iterator[str]:
@@ -160,7 +162,8 @@ def _refuse_nul(at: _Position, text: str) -> NoReturn:
 
 
 def _refuse_bytes(at: _Position, error: UnicodeDecodeError) -> NoReturn:
-    before = error.object[: error.start].decode(error.encoding, "ignore").replace("\r\n", "\n")
+    before = error.object[: error.start].decode(error.encoding, "ignore")
+    before = before.replace("\r\n", "\n").replace("\r", "\n")
     if "\0" in before:
         _refuse_nul(at, before)
     found = f"byte 0x{error.object[error.start]:02X}"
@@ -354,6 +357,10 @@ def _place_in_json(at: _Position, text: str, name: str) -> _Position:
 # ---- tables ----
 
 
+# The first line that Excel reads and other programs write for it.
+_SAYS_DELIMITER = re.compile(r'"?sep=([,;|\t])"?')
+
+
 def _of_table(text: _Text) -> Iterator[Row]:
     lines = text.lines()
     blank = 0
@@ -363,8 +370,12 @@ def _of_table(text: _Text) -> Iterator[Row]:
         blank += 1
     else:
         return
-    delimiter = _delimiter(header, _Position(text.name, blank + 1))
     csv.field_size_limit(max(csv.field_size_limit(), _LONGEST))
+    said = _SAYS_DELIMITER.fullmatch(header.strip())
+    if said:
+        blank += 1
+        header = next(lines, "")
+    delimiter = said[1] if said else _delimiter(header, _Position(text.name, blank + 1))
     row: list[str] = []
 
     def remembered() -> Iterator[str]:
@@ -397,6 +408,8 @@ def _of_table(text: _Text) -> Iterator[Row]:
 def _delimiter(header: str, at: _Position) -> str:
     """What parts the names of the header; where several may, the one that gives names that are known."""
     found = {one: next(csv.reader([header], delimiter=one)) for one in _DELIMITERS if one in header}
+    if "\t" in found and ".tsv" in at.name.lower():
+        return "\t"
     if len(found) > 1:
         known = [{name.strip().casefold() for name in names} for names in found.values()]
         sure = [any(names.issuperset(pair) for pair in PAIRS) for names in known]
@@ -465,11 +478,26 @@ def _of_parquet(file: io.BufferedIOBase, name: str) -> Iterator[Row]:
         with ParquetFile(file) as table:
             _header(table.schema_arrow.names, _Position(name))
             for batch in table.iter_batches(_ROWS):
-                for fields in batch.to_pylist():
+                for fields in _in_python(batch):
                     number += 1
                     yield Row(fields, _place_in_parquet(name, number, list(fields)))
     except (ArrowException, UnicodeDecodeError):
         raise InvalidRecord("file", f"{name}, row {number + 1}: no parquet", "a whole parquet file") from None
+
+
+def _in_python(batch: Any) -> Iterator[dict[str, Any]]:
+    """The rows of a batch. Of values that Python hasn't got, such as nanoseconds, only the type is told."""
+
+    def values(column: Any) -> list[Any]:
+        try:
+            return list(column.to_pylist())
+        except UnicodeDecodeError:
+            raise
+        except (ValueError, OverflowError):
+            return [OfType(str(column.type))] * len(column)
+
+    columns = [values(column) for column in batch.columns]
+    return (dict(zip(batch.schema.names, row, strict=True)) for row in zip(*columns, strict=True))
 
 
 def _place_in_parquet(name: str, number: int, names: list[str]) -> Callable[[str | None], str]:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from caikit_pt import ending
 from caikit_pt.base_model.frozen import BaseModel
 from caikit_pt.errors import TrainingInterrupted
 from caikit_pt.soft_prompt.artifact import TunedPrompt
@@ -77,14 +78,16 @@ def tune(
     `gradients` computes those of an update; another than the default may do so for several trainings.
     With `snapshots` it goes on from the newest, if there is one, and keeps more; on the CPU it ends with the
     same bits as if it had never been interrupted. Raises TrainingDiverged where the loss stops being a finite
-    number, TrainingInterrupted where `snapshots.stop` is set, InvalidParameter where `base` can't be trained.
+    number, TrainingInterrupted where `snapshots.stop` is set or the process ends, InvalidParameter where
+    `base` can't be trained.
     """
 
     def ignore(_: object) -> None: ...
 
     base.check_training(plan.parameters.output_model_types)
     tuning = _Tuning(plan, base, on_update or ignore, on_validation or ignore, gradients)
-    return tuning.run(snapshots)
+    with ending.waits_for_this():
+        return tuning.run(snapshots)
 
 
 class _Tuning:
@@ -134,6 +137,8 @@ class _Tuning:
             for warning in self._examples.warnings:
                 _LOG.warning(warning)
         for step, epoch, window, ends_epoch in self._windows():
+            if ending.is_near():
+                raise TrainingInterrupted("The training was stopped: its process is ending.")
             self._make_update(epoch, step, window)
             self._watch(step)
             if self._rungs.get(step, len(self._candidates)) < len(self._candidates):

@@ -85,6 +85,7 @@ def test_a_kernel_that_is_no_longer_there_is_tried_anew(clock: dict[str, float],
     memory.write_text(memory.read_text().replace(ONEDNN, "of-old"))
     fastest.forget()
     assert fastest.fastest(FORWARD, WEIGHT, 1) == ONEDNN
+    assert "of-old" not in memory.read_text()
 
 
 def test_without_a_place_for_it_each_process_tries(
@@ -92,8 +93,20 @@ def test_without_a_place_for_it_each_process_tries(
 ) -> None:
     (tmp_path / "file").touch()
     _configure(monkeypatch, cache_dir=str(tmp_path / "file" / "below"))
-    assert fastest.fastest(FORWARD, WEIGHT, 1) == ONEDNN
-    assert "each process tries its kernels anew" in caplog.text
+    assert [fastest.fastest(FORWARD, WEIGHT, rows) for rows in (1, 100)] == [ONEDNN] * 2
+    assert caplog.text.count("each process tries its kernels anew") == 1
+
+
+def test_in_one_process_a_choice_stays(clock: dict[str, float], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two threads try at once where there is no place to remember: else one would change its kernel."""
+    real = fastest.trial
+
+    def meanwhile(case: Case, weight: torch.Tensor) -> str:
+        fastest._CHOSEN.setdefault(case, TORCH)
+        return real(case, weight)
+
+    monkeypatch.setattr(fastest, "trial", meanwhile)
+    assert fastest.fastest(FORWARD, WEIGHT, 1) == TORCH
 
 
 @pytest.mark.parametrize(("setting", "chosen"), [("torch", TORCH), ("onednn", PACKED)])

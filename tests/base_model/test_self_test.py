@@ -15,7 +15,7 @@ from caikit_pt.base_model.checkpoint import locate
 from caikit_pt.base_model.frozen import BaseModel
 from caikit_pt.base_model.pool import load
 from caikit_pt.base_model.self_test import check_itself
-from caikit_pt.errors import InvalidParameter
+from caikit_pt.errors import InvalidParameter, in_short
 from caikit_pt.settings import Settings
 from caikit_pt.tuning.plan import make_plan
 from caikit_pt.tuning.tuner import tune
@@ -142,3 +142,9 @@ def test_losses_that_are_no_numbers_are_told_with_the_data_type(monkeypatch: pyt
     base.model.get_output_embeddings().weight[5] = float("inf")
     with pytest.raises(InvalidParameter, match="whose losses are finite numbers; in bfloat16"):
         base.check_training(["DECODER"])
+
+
+def test_what_a_library_says_tells_no_folder_of_the_server() -> None:
+    error = FileNotFoundError(2, "No such file or directory", "/srv/models/some/model.safetensors")
+    assert in_short(error) == "FileNotFoundError: [Errno 2] No such file or directory: 'model.safetensors'"
+    assert in_short(OSError("See https://example.org/a/b")) == "OSError: See https://example.org/a/b"

@@ -244,7 +244,7 @@ def test_a_token_without_an_embedding_is_refused_by_text_and_place(base: BaseMod
 def test_a_record_with_such_a_token_is_refused_by_number(base: BaseModel, bad: Any) -> None:
     plan = _plan(base, [*MANY, bad])
     for refuse in (lambda: preflight(plan), lambda: tune(plan, base)):
-        with pytest.raises(InvalidRecord, match=r"train_stream: record 4 with token '<extra>' .*id 2048"):
+        with pytest.raises(InvalidRecord, match=r"train_stream: record 4 with token “<extra>” .*id 2048"):
             refuse()
 
 

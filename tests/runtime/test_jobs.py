@@ -343,7 +343,7 @@ def test_a_dry_run_trains_nothing(shared: tuple[Server, TuningClient]) -> None:
     assert (report["records"], report["updates"]) == (9, 4)
     assert "1 records are there before, word for word (record 9)" in report["warnings"]
     assert report["parameters"]["origins"]["learning_rate"] == "default"
-    with pytest.raises(ServerError, match="train_stream: record 2, input: “” .* text that is not empty"):
+    with pytest.raises(ServerError, match=r"train_stream: record 2, input: “” .* text that is not empty"):
         client.check("dry", base_model=T5, records=[RECORDS[0], {"input": "", "output": "x"}])
     assert len(list(client.trainings())) == before
     assert not (server.models / "dry").exists()

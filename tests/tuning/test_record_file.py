@@ -53,6 +53,8 @@ def texts(records: Records) -> list[tuple[str, str]]:
         ("tabs.csv", "input\toutput\na\tb\na\tb"),
         ("semicolons.csv", "input;output\na;b\na;b"),
         ("bars.csv", "input|output\na|b\na|b"),
+        ("excel.csv", "\ufeffsep=;\r\ninput;output\r\na;b\r\na;b\r\n"),
+        ("commas.tsv", "input\toutput\tmore, and, commas\na\tb\t\na\tb\t"),
         ("letters.csv", " Input , OUTPUT\na,b\na,b"),
         ("letters.jsonl", f"{LINE}\n{LINE}".replace("input", "Input ")),
         ("returns.csv", "input,output\ra,b\ra,b"),
@@ -193,7 +195,7 @@ def test_fields_that_are_named(read: Any) -> None:
             "column 14 (messages): messages of “system, user”",
             "two messages",
         ),
-        ("a.jsonl.gz", LINE, "line 1, column 1: the end of what gunzip can read", "a whole gzip file"),
+        ("a.jsonl.gz", LINE, "line 1, column 1: what gunzip can't read", "or a name without .gz"),
         ("a.jsonl.gz", gzip.compress(LINE.encode())[:-9], "the end of what gunzip", "a whole gzip file"),
         ("a.txt", LINE, "a.txt", ".parquet"),
     ],
@@ -293,7 +295,7 @@ class TestParquet:
         self.arrow = pytest.importorskip("pyarrow")
         self.file = tmp_path / "a.parquet"
 
-    def read(self, **columns: list[Any]) -> Records:
+    def read(self, **columns: Any) -> Records:
         from pyarrow import parquet
 
         parquet.write_table(self.arrow.table(columns), self.file, row_group_size=2)
@@ -304,6 +306,14 @@ class TestParquet:
         records = self.read(Prompt=given, completion=["b"] * 600, id=list(range(600)))
         assert texts(records) == [(one, "b") for one in given]
         assert len(field_doubts(records)) == 2
+
+    def test_columns_that_nobody_reads_may_be_anything(self) -> None:
+        moments = self.arrow.array([1, 2], self.arrow.timestamp("ns"))
+        assert texts(self.read(input=["a", "a"], output=["b", "b"], created=moments)) == [("a", "b")] * 2
+        with pytest.raises(
+            InvalidRecord, match=r"row 1, column 2 \(output\): a value of type timestamp\[ns\]"
+        ):
+            self.read(input=["a", "a"], output=moments)
 
     def test_chats(self) -> None:
         turn = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
