@@ -9,7 +9,8 @@ from typing import Any
 
 from caikit_pt.errors import InvalidParameter, InvalidRecord
 from caikit_pt.tuning.record_fields import Asked, Chosen, UnusableField, input_and_output
-from caikit_pt.tuning.record_file import ENDINGS, Row
+from caikit_pt.tuning.record_file import ENDINGS
+from caikit_pt.tuning.record_text import Row
 
 _SHOWN = 5  # numbers of bad records in an error text
 _FEW_RECORDS = 10

@@ -267,7 +267,8 @@ def test_a_record_longer_than_a_piece(read: Any, kind: str) -> None:
 
 def test_a_record_beyond_all_measure(read: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A gzip bomb of one line, say."""
-    monkeypatch.setattr("caikit_pt.tuning.record_file._LONGEST", 2**17)
+    for room in ("record_text", "record_json"):
+        monkeypatch.setattr(f"caikit_pt.tuning.{room}.LONGEST", 2**17)
     line = '{"input": "' + "x" * 2**20
     for name in ("a.jsonl.gz", "a.json.gz"):
         contents = gzip.compress((line if name == "a.jsonl.gz" else f"[{line}").encode())
