@@ -46,7 +46,7 @@ CANDIDATES: dict[str, Sequence[Kernel]] = {
 CLASSES = {1: 1, 2: 4, 8: 16, 32: 64, 128: 384}
 
 _FASTER = 0.98  # of the time of the one before it in the list, or it isn't worth the change
-_ROUNDS = 5
+_ROUNDS = 9
 _LEAST_SECONDS = 1e-4  # that a clock can tell apart
 _MOST_PRODUCTS = 2**28  # of a trial; of a larger weight the first rows stand for it
 _LEAST_OUT = 256
