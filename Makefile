@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 # The models here are small: more threads than cores only get in each other's way.
 export OMP_NUM_THREADS ?= 1
+# And where there are more, those that wait for others sleep.
+export OMP_WAIT_POLICY ?= PASSIVE
 
 .PHONY: help demo test check serve protos docs interop models shapes soak survive vllm perturbed versions versions-oldest versions-newest bench-training bench-quality bench-serving bench-jobs install clean
 

@@ -12,7 +12,7 @@ import torch
 
 from caikit_pt.base_model import kernels
 from caikit_pt.base_model.fastest import ANSWER, BACKWARD, CLASSES, FORWARD, class_of, fastest, settle
-from caikit_pt.base_model.kernels import ONEDNN, PACKED, TORCH, Kernel
+from caikit_pt.base_model.kernels import PACKED, TORCH, Kernel
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -83,11 +83,12 @@ def settle_training(model: torch.nn.Module, name: str) -> None:
 
 
 def builds_code(model: torch.nn.Module) -> bool:
-    """Whether training builds code for each number of rows, as oneDNN does; in bfloat16 that takes long."""
-    return any(
-        layer.weight.dtype is not torch.float32 or ONEDNN in _chosen(layer, (FORWARD, BACKWARD))
-        for layer in _with_choice(model)
-    )
+    """Whether new numbers of rows cost more than a few rows more, since oneDNN builds code for each.
+
+    In bfloat16 that takes as long as some passes, whichever kernel is chosen; in float32 no longer than
+    the rows would.
+    """
+    return any(layer.weight.dtype is not torch.float32 for layer in _with_choice(model))
 
 
 def pack_linears(model: torch.nn.Module) -> None:

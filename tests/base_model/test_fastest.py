@@ -151,12 +151,8 @@ def test_memory_is_spent_on_packed_weights_only_where_they_pay(clock: dict[str, 
     assert layer.packed is None
 
 
-def test_rows_are_rounded_where_code_is_built(clock: dict[str, float]) -> None:
+def test_rows_are_rounded_where_building_code_takes_long() -> None:
     layer = FrozenLinear(16, 24, bias=False).requires_grad_(False)
-    assert builds_code(layer)
-    fastest.forget()
-    clock[TORCH] = 0.1
-    layer = FrozenLinear(16, 20, bias=False).requires_grad_(False)
     assert not builds_code(layer)
     assert builds_code(layer.bfloat16())
 

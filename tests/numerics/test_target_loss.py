@@ -110,6 +110,26 @@ def test_the_attention_of_a_gpu_is_the_same(
         _assert_same_gradients(prompt, reference)
 
 
+@every_training_case
+@pytest.mark.parametrize("attend", ["attend", "attend_fused"])
+def test_positions_that_are_nobodys_change_nothing(
+    zoo: Zoo, family: str, parts: tuple[str, ...], attend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As there are behind the rows where few numbers of positions are wanted."""
+    base = zoo.model(family, "float64")
+    if not base.trains_packed:
+        pytest.skip("its rows are padded")
+    batch, ours, obvious = _mixed(base), _prompts(base, parts), _prompts(base, parts)
+    monkeypatch.setitem(base.__dict__, "rounds_rows", True)
+    monkeypatch.setattr(packed_rows.Rows, "attend", getattr(packed_rows.Rows, attend))
+    with everything_in_float64():
+        seen = _backward(base, ours, batch, FAST)
+        expected = _obvious_backward(base, obvious, batch)
+    torch.testing.assert_close(seen, expected, rtol=ROUNDING, atol=0)
+    for prompt, reference in zip(ours, obvious, strict=True):
+        _assert_same_gradients(prompt, reference)
+
+
 @both_ways
 @every_training_case
 def test_layers_that_are_computed_twice_change_nothing(
