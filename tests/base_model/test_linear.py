@@ -101,14 +101,14 @@ def test_a_gradient_does_without_packed_weights() -> None:
 
 @needs_onednn
 @pytest.mark.parametrize("packed", [False, True])
-def test_a_row_is_the_same_bits_in_any_company(packed: bool) -> None:
-    """Not promised by oneDNN, but so from two rows on where this runs: near-ties fall as they do alone."""
+def test_a_row_is_the_same_in_any_company(packed: bool) -> None:
     layer, x = _frozen(1000), _noise(64, WIDTH)
     if packed:
         pack_linears(layer)
     with torch.inference_mode():
         whole = layer(x)
-        assert all(torch.equal(layer(x[:rows]), whole[:rows]) for rows in (2, 3, 8, 31))
+        for rows in (1, 2, 3, 8, 31):
+            _assert_close(layer(x[:rows]), whole[:rows])
 
 
 @needs_onednn
