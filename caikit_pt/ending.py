@@ -12,7 +12,10 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-_AT_WORK: dict[threading.Event, Callable[[], object]] = {}
+# How long a thread whose work was stopped may take to let go of its tensors: freeing them is native code too.
+_LETS_GO_S = 2.0
+
+_AT_WORK: dict[threading.Event, tuple[threading.Thread, Callable[[], object]]] = {}
 _ENDING = threading.Event()
 
 
@@ -25,7 +28,7 @@ def is_near() -> bool:
 def waits_for_this(stop: Callable[[], object] = lambda: None) -> Iterator[None]:
     """The interpreter's end calls `stop`, and waits until the block is left; soon, once `is_near`."""
     left = threading.Event()
-    _AT_WORK[left] = stop
+    _AT_WORK[left] = threading.current_thread(), stop
     try:
         yield
     finally:
@@ -49,8 +52,11 @@ def start(work: Callable[[], None], stop: Callable[[], object], name: str) -> No
 @atexit.register
 def _end() -> None:
     _ENDING.set()
-    at_work = dict(_AT_WORK)
-    for stop in at_work.values():
-        stop()
-    for left in at_work:
-        left.wait()
+    # One stop may be followed by other work of the same thread: a model that is loaded, then trained.
+    while at_work := dict(_AT_WORK):
+        for _, stop in at_work.values():
+            stop()
+        for left, (thread, _) in at_work.items():
+            left.wait()
+            if thread is not threading.current_thread():
+                thread.join(_LETS_GO_S)

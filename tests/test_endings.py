@@ -54,6 +54,15 @@ ENDS = {
         threading.Thread(target=tuned, args=[NAME], kwargs={"num_epochs": 500}, daemon=True).start()
         time.sleep(4)
         """,
+    "a model is loaded in a thread": """
+        import threading
+        from caikit_pt.base_model import pool, self_test
+        pool.import_libraries()
+        check, begun = self_test.check_itself, threading.Event()
+        self_test.check_itself = lambda base: [begun.set(), *(check(base) for _ in range(20))]
+        threading.Thread(target=tuned, args=[NAME], daemon=True).start()
+        begun.wait()
+        """,
     "a last wish": """
         import atexit
         model = tuned(NAME)

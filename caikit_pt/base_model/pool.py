@@ -13,6 +13,7 @@ import weakref
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
+from caikit_pt import ending
 from caikit_pt.base_model.checkpoint import CAUSAL, Checkpoint
 from caikit_pt.base_model.memory import free_memory_of
 from caikit_pt.base_model.trial import trial
@@ -113,12 +114,13 @@ def load(checkpoint: Checkpoint, dtype: str, device: str) -> BaseModel:
     from caikit_pt.base_model.seq2seq import Seq2SeqModel
 
     kind = CausalModel if checkpoint.family == CAUSAL else Seq2SeqModel
-    with _LOADING:
-        model = read_weights(checkpoint, dtype)
-    with trial(checkpoint.name, f"freezing it on {device}"):
-        base = kind(checkpoint, model.to(device), checkpoint.tokenizer, quicken(model))
-    check_itself(base)
-    return base
+    with ending.waits_for_this():
+        with _LOADING:
+            model = read_weights(checkpoint, dtype)
+        with trial(checkpoint.name, f"freezing it on {device}"):
+            base = kind(checkpoint, model.to(device), checkpoint.tokenizer, quicken(model))
+        check_itself(base)
+        return base
 
 
 def shared(checkpoint: Checkpoint, settings: Settings, dtype: str = "", device: str = "") -> BaseModel:

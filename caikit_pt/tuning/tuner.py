@@ -84,9 +84,9 @@ def tune(
 
     def ignore(_: object) -> None: ...
 
-    base.check_training(plan.parameters.output_model_types)
-    tuning = _Tuning(plan, base, on_update or ignore, on_validation or ignore, gradients)
     with ending.waits_for_this():
+        base.check_training(plan.parameters.output_model_types)
+        tuning = _Tuning(plan, base, on_update or ignore, on_validation or ignore, gradients)
         return tuning.run(snapshots)
 
 
