@@ -8,8 +8,7 @@ from typing import List, Optional
 
 import caikit
 from caikit.core import DataObjectBase
-from caikit.interfaces.nlp.data_model import GeneratedTextResult as CaikitResult
-from caikit.interfaces.nlp.data_model import GeneratedTextStreamResult as CaikitStreamResult
+from caikit.interfaces.nlp.data_model import GeneratedTextResult, GeneratedTextStreamResult
 from py_to_proto.dataclass_to_proto import Annotated, FieldNumber
 
 # caikit-nlp's package, so that full names agree too.
@@ -57,14 +56,15 @@ class LabelProbability(DataObjectBase):
 
 
 @caikit.core.dataobject(package=_PACKAGE)
-class GeneratedTextResult(CaikitResult):
-    """caikit's, and the labels of a classification where they are asked for, the likeliest first."""
+class LabelledTextResult(GeneratedTextResult):
+    """caikit's GeneratedTextResult, and the labels of a classification where they are asked for, the
+    likeliest first. (caikit takes no second message of the same name.)"""
 
     label_probabilities: Annotated[Optional[List[LabelProbability]], FieldNumber(9)]
 
 
 @caikit.core.dataobject(package=_PACKAGE)
-class GeneratedTextStreamResult(CaikitStreamResult):
-    """caikit's, with the same on the last of an answer."""
+class LabelledTextStreamResult(GeneratedTextStreamResult):
+    """caikit's GeneratedTextStreamResult, with the same on the last of an answer."""
 
     label_probabilities: Annotated[Optional[List[LabelProbability]], FieldNumber(6)]

@@ -31,9 +31,9 @@ from caikit_pt.base_model.pool import POOL
 from caikit_pt.base_model.text import TextSide
 from caikit_pt.data_model import (
     ExponentialDecayLengthPenalty,
-    GeneratedTextResult,
-    GeneratedTextStreamResult,
     GenerationTrainRecord,
+    LabelledTextResult,
+    LabelledTextStreamResult,
     LabelProbability,
     TuningConfig,
 )
@@ -213,7 +213,7 @@ class PeftPromptTuning(ModuleBase):
         include_stop_sequence: Optional[bool] = None,
         labels_only: Optional[bool] = None,
         label_probabilities: Optional[bool] = None,
-    ) -> GeneratedTextResult:
+    ) -> LabelledTextResult:
         """The answer to `text`. Every parameter with its range and default: docs/parameters.md.
 
         Raises CaikitRuntimeException with INVALID_ARGUMENT for a bad request.
@@ -223,7 +223,7 @@ class PeftPromptTuning(ModuleBase):
         with caikit_errors():
             sequence = self._sequence(**request)
             self._backend.submit(sequence).result()
-            return GeneratedTextResult(
+            return LabelledTextResult(
                 generated_text=sequence.text,
                 generated_tokens=len(sequence.generated),
                 finish_reason=_finish_reason(sequence),
@@ -262,7 +262,7 @@ class PeftPromptTuning(ModuleBase):
         include_stop_sequence: Optional[bool] = None,
         labels_only: Optional[bool] = None,
         label_probabilities: Optional[bool] = None,
-    ) -> Iterable[GeneratedTextStreamResult]:
+    ) -> Iterable[LabelledTextStreamResult]:
         """The answer to `text` a token at a time; its texts joined are the text of `run`."""
         request = dict(locals())
         del request["self"]
@@ -279,11 +279,11 @@ class PeftPromptTuning(ModuleBase):
         tokens = [Token(start, end, text[start:end]) for start, end in encoded["offset_mapping"]]
         return TokenizationResults(results=tokens, token_count=len(tokens))
 
-    def _stream(self, sequence: Sequence, generation: Generation) -> Iterable[GeneratedTextStreamResult]:
+    def _stream(self, sequence: Sequence, generation: Generation) -> Iterable[LabelledTextStreamResult]:
         front, asked = sequence.prefix, self._input_tokens(sequence)
         with caikit_errors():
             for step in generation.steps():
-                yield GeneratedTextStreamResult(
+                yield LabelledTextStreamResult(
                     generated_text=front + step.text,
                     tokens=_messages([step.token] if step.token else []),
                     details=TokenStreamDetails(

@@ -186,9 +186,15 @@ class Sequence:
         return LabelSearch(labels, parameters.label_probabilities, draw, parameters.temperature)
 
     @property
+    def _label(self) -> int:
+        """The number of the label found."""
+        assert self.search is not None
+        assert self.search.found is not None
+        return self.search.found
+
+    @property
     def _label_ids(self) -> Ids:
-        assert self.labels is not None and self.search is not None and self.search.found is not None
-        return self.labels.ids[self.search.found]
+        return self.labels.ids[self._label] if self.labels else ()
 
     @property
     def _describes_by_logits(self) -> bool:
@@ -217,8 +223,8 @@ class Sequence:
             self.finish_reason = FinishReason.EOS_TOKEN
             # As it was given, which the tokenizer may not keep; with the space that its tokens have in front.
             space = self._spelled[: len(self._spelled) - len(self._spelled.lstrip())]
-            assert self.labels is not None and self.search is not None and self.search.found is not None
-            text = space + self.labels.texts[self.search.found].lstrip()
+            assert self.labels is not None
+            text = space + self.labels.texts[self._label].lstrip()
         self.steps.append(Step(text, len(self.generated), described, self.finish_reason))
 
     def extend(self, token: int, described: Token | None) -> None:

@@ -252,10 +252,10 @@ def _fit_context(given: Mapping[str, Any], decided: Decided, checkpoint: Checkpo
     separator = len(text_of(checkpoint).separator_ids(value("separator")))
     for lengths, prompted in checkpoint.contexts(value("output_model_types")):
         tokens = value("num_virtual_tokens") if prompted else 0
-        tokens += separator if "max_source_length" in lengths else 0
+        behind = _END_TOKEN + (separator if "max_source_length" in lengths else 0)
         named = {name: given[name] for name in lengths if name in given}
         open_names = [name for name in lengths if name not in given]
-        left = context - tokens - _END_TOKEN - sum(named.values())
+        left = context - tokens - behind - sum(named.values())
         if left < len(open_names):
             named = named or {"tuning_config.num_virtual_tokens": tokens}
             field, asked = max(named.items(), key=lambda item: item[1])
@@ -263,7 +263,7 @@ def _fit_context(given: Mapping[str, Any], decided: Decided, checkpoint: Checkpo
                 field,
                 asked,
                 f"{tokens} virtual tokens, {' and '.join(lengths)} that fit into the context of "
-                f"{context} tokens that {checkpoint.name} has, with one for the end token",
+                f"{context} tokens that {checkpoint.name} has, with {behind} for separator and end token",
             )
         for remaining, name in zip(range(len(open_names), 0, -1), reversed(open_names), strict=True):
             length = min(value(name), left // remaining)

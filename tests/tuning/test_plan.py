@@ -108,21 +108,21 @@ def test_a_preset_counts_for_its_task_and_loses_to_the_request() -> None:
 
 
 def test_default_lengths_shrink_into_the_context() -> None:
-    """1,024 positions less 900 virtual tokens and the end token leave 123."""
+    """1,024 positions less 900 virtual tokens, the separator and the end token leave 122."""
     parameters = plan(LLAMA, num_virtual_tokens=900).parameters
-    assert parameters.max_source_length + parameters.max_target_length + 900 + 1 == 1024
+    assert parameters.max_source_length + parameters.max_target_length + 900 + 2 == 1024
     assert parameters.origins["max_source_length"] == "the context of tiny-llama"
     assert plan(LLAMA).parameters.max_source_length == 256
     named = plan(LLAMA, num_virtual_tokens=900, max_target_length=100).parameters
-    assert (named.max_target_length, named.max_source_length) == (100, 23)
+    assert (named.max_target_length, named.max_source_length) == (100, 22)
 
 
 def test_named_lengths_that_do_not_fit_are_refused() -> None:
     with pytest.raises(InvalidParameter, match="max_source_length: 200"):
         plan(LLAMA, num_virtual_tokens=900, max_source_length=200)
-    with pytest.raises(InvalidParameter, match="num_virtual_tokens: 1022"):
-        plan(LLAMA, num_virtual_tokens=1022)
-    assert plan(LLAMA, num_virtual_tokens=1021).parameters.max_source_length == 1
+    with pytest.raises(InvalidParameter, match="num_virtual_tokens: 1021"):
+        plan(LLAMA, num_virtual_tokens=1021)
+    assert plan(LLAMA, num_virtual_tokens=1020).parameters.max_source_length == 1
 
 
 def test_models_without_an_end_of_context_take_any_length() -> None:

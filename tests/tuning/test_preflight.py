@@ -96,7 +96,7 @@ def test_records_that_are_trained_on_and_validated_with_are_told(llama: BaseMode
 
 
 def test_good_records_have_no_warning(base: BaseModel) -> None:
-    assert preflight(plan(base, PAIRS)).warnings == ()
+    assert preflight(plan(base, PAIRS, tuning_task="classification")).warnings == ()
 
 
 def test_an_input_that_the_tokenizer_leaves_out_is_refused_by_number(

@@ -31,7 +31,7 @@ def plan(base: BaseModel, **request: Any) -> TuningPlan:
 
 
 def test_a_target_ends_with_eos_and_holds_nothing_else_special(base: BaseModel) -> None:
-    examples = make_examples(RECORDS, base, plan(base).parameters)
+    examples = make_examples(RECORDS, base, plan(base, separator="").parameters)
     special = set(base.tokenizer.all_special_ids)
     for record, example in zip(RECORDS.items, examples.items, strict=True):
         assert example.target[-1] == base.end_id
@@ -49,7 +49,7 @@ def test_cuts_keep_the_beginning_and_are_counted(base: BaseModel) -> None:
     long = Records(
         (Record("one two three four five six seven", "eight nine ten eleven"), RECORDS.items[0]), False
     )
-    parameters = plan(base, max_source_length=6, max_target_length=2).parameters
+    parameters = plan(base, max_source_length=6, max_target_length=2, separator="").parameters
     examples = make_examples(long, base, parameters)
     whole = base.source_ids(long.items[0].input)
     cut = examples.items[0]
@@ -64,7 +64,7 @@ def test_cuts_keep_the_beginning_and_are_counted(base: BaseModel) -> None:
 def test_a_long_text_is_cut_before_it_is_tokenised(base: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ten million characters kept the RPC for half a minute. The tokens are those of the whole."""
     text = "".join(f"the {word} number {n} is good, " for n in range(300) for word in WORDS)
-    parameters = plan(base, max_source_length=50, max_target_length=20).parameters
+    parameters = plan(base, max_source_length=50, max_target_length=20, separator="").parameters
     whole = base.source_ids(text), base.target_ids(text)
     read: list[int] = []
 

@@ -166,7 +166,7 @@ def test_a_training_ends_after_so_many_validations_without_a_better_loss(
 ) -> None:
     script = iter([5.0, 4.0, 4.5, 3.0, 3.0, math.nan, 3.5, 2.0, 2.5, 2.4])
 
-    def scripted(self: Validation, prompt: Any, answered: int = 0) -> Scores:
+    def scripted(self: Validation, prompt: Any, answered: int = 0, calibration: bool = False) -> Scores:
         value = next(script, 1.0)
         return Scores(Estimate(value, value, value), {})
 
@@ -193,8 +193,10 @@ def test_early_stopping_of_a_real_training(base: BaseModel) -> None:
 
 
 def test_answers_are_those_that_a_server_gives(base: BaseModel) -> None:
-    """Token for token the code that serves, also behind a verbalizer."""
-    planned = plan(base, PAIRS, HELD_OUT, num_epochs=12, verbalizer="It says {{input}}")
+    """Token for token the code that serves, also behind a verbalizer; here without a label set."""
+    planned = plan(
+        base, PAIRS, HELD_OUT, num_epochs=12, verbalizer="It says {{input}}", tuning_task="generation"
+    )
     tuned = tune(planned, base)
     assert planned.validation is not None
     examples = make_examples(planned.validation, base, planned.parameters)
@@ -208,7 +210,8 @@ def test_answers_are_those_that_a_server_gives(base: BaseModel) -> None:
     # Asked in an order of their own, so that a look at some of a sorted stream is a fair one.
     drawn = validation._drawn
     assert sorted(drawn) == list(range(len(expected))) != drawn
-    assert validation._answers(tuned.prompt, len(expected)) == [expected[index] for index in drawn]
+    answers = [answer.text for answer in validation._answers(tuned.prompt, len(expected))]
+    assert answers == [expected[index] for index in drawn]
     right = [
         answer.strip() == record.output
         for answer, record in zip(expected, planned.validation.items, strict=True)

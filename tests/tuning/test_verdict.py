@@ -50,7 +50,7 @@ def test_a_verdict_is_saved_and_read_back(base: BaseModel, tmp_path: Path) -> No
     assert (verdict["validation_records"], verdict["answers"]) == (8, 8)
     assert list(verdict["validation"]) == ["untuned", "initial", "tuned"]
     for scores in verdict["validation"].values():
-        assert set(scores) == {"loss", "perplexity", "accuracy", "macro_f1"}
+        assert set(scores) == {"loss", "perplexity", "accuracy", "macro_f1", "calibration_error"}
         for name in ("loss", "accuracy", "macro_f1"):
             assert scores[name]["low"] <= scores[name]["value"] <= scores[name]["high"]
         assert scores["perplexity"] == pytest.approx(math.exp(scores["loss"]["value"]))
