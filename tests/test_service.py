@@ -70,7 +70,8 @@ def test_source_prompts_are_found_by_name_and_by_default(
 
 def test_a_stream_joined_is_the_unary_answer(client: Client, trained: dict[str, str]) -> None:
     for name in trained.values():
-        options = {"max_new_tokens": 12, "generated_tokens": True, "token_ranks": True}
+        free = {"labels_only": False, "max_new_tokens": 12}
+        options = {**free, "generated_tokens": True, "token_ranks": True}
         whole = client.predict(name, "The desk is awful", **options)
         parts = list(client.stream(name, "The desk is awful", **options))
         assert len(parts) == whole.generated_tokens
