@@ -78,5 +78,3 @@ def missing(wanted: Sequence[Trial], outcomes: Sequence[Outcome]) -> list[str]:
 def _in_words(found: tuple[tuple[str, str], Sequence[int]]) -> str:
     (model, task), seeds = found
     return f"{f'{model} {task}'.strip()} (seed {', '.join(map(str, sorted(seeds)))})"
-
-

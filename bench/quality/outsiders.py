@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+
 from bench.quality.contender import MAJORITY, TF_IDF
 from bench.quality.task import Record
 
@@ -17,10 +21,6 @@ def majority(train: Sequence[Record], texts: Sequence[str]) -> list[str]:
 
 def tf_idf(train: Sequence[Record], texts: Sequence[str]) -> list[str]:
     """TF-IDF of words with a logistic regression, as scikit-learn has them by default."""
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-
     labels = [record["output"] for record in train]
     if len(set(labels)) == 1:
         # A regression needs two.

@@ -25,31 +25,35 @@ _REASONS = Path(__file__).with_name("reasons.md")
 _INTRODUCTION = f"""\
 # How good tuned prompts are
 
-Printed by `make bench-quality` (`python -m bench.quality --help`): the defaults (no hyperparameter given) and `search: "auto"`
-beside a grid of twelve (learning rate 0.03, 0.1, 0.3, 1.0; 100 virtual tokens RANDOM or SAMPLE_VOCAB, 20 RANDOM), beside peft's
-PromptTuning and beside what needs no language model. The aim is to be within {DEFAULTS_WITHIN:g} points of the best of the grid with the
-defaults, and within {SEARCH_WITHIN:g} with a search at no more than {SEARCH_COST:g} trainings' cost, by means over seeds, on every set with at least
-{FEWEST_TO_JUDGE} test records.
+Printed by `make bench-quality` (`python -m bench.quality --help`): the defaults (no hyperparameter given)
+and `search: "auto"` beside a grid of twelve (learning rate 0.03, 0.1, 0.3, 1.0; 100 virtual tokens RANDOM
+or SAMPLE_VOCAB, 20 RANDOM), beside peft's PromptTuning and beside what needs no language model. The aim is
+to be within {DEFAULTS_WITHIN:g} points of the best of the grid with the defaults, and within
+{SEARCH_WITHIN:g} with a search at no more than {SEARCH_COST:g} trainings' cost, by means over seeds, on
+every set with at least {FEWEST_TO_JUDGE} test records.
 """
 _METHOD = f"""\
 ## How it is measured
 
-- A seed is that of the training and of the draw of the records to train on; fewer records are the first of more. A product of its
-  defaults splits off what it validates with from these records.
-- Accuracy is in % of test records that are the same for all seeds and contenders, answered by the code that serves. Behind ± stands one
-  standard error of the mean over seeds; those of differences are of differences seed by seed. What the choice of the test records
-  adds isn't in it.
-- The best of the grid, and the best rate of peft, is chosen seed by seed on selection records, which are neither trained on nor
-  scored on. So nothing of its lead is luck with the test records.
-- peft: its PromptTuning in a plain loop (AdamW, learning rate falling to zero on a line), the best of the rates 0.03, 0.1, 0.3, 1.0.
-  It has the same token ids as ours (so the same separator), the same kind of start as peft draws it, as many virtual tokens, updates
-  and records an update as our defaults. It trains on all records, since it validates on none; batches are padded behind, where
-  peft's prompt isn't parted from the text; the frozen model has no dropout. Loss and update of a batch equal ours, by a test.
-  Its prompts are answered with by the same code as ours, which says what peft's `generate()` says of a text alone.
-- {TF_IDF}: scikit-learn's TfidfVectorizer and LogisticRegression as they are by default, on all records. {MAJORITY}: the commonest
-  label of the records.
+- A seed is that of the training and of the draw of the records to train on; fewer records are the first of
+  more. The defaults, the search and the grid split off what they validate with from these.
+- Accuracy is in % of test records that are the same for all seeds and contenders, answered by the code that
+  serves. Behind ± stands one standard error of the mean over seeds; those of differences are of differences
+  seed by seed. What the choice of the test records adds isn't in it.
+- The best of the grid, and the best rate of peft, is chosen seed by seed on selection records, which are
+  neither trained on nor scored on. So nothing of its lead is luck with the test records.
+- peft: its PromptTuning in a plain loop (AdamW, learning rate falling to zero on a line), the best of the
+  rates 0.03, 0.1, 0.3, 1.0. It has the same token ids as ours (so the same separator), the same kind of
+  start as peft draws it, as many virtual tokens, updates and records an update as our defaults. It trains
+  on all records, since it validates on none; batches are padded behind, where peft's prompt isn't parted
+  from the text; the frozen model has no dropout. Loss and update of a batch equal ours, by a test. Its
+  prompts are answered with by the same code as ours, which says what peft's `generate()` says of a text
+  alone.
+- {TF_IDF}: scikit-learn's TfidfVectorizer and LogisticRegression as they are by default, on all records.
+  {MAJORITY}: the commonest label of the records.
 - Labels have to be words that the model can say: tokens of the targets that it was pretrained on.
-- CPU seconds are of the training alone, on one thread, the mean of a training; of grid and peft there are twelve and four.
+- CPU seconds are of the training alone, on one thread, the mean of a training; of grid and peft there are
+  twelve and four.
 """
 
 
@@ -69,7 +73,11 @@ def page(
     lines = [_INTRODUCTION]
     if _REASONS.exists():
         lines.append(_REASONS.read_text("utf-8"))
-    lines += [f"    {command}", "", f"Seeds {', '.join(map(str, seeds))}; at most {records} records to train on."]
+    lines += [
+        f"    {command}",
+        "",
+        f"Seeds {', '.join(map(str, seeds))}; at most {records} records to train on.",
+    ]
     models = list(dict.fromkeys(model for model, _ in rows))
     for model in models:
         of_model = [Row(figures, model, task, task.size(records)) for name, task in rows if name == model]
@@ -80,7 +88,13 @@ def page(
     lines += [f"- {note}" for note in (*map(_parts, tasks), *notes)]
     if absent := missing(wanted, outcomes):
         there = sum(trial in {outcome.trial for outcome in outcomes} for trial in wanted)
-        lines += ["", "## What is missing", "", f"{there} of {len(wanted)} trials are there. These aren't:", ""]
+        lines += [
+            "",
+            "## What is missing",
+            "",
+            f"{there} of {len(wanted)} trials are there. These aren't:",
+            "",
+        ]
         lines += [f"- {line}" for line in absent]
     return "\n".join(lines)
 

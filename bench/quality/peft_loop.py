@@ -13,7 +13,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from math import isfinite
-from typing import TYPE_CHECKING
+
+import torch
+from peft import PromptTuningConfig, PromptTuningInit, TaskType, get_peft_model
+from transformers import get_linear_schedule_with_warmup
 
 from caikit_pt.base_model.checkpoint import CAUSAL
 from caikit_pt.base_model.frozen import BaseModel
@@ -26,9 +29,6 @@ from caikit_pt.tuning.examples import Example, make_examples
 from caikit_pt.tuning.plan import TuningPlan
 from caikit_pt.tuning.records import Records
 
-if TYPE_CHECKING:
-    import torch
-
 _IGNORED = -100
 
 
@@ -36,9 +36,6 @@ class PeftLoop:
     """The training of `plan` as peft's users would write it, at the learning rate `rate`."""
 
     def __init__(self, base: BaseModel, plan: TuningPlan, rate: float) -> None:
-        import torch
-        from transformers import get_linear_schedule_with_warmup
-
         self._plan, self._base = plan, base
         self._causal = base.checkpoint.family == CAUSAL
         self._part = base.checkpoint.prompt_parts[0]
@@ -77,10 +74,7 @@ class PeftLoop:
         return SoftPrompt({self._part: self.weight.detach().float().cpu().clone()})
 
     def _wrapped(self) -> torch.nn.Module:
-        """peft changes the model that it wraps, so it gets a copy; it draws its start from torch's generator."""
-        import torch
-        from peft import PromptTuningConfig, PromptTuningInit, TaskType, get_peft_model
-
+        """peft changes the model that it wraps, so it gets a copy; torch's generator draws its start."""
         parameters = self._plan.parameters
         config = PromptTuningConfig(
             task_type=TaskType.CAUSAL_LM if self._causal else TaskType.SEQ_2_SEQ_LM,
@@ -97,8 +91,6 @@ class PeftLoop:
 
     def _start_as_ours(self) -> None:
         """With our first rows, where peft has no start of that name (or one that is the same, TEXT)."""
-        import torch
-
         generator = torch.Generator().manual_seed(self._plan.parameters.seed)
         start = Start(self._base, self._plan.parameters, generator, self._plan.source)
         with torch.no_grad():
@@ -106,8 +98,6 @@ class PeftLoop:
 
     def _windows(self, examples: int) -> Iterator[list[int]]:
         """Epoch after epoch in a new order, until all updates are made."""
-        import torch
-
         generator = torch.Generator().manual_seed(self._plan.parameters.seed)
         made = 0
         while True:
@@ -140,7 +130,5 @@ def _tensors(padding: int, ids: list[list[int]], labels: list[list[int]]) -> dic
 
 
 def _padded(rows: list[list[int]], value: int) -> torch.Tensor:
-    import torch
-
     longest = max(map(len, rows))
     return torch.tensor([row + [value] * (longest - len(row)) for row in rows])

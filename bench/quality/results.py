@@ -1,4 +1,4 @@
-"""Outcomes in a file of JSON lines: a run that was cut off goes on where it stood, and several can share it."""
+"""Outcomes in a file of JSON lines: a run that was cut off goes on, and several can share the file."""
 
 from __future__ import annotations
 

@@ -87,7 +87,9 @@ class Row:
             _verdict(self.lead(DEFAULTS, PEFT_COLUMN)),
             _verdict(self.lead(DEFAULTS, TF_IDF)),
         ]
-        return _line([self.task.name, *(_cell(mean([*self.points(name).values()])) for name in _SHOWN), *leads])
+        return _line(
+            [self.task.name, *(_cell(mean([*self.points(name).values()])) for name in _SHOWN), *leads]
+        )
 
 
 def quality(rows: Sequence[Row]) -> list[str]:
@@ -107,7 +109,9 @@ def costs(rows: Sequence[Row]) -> list[str]:
     return [*_head("task", *names, "search in trainings"), *lines]
 
 
-def by_records(figures: Figures, models: Sequence[str], tasks: Sequence[Task], sizes: Sequence[int]) -> list[str]:
+def by_records(
+    figures: Figures, models: Sequence[str], tasks: Sequence[Task], sizes: Sequence[int]
+) -> list[str]:
     """Accuracies by number of records, for the defaults of each model and for the outsiders."""
     contenders = [(MAJORITY, ""), (TF_IDF, ""), *((DEFAULTS, model) for model in models)]
     lines = []

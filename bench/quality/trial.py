@@ -67,6 +67,15 @@ class Outcome:
     validation_loss: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Trained:
+    """What came of a training that didn't diverge."""
+
+    prompt: SoftPrompt
+    chosen: str
+    validation_loss: float | None = None
+
+
 class Attempt:
     """A trial that can be made. `also` is requested of every training."""
 
@@ -95,14 +104,8 @@ class Attempt:
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:12]
 
     def make(self) -> Outcome:
-        """What diverges answers nothing."""
-        if self.trial.contender in OUTSIDERS:
-            return self._without_a_model()
-        try:
-            return self._with_a_prompt()
-        except TrainingDiverged:
-            chosen_among = is_chosen_among(self.trial.contender)
-            return Outcome(self.trial, self.basis, 0.0, 0.0, "diverged", 0.0 if chosen_among else None)
+        """Trains and scores. What diverges answers nothing."""
+        return self._without_a_model() if self.trial.contender in OUTSIDERS else self._with_a_prompt()
 
     def _without_a_model(self) -> Outcome:
         started = time.process_time()
@@ -113,32 +116,38 @@ class Attempt:
         return Outcome(self.trial, self.basis, sum(right) / len(right), seconds)
 
     def _with_a_prompt(self) -> Outcome:
-        base, plan, basis = self._needed_base, self._plan(), self.basis
         started = time.process_time()
-        loss = None
-        if self.trial.contender in PEFT:
-            # All records: it validates on none, so it may learn from them.
-            rate = PEFT[self.trial.contender]
-            prompt = PeftLoop(base, plan, rate).run(read_records(self._train, "train_stream"))
-            chosen = str(rate)
-        else:
-            tuned = tune(plan, base)
-            prompt = tuned.prompt
-            chosen = " ".join(str(tuned.tuning_parameters[name]) for name in _CHOSEN)
-            logs = [one["data"]["value"] for one in tuned.training_logs if one["name"] == "validation_loss"]
-            loss = min(logs, default=None)
+        plan = self._plan()
+        try:
+            trained = self._by_peft(plan) if self.trial.contender in PEFT else self._by_us(plan)
+        except TrainingDiverged:
+            trained = None
         seconds = time.process_time() - started
+
+        def share(records: Sequence[Record]) -> float:
+            return accuracy(self._needed_base, plan, trained.prompt, records) if trained else 0.0
+
         return Outcome(
             self.trial,
-            basis,
-            accuracy(base, plan, prompt, self._task.test),
+            self.basis,
+            share(self._task.test),
             seconds,
-            chosen,
-            accuracy(base, plan, prompt, self._task.selection)
-            if is_chosen_among(self.trial.contender)
-            else None,
-            loss,
+            trained.chosen if trained else "diverged",
+            share(self._task.selection) if is_chosen_among(self.trial.contender) else None,
+            trained.validation_loss if trained else None,
         )
+
+    def _by_us(self, plan: TuningPlan) -> _Trained:
+        tuned = tune(plan, self._needed_base)
+        losses = [one["data"]["value"] for one in tuned.training_logs if one["name"] == "validation_loss"]
+        chosen = " ".join(str(tuned.tuning_parameters[name]) for name in _CHOSEN)
+        return _Trained(tuned.prompt, chosen, min(losses, default=None))
+
+    def _by_peft(self, plan: TuningPlan) -> _Trained:
+        """By all records: it validates on none, so it may learn from them."""
+        rate = PEFT[self.trial.contender]
+        records = read_records(self._train, "train_stream")
+        return _Trained(PeftLoop(self._needed_base, plan, rate).run(records), str(rate))
 
     def _plan(self) -> TuningPlan:
         """The rival of ours has the parameters of the defaults, but for its rate."""
