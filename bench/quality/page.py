@@ -76,7 +76,7 @@ def page(
     lines += [
         f"    {command}",
         "",
-        f"Seeds {', '.join(map(str, seeds))}; at most {records} records to train on.",
+        f"Seeds: {', '.join(map(str, seeds))}. At most {records} records to train on.",
     ]
     models = list(dict.fromkeys(model for model, _ in rows))
     for model in models:

@@ -13,9 +13,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from math import isfinite
+from typing import Any
 
 import torch
-from peft import PromptTuningConfig, PromptTuningInit, TaskType, get_peft_model
+from peft import PromptTuningConfig, TaskType, get_peft_model
 from transformers import get_linear_schedule_with_warmup
 
 from caikit_pt.base_model.checkpoint import CAUSAL
@@ -43,7 +44,7 @@ class PeftLoop:
         self.updates = parameters.num_epochs * updates_per_epoch(len(plan.records), parameters.window)
         self.model = self._wrapped()
         self.weight: torch.Tensor = self.model.prompt_encoder["default"].embedding.weight
-        if parameters.prompt_tuning_init_method not in (RANDOM, SAMPLE_VOCAB):
+        if not self._has_our_start:
             self._start_as_ours()
         self._optimizer = torch.optim.AdamW([self.weight], lr=rate, weight_decay=0.0)
         self._schedule = get_linear_schedule_with_warmup(  # type: ignore[no-untyped-call]
@@ -66,31 +67,39 @@ class PeftLoop:
         loss.backward()
         self._optimizer.step()
         self._schedule.step()
-        return float(loss)
+        return float(loss.detach())
+
+    @property
+    def learning_rate(self) -> float:
+        """That of the next update."""
+        return float(self._schedule.get_last_lr()[0])
 
     @property
     def prompt(self) -> SoftPrompt:
         """As it is now. Our own code answers with it, as peft's does one by one."""
         return SoftPrompt({self._part: self.weight.detach().float().cpu().clone()})
 
-    def _wrapped(self) -> torch.nn.Module:
+    @property
+    def _has_our_start(self) -> bool:
+        """Whether peft draws a start of our name. TEXT isn't drawn: ours has the same rows."""
+        return self._plan.parameters.prompt_tuning_init_method in (RANDOM, SAMPLE_VOCAB)
+
+    def _wrapped(self) -> Any:
         """peft changes the model that it wraps, so it gets a copy; torch's generator draws its start."""
         parameters = self._plan.parameters
         config = PromptTuningConfig(
             task_type=TaskType.CAUSAL_LM if self._causal else TaskType.SEQ_2_SEQ_LM,
             num_virtual_tokens=parameters.num_virtual_tokens,
             num_transformer_submodules=1,
-            prompt_tuning_init=PromptTuningInit.__members__.get(
-                parameters.prompt_tuning_init_method, PromptTuningInit.RANDOM
-            ),
+            prompt_tuning_init=parameters.prompt_tuning_init_method if self._has_our_start else RANDOM,
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(parameters.seed)
-            model: torch.nn.Module = get_peft_model(deepcopy(self._base.model), config)
+            model: Any = get_peft_model(deepcopy(self._base.model), config)
         return model.eval()
 
     def _start_as_ours(self) -> None:
-        """With our first rows, where peft has no start of that name (or one that is the same, TEXT)."""
+        """With our first rows."""
         generator = torch.Generator().manual_seed(self._plan.parameters.seed)
         start = Start(self._base, self._plan.parameters, generator, self._plan.source)
         with torch.no_grad():
