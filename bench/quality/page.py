@@ -1,4 +1,4 @@
-"""docs/quality.md: what is compared and how, the tables, what is missing."""
+"""docs/quality.md: what is compared and how, the reasons in reasons.md, the tables, what is missing."""
 
 from __future__ import annotations
 
