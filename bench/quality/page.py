@@ -38,8 +38,9 @@ _METHOD = f"""\
 - A seed is that of the training and of the draw of the records to train on; fewer records are the first of
   more. The defaults, the search and the grid split off what they validate with from these.
 - Accuracy is in % of test records that are the same for all seeds and contenders, answered by the code that
-  serves. Behind ± stands one standard error of the mean over seeds; those of differences are of differences
-  seed by seed. What the choice of the test records adds isn't in it.
+  serves, so with one of the labels of the records to train on. Behind ± stands one standard error of the
+  mean over seeds; those of differences are of differences seed by seed. What the choice of the test records
+  adds isn't in it.
 - The best of the grid, and the best rate of peft, is chosen seed by seed on selection records, which are
   neither trained on nor scored on. So nothing of its lead is luck with the test records.
 - peft: its PromptTuning in a plain loop (AdamW, learning rate falling to zero on a line), the best of the

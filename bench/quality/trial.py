@@ -24,7 +24,7 @@ from caikit_pt.tuning.metrics import exact_match
 from caikit_pt.tuning.plan import TuningPlan, make_plan
 from caikit_pt.tuning.records import read_records
 from caikit_pt.tuning.search import candidates
-from caikit_pt.tuning.tuner import tune
+from caikit_pt.tuning.tuner import answer_labels, tune
 from caikit_pt.tuning.validation import Validation
 
 # To be raised when the training, the answers or what judges them change in a way that no parameter tells of:
@@ -171,7 +171,8 @@ class Attempt:
 
 
 def accuracy(base: BaseModel, plan: TuningPlan, prompt: SoftPrompt, records: Sequence[Record]) -> float:
-    """The share of right answers to `records`, by the code that validates."""
+    """The share of right answers to `records`, by the code that validates: confined to the plan's labels."""
     read = read_records(records, "test")
-    judged = Validation(base, read, make_examples(read, base, plan.parameters), "classification")
+    examples = make_examples(read, base, plan.parameters)
+    judged = Validation(base, read, examples, "classification", answer_labels(base, plan))
     return judged.scores(prompt, len(read)).metrics["accuracy"].value

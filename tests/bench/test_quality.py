@@ -30,7 +30,7 @@ from bench.quality.peft_loop import PeftLoop
 from bench.quality.results import Results
 from bench.quality.table import Row, by_records, costs, quality
 from bench.quality.task import Record, Task, held_out_tasks, left_out, real_tasks, unspeakable
-from bench.quality.trial import Attempt, Outcome, Trial
+from bench.quality.trial import Attempt, Outcome, Trial, accuracy
 from caikit_pt.base_model.frozen import BaseModel
 from caikit_pt.errors import TrainingDiverged
 from caikit_pt.parameters.tuning import TUNING_PARAMETERS
@@ -107,11 +107,13 @@ def test_selection_records_judge_those_among_which_a_choice_is_made(
     task = a_task(test=9, pool=12)
     judged: list[Sequence[Record]] = []
 
-    def accuracy(_base: BaseModel, _plan: TuningPlan, _prompt: object, records: Sequence[Record]) -> float:
+    def as_many_as_there_are(
+        _base: BaseModel, _plan: TuningPlan, _prompt: object, records: Sequence[Record]
+    ) -> float:
         judged.append(records)
         return len(records) / 100
 
-    monkeypatch.setattr("bench.quality.trial.accuracy", accuracy)
+    monkeypatch.setattr("bench.quality.trial.accuracy", as_many_as_there_are)
     also = {"num_epochs": 1}
     for contender in (CHOSEN, next(iter(PEFT)), DEFAULTS):
         outcome = Attempt(Trial("tiny-llama", NAME, contender, 1, 12, 9), task, llama, also).make()
@@ -120,6 +122,16 @@ def test_selection_records_judge_those_among_which_a_choice_is_made(
         assert outcome.seconds > 0
     assert [len(records) for records in judged] == [9, 6, 9, 6, 9]
     assert all(set(map(str, records)).isdisjoint(map(str, task.pool)) for records in judged)
+
+
+def test_answers_are_confined_to_the_labels_that_were_trained_on(base: BaseModel) -> None:
+    """With a prompt that never learnt anything: it says the one label that there is, and no other."""
+    red = [{**record, "output": "red"} for record in some(8)]
+    asked = {"base_model": base.checkpoint.name, "tuning_task": "classification", "num_virtual_tokens": 2}
+    plan = make_plan(asked, red, None, Settings(), base)
+    prompt = initial_prompt(start_of(plan, base))
+    assert accuracy(base, plan, prompt, red) == 1.0
+    assert accuracy(base, plan, prompt, [{**record, "output": "blue"} for record in red]) == 0.0
 
 
 def test_what_diverges_answers_nothing(llama: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
