@@ -81,8 +81,8 @@ bench-serving: $(INSTALLED)  ## Measure how fast tuned prompts are served, besid
 bench-jobs: $(INSTALLED)  ## Measure what jobs cost beside their training, on a real server (about five minutes)
 	$(BIN)/python -m bench.jobs
 
-bench-quality: $(INSTALLED)  ## Compare the defaults and `search: auto` with a grid of twelve, and print the table (over an hour)
-	$(BIN)/python -m bench.quality
+bench-quality: $(INSTALLED)  ## Compare the defaults and `search: auto` with a grid of twelve, peft and outsiders, and print docs/quality.md (hours, and it goes on where it was cut off; DATA=... names a folder of data sets)
+	@$(BIN)/python -m bench.quality $(if $(DATA),--data $(DATA))
 
 install: $(INSTALLED)  ## Only the set-up
 

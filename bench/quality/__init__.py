@@ -1,1 +1,1 @@
-"""How good a prompt is that is trained with the defaults, or with a search, beside a grid of twelve."""
+"""How good prompts are: trained with the defaults or a search, beside a grid, peft and outsiders."""

@@ -1,58 +1,70 @@
-"""Prints how the defaults and the search do beside a grid of twelve, as Markdown.
+"""Prints how the defaults and the search do beside a grid, peft and outsiders: all of docs/quality.md.
 
-python -m bench.quality --data FOLDER    what the documentation shows, over an hour on one core
+python -m bench.quality --data FOLDER    what the documentation shows, hours on one core
 python -m bench.quality --quick          does it run?
 
-Trials are added to `--results` as they come, and those that are there aren't repeated.
+Trials are added to `--results` as they come, and those that are there aren't repeated: a run that was cut
+off goes on. `--part 1/2` and `--part 2/2` make half of them each, and can share the file. With
+`--minutes 0` nothing is tried, and the page is printed from what there is.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import caikit_pt
+from bench.quality.contender import CONTENDERS, DEFAULTS, OUTSIDERS
+from bench.quality.page import page
 from bench.quality.results import Results
-from bench.quality.table import table
-from bench.quality.task import TEST, TRAIN, Task, held_out_tasks, left_out, real_tasks
-from bench.quality.trial import REQUESTS, Trial, try_out
+from bench.quality.task import Task, held_out_tasks, left_out, real_tasks
+from bench.quality.trial import Attempt, Trial
 from caikit_pt.base_model.frozen import BaseModel
-from caikit_pt.parameters.tuning import FEWEST_TO_SPLIT
 from examples.pretraining.make_demo_data import EXAMPLES
 
 MODELS = ("tiny-llama", "tiny-t5")
-_QUICK_TRAIN, _QUICK_TEST = FEWEST_TO_SPLIT, 100
+SEEDS, TRAIN, MOST = 3, 200, 1000
+# Fewer records than those of the comparison with all contenders.
+_FEW = (16, 64)
+_QUICK: Mapping[str, Any] = {"seeds": 1, "records": 50, "most": 64}
+_QUICK_PARTS = (60, 60)
+_QUICK_REQUEST: Mapping[str, Any] = {"num_epochs": 1}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """All trials that are missing, and the table."""
+    """All trials that are missing, as long as there is time, and the page."""
     options = _options(arguments)
     import torch
 
     torch.set_num_threads(int(os.environ.setdefault("OMP_NUM_THREADS", "1")))
-    tasks = _tasks(options)
-    models = options.model or MODELS
+    tasks, models = _tasks(options), options.model or MODELS
     if options.quick:
         tasks, models = tasks[:1], models[:1]
     bases = [caikit_pt.load_base_model(str(EXAMPLES / "base_models" / name)) for name in models]
-    reasons = {reason: None for task in tasks for base in bases if (reason := left_out(task, base))}
+    attempts = list(_attempts(tasks, bases, options))
     with TemporaryDirectory() as folder:
         results = Results(Path(folder, "quick.jsonl") if options.quick else options.results)
-        trials = list(_trials(tasks, bases, results))
-    print(f"    python -m bench.quality{_shown(options)}\n")
-    print(f"At most {options.records} records to train on, a part of which is split off to validate with.")
-    print("Accuracy in % of other records, the same for all trials of a task, ± one standard error. The best")
-    print("of twelve is chosen by these very records, so some of its lead is luck.\n")
-    print(table(trials))
-    print(
-        "- Labels have to be words that the model can say: tokens of the targets that it was pretrained on."
+        _make(_of_part(attempts, options.part), results, options.minutes)
+        results.read()
+    found = [results.get(one.trial, one.basis) for one in attempts]
+    printed = page(
+        f"python -m bench.quality{_shown(options)}",
+        tasks,
+        [(base.checkpoint.name, task) for base in bases for task in tasks if not left_out(task, base)],
+        _sizes(options),
+        options.records,
+        [one.trial for one in attempts],
+        [outcome for outcome in found if outcome],
+        [reason for task in tasks for base in bases if (reason := left_out(task, base))],
     )
-    for reason in reasons:
-        print(f"- {reason}")
+    print(printed)
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -62,34 +74,83 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--results", type=Path, default=Path("quality.jsonl"))
     parser.add_argument("--model", action="append", choices=MODELS, help="only this; can be repeated")
     parser.add_argument("--task", action="append", help="only this; can be repeated")
+    parser.add_argument("--seeds", type=int, default=SEEDS, help=f"how many, from 1; {SEEDS}")
     parser.add_argument("--records", type=int, default=TRAIN, help=f"to train on; {TRAIN}")
-    parser.add_argument("--quick", action="store_true", help="one model, one task, few records; nothing kept")
+    parser.add_argument("--most", type=int, default=MOST, help=f"records that count as all; {MOST}")
+    parser.add_argument("--part", type=_part, default=(1, 1), help="such as 1/2: only these trials are made")
+    parser.add_argument("--minutes", type=float, help="no trial begins after so many")
+    parser.add_argument("--quick", action="store_true", help="one model, one task, an epoch; nothing kept")
     options = parser.parse_args(arguments)
     if options.quick:
-        options.records = _QUICK_TRAIN
-    if options.records < FEWEST_TO_SPLIT:
-        parser.error(f"--records: with fewer than {FEWEST_TO_SPLIT}, none are split off to validate with")
+        vars(options).update(_QUICK)
+    if options.records < 2 or options.seeds < 1:
+        parser.error("--records: at least 2, one of which is split off to validate with; --seeds: at least 1")
     if options.data and not options.data.is_dir():
         parser.error(f"--data: there is no folder {options.data}")
     return options
 
 
+def _part(text: str) -> tuple[int, int]:
+    number, of = map(int, text.split("/"))
+    if not 1 <= number <= of:
+        raise ValueError(text)
+    return number, of
+
+
 def _tasks(options: argparse.Namespace) -> list[Task]:
-    sizes = (options.records, _QUICK_TEST if options.quick else TEST)
-    tasks = [*held_out_tasks(*sizes), *(real_tasks(options.data, *sizes) if options.data else ())]
+    parts = _QUICK_PARTS if options.quick else ()
+    tasks = [*held_out_tasks(*parts), *(real_tasks(options.data, *parts) if options.data else ())]
     chosen = [task for task in tasks if task.name in (options.task or (task.name,))]
     if not chosen:
         sys.exit(f"No such task; there are {', '.join(task.name for task in tasks)}")
     return chosen
 
 
-def _trials(tasks: Sequence[Task], bases: Sequence[BaseModel], results: Results) -> Iterator[Trial]:
-    """Every trial of every task that the models can do, made where it isn't there."""
-    for task in tasks:
-        for base in bases:
-            if not left_out(task, base):
-                for request in REQUESTS:
-                    yield results.get(base, task, request) or results.add(try_out(base, task, request))
+def _sizes(options: argparse.Namespace) -> list[int]:
+    """The numbers of records of the last table, the last of which stands for all."""
+    return sorted({*_FEW, options.records, options.most})
+
+
+def _attempts(
+    tasks: Sequence[Task], bases: Sequence[BaseModel], options: argparse.Namespace
+) -> Iterator[Attempt]:
+    """Every trial once: seed by seed, so that what there is after some time is whole for the first."""
+    others = [size for size in _sizes(options) if size != options.records]
+    rounds = [(name, options.records) for name in CONTENDERS]
+    rounds += [(name, size) for size in others for name in (*OUTSIDERS, DEFAULTS)]
+    also = _QUICK_REQUEST if options.quick else None
+    yielded = set()
+    for seed in range(1, options.seeds + 1):
+        for contender, records in rounds:
+            for task in tasks:
+                for base in (None,) if contender in OUTSIDERS else bases:
+                    if base and left_out(task, base):
+                        continue
+                    model = base.checkpoint.name if base else ""
+                    trial = Trial(model, task.name, contender, seed, task.size(records), len(task.test))
+                    if trial not in yielded:
+                        yielded.add(trial)
+                        yield Attempt(trial, task, base, also)
+
+
+def _of_part(attempts: Sequence[Attempt], part: tuple[int, int]) -> list[Attempt]:
+    """Those of a process: by chance, as slow and fast ones take turns, and the same in every run."""
+    number, of = part
+    return [one for one in attempts if _drawn(one.trial) % of == number - 1]
+
+
+def _drawn(trial: Trial) -> int:
+    return int.from_bytes(hashlib.sha256(repr(trial).encode()).digest()[:8])
+
+
+def _make(attempts: Sequence[Attempt], results: Results, minutes: float | None) -> None:
+    """What isn't there yet, until the time is up."""
+    started = time.monotonic()
+    for one in attempts:
+        if minutes is not None and time.monotonic() - started >= 60 * minutes:
+            return
+        if not results.get(one.trial, one.basis):
+            results.add(one.make())
 
 
 def _shown(options: argparse.Namespace) -> str:
@@ -98,7 +159,11 @@ def _shown(options: argparse.Namespace) -> str:
     words += " --data FOLDER" if options.data else ""
     for name in ("model", "task"):
         words += "".join(f" --{name} {value}" for value in getattr(options, name) or ())
-    return words + ("" if options.records in (TRAIN, _QUICK_TRAIN) else f" --records {options.records}")
+    if not options.quick:
+        for name, usual in (("seeds", SEEDS), ("records", TRAIN), ("most", MOST)):
+            value = getattr(options, name)
+            words += "" if value == usual else f" --{name} {value}"
+    return words
 
 
 if __name__ == "__main__":

@@ -1,132 +1,179 @@
-"""Trials as a Markdown table, with what they are held to."""
+"""The figures as Markdown tables, with what they are held to."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from statistics import fmean
 
-from bench.quality.trial import DEFAULTS, GRID, SEARCH, Trial
+from bench.quality.contender import (
+    DEFAULTS,
+    GRID_COLUMN,
+    MAJORITY,
+    PEFT_COLUMN,
+    SEARCH,
+    TF_IDF,
+)
+from bench.quality.figures import Figures
+from bench.quality.mean import Mean, difference, mean
+from bench.quality.task import Task
 
 # In points of accuracy below the best of the grid, and in trainings with the defaults.
 DEFAULTS_WITHIN, SEARCH_WITHIN, SEARCH_COST = 2.0, 1.0, 3.0
-_HEAD = (
-    "model",
-    "task",
-    "best of grid",
-    "which",
-    "grid by validation",
-    "defaults",
-    "difference",
-    "search",
-    "difference",
-    "which",
-    "cost",
-)
+# With fewer test records points mean too little to be held to.
+FEWEST_TO_JUDGE = 500
 _ROUNDING = 1e-9
+_NOTHING = "-"
+_SHOWN = (DEFAULTS, SEARCH, GRID_COLUMN, PEFT_COLUMN, TF_IDF, MAJORITY)
+_TIMED = (DEFAULTS, SEARCH, GRID_COLUMN, PEFT_COLUMN, TF_IDF)
 
 
+@dataclass(frozen=True, slots=True)
 class Row:
-    """All trials of one model and task."""
+    """All that is known of one model on one task, with so many records to train on."""
 
-    def __init__(self, trials: Sequence[Trial]) -> None:
-        by_request = {trial.request: trial for trial in trials}
-        grid = [by_request[name] for name in GRID]
-        self.defaults, self.search = by_request[DEFAULTS], by_request[SEARCH]
-        self.best = max(grid, key=lambda trial: trial.accuracy)
-        self.chosen = min(grid, key=lambda trial: trial.validation_loss)
+    figures: Figures
+    model: str
+    task: Task
+    records: int
 
-    @property
-    def error(self) -> float:
-        """The standard error of the best accuracy, in points."""
-        accuracy = self.best.accuracy
-        return 100 * math.sqrt(accuracy * (1 - accuracy) / self.best.judged)
+    def points(self, column: str) -> dict[int, float]:
+        """By seed, accuracy in percent."""
+        return self.figures.points(self.model, self.task.name, column, self.records)
 
-    @property
-    def defaults_difference(self) -> float:
-        """Points of the defaults above the best of the grid."""
-        return 100 * (self.defaults.accuracy - self.best.accuracy)
+    def seconds(self, column: str) -> dict[int, float]:
+        """By seed, CPU seconds of a training."""
+        return self.figures.seconds(self.model, self.task.name, column, self.records)
 
-    @property
-    def search_difference(self) -> float:
-        """Points of the search above the best of the grid."""
-        return 100 * (self.search.accuracy - self.best.accuracy)
+    def lead(self, column: str, other: str) -> Mean | None:
+        """Points of the one above the other."""
+        return difference(self.points(column), self.points(other))
 
     @property
-    def chosen_difference(self) -> float:
-        """Points of the grid's choice by validation above its best."""
-        return 100 * (self.chosen.accuracy - self.best.accuracy)
-
-    @property
-    def cost(self) -> float:
+    def cost(self) -> Mean | None:
         """CPU time of the search, in trainings with the defaults."""
-        return self.search.seconds / self.defaults.seconds
+        search, defaults = self.seconds(SEARCH), self.seconds(DEFAULTS)
+        return mean([search[seed] / defaults[seed] for seed in search if defaults.get(seed)])
 
     @property
-    def defaults_meet(self) -> bool:
-        """Whether the defaults are as good as they are to be."""
-        return self.defaults_difference >= -DEFAULTS_WITHIN - _ROUNDING
+    def by_validation(self) -> Mean | None:
+        """Points of the grid's choice by validation loss above its choice by the selection records."""
+        chosen = self.figures.by_validation(self.model, self.task.name, GRID_COLUMN, self.records)
+        return difference(chosen, self.points(GRID_COLUMN))
 
     @property
-    def search_meets(self) -> bool:
-        """Whether the search is as good as it is to be."""
-        return self.search_difference >= -SEARCH_WITHIN - _ROUNDING
+    def is_judged(self) -> bool:
+        """Whether there are enough test records."""
+        return len(self.task.test) >= FEWEST_TO_JUDGE
 
     @property
-    def cost_meets(self) -> bool:
-        """Whether the search is as cheap as it is to be."""
-        return self.cost <= SEARCH_COST
+    def defaults_meet(self) -> bool | None:
+        """Whether the defaults are as good as they are to be; None where that isn't judged."""
+        return self._within(DEFAULTS, DEFAULTS_WITHIN)
+
+    @property
+    def search_meets(self) -> bool | None:
+        """Whether the search is as good as it is to be; None where that isn't judged."""
+        return self._within(SEARCH, SEARCH_WITHIN)
+
+    def _within(self, column: str, points: float) -> bool | None:
+        lead = self.lead(column, GRID_COLUMN)
+        return lead.value >= -points - _ROUNDING if lead and self.is_judged else None
 
     def __str__(self) -> str:
-        cells = (
-            self.best.model,
-            self.best.task,
-            f"{100 * self.best.accuracy:.1f} ± {self.error:.1f}",
-            self.best.request,
-            f"{100 * self.chosen.accuracy:.1f}",
-            f"{100 * self.defaults.accuracy:.1f}",
-            _judged(f"{self.defaults_difference:+.1f}", self.defaults_meet),
-            f"{100 * self.search.accuracy:.1f}",
-            _judged(f"{self.search_difference:+.1f}", self.search_meets),
-            self.search.chosen,
-            _judged(f"{self.cost:.1f}", self.cost_meets),
+        leads = [
+            _verdict(self.lead(DEFAULTS, GRID_COLUMN), self.defaults_meet),
+            _verdict(self.lead(SEARCH, GRID_COLUMN), self.search_meets),
+            _verdict(self.lead(DEFAULTS, PEFT_COLUMN)),
+            _verdict(self.lead(DEFAULTS, TF_IDF)),
+        ]
+        return _line(
+            [self.task.name, *(_cell(mean([*self.points(name).values()])) for name in _SHOWN), *leads]
         )
-        return _line(cells)
 
 
-def rows(trials: Sequence[Trial]) -> list[Row]:
-    """A row for each model and task of which all trials are there."""
-    groups: dict[tuple[object, ...], list[Trial]] = {}
-    for trial in trials:
-        groups.setdefault((trial.model, trial.task, trial.records, trial.judged), []).append(trial)
-    wanted = {DEFAULTS, SEARCH, *GRID}
-    return [Row(group) for group in groups.values() if wanted <= {trial.request for trial in group}]
+def quality(rows: Sequence[Row]) -> list[str]:
+    """The table of one model: accuracies, and differences to what they are held to."""
+    leads = ("defaults - grid", "search - grid", "defaults - peft", "defaults - TF-IDF")
+    return [*_head("task", *_SHOWN, *leads), *map(str, rows), "", *_summary(rows)]
 
 
-def table(trials: Sequence[Trial]) -> str:
-    """The table, and the means of its columns below it."""
-    whole = rows(trials)
-    if not whole:
-        return "No model and task has all of its trials yet."
-    return "\n".join([_line(_HEAD), _line(["---"] * len(_HEAD)), *map(str, whole), "", *_summary(whole)])
+def costs(rows: Sequence[Row]) -> list[str]:
+    """The table of CPU seconds of one model."""
+    lines = []
+    for row in rows:
+        seconds = (_cell(mean([*row.seconds(name).values()])) for name in _TIMED)
+        cost = _NOTHING if row.cost is None else f"{row.cost.value:.1f}"
+        lines.append(_line([row.task.name, *seconds, cost]))
+    names = [f"{name}, each" if name in (GRID_COLUMN, PEFT_COLUMN) else name for name in _TIMED]
+    return [*_head("task", *names, "search in trainings"), *lines]
 
 
-def _summary(whole: Sequence[Row]) -> list[str]:
-    count = len(whole)
-    return [
-        f"- Defaults: {sum(row.defaults_meet for row in whole)} of {count} within {DEFAULTS_WITHIN:g} points "
-        f"of the best of the grid, {fmean(row.defaults_difference for row in whole):+.1f} points on average.",
-        f"- Search: {sum(row.search_meets for row in whole)} of {count} within {SEARCH_WITHIN:g} point, "
-        f"{fmean(row.search_difference for row in whole):+.1f} points on average; "
-        f"{sum(row.cost_meets for row in whole)} of {count} at no more than {SEARCH_COST:g} times the CPU "
-        f"time of a training with the defaults, {fmean(row.cost for row in whole):.1f} times on average.",
-        f"- The point of the grid with the lowest validation loss: "
-        f"{fmean(row.chosen_difference for row in whole):+.1f} points on average.",
-    ]
+def by_records(
+    figures: Figures, models: Sequence[str], tasks: Sequence[Task], sizes: Sequence[int]
+) -> list[str]:
+    """Accuracies by number of records, for the defaults of each model and for the outsiders."""
+    contenders = [(MAJORITY, ""), (TF_IDF, ""), *((DEFAULTS, model) for model in models)]
+    lines = []
+    for task in tasks:
+        for column, model in contenders:
+            found = [
+                mean([*figures.points(model, task.name, column, task.size(size)).values()])
+                if size == task.size(size) or size == sizes[-1]
+                else None
+                for size in sizes
+            ]
+            name = f"{column}, {model}" if model else column
+            lines.append(_line([task.name, name, *map(_cell, found), str(task.size(sizes[-1]))]))
+    return [*_head("task", "", *map(str, sizes[:-1]), "all", "all are"), *lines]
 
 
-def _judged(value: str, met: bool) -> str:
-    return f"{value} met" if met else f"**{value} missed**"
+def _summary(rows: Sequence[Row]) -> list[str]:
+    """What is judged, counted and averaged over the rows with enough test records."""
+    judged = [row for row in rows if row.is_judged]
+    lines = []
+    for name, column, within, verdicts in (
+        ("Defaults", DEFAULTS, DEFAULTS_WITHIN, [row.defaults_meet for row in judged]),
+        ("Search", SEARCH, SEARCH_WITHIN, [row.search_meets for row in judged]),
+    ):
+        known = [verdict for verdict in verdicts if verdict is not None]
+        lines.append(
+            f"- {name}: {sum(known)} of {len(known)} within {within:g} point{'s' if within > 1 else ''} of "
+            f"the best of the grid{_on_average([row.lead(column, GRID_COLUMN) for row in judged])}."
+        )
+    if ratios := [row.cost.value for row in rows if row.cost]:
+        lines.append(
+            f"- A search costs {fmean(ratios):.1f} trainings with the defaults on average; "
+            f"{sum(ratio <= SEARCH_COST for ratio in ratios)} of {len(ratios)} at most {SEARCH_COST:g}."
+        )
+    if known_leads := [row.by_validation for row in judged if row.by_validation]:
+        points = fmean(lead.value for lead in known_leads)
+        lines.append(
+            f"- The grid's point with the lowest validation loss: {points:+.1f} points beside the one that "
+            "the selection records choose."
+        )
+    return lines
+
+
+def _on_average(leads: Sequence[Mean | None]) -> str:
+    known = [lead.value for lead in leads if lead]
+    return f", {fmean(known):+.1f} points on average" if known else ""
+
+
+def _verdict(lead: Mean | None, met: bool | None = None) -> str:
+    if lead is None:
+        return _NOTHING
+    if met is None:
+        return lead.signed
+    return f"{lead.signed} met" if met else f"**{lead.signed} missed**"
+
+
+def _cell(value: Mean | None) -> str:
+    return _NOTHING if value is None else str(value)
+
+
+def _head(*cells: str) -> list[str]:
+    return [_line(cells), _line(["---"] * len(cells))]
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -1,79 +1,178 @@
-"""One training through the product's own path, and what its prompt is worth on the test records."""
+"""One contender on one draw of records, through the product's own path, and what it is worth."""
 
 from __future__ import annotations
 
-import math
+import hashlib
+import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
 from typing import Any
 
-from bench.quality.task import TEST, TRAIN, Task
+from bench.quality.contender import OUTSIDERS, PEFT, REQUESTS, is_chosen_among
+from bench.quality.outsiders import ANSWERS
+from bench.quality.peft_loop import PeftLoop
+from bench.quality.task import Record, Task
 from caikit_pt.base_model.frozen import BaseModel
 from caikit_pt.errors import TrainingDiverged
 from caikit_pt.settings import Settings
+from caikit_pt.soft_prompt.prompt import SoftPrompt
 from caikit_pt.tuning.examples import make_examples
-from caikit_pt.tuning.plan import make_plan
+from caikit_pt.tuning.metrics import exact_match
+from caikit_pt.tuning.plan import TuningPlan, make_plan
 from caikit_pt.tuning.records import read_records
-from caikit_pt.tuning.tuner import tune
+from caikit_pt.tuning.search import candidates
+from caikit_pt.tuning.tuner import answer_labels, tune
 from caikit_pt.tuning.validation import Validation
 
-DEFAULTS, SEARCH = "defaults", "search"
-Request = Mapping[str, Any]
-_RATES = (0.03, 0.1, 0.3, 1.0)
-_STARTS: tuple[tuple[str, int], ...] = (("RANDOM", 100), ("SAMPLE_VOCAB", 100), ("RANDOM", 20))
-GRID: Mapping[str, Request] = {
-    f"{rate} {method} {tokens}": {
-        "learning_rate": rate,
-        "prompt_tuning_init_method": method,
-        "num_virtual_tokens": tokens,
-    }
-    for rate in _RATES
-    for method, tokens in _STARTS
-}
-REQUESTS: Mapping[str, Request] = {DEFAULTS: {}, SEARCH: {"search": "auto"}, **GRID}
+# To be raised when the training, the answers or what judges them change in a way that no parameter tells of:
+# outcomes of other editions aren't used.
+EDITION = 1
+_CHOSEN = ("learning_rate", "prompt_tuning_init_method", "num_virtual_tokens")
+# They change nothing that is measured.
+_IRRELEVANT = ("origins", "silence_progress_bars")
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """`accuracy` on the test records, the best `validation_loss`, and the CPU `seconds` of the training.
+    """What is tried. `seed` is that of the training and of the draw of `records`; scored on `judged` others.
 
-    `records` were trained on, `judged` are those of the accuracy.
+    `model` is empty for outsiders, which have none.
     """
 
     model: str
     task: str
-    request: str
-    accuracy: float
-    validation_loss: float
-    seconds: float
-    chosen: str
-    records: int = TRAIN
-    judged: int = TEST
+    contender: str
+    seed: int
+    records: int
+    judged: int
 
 
-def try_out(base: BaseModel, task: Task, request: str) -> Trial:
-    """Trains with `request`, whose values are in REQUESTS, and everything else at its default.
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a trial: `accuracy` on the test records and CPU `seconds` of the training.
 
-    What diverges answers nothing.
+    `selected` is the accuracy on the selection records, for those among which a choice is made;
+    `validation_loss` the best of the training. `basis` stands for all that this depends on.
     """
-    name = base.checkpoint.name
-    started = time.process_time()
-    asked = {"base_model": name, "tuning_task": "classification", **REQUESTS[request]}
-    plan = make_plan(asked, task.train, None, Settings(), base)
-    try:
-        tuned = tune(plan, base)
-    except TrainingDiverged:
+
+    trial: Trial
+    basis: str
+    accuracy: float
+    seconds: float
+    chosen: str = ""
+    selected: float | None = None
+    validation_loss: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Trained:
+    """What came of a training that didn't diverge."""
+
+    prompt: SoftPrompt
+    chosen: str
+    validation_loss: float | None = None
+
+
+class Attempt:
+    """A trial that can be made. `also` is requested of every training."""
+
+    def __init__(
+        self, trial: Trial, task: Task, base: BaseModel | None, also: Mapping[str, Any] | None = None
+    ) -> None:
+        self.trial, self._task, self._base = trial, task, base
+        self._also = also or {}
+
+    @cached_property
+    def basis(self) -> str:
+        """A short hash of the records, the parameters as they are resolved, and what else decides."""
+        decides: dict[str, Any] = {"edition": EDITION, "records": self._task.digest}
+        if self.trial.contender in OUTSIDERS:
+            decides["scikit-learn"] = version("scikit-learn")
+        else:
+            plan = self._plan()
+            tried = candidates(plan.parameters, plan.limits)
+            decides["model"] = plan.checkpoint.fingerprint
+            decides["parameters"] = [
+                {name: value for name, value in one.to_dict().items() if name not in _IRRELEVANT}
+                for one in tried
+            ]
+        if self.trial.contender in PEFT:
+            decides["peft"] = version("peft")
+        return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:12]
+
+    def make(self) -> Outcome:
+        """Trains and scores. What diverges answers nothing."""
+        return self._without_a_model() if self.trial.contender in OUTSIDERS else self._with_a_prompt()
+
+    def _without_a_model(self) -> Outcome:
+        started = time.process_time()
+        texts = [record["input"] for record in self._task.test]
+        answers = ANSWERS[self.trial.contender](self._train, texts)
         seconds = time.process_time() - started
-        return Trial(name, task.name, request, 0.0, math.inf, seconds, "diverged", *task.sizes)
-    seconds = time.process_time() - started
-    losses = [entry["data"]["value"] for entry in tuned.training_logs if entry["name"] == "validation_loss"]
-    test = read_records(task.test, "test")
-    judged = Validation(base, test, make_examples(test, base, plan.parameters), "classification")
-    scores = judged.scores(tuned.prompt, len(test))
-    kept = tuned.tuning_parameters
-    chosen = " ".join(
-        str(kept[name]) for name in ("learning_rate", "prompt_tuning_init_method", "num_virtual_tokens")
-    )
-    accuracy = scores.metrics["accuracy"].value
-    return Trial(name, task.name, request, accuracy, min(losses), seconds, chosen, *task.sizes)
+        right = exact_match(answers, [record["output"] for record in self._task.test])
+        return Outcome(self.trial, self.basis, sum(right) / len(right), seconds)
+
+    def _with_a_prompt(self) -> Outcome:
+        started = time.process_time()
+        plan = self._plan()
+        try:
+            trained = self._by_peft(plan) if self.trial.contender in PEFT else self._by_us(plan)
+        except TrainingDiverged:
+            trained = None
+        seconds = time.process_time() - started
+
+        def share(records: Sequence[Record]) -> float:
+            return accuracy(self._needed_base, plan, trained.prompt, records) if trained else 0.0
+
+        return Outcome(
+            self.trial,
+            self.basis,
+            share(self._task.test),
+            seconds,
+            trained.chosen if trained else "diverged",
+            share(self._task.selection) if is_chosen_among(self.trial.contender) else None,
+            trained.validation_loss if trained else None,
+        )
+
+    def _by_us(self, plan: TuningPlan) -> _Trained:
+        tuned = tune(plan, self._needed_base)
+        losses = [one["data"]["value"] for one in tuned.training_logs if one["name"] == "validation_loss"]
+        chosen = " ".join(str(tuned.tuning_parameters[name]) for name in _CHOSEN)
+        return _Trained(tuned.prompt, chosen, min(losses, default=None))
+
+    def _by_peft(self, plan: TuningPlan) -> _Trained:
+        """By all records: it validates on none, so it may learn from them."""
+        rate = PEFT[self.trial.contender]
+        records = read_records(self._train, "train_stream")
+        return _Trained(PeftLoop(self._needed_base, plan, rate).run(records), str(rate))
+
+    def _plan(self) -> TuningPlan:
+        """The rival of ours has the parameters of the defaults, but for its rate."""
+        asked = {
+            "base_model": self.trial.model,
+            "tuning_task": "classification",
+            "seed": self.trial.seed,
+            **REQUESTS.get(self.trial.contender, {}),
+            **self._also,
+        }
+        return make_plan(asked, self._train, None, Settings(), self._needed_base)
+
+    @property
+    def _train(self) -> list[Record]:
+        return self._task.draw(self.trial.records, self.trial.seed)
+
+    @property
+    def _needed_base(self) -> BaseModel:
+        assert self._base is not None, "only outsiders have none"
+        return self._base
+
+
+def accuracy(base: BaseModel, plan: TuningPlan, prompt: SoftPrompt, records: Sequence[Record]) -> float:
+    """The share of right answers to `records`, by the code that validates: confined to the plan's labels."""
+    read = read_records(records, "test")
+    examples = make_examples(read, base, plan.parameters)
+    judged = Validation(base, read, examples, "classification", answer_labels(base, plan))
+    return judged.scores(prompt, len(read)).metrics["accuracy"].value
