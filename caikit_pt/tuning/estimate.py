@@ -7,7 +7,7 @@ Knows nothing of what is measured.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 from statistics import NormalDist, fmean, stdev
@@ -19,6 +19,8 @@ _T = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622)
 _RESAMPLES = 1000
 _FEWEST_RESAMPLES = 200
 _DRAWS = 2_000_000  # over all resamples: a second at the most, until there are the fewest
+_ROUNDING = 1e-9  # a narrower interval is a point
+Statistic = Callable[[Sequence[int]], float]  # of the records with these indices
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,22 +101,76 @@ def ratio(sums: Sequence[float], counts: Sequence[float]) -> Estimate:
     return Estimate(value, value / factor, value * factor)
 
 
-def bootstrap(statistic: Callable[[Sequence[int]], float], n: int, seed: int) -> Estimate:
+def bootstrap(statistic: Statistic, n: int, seed: int) -> Estimate:
     """`statistic` of the record indices 0..n-1, with its percentile interval (Efron 1979).
 
     For statistics that have no formula. The records are drawn anew, with replacement, 1,000 times, or
     fewer times where there are thousands; the same seed gives the same interval.
     Raises ValueError without records.
     """
+    return bootstraps({"": statistic}, n, seed)[""]
+
+
+def bootstraps(statistics: Mapping[str, Statistic], n: int, seed: int) -> dict[str, Estimate]:
+    """`bootstrap` of several `statistics`, over the same resamples."""
     if n < 1:
         raise ValueError("no records to estimate from")
     random, records = Random(seed), range(n)
     resamples = min(_RESAMPLES, max(_FEWEST_RESAMPLES, _DRAWS // n))
-    seen = sorted(statistic(random.choices(records, k=n)) for _ in range(resamples))
-    value = statistic(records)
+    seen: dict[str, list[float]] = {name: [] for name in statistics}
+    for _ in range(resamples):
+        drawn = random.choices(records, k=n)
+        for name, statistic in statistics.items():
+            seen[name].append(statistic(drawn))
     cut = round(resamples * (1 - _UPPER))
-    # Resamples repeat records, which biases some statistics: the value itself is never left out.
-    return Estimate(value, min(seen[cut], value), max(seen[-cut - 1], value))
+    estimates = {}
+    for name, statistic in statistics.items():
+        value, ordered = statistic(records), sorted(seen[name])
+        # Resamples repeat records, which biases some statistics: the value itself is never left out.
+        estimates[name] = Estimate(value, min(ordered[cut], value), max(ordered[-cut - 1], value))
+    return estimates
+
+
+def paired(
+    pairs: Mapping[str, tuple[Statistic, Statistic]], n: int, seed: int, bounded: bool = True
+) -> dict[str, Estimate]:
+    """By name, the first statistic less the second, of the same records (paired percentile bootstrap).
+
+    `bounded` says that the statistics are shares or scores between 0 and 1. Where no resample of these
+    says otherwise than all records do, the records were too few to show what differs, and not equal for
+    certain: a difference that none of n records showed may be one of up to z^2 / (n + z^2) of them all
+    (Wilson 1927; for no difference at all the interval of Tango 1998).
+    Raises ValueError without records.
+    """
+
+    def less(one: Statistic, other: Statistic) -> Statistic:
+        return lambda records: one(records) - other(records)
+
+    found = bootstraps({name: less(*pair) for name, pair in pairs.items()}, n, seed)
+    if not bounded:
+        return found
+    unseen = _Z**2 / (n + _Z**2)
+    return {
+        name: one if one.high - one.low > _ROUNDING else _wide(one.value, unseen * (1 + abs(one.value)))
+        for name, one in found.items()
+    }
+
+
+def sign_test(wins: int, losses: int) -> float:
+    """The probability of a split as uneven or more so where either side is as likely (exact, two-sided).
+
+    Of records that one side alone has right it is McNemar's test (McNemar 1947, exact form).
+    """
+    count, few = wins + losses, min(wins, losses)
+    ways, tail = 1, 0
+    for number in range(few + 1):
+        tail += ways
+        ways = ways * (count - number) // (number + 1)
+    return min(1.0, 2 * tail / 2**count)
+
+
+def _wide(value: float, margin: float) -> Estimate:
+    return Estimate(value, value - margin, value + margin).within(-1.0, 1.0)
 
 
 def _counted(values: Sequence[float]) -> int:

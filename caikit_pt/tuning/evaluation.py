@@ -1,0 +1,287 @@
+"""What a tuned prompt is worth on records that it wasn't trained on, and beside what else could answer.
+
+It is asked by the code that serves it, so that what is counted right is what a user gets. The same
+records are put to its base model without a soft prompt, and to another tuned prompt where one is named;
+the commonest output of these records is what may be answered without reading anything.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import fmean
+from typing import Any
+
+from caikit_pt.errors import InvalidParameter
+from caikit_pt.parameters.tuning import TUNING_PARAMETERS
+from caikit_pt.tuning.contender import Answers, Contender
+from caikit_pt.tuning.estimate import Estimate, Statistic, paired, proportion, ratio, sign_test
+from caikit_pt.tuning.metrics import exact_match, label_set, macro_f1_of, mean_score, rouge_l, scores
+from caikit_pt.tuning.records import Records, field_doubts
+
+TUNED, UNTUNED, AGAINST, MAJORITY = "tuned", "untuned", "against", "majority"
+_SEED = 73  # of the resamples: the same answers always have the same intervals
+_MOST_LABELS = 100  # of a confusion matrix
+_LARGEST_EXPONENT = 700.0
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """How far an evaluation is, in answers and losses, and since when, in seconds."""
+
+    done: int
+    of: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class WrongAnswer:
+    """An answer that isn't the expected output, to the record with this number, from 1 on."""
+
+    record: int
+    input: str
+    expected: str
+    answered: str
+
+
+class Evaluation:
+    """`tuned` on `records`: its answers, and those that it is compared with.
+
+    Raises InvalidParameter for a task that there isn't, and InvalidRecord for records that one of the
+    contenders can't be asked with; nothing has been asked then.
+    """
+
+    def __init__(
+        self,
+        tuned: Contender,
+        records: Records,
+        task: str,
+        against: Contender | None = None,
+        most_new_tokens: int = 1_000_000,
+        truncate_input_tokens: int = 0,
+    ) -> None:
+        """`task` is one of `tuning_task`: outputs are labels in classification, and in generation where
+        `label_set` takes them for these."""
+        self.task = str(TUNING_PARAMETERS["tuning_task"].check(task))
+        self._records = records
+        self._outputs = [record.output.strip() for record in records.items]
+        contenders = {TUNED: tuned}
+        self.notes = field_doubts(records)
+        if tuned.weights:
+            contenders[UNTUNED] = tuned.untuned
+        else:
+            self.notes.append(
+                f"loss, perplexity and the untuned base model are left out: {tuned.base.checkpoint.name} is "
+                "served by vLLM, its weights aren't here, and without a soft prompt it isn't asked"
+            )
+        if against:
+            contenders[AGAINST] = against
+            if not _alike(tuned, against):
+                self.notes.append(
+                    f"loss and perplexity of {against.model_name} are left out: its base model, "
+                    f"{against.base.checkpoint.name}, is another one, with tokens of its own"
+                )
+        self._answers = {
+            name: Answers(contender, records, most_new_tokens, truncate_input_tokens)
+            for name, contender in contenders.items()
+        }
+        for answers in self._answers.values():
+            if answers.cut:
+                self.notes.append(
+                    f"{answers.cut} expected outputs are longer than the {answers.parameters.max_new_tokens} "
+                    f"tokens that {answers.contender.model_name} may answer with"
+                )
+
+    def run(self) -> Iterator[Done]:
+        """Asks, and says how far it is, several times a second. Who leaves it ends the work."""
+        began, done = time.monotonic(), 0
+        work = sum(answers.work for answers in self._answers.values())
+        for answers in self._answers.values():
+            for more in answers.gather():
+                done += more
+                yield Done(done, work, time.monotonic() - began)
+
+    def report(self) -> dict[str, Any]:
+        """What came of it, once it has run, as plain values.
+
+        `models`: who answered, by role. `scores`: by role and metric, each an estimate (value, low, high:
+        95 %). `differences`: the tuned prompt less each other, likewise, of the same records; and whose
+        answers were `right`. `confusion`: how often each label (a row) was answered with which, and last
+        with none of them.
+        """
+        judged = {name: self._judge(answers.texts) for name, answers in self._answers.items()}
+        tuned = judged[TUNED]
+        if self.labels:
+            judged[MAJORITY] = self._judge([self.majority] * len(self._records))
+        return {
+            "task": self.task,
+            "records": len(self._records),
+            "models": self._models(),
+            "scores": {name: self._scores(name, of) for name, of in judged.items()},
+            "differences": {
+                name: self._difference(tuned, name, of)
+                for name, of in judged.items()
+                if name != TUNED
+            },
+            "confusion": self._confusion(tuned),
+            "wrong_answers": tuned.right.count(0.0),
+            "notes": [*self.notes, *self._unanswered(tuned)],
+        }
+
+    def wrong(self, most: int) -> Iterator[WrongAnswer]:
+        """The first `most` records that the tuned prompt has no right answer to."""
+        texts = self._answers[TUNED].texts
+        for record, answered in zip(self._records.items, texts, strict=True):
+            if most and answered.strip() != record.output.strip():
+                most -= 1
+                yield WrongAnswer(record.number, record.input, record.output, answered)
+
+    @cached_property
+    def labels(self) -> Sequence[str]:
+        """The outputs, sorted, where they are labels; else none."""
+        seen = sorted(set(self._outputs))
+        if self.task == "classification" or (self.task == "generation" and label_set(self._outputs)):
+            return seen
+        return ()
+
+    @property
+    def majority(self) -> str:
+        """The commonest output of the records; of several the first."""
+        return Counter(self._outputs).most_common(1)[0][0]
+
+    def _models(self) -> dict[str, dict[str, Any]]:
+        told: dict[str, dict[str, Any]] = {
+            name: {
+                "model_name": answers.contender.model_name,
+                "base_model": answers.contender.base.checkpoint.name,
+                "max_new_tokens": answers.parameters.max_new_tokens,
+            }
+            for name, answers in self._answers.items()
+        }
+        if self.labels:
+            told[MAJORITY] = {"answer": self.majority, "of": "the test records"}
+        return told
+
+    def _judge(self, texts: Sequence[str]) -> _Judged:
+        pairs = list(zip((text.strip() for text in texts), self._outputs, strict=True))
+        return _Judged(pairs, exact_match(texts, self._outputs), rouge_l(texts, self._outputs))
+
+    def _scores(self, name: str, judged: _Judged) -> dict[str, Any]:
+        found: dict[str, Estimate] = {}
+        if self.labels:
+            answers = [answer for answer, _ in judged.pairs]
+            found |= scores("classification", answers, self._outputs)
+        found |= {"exact_match": proportion(judged.right), "rouge_l": mean_score(judged.rouge)}
+        if self._has_loss(name):
+            asked = self._answers[name]
+            loss = ratio(asked.losses, list(map(float, asked.target_tokens)))
+            found |= {"loss": loss, "perplexity": _perplexity(loss)}
+        return {metric: estimate.to_dict() for metric, estimate in found.items()}
+
+    def _difference(self, tuned: _Judged, name: str, other: _Judged) -> dict[str, Any]:
+        records = len(self._records)
+        bounded = {"exact_match": (_mean(tuned.right), _mean(other.right))}
+        bounded["rouge_l"] = _mean(tuned.rouge), _mean(other.rouge)
+        if self.labels:
+            bounded = {
+                "accuracy": bounded["exact_match"],
+                "macro_f1": (_macro_f1(tuned.pairs), _macro_f1(other.pairs)),
+                **bounded,
+            }
+        found = paired(bounded, records, _SEED)
+        if self._has_loss(name):
+            pair = (_loss(self._answers[TUNED]), _loss(self._answers[name]))
+            found |= paired({"loss": pair}, records, _SEED, bounded=False)
+        return {
+            **{metric: estimate.to_dict() for metric, estimate in found.items()},
+            "right": _counts(tuned.right, other.right),
+        }
+
+    def _has_loss(self, name: str) -> bool:
+        """Whether there is one, of the tokens that the tuned prompt's is of."""
+        answers, tuned = self._answers.get(name), self._answers[TUNED]
+        return answers is not None and bool(answers.losses) and _alike(tuned.contender, answers.contender)
+
+    def _confusion(self, judged: _Judged) -> dict[str, Any] | None:
+        labels = self.labels
+        if not 1 <= len(labels) <= _MOST_LABELS:
+            return None
+        known = set(labels)
+        counts = Counter((label, answer if answer in known else None) for answer, label in judged.pairs)
+        return {
+            "labels": list(labels),
+            "counts": [[counts[label, answer] for answer in (*labels, None)] for label in labels],
+        }
+
+    def _unanswered(self, judged: _Judged) -> Iterator[str]:
+        """What the numbers don't show by themselves."""
+        answered = {answer for answer, _ in judged.pairs}
+        if len(self.labels) > _MOST_LABELS:
+            yield f"there is no confusion matrix of {len(self.labels)} labels, only up to {_MOST_LABELS}"
+        never = [label for label in self.labels if label not in answered]
+        if never:
+            yield f"{len(never)} of {len(self.labels)} labels were never answered"
+        known = set(self.labels)
+        stray = sum(answer not in known for answer, _ in judged.pairs)
+        if known and stray:
+            yield f"{stray} answers are none of the labels"
+        if len(self._records) == 1:
+            yield "of one record there is no telling how sure the numbers are"
+
+
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """Answers beside what is expected: pairs of the two, stripped; and of each whether it is right (1, else
+    0) and its ROUGE-L."""
+
+    pairs: Sequence[tuple[str, str]]
+    right: Sequence[float]
+    rouge: Sequence[float]
+
+
+def _alike(one: Contender, other: Contender) -> bool:
+    """Whether they have losses of the same tokens."""
+    return bool(
+        one.weights
+        and other.weights
+        and one.base.checkpoint.fingerprint == other.base.checkpoint.fingerprint
+    )
+
+
+def _mean(values: Sequence[float]) -> Statistic:
+    return lambda indices: fmean(map(values.__getitem__, indices))
+
+
+def _macro_f1(pairs: Sequence[tuple[str, str]]) -> Statistic:
+    return lambda indices: macro_f1_of(Counter(map(pairs.__getitem__, indices)))
+
+
+def _loss(answers: Answers) -> Statistic:
+    sums, counts = answers.losses, answers.target_tokens
+    return lambda indices: sum(map(sums.__getitem__, indices)) / sum(map(counts.__getitem__, indices))
+
+
+def _perplexity(loss: Estimate) -> Estimate:
+    """exp of the loss and of its limits, where these are known."""
+    return Estimate(*map(_exp, (loss.value, loss.low, loss.high)))
+
+
+def _exp(value: float) -> float:
+    return math.exp(min(value, _LARGEST_EXPONENT)) if math.isfinite(value) else value
+
+
+def _counts(tuned: Sequence[float], other: Sequence[float]) -> dict[str, Any]:
+    """Which of two has how many records right, with the probability of McNemar's test."""
+    seen = Counter(zip(tuned, other, strict=True))
+    only_tuned, only_other = seen[1.0, 0.0], seen[0.0, 1.0]
+    return {
+        "both": seen[1.0, 1.0],
+        "only_tuned": only_tuned,
+        "only_other": only_other,
+        "neither": seen[0.0, 0.0],
+        "p_value": sign_test(only_tuned, only_other),
+    }
