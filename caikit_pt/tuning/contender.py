@@ -9,7 +9,14 @@ from dataclasses import dataclass, replace
 
 from caikit_pt.base_model.frozen import BaseModel, Row, TrainingBatch
 from caikit_pt.base_model.text import TextSide
-from caikit_pt.errors import InvalidParameter, InvalidRecord, TooManyRequests, UnknownToken, WaitedTooLong, excerpt
+from caikit_pt.errors import (
+    InvalidParameter,
+    InvalidRecord,
+    TooManyRequests,
+    UnknownToken,
+    WaitedTooLong,
+    excerpt,
+)
 from caikit_pt.parameters.generation import GenerationParameters
 from caikit_pt.serving.backend import Backend
 from caikit_pt.serving.generation import Generation
@@ -107,9 +114,7 @@ class Answers:
             return
         prompt = self.contender.prompt.to(base.device)
         for start in range(0, len(self._sources), _AT_ONCE):
-            sources, targets = (
-                rows[start : start + _AT_ONCE] for rows in (self._sources, self._targets)
-            )
+            sources, targets = (rows[start : start + _AT_ONCE] for rows in (self._sources, self._targets))
             self.losses += losses(base, [prompt.tensors], TrainingBatch(sources, targets)).tolist()
             yield len(sources)
 
@@ -158,9 +163,7 @@ def _target(contender: Contender, record: Record, stream: str) -> list[int]:
         ) from error
 
 
-def _sources(
-    contender: Contender, records: Records, parameters: GenerationParameters
-) -> list[list[int]]:
+def _sources(contender: Contender, records: Records, parameters: GenerationParameters) -> list[list[int]]:
     """The tokens of every text, none of which would be refused."""
     sources, bad, allowed = [], [], ""
     for record in records.items:

@@ -166,7 +166,8 @@ def sign_test(wins: int, losses: int) -> float:
     for number in range(few + 1):
         tail += ways
         ways = ways * (count - number) // (number + 1)
-    return min(1.0, 2 * tail / 2**count)
+    # Whole numbers of any size, divided without overflow.
+    return min(1.0, 2 * tail / (1 << count))
 
 
 def _wide(value: float, margin: float) -> Estimate:

@@ -16,7 +16,6 @@ from functools import cached_property
 from statistics import fmean
 from typing import Any
 
-from caikit_pt.errors import InvalidParameter
 from caikit_pt.parameters.tuning import TUNING_PARAMETERS
 from caikit_pt.tuning.contender import Answers, Contender
 from caikit_pt.tuning.estimate import Estimate, Statistic, paired, proportion, ratio, sign_test
@@ -36,6 +35,9 @@ class Done:
     done: int
     of: int
     seconds: float
+
+    def __str__(self) -> str:
+        return f"{self.done} of {self.of}, {self.seconds:.0f} s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,9 +125,7 @@ class Evaluation:
             "models": self._models(),
             "scores": {name: self._scores(name, of) for name, of in judged.items()},
             "differences": {
-                name: self._difference(tuned, name, of)
-                for name, of in judged.items()
-                if name != TUNED
+                name: self._difference(tuned, name, of) for name, of in judged.items() if name != TUNED
             },
             "confusion": self._confusion(tuned),
             "wrong_answers": tuned.right.count(0.0),
@@ -246,9 +246,7 @@ class _Judged:
 def _alike(one: Contender, other: Contender) -> bool:
     """Whether they have losses of the same tokens."""
     return bool(
-        one.weights
-        and other.weights
-        and one.base.checkpoint.fingerprint == other.base.checkpoint.fingerprint
+        one.weights and other.weights and one.base.checkpoint.fingerprint == other.base.checkpoint.fingerprint
     )
 
 
