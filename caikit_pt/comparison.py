@@ -6,13 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from caikit_pt.columns import aligned
-from caikit_pt.evaluation_report import estimate
+from caikit_pt.evaluation_report import METRICS, estimate
 from caikit_pt.parameters.tuning import TUNING_PARAMETERS
 
 if TYPE_CHECKING:
     from caikit_pt.client import Training
 
-_NOT_METRICS = ("perplexity",)
+_FACTS = ("training_id", "model_name", "base_model", "state", "validation_records", "kept_update")
 _EVALUATE = "caikit-pt evaluate NAME --against OTHER --test FILE compares them on the same records"
 
 
@@ -33,17 +33,21 @@ def comparison(trainings: Sequence[Training]) -> dict[str, Any]:
 
 def lines(told: Mapping[str, Any]) -> Iterator[str]:
     """What `comparison` has found, for a person."""
-    who = told["trainings"]
-    names = [one["training_id"] for one in who]
-    facts = ("model_name", "base_model", "state", "validation_records", "kept_update")
-    yield from aligned(["TRAINING", *names], [[fact, *(_plain(one[fact]) for one in who)] for fact in facts])
+    numbers = list(map(str, range(1, len(told["trainings"]) + 1)))
+    yield from aligned(
+        ["", *(name.replace("_", " ").upper() for name in _FACTS)],
+        [
+            [number, *(_plain(one[name]) for name in _FACTS)]
+            for number, one in zip(numbers, told["trainings"], strict=True)
+        ],
+    )
     yield ""
     if told["parameters"]:
         rows = [
             [name, *(f"{_plain(one['value'])} ({one['origin']})" for one in values)]
             for name, values in told["parameters"].items()
         ]
-        yield from aligned(["PARAMETER", *names], rows)
+        yield from aligned(["PARAMETER", *numbers], rows)
     else:
         yield "no parameter differs"
     if told["validation"]:
@@ -52,7 +56,7 @@ def lines(told: Mapping[str, Any]) -> Iterator[str]:
             [metric, *("-" if one is None else estimate(one) for one in values)]
             for metric, values in told["validation"].items()
         ]
-        yield from aligned(["VALIDATION", *names], rows)
+        yield from aligned(["VALIDATION", *numbers], rows)
     if told["notes"]:
         yield ""
     for note in told["notes"]:
@@ -61,14 +65,15 @@ def lines(told: Mapping[str, Any]) -> Iterator[str]:
 
 def _who(training: Training) -> dict[str, Any]:
     verdict = training.verdict
-    return {
-        "training_id": training.training_id,
-        "model_name": training.model_name,
-        "base_model": training.base_model,
-        "state": training.state,
-        "validation_records": verdict.get("validation_records"),
-        "kept_update": verdict.get("kept", {}).get("step"),
-    }
+    values = (
+        training.training_id,
+        training.model_name,
+        training.base_model,
+        training.state,
+        verdict.get("validation_records"),
+        verdict.get("kept", {}).get("step"),
+    )
+    return dict(zip(_FACTS, values, strict=True))
 
 
 def _differing(trainings: Sequence[Training]) -> dict[str, list[dict[str, Any]]]:
@@ -85,8 +90,9 @@ def _differing(trainings: Sequence[Training]) -> dict[str, list[dict[str, Any]]]
 
 def _validation(trainings: Sequence[Training]) -> dict[str, list[Any]]:
     scores = [_scores(training) for training in trainings]
-    metrics = dict.fromkeys(metric for one in scores for metric in one if metric not in _NOT_METRICS)
-    return {metric: [one.get(metric) for one in scores] for metric in metrics}
+    # The verdict's perplexity is no estimate, and says what the loss does.
+    known = [name for name in METRICS if name != "perplexity" and any(name in one for one in scores)]
+    return {name: [one.get(name) for one in scores] for name in known}
 
 
 def _scores(training: Training) -> Mapping[str, Any]:
@@ -109,4 +115,8 @@ def _notes(trainings: Sequence[Training]) -> Iterator[str]:
 
 
 def _plain(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, list):
+        return ", ".join(map(_plain, value))
     return "-" if value is None else str(value)

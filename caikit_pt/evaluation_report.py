@@ -10,7 +10,7 @@ from caikit_pt.errors import shown
 
 # Who stands beside whom, and what is told of them, as tuning/evaluation.py names them.
 _ROLES = ("tuned", "untuned", "against", "majority")
-_METRICS = ("accuracy", "macro_f1", "exact_match", "rouge_l", "loss", "perplexity")
+METRICS = ("accuracy", "macro_f1", "exact_match", "rouge_l", "loss", "perplexity")
 _LONGEST_LABEL = 24
 
 
@@ -45,8 +45,8 @@ def estimate(found: Mapping[str, float | None], sign: str = "") -> str:
 
 
 def label(text: str) -> str:
-    """A label on one line, cut where it is long."""
-    line = " ".join(text.split())
+    """A label on one line, cut where it is long, without what a terminal would obey."""
+    line = "".join(letter if letter.isprintable() else "�" for letter in " ".join(text.split()))
     return line if len(line) <= _LONGEST_LABEL else f"{line[: _LONGEST_LABEL - 1]}…"
 
 
@@ -68,7 +68,7 @@ def _table(told: Mapping[str, Any], names: Mapping[str, str], sign: str) -> Iter
     roles = _present(told)
     rows = [
         [metric, *(estimate(told[role][metric], sign) if metric in told[role] else "-" for role in roles)]
-        for metric in _METRICS
+        for metric in METRICS
         if any(metric in told[role] for role in roles)
     ]
     return aligned(["", *(names[role] for role in roles)], rows)

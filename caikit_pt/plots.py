@@ -50,8 +50,10 @@ def matrix(confusion: Mapping[str, Any], title: str) -> Figure:
     shares = [[count / (sum(row) or 1) for count in row] for row in counts]
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     columns = [*map(label, labels), "(none of them)"]
-    axes.set_xticks(range(len(columns)), columns, rotation=45, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(len(labels)), list(map(label, labels)))
+    axes.set_xticks(
+        range(len(columns)), columns, rotation=45, ha="right", rotation_mode="anchor", parse_math=False
+    )
+    axes.set_yticks(range(len(labels)), list(map(label, labels)), parse_math=False)
     axes.set(xlabel="answered", ylabel="expected", title=title)
     if len(labels) <= _MOST_NUMBERED:
         for row, (numbers, parts) in enumerate(zip(counts, shares, strict=True)):

@@ -112,7 +112,7 @@ class Answers:
         base = self.contender.weights
         if base is None:
             return
-        prompt = self.contender.prompt.to(base.device)
+        prompt, self.losses = self.contender.prompt.to(base.device), []
         for start in range(0, len(self._sources), _AT_ONCE):
             sources, targets = (rows[start : start + _AT_ONCE] for rows in (self._sources, self._targets))
             self.losses += losses(base, [prompt.tensors], TrainingBatch(sources, targets)).tolist()
@@ -174,7 +174,7 @@ def _sources(contender: Contender, records: Records, parameters: GenerationParam
             bad.append(record.number)
             allowed = allowed or error.allowed
     if bad:
-        asked = f"{len(bad)} records whose input {contender.model_name} isn't asked with ({in_words(bad)})"
+        asked = f"{len(bad)} records that {contender.model_name} can't be asked with ({in_words(bad)})"
         raise InvalidRecord(records.stream, asked, allowed)
     return sources
 

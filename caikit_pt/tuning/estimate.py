@@ -139,7 +139,7 @@ def paired(
     `bounded` says that the statistics are shares or scores between 0 and 1. Where no resample of these
     says otherwise than all records do, the records were too few to show what differs, and not equal for
     certain: a difference that none of n records showed may be one of up to z^2 / (n + z^2) of them all
-    (Wilson 1927; for no difference at all the interval of Tango 1998).
+    (Wilson 1927; for no difference at all the interval of Tango 1998). Others have no interval of one record.
     Raises ValueError without records.
     """
 
@@ -148,7 +148,7 @@ def paired(
 
     found = bootstraps({name: less(*pair) for name, pair in pairs.items()}, n, seed)
     if not bounded:
-        return found
+        return found if n > 1 else {name: _unknown(one.value) for name, one in found.items()}
     unseen = _Z**2 / (n + _Z**2)
     return {
         name: one if one.high - one.low > _ROUNDING else _wide(one.value, unseen * (1 + abs(one.value)))

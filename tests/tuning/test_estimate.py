@@ -11,7 +11,15 @@ from statistics import fmean
 
 import pytest
 
-from caikit_pt.tuning.estimate import Estimate, bootstrap, mean, proportion, ratio
+from caikit_pt.tuning.estimate import (
+    Estimate,
+    bootstrap,
+    mean,
+    paired,
+    proportion,
+    ratio,
+    sign_test,
+)
 
 TRIALS = 400
 
@@ -190,3 +198,64 @@ def test_the_bootstrap_never_leaves_its_value_out() -> None:
 )
 def test_an_estimate_reads_well(estimate: Estimate, text: str) -> None:
     assert str(estimate) == text
+
+
+def shares(*of: Sequence[float]) -> tuple[Callable[[Sequence[int]], float], ...]:
+    """The statistic of each, a mean."""
+    return tuple(lambda drawn, at=values.__getitem__: fmean(map(at, drawn)) for values in of)
+
+
+def test_a_paired_difference_holds_the_truth(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two that are right on 0.7 and 0.52 of all records, more often on the same ones than by chance."""
+    monkeypatch.setattr("caikit_pt.tuning.estimate._RESAMPLES", 200)
+
+    def draw(source: Random) -> Estimate:
+        easy = [source.random() for _ in range(60)]
+        one = [float(ease < 0.7) for ease in easy]
+        other = [float(source.random() < 0.6 if source.random() < 0.2 else ease < 0.5) for ease in easy]
+        first, second = shares(one, other)
+        return paired({"right": (first, second)}, 60, 5)["right"]
+
+    assert 0.9 <= coverage(draw, 0.7 - 0.52) <= 0.99
+
+
+def test_a_paired_difference_is_narrower_than_one_of_strangers() -> None:
+    """Where both are right on the same records."""
+    one = [1.0] * 60 + [0.0] * 40
+    other = [1.0] * 55 + [0.0] * 45
+    first, second = shares(one, other)
+    found = paired({"right": (first, second)}, 100, 5)["right"]
+    assert found.value == pytest.approx(0.05)
+    assert 0 < found.low < found.high < 0.11
+
+
+@pytest.mark.parametrize(("one", "other"), [(1.0, 1.0), (0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (0.3, 0.3)])
+def test_records_that_show_no_difference_are_no_proof_of_none(one: float, other: float) -> None:
+    for records in (1, 10, 500):
+        first, second = shares([one] * records, [other] * records)
+        found = paired({"": (first, second)}, records, 5)[""]
+        unseen = 1.959964**2 / (records + 1.959964**2)
+        assert found.value == one - other
+        assert found.low == pytest.approx(max(-1, one - other - unseen * (1 + abs(one - other))))
+        assert found.high == pytest.approx(min(1, one - other + unseen * (1 + abs(one - other))))
+
+
+def test_a_difference_of_losses_has_no_bounds_and_of_one_record_no_interval() -> None:
+    first, second = shares([5.0, 7.0], [2.0, 2.0])
+    found = paired({"loss": (first, second)}, 2, 5, bounded=False)["loss"]
+    assert (found.value, found.low, found.high) == (4.0, 3.0, 5.0)
+    alone = paired({"loss": (first, second)}, 1, 5, bounded=False)["loss"]
+    assert (alone.value, alone.low, alone.high) == (3.0, -math.inf, math.inf)
+
+
+@pytest.mark.parametrize(
+    ("wins", "losses", "probability"),
+    [(0, 0, 1.0), (1, 1, 1.0), (0, 5, 2 / 32), (8, 2, 2 * 56 / 1024), (5000, 5000, 1.0)],
+)
+def test_how_likely_a_split_is_by_chance(wins: int, losses: int, probability: float) -> None:
+    assert sign_test(wins, losses) == sign_test(losses, wins) == pytest.approx(probability)
+
+
+def test_a_split_of_many_records() -> None:
+    assert 0.3 < sign_test(5000, 5100) < 0.33
+    assert sign_test(0, 3000) < 1e-300
