@@ -91,6 +91,30 @@ def test_records_that_are_cut_are_told_by_count_and_not_by_text(
     assert not any("secret" in line for line in caplog.messages)
 
 
+def test_a_prompt_is_evaluated(base: BaseModel, tmp_path: Path) -> None:
+    """By answers as `run` gives them; records as a training takes them, and a file."""
+    model = train(base)
+    seen: list[Any] = []
+    report = model.evaluate(
+        CLASSIFICATION, train(base, num_epochs=1), wrong_answers=6, on_progress=seen.append
+    )
+    answers = [
+        model.run(text, preserve_input_text=False, max_new_tokens=4).generated_text for text, _ in PAIRS
+    ]
+    right = [answer.strip() == mood for answer, (_, mood) in zip(answers, PAIRS, strict=True)]
+    assert report["scores"]["tuned"]["exact_match"]["value"] == pytest.approx(sum(right) / 6)
+    assert [one["record"] for one in report["wrong"]] == [n for n, ok in enumerate(right, 1) if not ok]
+    assert set(report["scores"]) == {"tuned", "untuned", "against"}
+    assert seen[-1].done == seen[-1].of == 36
+    file = tmp_path / "test.csv"
+    file.write_text("question,answer\n" + "".join(",".join(pair) + "\n" for pair in PAIRS))
+    names = {"input_field": "question", "output_field": "answer"}
+    assert model.evaluate(file, **names)["scores"]["tuned"] == report["scores"]["tuned"]
+    with pytest.raises(CaikitRuntimeException, match="tuning_task: 'mood' is not allowed") as error:
+        model.evaluate(GENERATION, tuning_task="mood")
+    assert error.value.status_code is grpc.StatusCode.INVALID_ARGUMENT
+
+
 def test_both_sides_of_a_seq2seq_model(t5: BaseModel) -> None:
     model = PeftPromptTuning.train(
         base_model=t5.checkpoint.name,
