@@ -177,8 +177,9 @@ def test_evaluate_in_python(tuned: str, address: str) -> None:
         report = client.evaluate("mood", records, on_progress=seen.append, wrong_answers=3)
         whole = client.evaluate("mood", RECORDS, tuning_task="classification")
         for field in ("wrong_answers", "max_new_tokens", "truncate_input_tokens"):
+            wrong: dict[str, Any] = {field: -1}
             with pytest.raises(ServerError, match=f"^{field}: -1 is not allowed") as error:
-                client.evaluate("mood", RECORDS, **{field: -1})
+                client.evaluate("mood", RECORDS, **wrong)
             assert error.value.status == "INVALID_ARGUMENT"
         with pytest.raises(ServerError, match="test_stream: no records"):
             client.evaluate("mood")

@@ -37,7 +37,7 @@ def training(
         path="",
         parameters={**values, "origins": dict.fromkeys(values, "request")},
         verdict=verdict,
-        points={"loss": [[1, 2.0], [2, None], [3, 1.0]], "validation_loss": [[3, 1.5]]},
+        points={"loss": [[1, 2.0], [3, 1.0]], "validation_loss": [[3, 1.5]]},
     )
 
 

@@ -108,8 +108,8 @@ def test_a_prompt_is_evaluated(base: BaseModel, tmp_path: Path) -> None:
     assert seen[-1].done == seen[-1].of == 36
     file = tmp_path / "test.csv"
     file.write_text("question,answer\n" + "".join(",".join(pair) + "\n" for pair in PAIRS))
-    names = {"input_field": "question", "output_field": "answer"}
-    assert model.evaluate(file, **names)["scores"]["tuned"] == report["scores"]["tuned"]
+    again = model.evaluate(file, input_field="question", output_field="answer")
+    assert again["scores"]["tuned"] == report["scores"]["tuned"]
     with pytest.raises(CaikitRuntimeException, match="tuning_task: 'mood' is not allowed") as error:
         model.evaluate(GENERATION, tuning_task="mood")
     assert error.value.status_code is grpc.StatusCode.INVALID_ARGUMENT

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 from statistics import NormalDist, fmean, stdev
+from typing import TypeVar
 
 _UPPER = 0.975  # the quantile above which half of the missing 5 % lies
 _Z = NormalDist().inv_cdf(_UPPER)
@@ -20,7 +21,7 @@ _RESAMPLES = 1000
 _FEWEST_RESAMPLES = 200
 _DRAWS = 2_000_000  # over all resamples: a second at the most, until there are the fewest
 _ROUNDING = 1e-9  # a narrower interval is a point
-Statistic = Callable[[Sequence[int]], float]  # of the records with these indices
+_Key = TypeVar("_Key")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,59 +102,48 @@ def ratio(sums: Sequence[float], counts: Sequence[float]) -> Estimate:
     return Estimate(value, value / factor, value * factor)
 
 
-def bootstrap(statistic: Statistic, n: int, seed: int) -> Estimate:
+def bootstrap(statistic: Callable[[Sequence[int]], float], n: int, seed: int) -> Estimate:
     """`statistic` of the record indices 0..n-1, with its percentile interval (Efron 1979).
 
     For statistics that have no formula. The records are drawn anew, with replacement, 1,000 times, or
     fewer times where there are thousands; the same seed gives the same interval.
     Raises ValueError without records.
     """
-    return bootstraps({"": statistic}, n, seed)[""]
+    return bootstraps(lambda indices: {"": statistic(indices)}, n, seed)[""]
 
 
-def bootstraps(statistics: Mapping[str, Statistic], n: int, seed: int) -> dict[str, Estimate]:
-    """`bootstrap` of several `statistics`, over the same resamples."""
+def bootstraps(
+    statistics: Callable[[Sequence[int]], Mapping[_Key, float]], n: int, seed: int
+) -> dict[_Key, Estimate]:
+    """`bootstrap` of several statistics of the same resamples."""
     if n < 1:
         raise ValueError("no records to estimate from")
     random, records = Random(seed), range(n)
     resamples = min(_RESAMPLES, max(_FEWEST_RESAMPLES, _DRAWS // n))
-    seen: dict[str, list[float]] = {name: [] for name in statistics}
-    for _ in range(resamples):
-        drawn = random.choices(records, k=n)
-        for name, statistic in statistics.items():
-            seen[name].append(statistic(drawn))
+    seen = [statistics(random.choices(records, k=n)) for _ in range(resamples)]
     cut = round(resamples * (1 - _UPPER))
     estimates = {}
-    for name, statistic in statistics.items():
-        value, ordered = statistic(records), sorted(seen[name])
+    for name, value in statistics(records).items():
+        ordered = sorted(one[name] for one in seen)
         # Resamples repeat records, which biases some statistics: the value itself is never left out.
         estimates[name] = Estimate(value, min(ordered[cut], value), max(ordered[-cut - 1], value))
     return estimates
 
 
-def paired(
-    pairs: Mapping[str, tuple[Statistic, Statistic]], n: int, seed: int, bounded: bool = True
-) -> dict[str, Estimate]:
-    """By name, the first statistic less the second, of the same records (paired percentile bootstrap).
+def difference(found: Estimate, n: int, bounded: bool) -> Estimate:
+    """The bootstrap of a difference on the same `n` records, with what these are too few to show.
 
-    `bounded` says that the statistics are shares or scores between 0 and 1. Where no resample of these
-    says otherwise than all records do, the records were too few to show what differs, and not equal for
-    certain: a difference that none of n records showed may be one of up to z^2 / (n + z^2) of them all
-    (Wilson 1927; for no difference at all the interval of Tango 1998). Others have no interval of one record.
-    Raises ValueError without records.
+    `bounded` says that it is one of two shares, or of scores between 0 and 1. Where no resample of these
+    says otherwise than all records do, that is no proof: a difference that none of n records showed may be
+    one of up to z^2 / (n + z^2) of them all (Wilson 1927; of no difference at all it is the interval of
+    Tango 1998). Of other numbers, one record says nothing.
     """
-
-    def less(one: Statistic, other: Statistic) -> Statistic:
-        return lambda records: one(records) - other(records)
-
-    found = bootstraps({name: less(*pair) for name, pair in pairs.items()}, n, seed)
     if not bounded:
-        return found if n > 1 else {name: _unknown(one.value) for name, one in found.items()}
-    unseen = _Z**2 / (n + _Z**2)
-    return {
-        name: one if one.high - one.low > _ROUNDING else _wide(one.value, unseen * (1 + abs(one.value)))
-        for name, one in found.items()
-    }
+        return found if n > 1 else _unknown(found.value)
+    if found.high - found.low > _ROUNDING:
+        return found
+    margin = _Z**2 / (n + _Z**2) * (1 + abs(found.value))
+    return Estimate(found.value, found.value - margin, found.value + margin).within(-1.0, 1.0)
 
 
 def sign_test(wins: int, losses: int) -> float:
@@ -168,10 +158,6 @@ def sign_test(wins: int, losses: int) -> float:
         ways = ways * (count - number) // (number + 1)
     # Whole numbers of any size, divided without overflow.
     return min(1.0, 2 * tail / (1 << count))
-
-
-def _wide(value: float, margin: float) -> Estimate:
-    return Estimate(value, value - margin, value + margin).within(-1.0, 1.0)
 
 
 def _counted(values: Sequence[float]) -> int:

@@ -7,25 +7,22 @@ the commonest output of these records is what may be answered without reading an
 
 from __future__ import annotations
 
-import math
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from statistics import fmean
 from typing import Any
 
 from caikit_pt.parameters.tuning import TUNING_PARAMETERS
 from caikit_pt.tuning.contender import Answers, Contender
-from caikit_pt.tuning.estimate import Estimate, Statistic, paired, proportion, ratio, sign_test
-from caikit_pt.tuning.metrics import exact_match, label_set, macro_f1_of, mean_score, rouge_l, scores
+from caikit_pt.tuning.estimate import Estimate
+from caikit_pt.tuning.judged import Judged, differences, whose_are_right
+from caikit_pt.tuning.metrics import label_set
 from caikit_pt.tuning.records import Records, field_doubts
 
 TUNED, UNTUNED, AGAINST, MAJORITY = "tuned", "untuned", "against", "majority"
-_SEED = 73  # of the resamples: the same answers always have the same intervals
 _MOST_LABELS = 100  # of a confusion matrix
-_LARGEST_EXPONENT = 700.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,17 +112,19 @@ class Evaluation:
         answers were `right`. `confusion`: how often each label (a row) was answered with which, and last
         with none of them.
         """
-        judged = {name: self._judge(answers.texts) for name, answers in self._answers.items()}
+        judged = {name: self._judge(name) for name in self._answers}
         tuned = judged[TUNED]
         if self.labels:
-            judged[MAJORITY] = self._judge([self.majority] * len(self._records))
+            judged[MAJORITY] = Judged([self.majority] * len(self._records), self._outputs, labelled=True)
+        others = {name: one for name, one in judged.items() if name != TUNED}
         return {
             "task": self.task,
             "records": len(self._records),
             "models": self._models(),
-            "scores": {name: self._scores(name, of) for name, of in judged.items()},
+            "scores": {name: _plain(one.estimates()) for name, one in judged.items()},
             "differences": {
-                name: self._difference(tuned, name, of) for name, of in judged.items() if name != TUNED
+                name: {**_plain(found), "right": whose_are_right(tuned, others[name])}
+                for name, found in differences(tuned, others).items()
             },
             "confusion": self._confusion(tuned),
             "wrong_answers": tuned.right.count(0.0),
@@ -166,47 +165,12 @@ class Evaluation:
             told[MAJORITY] = {"answer": self.majority, "of": "the test records"}
         return told
 
-    def _judge(self, texts: Sequence[str]) -> _Judged:
-        pairs = list(zip((text.strip() for text in texts), self._outputs, strict=True))
-        return _Judged(pairs, exact_match(texts, self._outputs), rouge_l(texts, self._outputs))
+    def _judge(self, name: str) -> Judged:
+        answers, tuned = self._answers[name], self._answers[TUNED]
+        losses = answers.losses if _alike(tuned.contender, answers.contender) else ()
+        return Judged(answers.texts, self._outputs, bool(self.labels), losses, answers.target_tokens)
 
-    def _scores(self, name: str, judged: _Judged) -> dict[str, Any]:
-        found: dict[str, Estimate] = {}
-        if self.labels:
-            answers = [answer for answer, _ in judged.pairs]
-            found |= scores("classification", answers, self._outputs)
-        found |= {"exact_match": proportion(judged.right), "rouge_l": mean_score(judged.rouge)}
-        if self._has_loss(name):
-            asked = self._answers[name]
-            loss = ratio(asked.losses, list(map(float, asked.target_tokens)))
-            found |= {"loss": loss, "perplexity": _perplexity(loss)}
-        return {metric: estimate.to_dict() for metric, estimate in found.items()}
-
-    def _difference(self, tuned: _Judged, name: str, other: _Judged) -> dict[str, Any]:
-        records = len(self._records)
-        bounded = {"exact_match": (_mean(tuned.right), _mean(other.right))}
-        bounded["rouge_l"] = _mean(tuned.rouge), _mean(other.rouge)
-        if self.labels:
-            bounded = {
-                "accuracy": bounded["exact_match"],
-                "macro_f1": (_macro_f1(tuned.pairs), _macro_f1(other.pairs)),
-                **bounded,
-            }
-        found = paired(bounded, records, _SEED)
-        if self._has_loss(name):
-            pair = (_loss(self._answers[TUNED]), _loss(self._answers[name]))
-            found |= paired({"loss": pair}, records, _SEED, bounded=False)
-        return {
-            **{metric: estimate.to_dict() for metric, estimate in found.items()},
-            "right": _counts(tuned.right, other.right),
-        }
-
-    def _has_loss(self, name: str) -> bool:
-        """Whether there is one, of the tokens that the tuned prompt's is of."""
-        answers, tuned = self._answers.get(name), self._answers[TUNED]
-        return answers is not None and bool(answers.losses) and _alike(tuned.contender, answers.contender)
-
-    def _confusion(self, judged: _Judged) -> dict[str, Any] | None:
+    def _confusion(self, judged: Judged) -> dict[str, Any] | None:
         labels = self.labels
         if not 1 <= len(labels) <= _MOST_LABELS:
             return None
@@ -217,7 +181,7 @@ class Evaluation:
             "counts": [[counts[label, answer] for answer in (*labels, None)] for label in labels],
         }
 
-    def _unanswered(self, judged: _Judged) -> Iterator[str]:
+    def _unanswered(self, judged: Judged) -> Iterator[str]:
         """What the numbers don't show by themselves."""
         answered = {answer for answer, _ in judged.pairs}
         if len(self.labels) > _MOST_LABELS:
@@ -233,16 +197,6 @@ class Evaluation:
             yield "of one record there is no telling how sure the numbers are"
 
 
-@dataclass(frozen=True, slots=True)
-class _Judged:
-    """Answers beside what is expected: pairs of the two, stripped; and of each whether it is right (1, else
-    0) and its ROUGE-L."""
-
-    pairs: Sequence[tuple[str, str]]
-    right: Sequence[float]
-    rouge: Sequence[float]
-
-
 def _alike(one: Contender, other: Contender) -> bool:
     """Whether they have losses of the same tokens."""
     return bool(
@@ -250,36 +204,5 @@ def _alike(one: Contender, other: Contender) -> bool:
     )
 
 
-def _mean(values: Sequence[float]) -> Statistic:
-    return lambda indices: fmean(map(values.__getitem__, indices))
-
-
-def _macro_f1(pairs: Sequence[tuple[str, str]]) -> Statistic:
-    return lambda indices: macro_f1_of(Counter(map(pairs.__getitem__, indices)))
-
-
-def _loss(answers: Answers) -> Statistic:
-    sums, counts = answers.losses, answers.target_tokens
-    return lambda indices: sum(map(sums.__getitem__, indices)) / sum(map(counts.__getitem__, indices))
-
-
-def _perplexity(loss: Estimate) -> Estimate:
-    """exp of the loss and of its limits, where these are known."""
-    return Estimate(*map(_exp, (loss.value, loss.low, loss.high)))
-
-
-def _exp(value: float) -> float:
-    return math.exp(min(value, _LARGEST_EXPONENT)) if math.isfinite(value) else value
-
-
-def _counts(tuned: Sequence[float], other: Sequence[float]) -> dict[str, Any]:
-    """Which of two has how many records right, with the probability of McNemar's test."""
-    seen = Counter(zip(tuned, other, strict=True))
-    only_tuned, only_other = seen[1.0, 0.0], seen[0.0, 1.0]
-    return {
-        "both": seen[1.0, 1.0],
-        "only_tuned": only_tuned,
-        "only_other": only_other,
-        "neither": seen[0.0, 0.0],
-        "p_value": sign_test(only_tuned, only_other),
-    }
+def _plain(estimates: Mapping[str, Estimate]) -> dict[str, Any]:
+    return {metric: estimate.to_dict() for metric, estimate in estimates.items()}

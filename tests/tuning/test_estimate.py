@@ -14,8 +14,9 @@ import pytest
 from caikit_pt.tuning.estimate import (
     Estimate,
     bootstrap,
+    bootstraps,
+    difference,
     mean,
-    paired,
     proportion,
     ratio,
     sign_test,
@@ -200,9 +201,11 @@ def test_an_estimate_reads_well(estimate: Estimate, text: str) -> None:
     assert str(estimate) == text
 
 
-def shares(*of: Sequence[float]) -> tuple[Callable[[Sequence[int]], float], ...]:
-    """The statistic of each, a mean."""
-    return tuple(lambda drawn, at=values.__getitem__: fmean(map(at, drawn)) for values in of)
+def less(one: Sequence[float], other: Sequence[float]) -> Estimate:
+    """The mean of `one` less that of `other`, of the same records."""
+    gains = [first - second for first, second in zip(one, other, strict=True)]
+    found = bootstrap(lambda drawn: fmean(map(gains.__getitem__, drawn)), len(gains), 5)
+    return difference(found, len(gains), bounded=True)
 
 
 def test_a_paired_difference_holds_the_truth(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,18 +216,14 @@ def test_a_paired_difference_holds_the_truth(monkeypatch: pytest.MonkeyPatch) ->
         easy = [source.random() for _ in range(60)]
         one = [float(ease < 0.7) for ease in easy]
         other = [float(source.random() < 0.6 if source.random() < 0.2 else ease < 0.5) for ease in easy]
-        first, second = shares(one, other)
-        return paired({"right": (first, second)}, 60, 5)["right"]
+        return less(one, other)
 
     assert 0.9 <= coverage(draw, 0.7 - 0.52) <= 0.99
 
 
 def test_a_paired_difference_is_narrower_than_one_of_strangers() -> None:
     """Where both are right on the same records."""
-    one = [1.0] * 60 + [0.0] * 40
-    other = [1.0] * 55 + [0.0] * 45
-    first, second = shares(one, other)
-    found = paired({"right": (first, second)}, 100, 5)["right"]
+    found = less([1.0] * 60 + [0.0] * 40, [1.0] * 55 + [0.0] * 45)
     assert found.value == pytest.approx(0.05)
     assert 0 < found.low < found.high < 0.11
 
@@ -232,8 +231,7 @@ def test_a_paired_difference_is_narrower_than_one_of_strangers() -> None:
 @pytest.mark.parametrize(("one", "other"), [(1.0, 1.0), (0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (0.3, 0.3)])
 def test_records_that_show_no_difference_are_no_proof_of_none(one: float, other: float) -> None:
     for records in (1, 10, 500):
-        first, second = shares([one] * records, [other] * records)
-        found = paired({"": (first, second)}, records, 5)[""]
+        found = less([one] * records, [other] * records)
         unseen = 1.959964**2 / (records + 1.959964**2)
         assert found.value == one - other
         assert found.low == pytest.approx(max(-1, one - other - unseen * (1 + abs(one - other))))
@@ -241,11 +239,14 @@ def test_records_that_show_no_difference_are_no_proof_of_none(one: float, other:
 
 
 def test_a_difference_of_losses_has_no_bounds_and_of_one_record_no_interval() -> None:
-    first, second = shares([5.0, 7.0], [2.0, 2.0])
-    found = paired({"loss": (first, second)}, 2, 5, bounded=False)["loss"]
-    assert (found.value, found.low, found.high) == (4.0, 3.0, 5.0)
-    alone = paired({"loss": (first, second)}, 1, 5, bounded=False)["loss"]
-    assert (alone.value, alone.low, alone.high) == (3.0, -math.inf, math.inf)
+    assert difference(Estimate(4.0, 3.0, 5.0), 2, bounded=False) == Estimate(4.0, 3.0, 5.0)
+    assert difference(Estimate(3.0, 3.0, 3.0), 1, bounded=False) == Estimate(3.0, -math.inf, math.inf)
+
+
+def test_several_statistics_are_of_the_same_resamples() -> None:
+    found = bootstraps(lambda drawn: {"mean": fmean(drawn), "twice": 2 * fmean(drawn)}, 20, 5)
+    assert found["mean"] == bootstrap(fmean, 20, 5)
+    assert found["twice"].low == pytest.approx(2 * found["mean"].low)
 
 
 @pytest.mark.parametrize(
