@@ -62,6 +62,7 @@ _OF_EVALUATIONS = (
     "output_field",
     "max_new_tokens",
     "truncate_input_tokens",
+    "labels_only",
 )
 _MOST_WRONG = 1_000_000
 _SECONDS_BETWEEN_LINES = 5.0
@@ -428,9 +429,8 @@ def _add_evaluation(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-new-tokens", type=int, help="of an answer; by default what the longest expected output needs"
     )
-    parser.add_argument(
-        "--truncate-input-tokens", type=int, help=_help(GENERATION_PARAMETERS["truncate_input_tokens"])
-    )
+    for name, kind in (("truncate_input_tokens", int), ("labels_only", _boolean)):
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, help=_help(GENERATION_PARAMETERS[name]))
 
 
 def _add(parser: argparse.ArgumentParser, table: ParameterTable, besides: Iterable[str]) -> None:

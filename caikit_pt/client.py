@@ -268,7 +268,8 @@ class TuningClient:
 
         Records go along with the request, or lie in a `file` on the server, as for `tune`. Of `request`:
         `against` (another prompt, to compare with), `tuning_task`, `wrong_answers` (so many come back, as
-        `wrong`), `input_field`, `output_field`, `max_new_tokens`, `truncate_input_tokens`.
+        `wrong`), `input_field`, `output_field`, `max_new_tokens`, `truncate_input_tokens`,
+        `labels_only`.
         """
         report: dict[str, Any] = {}
         wrong: list[dict[str, Any]] = []

@@ -18,8 +18,6 @@ from caikit.core.data_model import DataStream
 from caikit.interfaces.nlp.data_model import (
     ClassificationTrainRecord,
     FinishReason,
-    GeneratedTextResult,
-    GeneratedTextStreamResult,
     GeneratedToken,
     Token,
     TokenizationResults,
@@ -34,15 +32,20 @@ from caikit_pt.base_model.pool import POOL
 from caikit_pt.base_model.text import TextSide
 from caikit_pt.data_model import (
     ExponentialDecayLengthPenalty,
+    GeneratedTextResult,
+    GeneratedTextStreamResult,
     GenerationTrainRecord,
+    LabelProbability,
     TuningConfig,
 )
 from caikit_pt.errors import InvalidParameter
 from caikit_pt.parameters.generation import GENERATION_PARAMETERS, GenerationParameters
+from caikit_pt.parameters.tuning import TUNING_PARAMETERS
 from caikit_pt.runtime.status import caikit_errors
 from caikit_pt.serving.backend import Backend
 from caikit_pt.serving.backends import backend_for, base_for
 from caikit_pt.serving.generation import Generation
+from caikit_pt.serving.labels import Labels
 from caikit_pt.serving.sequence import Sequence, text_ids
 from caikit_pt.serving.sequence import Token as ServedToken
 from caikit_pt.soft_prompt import artifact
@@ -86,7 +89,7 @@ class PeftPromptTuning(ModuleBase):
         tuned.check_base(base.checkpoint)
         self.tuned = tuned
         self.base = base
-        self._verbalizer = Verbalizer(tuned.verbalizer)
+        self._verbalizer = Verbalizer(tuned.verbalizer, tuned.separator)
 
     # ---- training ----
 
@@ -126,6 +129,7 @@ class PeftPromptTuning(ModuleBase):
         training_id: Optional[str] = None,
         input_field: Optional[str] = None,
         output_field: Optional[str] = None,
+        separator: Optional[str] = None,
     ) -> "PeftPromptTuning":
         """Tunes a soft prompt and returns it ready to serve.
 
@@ -156,7 +160,7 @@ class PeftPromptTuning(ModuleBase):
             request = {
                 "base_model": resource.checkpoint.name if resource else base_model,
                 **_set_fields(tuning_config),
-                **{name: value for name, value in parameters.items() if value not in (None, "")},
+                **{name: value for name, value in parameters.items() if _is_set(name, value)},
             }
             records = () if train_stream is None else train_stream
             return make_plan(request, records, val_stream, settings.current(), resource)
@@ -213,6 +217,8 @@ class PeftPromptTuning(ModuleBase):
         token_logprobs: Optional[bool] = None,
         token_ranks: Optional[bool] = None,
         include_stop_sequence: Optional[bool] = None,
+        labels_only: Optional[bool] = None,
+        label_probabilities: Optional[bool] = None,
     ) -> GeneratedTextResult:
         """The answer to `text`. Every parameter with its range and default: docs/parameters.md.
 
@@ -232,6 +238,7 @@ class PeftPromptTuning(ModuleBase):
                 seed=_seed(sequence),
                 tokens=_messages(sequence.tokens),
                 input_tokens=self._input_tokens(sequence),
+                label_probabilities=_label_probabilities(sequence),
             )
 
     @TextGenerationTask.taskmethod(output_streaming=True)
@@ -259,6 +266,8 @@ class PeftPromptTuning(ModuleBase):
         token_logprobs: Optional[bool] = None,
         token_ranks: Optional[bool] = None,
         include_stop_sequence: Optional[bool] = None,
+        labels_only: Optional[bool] = None,
+        label_probabilities: Optional[bool] = None,
     ) -> Iterable[GeneratedTextStreamResult]:
         """The answer to `text` a token at a time; its texts joined are the text of `run`."""
         request = dict(locals())
@@ -291,6 +300,7 @@ class PeftPromptTuning(ModuleBase):
                     ),
                     producer_id=self.PRODUCER_ID,
                     input_tokens=asked,
+                    label_probabilities=_label_probabilities(sequence) if step.ends else None,
                 )
                 front, asked = "", None
 
@@ -314,8 +324,31 @@ class PeftPromptTuning(ModuleBase):
             self.tuned.prompt,
             text_ids(self.base, self._verbalizer.render(text), parameters),
             parameters,
-            prefix=text if shown else "",
+            prefix=text + self.tuned.separator.rstrip(" ") if shown else "",
+            behind_space=self.tuned.separator.endswith(" "),
+            labels=self._labels_for(parameters),
         )
+
+    def _labels_for(self, parameters: GenerationParameters) -> Optional[Labels]:
+        """What the answer is confined to. Raises InvalidParameter for probabilities of nothing."""
+        confined = parameters.labels_only and self._labels is not None
+        if parameters.label_probabilities and not confined:
+            raise InvalidParameter(
+                "label_probabilities",
+                True,
+                "false or unset, unless the prompt was tuned for a classification and labels_only is true",
+            )
+        return self._labels if confined else None
+
+    @cached_property
+    def _labels(self) -> Optional[Labels]:
+        tuned = self.tuned
+        if not tuned.labels:
+            return None
+        longest = tuned.tuning_parameters.get(
+            "max_target_length", TUNING_PARAMETERS["max_target_length"].high
+        )
+        return Labels(self.base, tuned.labels, tuned.separator, longest)
 
     def _input_tokens(self, sequence: Sequence) -> Optional[List[GeneratedToken]]:
         if not sequence.parameters.input_tokens:
@@ -355,38 +388,46 @@ class PeftPromptTuning(ModuleBase):
         output_field: Optional[str] = None,
         max_new_tokens: Optional[int] = None,
         truncate_input_tokens: Optional[int] = None,
+        labels_only: Optional[bool] = None,
         names: Tuple[str, str] = (TUNED, AGAINST),
     ) -> Evaluation:
         """An evaluation on `records` (those of a training, mappings, or a file), yet to be run.
 
         `tuning_task` unset is that of the training. Answers are as long as the longest expected output, and
         `max_new_tokens` at the most; a text that doesn't fit into the context is refused, unless
-        `truncate_input_tokens` cuts it. `names` are those of the two prompts.
+        `truncate_input_tokens` cuts it. `labels_only` false: free text of prompts that know labels, too.
+        `names` are those of the two prompts.
         Raises CaikitRuntimeException with INVALID_ARGUMENT for a bad request, before anything is asked.
         """
         with caikit_errors():
             limit = settings.current().max_new_tokens_limit
             asked = GENERATION_PARAMETERS.check(
-                {"max_new_tokens": max_new_tokens, "truncate_input_tokens": truncate_input_tokens},
+                {
+                    "max_new_tokens": max_new_tokens,
+                    "truncate_input_tokens": truncate_input_tokens,
+                    "labels_only": labels_only,
+                },
                 {"max_new_tokens": (1.0, float(limit))},
             )
+            confined = asked.get("labels_only", True)
             given = rows(records, str(records)) if isinstance(records, Path) else records
             return Evaluation(
-                self._contender(names[0]),
+                self._contender(names[0], confined),
                 read_records(given, "test_stream", Asked(input_field or "", output_field or "")),
                 tuning_task or self.tuned.tuning_parameters.get("tuning_task") or "generation",
-                against and against._contender(names[1]),
+                against and against._contender(names[1], confined),
                 asked.get("max_new_tokens", limit),
                 asked.get("truncate_input_tokens", 0),
             )
 
-    def _contender(self, name: str) -> Contender:
+    def _contender(self, name: str, labels_only: bool = True) -> Contender:
         return Contender(
             model_name=name,
             base=self.base,
             backend=self._backend,
             prompt=self.tuned.prompt,
             verbalizer=self._verbalizer,
+            labels=self._labels if labels_only else None,
         )
 
     # ---- on disk ----
@@ -435,6 +476,11 @@ def _set_fields(config: Union[TuningConfig, Mapping[str, Any], None]) -> Dict[st
     return {name: value for name, value in values.items() if value}
 
 
+def _is_set(name: str, value: Any) -> bool:
+    """Empty text is no value but of what may be none."""
+    return value is not None and (value != "" or name == "separator")
+
+
 def _plain(config: Mapping[str, Any]) -> Dict[str, Any]:
     """caikit's config objects as plain values."""
     return {name: config[name] for name in config}
@@ -446,6 +492,12 @@ def _finish_reason(sequence: Sequence) -> FinishReason:
 
 def _seed(sequence: Sequence) -> Optional[int]:
     return sequence.parameters.seed if sequence.parameters.samples else None
+
+
+def _label_probabilities(sequence: Sequence) -> Optional[List[LabelProbability]]:
+    if not (sequence.parameters.label_probabilities and sequence.search):
+        return None
+    return [LabelProbability(*pair) for pair in sequence.search.probabilities.items()]
 
 
 def _messages(tokens: List[ServedToken]) -> Optional[List[GeneratedToken]]:

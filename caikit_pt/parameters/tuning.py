@@ -31,6 +31,8 @@ SOURCE_INIT_METHODS = (AVERAGE_SOURCE, AVERAGE_SOURCE_TASKS, ONLY_SOURCE_SHARED,
 ENCODER = "ENCODER"
 DECODER = "DECODER"
 
+CLASSIFICATION = "classification"
+
 OFF, AUTO = "off", "auto"
 NONE, RESIDUAL = "none", "residual"
 ADAMW, ADAFACTOR = "adamw", "adafactor"
@@ -209,9 +211,11 @@ TUNING_PARAMETERS = ParameterTable(
     Parameter(
         "tuning_task",
         str,
-        "What the records are for; chooses the row of `tuning_presets`.",
-        source="classification for ClassificationTrainRecords, else generation",
-        choices=("classification", "generation", "summarization"),
+        "What the records are for; chooses the row of `tuning_presets`. Answers to a classification are "
+        "confined to its labels.",
+        source="classification for ClassificationTrainRecords and where outputs are few and repeated, else "
+        "generation",
+        choices=(CLASSIFICATION, "generation", "summarization"),
     ),
     Parameter(
         "task_learning_rate",
@@ -324,6 +328,13 @@ TUNING_PARAMETERS = ParameterTable(
         default="",
         source="caikit_pt",
     ),
+    Parameter(
+        "separator",
+        str,
+        "What stands between the verbalized text and the answer; part of the tuned prompt. A space at its "
+        "end belongs to the first word of the answer. Empty: nothing.",
+        source="by the kind of base model and the task: docs/quality.md",
+    ),
 )
 
 PRESET_PARAMETERS = ("batch_size", "accumulate_steps", "learning_rate", "num_epochs")
@@ -372,6 +383,7 @@ class TuningParameters:
     # Jobs that were queued by a release without them have none.
     input_field: str = ""
     output_field: str = ""
+    separator: str = ""
     origins: Mapping[str, str]
 
     @property

@@ -146,7 +146,12 @@ def _described(plan: TuningPlan) -> dict[str, Any]:
 
 
 def _described_records(records: Records) -> dict[str, Any]:
-    return {"classification": records.classification, "stream": records.stream, "count": len(records)}
+    return {
+        "classification": records.classification,
+        "several_labels": records.several_labels,
+        "stream": records.stream,
+        "count": len(records),
+    }
 
 
 def _parameters(values: Mapping[str, Any]) -> TuningParameters:
@@ -169,7 +174,12 @@ def _read_records(file: Path, described: Mapping[str, Any] | None) -> Records | 
         items = tuple(Record(*json.loads(line)) for line in lines)
     if len(items) != described["count"]:
         raise ValueError(f"{file.name} is cut short")
-    return Records(items, described["classification"], described["stream"])
+    return Records(
+        items,
+        described["classification"],
+        described["stream"],
+        several_labels=described.get("several_labels", False),
+    )
 
 
 def _write_source(file: Path, source: SourcePrompt) -> None:

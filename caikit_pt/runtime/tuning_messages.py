@@ -125,7 +125,8 @@ class EvaluateRequest(DataObjectBase):
 
     All else may be unset: another published prompt to compare it with; tuning_task (that of the training);
     how many wrong answers are to come back (none); the fields of the records; the most tokens of an answer
-    (as the longest expected output needs), and of a text, whose last ones are kept (all, which have to fit).
+    (as the longest expected output needs), and of a text, whose last ones are kept (all, which have to fit);
+    whether answers are confined to labels where the prompts know these (they are).
     """
 
     model_name: Annotated[str, FieldNumber(1)]
@@ -137,6 +138,7 @@ class EvaluateRequest(DataObjectBase):
     output_field: Annotated[str, FieldNumber(7)]
     max_new_tokens: Annotated[int, FieldNumber(8)]
     truncate_input_tokens: Annotated[int, FieldNumber(9)]
+    labels_only: Optional[Annotated[bool, FieldNumber(10)]]
 
 
 @caikit.core.dataobject(package=PACKAGE)

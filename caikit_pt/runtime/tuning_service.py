@@ -305,6 +305,7 @@ def _evaluation(asked: EvaluateRequest) -> Evaluation:
         output_field=asked.output_field,
         max_new_tokens=asked.max_new_tokens or None,
         truncate_input_tokens=asked.truncate_input_tokens,
+        labels_only=asked.labels_only,
         names=(asked.model_name, asked.against),
     )
 

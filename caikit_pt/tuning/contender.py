@@ -20,6 +20,7 @@ from caikit_pt.errors import (
 from caikit_pt.parameters.generation import GenerationParameters
 from caikit_pt.serving.backend import Backend
 from caikit_pt.serving.generation import Generation
+from caikit_pt.serving.labels import Labels
 from caikit_pt.serving.sequence import Sequence as Request
 from caikit_pt.serving.sequence import text_ids
 from caikit_pt.soft_prompt.prompt import SoftPrompt
@@ -35,13 +36,15 @@ _NAP = 0.1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contender:
-    """A soft prompt, the text preparation that it was tuned with, and who answers for its base model."""
+    """A soft prompt, the text preparation that it was tuned with, and who answers for its base model;
+    `labels` are those that answers are confined to."""
 
     model_name: str
     base: TextSide
     backend: Backend
     prompt: SoftPrompt
     verbalizer: Verbalizer
+    labels: Labels | None = None
 
     @property
     def weights(self) -> BaseModel | None:
@@ -50,7 +53,7 @@ class Contender:
 
     @property
     def untuned(self) -> Contender:
-        """Its base model, given the same texts without a soft prompt."""
+        """Its base model, given the same texts and labels without a soft prompt."""
         return replace(self, model_name=self.base.checkpoint.name, prompt=SoftPrompt({}))
 
     def source_ids(self, text: str, parameters: GenerationParameters) -> list[int]:
@@ -59,11 +62,13 @@ class Contender:
 
     def request(self, ids: Sequence[int], parameters: GenerationParameters) -> Request:
         """As it is served. Raises InvalidParameter where the text doesn't fit."""
-        return Request(self.base, self.prompt, ids, parameters)
+        behind_space = self.verbalizer.separator.endswith(" ")
+        return Request(self.base, self.prompt, ids, parameters, behind_space=behind_space, labels=self.labels)
 
     def target_ids(self, output: str) -> list[int]:
         """The tokens of the answer that is expected, as a training has them."""
-        return [*self.base.target_ids(output), self.base.end_id]
+        answer = self.base.answer_text(output, self.verbalizer.separator)
+        return [*self.base.target_ids(answer), self.base.end_id]
 
 
 class Answers:

@@ -141,11 +141,19 @@ class Evaluation:
 
     @cached_property
     def labels(self) -> Sequence[str]:
-        """The outputs, sorted, where they are labels; else none."""
-        seen = sorted(set(self._outputs))
-        if self.task == "classification" or (self.task == "generation" and label_set(self._outputs)):
-            return seen
+        """The outputs, sorted, where they are labels, with those that the prompt was tuned for; else none."""
+        known, outputs = self._known, set(self._outputs)
+        if self.task == "classification" or (
+            self.task == "generation" and (known or label_set(self._outputs))
+        ):
+            return sorted(known | outputs)
         return ()
+
+    @property
+    def _known(self) -> set[str]:
+        """The labels that the prompt answers with."""
+        labels = self._answers[TUNED].contender.labels
+        return {text.strip() for text in labels.texts} if labels else set()
 
     @property
     def majority(self) -> str:
@@ -186,9 +194,13 @@ class Evaluation:
         answered = {answer for answer, _ in judged.pairs}
         if len(self.labels) > _MOST_LABELS:
             yield f"there is no confusion matrix of {len(self.labels)} labels, only up to {_MOST_LABELS}"
-        never = [label for label in self.labels if label not in answered]
+        expected = Counter(self._outputs) if self.labels else Counter[str]()
+        strange = sum(count for output, count in expected.items() if output not in self._known)
+        if self._known and strange:
+            yield f"{strange} records expect labels that it wasn't tuned for, and never answers"
+        never = [label for label in expected if label not in answered]
         if never:
-            yield f"{len(never)} of {len(self.labels)} labels were never answered"
+            yield f"{len(never)} of {len(expected)} labels were never answered"
         known = set(self.labels)
         stray = sum(answer not in known for answer, _ in judged.pairs)
         if known and stray:
