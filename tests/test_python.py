@@ -115,6 +115,35 @@ def test_a_prompt_is_evaluated(base: BaseModel, tmp_path: Path) -> None:
     assert error.value.status_code is grpc.StatusCode.INVALID_ARGUMENT
 
 
+def test_an_evaluation_agrees_with_the_verdict_and_with_run(base: BaseModel) -> None:
+    """With labels and a separator, on the records that the training was validated with; and in free text."""
+    model = train(
+        base,
+        CLASSIFICATION,
+        val_stream=DataStream.from_iterable(CLASSIFICATION),
+        separator=" Label: ",
+        num_epochs=3,
+    )
+    assert model.tuned.labels
+    verdict = model.tuned.verdict["validation"]
+    report = model.evaluate(CLASSIFICATION, wrong_answers=6)
+    for who in ("tuned", "untuned"):
+        assert report["scores"][who]["accuracy"] == pytest.approx(verdict[who]["accuracy"])
+        assert report["scores"][who]["loss"] == pytest.approx(verdict[who]["loss"], rel=1e-4)
+    assert {one["answered"].strip() for one in report["wrong"]} <= {"good", "bad"}
+    free = model.evaluate(CLASSIFICATION, wrong_answers=6, labels_only=False)
+    options = {
+        "preserve_input_text": False,
+        "labels_only": False,
+        "max_new_tokens": free["models"]["tuned"]["max_new_tokens"],
+    }
+    answers = [model.run(text, **options).generated_text for text, _ in PAIRS]
+    pairs = list(zip(answers, PAIRS, strict=True))
+    assert [one["answered"] for one in free["wrong"]] == [
+        answer for answer, (_, mood) in pairs if answer.strip() != mood
+    ]
+
+
 def test_both_sides_of_a_seq2seq_model(t5: BaseModel) -> None:
     model = PeftPromptTuning.train(
         base_model=t5.checkpoint.name,

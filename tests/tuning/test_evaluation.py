@@ -18,6 +18,7 @@ from caikit_pt.parameters.generation import GenerationParameters
 from caikit_pt.serving.backend import Backend
 from caikit_pt.serving.backends import backend_for
 from caikit_pt.serving.generation import Generation
+from caikit_pt.serving.labels import Labels
 from caikit_pt.serving.sequence import Sequence as Request
 from caikit_pt.serving.sequence import Token
 from caikit_pt.soft_prompt.prompt import SoftPrompt
@@ -178,6 +179,20 @@ def test_answers_are_those_that_are_served(base: BaseModel) -> None:
             ids = base.source_ids(f"It says {record['input']}")
             ids = base.keep_last(ids, truncated) if truncated else ids
             assert tuned.backend.submit(Request(base, tuned.prompt, ids, parameters)).result().text == answer
+
+
+def test_answers_that_are_confined_to_labels(base: BaseModel) -> None:
+    """Also those of the untuned base; a label that the prompt wasn't tuned for is never answered."""
+    labels = Labels(base, ["good", "bad", "awful"], "", 10)
+    records = [*RECORDS, {"input": "number 10", "output": "strange"}]
+    evaluation = evaluated(replace(contender(base), labels=labels), records)
+    report = evaluation.report()
+    assert {one.answered.strip() for one in evaluation.wrong(99)} <= {"good", "bad", "awful"}
+    assert report["confusion"]["labels"] == ["awful", "bad", "good", "strange"]
+    assert [sum(row) for row in report["confusion"]["counts"]] == [0, 4, 6, 1]
+    assert [row[-1] for row in report["confusion"]["counts"]] == [0, 0, 0, 0]
+    assert report["scores"]["untuned"]["accuracy"]["value"] > 0
+    assert "1 records expect labels that it wasn't tuned for, and never answers" in report["notes"]
 
 
 def test_another_base_model_is_compared_by_answers(llama: BaseModel, t5: BaseModel) -> None:
