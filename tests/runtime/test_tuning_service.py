@@ -102,3 +102,18 @@ def test_as_many_as_may_evaluate_and_none_while_the_server_stops(
         next(first)
     assert one.status == "UNAVAILABLE"
     assert endless.closed
+
+
+@pytest.mark.parametrize("confined", [None, False, True])
+def test_an_evaluation_is_asked_for_as_the_request_says(
+    confined: bool | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What isn't set is left to the prompt."""
+    asked: dict[str, Any] = {}
+    prompt = SimpleNamespace(evaluation=lambda *_, **options: asked.update(options))
+    monkeypatch.setattr(tuning_service, "_published", lambda *_: prompt)
+    message = EvaluateRequest.get_proto_class()(model_name="mood", test_stream={}, labels_only=confined)
+    tuning_service._evaluation(EvaluateRequest.from_proto(message))
+    assert asked["labels_only"] is confined
+    assert asked["tuning_task"] is None
+    assert asked["max_new_tokens"] is None
