@@ -227,9 +227,8 @@ class TuningServicer:
         A client that leaves ends the work.
         """
         with self._place(context), _told(context):
-            asked = EvaluateRequest.from_proto(request)
-            most = WRONG_ANSWERS.check(asked.wrong_answers or 0)
-            evaluation = _evaluation(asked)
+            most = WRONG_ANSWERS.check(request.wrong_answers)
+            evaluation = _evaluation(request)
             done = Done(0, 0, 0.0)
             for done in self._heard(evaluation.run(), context):
                 yield EvaluationEvent(done=done.done, of=done.of, seconds=done.seconds).to_proto()
@@ -292,8 +291,9 @@ class TuningServicer:
         }
 
 
-def _evaluation(asked: EvaluateRequest) -> Evaluation:
+def _evaluation(request: Any) -> Evaluation:
     """As `PeftPromptTuning.evaluation`, of published prompts."""
+    asked = EvaluateRequest.from_proto(request)
     if asked.test_stream is None:
         raise InvalidRecord("test_stream", "no records", "at least one record")
     against = _published(asked.against, "against") if asked.against else None
@@ -305,7 +305,8 @@ def _evaluation(asked: EvaluateRequest) -> Evaluation:
         output_field=asked.output_field,
         max_new_tokens=asked.max_new_tokens or None,
         truncate_input_tokens=asked.truncate_input_tokens,
-        labels_only=asked.labels_only,
+        # caikit's messages don't know what isn't set.
+        labels_only=request.labels_only if request.HasField("labels_only") else None,
         names=(asked.model_name, asked.against),
     )
 

@@ -113,7 +113,7 @@ def test_an_evaluation_is_asked_for_as_the_request_says(
     prompt = SimpleNamespace(evaluation=lambda *_, **options: asked.update(options))
     monkeypatch.setattr(tuning_service, "_published", lambda *_: prompt)
     message = EvaluateRequest.get_proto_class()(model_name="mood", test_stream={}, labels_only=confined)
-    tuning_service._evaluation(EvaluateRequest.from_proto(message))
+    tuning_service._evaluation(message)
     assert asked["labels_only"] is confined
     assert asked["tuning_task"] is None
     assert asked["max_new_tokens"] is None
