@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from caikit_pt import comparison, evaluation_report, plots
 from caikit_pt.client import (
     CANCELED,
     COMPLETED,
@@ -26,13 +29,18 @@ from caikit_pt.client import (
     Training,
     TuningClient,
 )
+from caikit_pt.columns import aligned
 from caikit_pt.errors import InvalidRecord
 from caikit_pt.parameters.generation import GENERATION_PARAMETERS
 from caikit_pt.parameters.table import Parameter, ParameterTable
 from caikit_pt.parameters.tuning import TUNING_PARAMETERS
+from caikit_pt.tuning.evaluation import Done
 from caikit_pt.tuning.record_fields import Asked
 from caikit_pt.tuning.record_file import ENDINGS, rows
 from caikit_pt.tuning.records import Records, field_doubts, read_records
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 DONE, FAILED, USAGE, WAS_CANCELED, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 4, 130
 _ENDS = {COMPLETED: DONE, CANCELED: WAS_CANCELED}
@@ -47,6 +55,17 @@ _REPORTED = (
     "device_memory_bytes",
 )
 _LENGTHS = ("median", "p90", "p99", "longest", "limit", "cut")
+_OF_EVALUATIONS = (
+    "against",
+    "tuning_task",
+    "input_field",
+    "output_field",
+    "max_new_tokens",
+    "truncate_input_tokens",
+    "labels_only",
+)
+_MOST_WRONG = 1_000_000
+_SECONDS_BETWEEN_LINES = 5.0
 _OF_EVERY_TRAINING = ("base_model", "silence_progress_bars")
 
 
@@ -184,25 +203,58 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _plot(options: argparse.Namespace) -> int:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise _Wrong("plots need matplotlib: install caikit-pt[plot]") from error
-
+    _check_matplotlib()
     with TuningClient(options.server) as client:
         training = client.training(options.training_id)
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.subplots()
-    for name, label in (("loss", "loss of each update"), ("validation_loss", "validation loss")):
-        points = [point for point in training.points.get(name, ()) if point[1] is not None]
-        if points:
-            axes.plot(*zip(*points, strict=True), label=label, linewidth=1, marker="." * (len(points) == 1))
-    axes.set(xlabel="update", ylabel="nats a target token", title=f"{training.model_name} ({training.state})")
-    if axes.lines:
-        axes.legend()
     output = options.output or Path(f"{training.training_id}.png")
-    figure.savefig(output, dpi=120)
+    _draw(plots.curves([training]), output)
     print(output)
+    return DONE
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    for file in filter(None, (options.wrong, options.matrix)):
+        _check_writable(file)
+    asked = Asked(options.input_field or "", options.output_field or "")
+    request = {name: getattr(options, name) for name in _OF_EVALUATIONS}
+    if options.matrix:
+        _check_matplotlib()
+        request["tuning_task"] = options.tuning_task or "classification"
+    if options.test:
+        request["records"] = _records(options.test, "test_stream", asked)
+    with TuningClient(options.server) as client, _AnswersBar() as show:
+        report = client.evaluate(
+            options.model_name,
+            file=options.test_on_server or "",
+            on_progress=show,
+            wrong_answers=_MOST_WRONG if options.wrong else None,
+            **request,
+        )
+    wrong = report.pop("wrong", ())
+    if options.wrong:
+        _write(options.wrong, "".join(f"{_json(one)}\n" for one in wrong))
+    if options.json:
+        print(_json(report))
+    else:
+        print("\n".join(evaluation_report.lines(options.model_name, report)))
+    if options.matrix and report["confusion"]:
+        figure = plots.matrix(report["confusion"], f"{options.model_name}, {report['records']} records")
+        _draw(figure, options.matrix)
+    return DONE
+
+
+def _compare(options: argparse.Namespace) -> int:
+    if len(set(options.training_id)) < 2:
+        raise _Wrong("compare takes the ids of two trainings or more")
+    if options.output:
+        _check_matplotlib()
+        _check_writable(options.output)
+    with TuningClient(options.server) as client:
+        trainings = [client.training(id) for id in dict.fromkeys(options.training_id)]
+    found = comparison.comparison(trainings)
+    print(_json(found) if options.json else "\n".join(comparison.lines(found)))
+    if options.output:
+        _draw(plots.curves(trainings), options.output)
     return DONE
 
 
@@ -271,6 +323,32 @@ class _Bar:
         self._bar.close()
 
 
+class _AnswersBar:
+    """How far an evaluation is: a bar on a terminal, in a pipe a line now and then."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+        self._told = 0.0
+
+    def __enter__(self) -> _AnswersBar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def __call__(self, at: Done) -> None:
+        if sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self._bar = self._bar or tqdm(unit="answer", file=sys.stderr, dynamic_ncols=True)
+            self._bar.total, self._bar.n = at.of, at.done
+            self._bar.refresh()
+        elif at.seconds - self._told >= _SECONDS_BETWEEN_LINES or at.done == at.of:
+            self._told = at.seconds
+            print(at, file=sys.stderr, flush=True)
+
+
 # ---- options ----
 
 
@@ -311,6 +389,10 @@ def _parser() -> argparse.ArgumentParser:
     plot.add_argument("training_id")
     plot.add_argument("-o", "--output", type=Path)
     command("health", _health, "whether the server is ready")
+    _add_evaluation(command("evaluate", _evaluate, "what a tuned prompt is worth on test records"))
+    compare = command("compare", _compare, "trainings side by side")
+    compare.add_argument("training_id", nargs="+")
+    compare.add_argument("-o", "--output", type=Path, metavar="PNG", help="their loss curves in one plot")
     return parser
 
 
@@ -324,6 +406,31 @@ def _add_request(parser: argparse.ArgumentParser) -> None:
         )
         group.add_argument(f"--{name}-on-server", metavar="FILE", help="in the server's file_source_base")
     _add(parser, TUNING_PARAMETERS, _OF_EVERY_TRAINING)
+
+
+def _add_evaluation(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model_name")
+    group = parser.add_mutually_exclusive_group(required=True)
+    endings = ", ".join(ENDINGS)
+    group.add_argument("--test", type=Path, metavar="FILE", help=f"records: {endings}; sent along")
+    group.add_argument("--test-on-server", metavar="FILE", help="in the server's file_source_base")
+    parser.add_argument("--against", metavar="OTHER", help="another tuned prompt, on whatever base model")
+    parser.add_argument("--wrong", type=Path, metavar="FILE", help="write wrong answers here, as JSON lines")
+    parser.add_argument(
+        "--matrix", type=Path, metavar="PNG", help="draw the confusion matrix; outputs are labels then"
+    )
+    parser.add_argument(
+        "--tuning-task",
+        choices=TUNING_PARAMETERS["tuning_task"].choices,
+        help="what the records are for, by default as in the training",
+    )
+    for name in ("input_field", "output_field"):
+        parser.add_argument(f"--{name.replace('_', '-')}", help=_help(TUNING_PARAMETERS[name]))
+    parser.add_argument(
+        "--max-new-tokens", type=int, help="of an answer; by default what the longest expected output needs"
+    )
+    for name, kind in (("truncate_input_tokens", int), ("labels_only", _boolean)):
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, help=_help(GENERATION_PARAMETERS[name]))
 
 
 def _add(parser: argparse.ArgumentParser, table: ParameterTable, besides: Iterable[str]) -> None:
@@ -412,9 +519,41 @@ def _plain(value: Any) -> str:
 
 
 def _print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    for row in (head, *rows):
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    for line in aligned(head, rows):
+        print(line)
+
+
+# ---- files ----
+
+
+def _check_matplotlib() -> None:
+    """Raises _Wrong where there is none: before anything is asked for."""
+    if find_spec("matplotlib") is None:
+        raise _Wrong("plots need matplotlib: install caikit-pt[plot]")
+
+
+def _check_writable(file: Path) -> None:
+    """Raises _Wrong where it can't be written: before anything is asked for."""
+    if (
+        file.is_dir()
+        or not file.parent.is_dir()
+        or not os.access(file if file.exists() else file.parent, os.W_OK)
+    ):
+        raise _Wrong(f"{file} can't be written: name a file in a directory that there is, and that is yours")
+
+
+def _write(file: Path, text: str) -> None:
+    try:
+        file.write_text(text, "utf-8")
+    except OSError as error:
+        raise _Wrong(f"{file} can't be written: {error.strerror}") from error
+
+
+def _draw(figure: Figure, file: Path) -> None:
+    try:
+        figure.savefig(file, format="png", dpi=120)
+    except OSError as error:
+        raise _Wrong(f"{file} can't be written: {error.strerror}") from error
 
 
 if __name__ == "__main__":

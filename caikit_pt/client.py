@@ -21,8 +21,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from caikit_pt.comparison import comparison
 from caikit_pt.errors import CaikitPtError, InvalidRecord
 from caikit_pt.parameters.tuning import TUNING_PARAMETERS
+from caikit_pt.tuning.evaluation import Done
 from caikit_pt.tuning.record_fields import Asked
 from caikit_pt.tuning.record_file import rows
 from caikit_pt.tuning.records import Records, field_doubts, read_records
@@ -225,6 +227,10 @@ class TuningClient:
             if not token:
                 return
 
+    def compare(self, *training_ids: str) -> dict[str, Any]:
+        """Trainings side by side, as `comparison` tells: parameters that differ, validation metrics."""
+        return comparison([self.training(id) for id in training_ids])
+
     def cancel(self, training_id: str) -> str:
         """Ends a training; returns its state, which is another than CANCELED where it had ended before."""
         from caikit.interfaces.runtime.data_model import TrainingInfoRequest
@@ -248,6 +254,36 @@ class TuningClient:
         for part in self._stream(self._stubs.stream, request, model_name):
             yield part.generated_text
 
+    # ---- evaluation ----
+
+    def evaluate(
+        self,
+        model_name: str,
+        records: GivenRecords | None = None,
+        file: str = "",
+        on_progress: Callable[[Done], object] = lambda _: None,
+        **request: Any,
+    ) -> dict[str, Any]:
+        """What a prompt is worth on test records: the report of tuning/evaluation.py.
+
+        Records go along with the request, or lie in a `file` on the server, as for `tune`. Of `request`:
+        `against` (another prompt, to compare with), `tuning_task`, `wrong_answers` (so many come back, as
+        `wrong`), `input_field`, `output_field`, `max_new_tokens`, `truncate_input_tokens`,
+        `labels_only`.
+        """
+        report: dict[str, Any] = {}
+        wrong: list[dict[str, Any]] = []
+        message = _evaluation_request(model_name, records, file, request)
+        for event in self._stream(self._stubs.tuning.Evaluate, message):
+            if event.HasField("wrong"):
+                names = event.wrong.DESCRIPTOR.fields_by_name
+                wrong.append({name: getattr(event.wrong, name) for name in names})
+            elif event.HasField("report"):
+                report = _struct(event, "report")
+            else:
+                on_progress(Done(event.done, event.of, event.seconds))
+        return {**report, "wrong": wrong} if request.get("wrong_answers") else report
+
     # ---- gRPC ----
 
     @cached_property
@@ -262,13 +298,7 @@ class TuningClient:
             json_format.ParseDict({"model_name": model_name, "parameters": request_of(**request)}, message)
         except (json_format.ParseError, InvalidRecord) as error:
             raise ServerError("INVALID_ARGUMENT", str(error)) from error
-        if message.ByteSize() > _MESSAGE_BYTES:
-            raise ServerError(
-                "RESOURCE_EXHAUSTED",
-                f"The records take {message.ByteSize() / 2**20:.0f} MiB, and a request may have "
-                f"{_MESSAGE_BYTES // 2**20}: name a file in the server's file_source_base instead",
-            )
-        return message
+        return _small_enough(message)
 
     def _events(self, request: Any) -> Iterator[Event]:
         for message in self._stream(self._stubs.tuning.WatchTraining, request):
@@ -340,6 +370,36 @@ def _stream_of(records: GivenRecords | None, file: str, stream: str, asked: Aske
             _LOG.warning(doubt)
     data = [{"input": record.input, "output": record.output} for record in records.items]
     return {"jsondata": {"data": data}}
+
+
+def _evaluation_request(
+    model_name: str, records: GivenRecords | None, file: str, request: Mapping[str, Any]
+) -> Any:
+    from google.protobuf import json_format
+
+    from caikit_pt.runtime.tuning_messages import EvaluateRequest
+
+    asked = Asked(request.get("input_field") or "", request.get("output_field") or "")
+    told = {name: value for name, value in request.items() if value is not None}
+    try:
+        told["test_stream"] = _stream_of(records, file, "test_stream", asked)
+        message = json_format.ParseDict(
+            {"model_name": model_name, **told}, EvaluateRequest.get_proto_class()()
+        )
+    except (json_format.ParseError, InvalidRecord) as error:
+        raise ServerError("INVALID_ARGUMENT", str(error)) from error
+    return _small_enough(message)
+
+
+def _small_enough(message: Any) -> Any:
+    """`message`, which may be sent. Raises ServerError."""
+    if message.ByteSize() > _MESSAGE_BYTES:
+        raise ServerError(
+            "RESOURCE_EXHAUSTED",
+            f"The records take {message.ByteSize() / 2**20:.0f} MiB, and a request may have "
+            f"{_MESSAGE_BYTES // 2**20}: name a file in the server's file_source_base instead",
+        )
+    return message
 
 
 class _Stubs:

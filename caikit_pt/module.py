@@ -7,9 +7,10 @@ what caikit can turn into protobuf: Optional and Union, no strings.
 
 import logging
 from contextlib import nullcontext
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, Mapping, Optional, Tuple, Union
+from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Tuple, Union
 
 import numpy as np
 from caikit.core import ModuleBase, ModuleConfig, ModuleLoader, ModuleSaver, module
@@ -38,7 +39,7 @@ from caikit_pt.data_model import (
     TuningConfig,
 )
 from caikit_pt.errors import InvalidParameter
-from caikit_pt.parameters.generation import GenerationParameters
+from caikit_pt.parameters.generation import GENERATION_PARAMETERS, GenerationParameters
 from caikit_pt.parameters.tuning import TUNING_PARAMETERS
 from caikit_pt.runtime.status import caikit_errors
 from caikit_pt.serving.backend import Backend
@@ -50,12 +51,17 @@ from caikit_pt.serving.sequence import Token as ServedToken
 from caikit_pt.soft_prompt import artifact
 from caikit_pt.soft_prompt.artifact import TunedPrompt
 from caikit_pt.soft_prompt.publication import replacing
+from caikit_pt.tuning.contender import Contender
+from caikit_pt.tuning.evaluation import AGAINST, TUNED, Done, Evaluation
 from caikit_pt.tuning.failure import told
 from caikit_pt.tuning.joining import round_of
 from caikit_pt.tuning.learner import gradients
 from caikit_pt.tuning.plan import TuningPlan, make_plan
 from caikit_pt.tuning.preflight import Preflight, preflight
 from caikit_pt.tuning.progress import show_progress
+from caikit_pt.tuning.record_fields import Asked
+from caikit_pt.tuning.record_file import rows
+from caikit_pt.tuning.records import read_records
 from caikit_pt.tuning.tuner import tune
 from caikit_pt.tuning.verbalizer import Verbalizer
 
@@ -348,6 +354,81 @@ class PeftPromptTuning(ModuleBase):
         if not sequence.parameters.input_tokens:
             return None
         return _messages(self._backend.input_tokens(sequence))
+
+    # ---- evaluation ----
+
+    def evaluate(
+        self,
+        records: Union[Iterable[Any], Path],
+        against: Optional["PeftPromptTuning"] = None,
+        wrong_answers: int = 0,
+        on_progress: Callable[[Done], object] = lambda _: None,
+        **options: Any,
+    ) -> Dict[str, Any]:
+        """What this prompt is worth on `records`, beside its untuned base and the prompt `against`.
+
+        The report of tuning/evaluation.py; with `wrong_answers` also the first so many of these, as `wrong`.
+        `options` are those of `evaluation`, which says what it raises.
+        """
+        evaluation = self.evaluation(records, against, **options)
+        with caikit_errors():
+            for done in evaluation.run():
+                on_progress(done)
+            report = evaluation.report()
+            if wrong_answers:
+                report["wrong"] = [asdict(one) for one in evaluation.wrong(wrong_answers)]
+            return report
+
+    def evaluation(
+        self,
+        records: Union[Iterable[Any], Path],
+        against: Optional["PeftPromptTuning"] = None,
+        tuning_task: Optional[str] = None,
+        input_field: Optional[str] = None,
+        output_field: Optional[str] = None,
+        max_new_tokens: Optional[int] = None,
+        truncate_input_tokens: Optional[int] = None,
+        labels_only: Optional[bool] = None,
+        names: Tuple[str, str] = (TUNED, AGAINST),
+    ) -> Evaluation:
+        """An evaluation on `records` (those of a training, mappings, or a file), yet to be run.
+
+        `tuning_task` unset is that of the training. Answers are as long as the longest expected output, and
+        `max_new_tokens` at the most; a text that doesn't fit into the context is refused, unless
+        `truncate_input_tokens` cuts it. `labels_only` false: free text of prompts that know labels, too.
+        `names` are those of the two prompts.
+        Raises CaikitRuntimeException with INVALID_ARGUMENT for a bad request, before anything is asked.
+        """
+        with caikit_errors():
+            limit = settings.current().max_new_tokens_limit
+            asked = GENERATION_PARAMETERS.check(
+                {
+                    "max_new_tokens": max_new_tokens,
+                    "truncate_input_tokens": truncate_input_tokens,
+                    "labels_only": labels_only,
+                },
+                {"max_new_tokens": (1.0, float(limit))},
+            )
+            confined = asked.get("labels_only", True)
+            given = rows(records, str(records)) if isinstance(records, Path) else records
+            return Evaluation(
+                self._contender(names[0], confined),
+                read_records(given, "test_stream", Asked(input_field or "", output_field or "")),
+                tuning_task or self.tuned.tuning_parameters.get("tuning_task") or "generation",
+                against and against._contender(names[1], confined),
+                asked.get("max_new_tokens", limit),
+                asked.get("truncate_input_tokens", 0),
+            )
+
+    def _contender(self, name: str, labels_only: bool = True) -> Contender:
+        return Contender(
+            model_name=name,
+            base=self.base,
+            backend=self._backend,
+            prompt=self.tuned.prompt,
+            verbalizer=self._verbalizer,
+            labels=self._labels if labels_only else None,
+        )
 
     # ---- on disk ----
 

@@ -133,6 +133,135 @@ def test_plot(tuned: str, address: str, tmp_path: Path, capfd: pytest.CaptureFix
     assert file.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.fixture(scope="module")
+def other(server: Server) -> str:
+    """The id of a training of `quick`, on another base model, with records to validate with."""
+    with TuningClient(f"localhost:{server.port}") as client:
+        id = client.tune("quick", base_model=T5, records=RECORDS, validation_records=RECORDS, **QUICK)
+        assert client.wait(id).state == "COMPLETED"
+    return id
+
+
+def test_evaluate(
+    tuned: str, other: str, address: str, train: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """On what it was trained on, but for one record, whose label is another."""
+    file, wrong, matrix = tmp_path / "test.jsonl", tmp_path / "wrong.jsonl", tmp_path / "matrix.png"
+    turned = {**RECORDS[0], "output": "bad"}
+    file.write_text("\n".join(map(json.dumps, [turned, *RECORDS[1:]])))
+    request = ["evaluate", "mood", f"--test={file}", "--against=quick", address]
+    assert main([*request, f"--wrong={wrong}", f"--matrix={matrix}"]) == 0
+    out, told = capfd.readouterr()
+    assert re.search(r"^ +mood +untuned base +quick +always 'bad'$", out, re.MULTILINE)
+    assert re.search(r"^accuracy +0\.875 \[0\.529, 0\.978\] ", out, re.MULTILINE)
+    assert re.search(r"^bad +4 +1 +0$\n^good +0 +3 +0$", out, re.MULTILINE)
+    assert "- loss and perplexity of quick are left out: its base model, tiny-t5, is another one" in out
+    # Answers and losses of three.
+    assert re.search(r"^48 of 48, \d+ s\n\Z", told, re.MULTILINE)
+    assert objects(wrong.read_text()) == [
+        {"record": 1, "input": turned["input"], "expected": "bad", "answered": "good"}
+    ]
+    assert matrix.read_bytes().startswith(b"\x89PNG")
+    assert main([*request, "--json", "--tuning-task=summarization"]) == 0
+    (report,) = objects(capfd.readouterr().out)
+    assert report["scores"]["tuned"]["exact_match"]["value"] == 7 / 8
+    assert "accuracy" not in report["scores"]["tuned"]
+    assert report["models"]["against"] == {"model_name": "quick", "base_model": T5, "max_new_tokens": 3}
+
+
+def test_evaluate_in_python(tuned: str, address: str) -> None:
+    """The same request, and every wrong answer that is asked for."""
+    seen: list[Any] = []
+    records = [{"text": record["input"], "label": "none"} for record in RECORDS]
+    with TuningClient(address.removeprefix("--server=")) as client:
+        report = client.evaluate("mood", records, on_progress=seen.append, wrong_answers=3)
+        whole = client.evaluate("mood", RECORDS, tuning_task="classification")
+        for field in ("wrong_answers", "max_new_tokens", "truncate_input_tokens"):
+            wrong: dict[str, Any] = {field: -1}
+            with pytest.raises(ServerError, match=f"^{field}: -1 is not allowed") as error:
+                client.evaluate("mood", RECORDS, **wrong)
+            assert error.value.status == "INVALID_ARGUMENT"
+        with pytest.raises(ServerError, match="test_stream: no records"):
+            client.evaluate("mood")
+    assert (seen[-1].done, seen[-1].of) == (32, 32)
+    assert report["wrong_answers"] == 8
+    assert [one["record"] for one in report["wrong"]] == [1, 2, 3]
+    assert "wrong" not in whole
+    assert whole["scores"]["tuned"]["accuracy"]["value"] == 1
+    assert whole["scores"]["tuned"]["loss"]["value"] < whole["scores"]["untuned"]["loss"]["value"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "told"),
+    [
+        (["never"], 1, "NOT_FOUND: Model 'never' not found"),
+        (["mood", "--against=never"], 1, "NOT_FOUND: Model 'never' not found"),
+        (["mood", "--max-new-tokens=5000"], 1, "INVALID_ARGUMENT: max_new_tokens: 5000 is not allowed"),
+        (["mood", "--wrong=/never/wrong.jsonl"], 2, "caikit-pt: /never/wrong.jsonl can't be written: "),
+        (["mood", "--matrix=/"], 2, "caikit-pt: / can't be written: "),
+        (["mood", "--output-field=label"], 2, "caikit-pt: "),
+    ],
+)
+def test_an_evaluation_that_is_refused(
+    tuned: str,
+    address: str,
+    train: str,
+    arguments: list[str],
+    status: int,
+    told: str,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """In one line."""
+    assert main(["evaluate", *arguments, train.replace("--train", "--test"), address]) == status
+    out, error = capfd.readouterr()
+    assert (out, error.count("\n")) == ("", 1)
+    assert error.startswith(told)
+
+
+def test_test_records_that_are_none(
+    tuned: str, address: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "test.jsonl"
+    for text, told in (("", "no records"), ('{"input": "a secret"}', "line 1, column 1: fields “input”")):
+        file.write_text(text)
+        assert main(["evaluate", "mood", f"--test={file}", address]) == 2
+        error = capfd.readouterr().err
+        assert told in error
+        assert "secret" not in error
+    assert main(["evaluate", "mood", "--test-on-server=test.jsonl", address]) == 1
+    assert "test_stream: 'test.jsonl' is not allowed" in capfd.readouterr().err
+
+
+def test_no_text_of_a_record_is_in_the_log(tuned: str, server: Server) -> None:
+    records = [*RECORDS, {"input": "swordfish " * 2000, "output": "swordfish"}]
+    with TuningClient(f"localhost:{server.port}") as client:
+        with pytest.raises(ServerError, match=r"1 records that mood can't be asked with \(record 9\)"):
+            client.evaluate("mood", records)
+        client.evaluate("mood", records, truncate_input_tokens=10, wrong_answers=9)
+    assert "swordfish" not in server.log.read_text()
+
+
+def test_compare(
+    tuned: str, other: str, address: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "curves.png"
+    assert main(["compare", tuned, other, address, "-o", str(file)]) == 0
+    told = capfd.readouterr().out
+    assert re.search(rf"^1  {tuned} +mood +{LLAMA} +COMPLETED ", told, re.MULTILINE)
+    assert re.search(r"^num_epochs +30 \(request\) +2 \(request\)$", told, re.MULTILINE)
+    assert re.search(r"^accuracy +- +\d\.\d+ \[", told, re.MULTILINE)
+    assert f"- {tuned}: nothing is known of how it does on validation records" in told
+    assert file.read_bytes().startswith(b"\x89PNG")
+    assert main(["compare", tuned, other, address, "--json"]) == 0
+    (found,) = objects(capfd.readouterr().out)
+    with TuningClient(address.removeprefix("--server=")) as client:
+        assert found == client.compare(tuned, other)
+    assert main(["compare", tuned, tuned, address]) == 2
+    assert capfd.readouterr().err == "caikit-pt: compare takes the ids of two trainings or more\n"
+    assert main(["compare", tuned, "never", address]) == 1
+    assert capfd.readouterr().err.startswith("NOT_FOUND: ")
+
+
 def test_check(address: str, train: str, server: Server, capfd: pytest.CaptureFixture[str]) -> None:
     request = ["check", "never", f"--base-model={T5}", train, *QUICKLY, address]
     assert main(request) == 0

@@ -91,6 +91,59 @@ def test_records_that_are_cut_are_told_by_count_and_not_by_text(
     assert not any("secret" in line for line in caplog.messages)
 
 
+def test_a_prompt_is_evaluated(base: BaseModel, tmp_path: Path) -> None:
+    """By answers as `run` gives them; records as a training takes them, and a file."""
+    model = train(base)
+    seen: list[Any] = []
+    report = model.evaluate(
+        CLASSIFICATION, train(base, num_epochs=1), wrong_answers=6, on_progress=seen.append
+    )
+    answers = [
+        model.run(text, preserve_input_text=False, max_new_tokens=4).generated_text for text, _ in PAIRS
+    ]
+    right = [answer.strip() == mood for answer, (_, mood) in zip(answers, PAIRS, strict=True)]
+    assert report["scores"]["tuned"]["exact_match"]["value"] == pytest.approx(sum(right) / 6)
+    assert [one["record"] for one in report["wrong"]] == [n for n, ok in enumerate(right, 1) if not ok]
+    assert set(report["scores"]) == {"tuned", "untuned", "against"}
+    assert seen[-1].done == seen[-1].of == 36
+    file = tmp_path / "test.csv"
+    file.write_text("question,answer\n" + "".join(",".join(pair) + "\n" for pair in PAIRS))
+    again = model.evaluate(file, input_field="question", output_field="answer")
+    assert again["scores"]["tuned"] == report["scores"]["tuned"]
+    with pytest.raises(CaikitRuntimeException, match="tuning_task: 'mood' is not allowed") as error:
+        model.evaluate(GENERATION, tuning_task="mood")
+    assert error.value.status_code is grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_an_evaluation_agrees_with_the_verdict_and_with_run(base: BaseModel) -> None:
+    """With labels and a separator, on the records that the training was validated with; and in free text."""
+    model = train(
+        base,
+        CLASSIFICATION,
+        val_stream=DataStream.from_iterable(CLASSIFICATION),
+        separator=" Label: ",
+        num_epochs=3,
+    )
+    assert model.tuned.labels
+    verdict = model.tuned.verdict["validation"]
+    report = model.evaluate(CLASSIFICATION, wrong_answers=6)
+    for who in ("tuned", "untuned"):
+        assert report["scores"][who]["accuracy"] == pytest.approx(verdict[who]["accuracy"])
+        assert report["scores"][who]["loss"] == pytest.approx(verdict[who]["loss"], rel=1e-4)
+    assert {one["answered"].strip() for one in report["wrong"]} <= {"good", "bad"}
+    free = model.evaluate(CLASSIFICATION, wrong_answers=6, labels_only=False)
+    options = {
+        "preserve_input_text": False,
+        "labels_only": False,
+        "max_new_tokens": free["models"]["tuned"]["max_new_tokens"],
+    }
+    answers = [model.run(text, **options).generated_text for text, _ in PAIRS]
+    pairs = list(zip(answers, PAIRS, strict=True))
+    assert [one["answered"] for one in free["wrong"]] == [
+        answer for answer, (_, mood) in pairs if answer.strip() != mood
+    ]
+
+
 def test_both_sides_of_a_seq2seq_model(t5: BaseModel) -> None:
     model = PeftPromptTuning.train(
         base_model=t5.checkpoint.name,

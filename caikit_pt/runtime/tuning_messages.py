@@ -6,7 +6,13 @@ from typing import List, Optional
 import caikit
 from caikit.core import DataObjectBase
 from caikit.core.data_model.json_dict import JsonDict
+from caikit.runtime.service_generation.data_stream_source import make_data_stream_source
 from py_to_proto.dataclass_to_proto import Annotated, FieldNumber
+
+from caikit_pt.data_model import GenerationTrainRecord
+
+# What the train RPC takes records in.
+RecordSource = make_data_stream_source(GenerationTrainRecord)
 
 PACKAGE = "caikit_pt"
 
@@ -111,3 +117,47 @@ class TrainingCheck(DataObjectBase):
 
     problems: Annotated[List[str], FieldNumber(1)]
     report: Annotated[Optional[JsonDict], FieldNumber(2)]
+
+
+@caikit.core.dataobject(package=PACKAGE)
+class EvaluateRequest(DataObjectBase):
+    """A published prompt, and the records to test it with, given as a train request gives them.
+
+    All else may be unset: another published prompt to compare it with; tuning_task (that of the training);
+    how many wrong answers are to come back (none); the fields of the records; the most tokens of an answer
+    (as the longest expected output needs), and of a text, whose last ones are kept (all, which have to fit);
+    whether answers are confined to labels where the prompts know these (they are).
+    """
+
+    model_name: Annotated[str, FieldNumber(1)]
+    test_stream: Annotated[Optional[RecordSource], FieldNumber(2)]
+    against: Annotated[str, FieldNumber(3)]
+    tuning_task: Annotated[str, FieldNumber(4)]
+    wrong_answers: Annotated[int, FieldNumber(5)]
+    input_field: Annotated[str, FieldNumber(6)]
+    output_field: Annotated[str, FieldNumber(7)]
+    max_new_tokens: Annotated[int, FieldNumber(8)]
+    truncate_input_tokens: Annotated[int, FieldNumber(9)]
+    labels_only: Optional[Annotated[bool, FieldNumber(10)]]
+
+
+@caikit.core.dataobject(package=PACKAGE)
+class WrongAnswer(DataObjectBase):
+    """An answer that isn't the expected output, to the record with this number, from 1 on."""
+
+    record: Annotated[int, FieldNumber(1)]
+    input: Annotated[str, FieldNumber(2)]
+    expected: Annotated[str, FieldNumber(3)]
+    answered: Annotated[str, FieldNumber(4)]
+
+
+@caikit.core.dataobject(package=PACKAGE)
+class EvaluationEvent(DataObjectBase):
+    """How far an evaluation is (answers and losses that are done, of so many, and the seconds they took);
+    then one wrong answer each, where they are asked for, and last the report (tuning/evaluation.py)."""
+
+    done: Annotated[int, FieldNumber(1)]
+    of: Annotated[int, FieldNumber(2)]
+    seconds: Annotated[float, FieldNumber(3)]
+    wrong: Annotated[Optional[WrongAnswer], FieldNumber(4)]
+    report: Annotated[Optional[JsonDict], FieldNumber(5)]

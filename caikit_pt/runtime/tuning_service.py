@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import cache, wraps
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from caikit_pt.errors import CaikitPtError, InvalidParameter
+from caikit_pt.errors import CaikitPtError, InvalidParameter, InvalidRecord
+from caikit_pt.parameters.table import Parameter
 from caikit_pt.runtime import job as kinds
 from caikit_pt.runtime.job import STATES, Event, Job
 from caikit_pt.runtime.trainer import PromptTuningTrainer, reasons
 from caikit_pt.runtime.tuning_messages import (
     PACKAGE,
+    EvaluateRequest,
+    EvaluationEvent,
     GetTrainingRequest,
     ListTrainingsRequest,
     ListTrainingsResponse,
@@ -22,13 +27,22 @@ from caikit_pt.runtime.tuning_messages import (
     TrainingEvent,
     TrainingProgress,
     WatchTrainingRequest,
+    WrongAnswer,
 )
+from caikit_pt.tuning.evaluation import Done, Evaluation
+
+if TYPE_CHECKING:
+    from caikit_pt.module import PeftPromptTuning
 
 NAME = "TuningService"
 _PAGE, _LARGEST_PAGE = 100, 1000
 _MOST_POINTS = 10_000
 # A watcher looks whether its client is still there, and whether another process has changed the job.
 _SECONDS_BETWEEN_LOOKS = 1.0
+_SECONDS_BETWEEN_STEPS = 0.5
+WRONG_ANSWERS = Parameter(
+    "wrong_answers", int, "Wrong answers that come back at the most.", 0, low=0, high=1_000_000
+)
 _Answer = TypeVar("_Answer")
 
 
@@ -63,24 +77,37 @@ def service() -> Any:
             "input_type": train.input_type.full_name,
             "output_type": f"{PACKAGE}.TrainingCheck",
         },
+        {
+            "name": "Evaluate",
+            "input_type": f"{PACKAGE}.EvaluateRequest",
+            "output_type": f"{PACKAGE}.EvaluationEvent",
+            "server_streaming": True,
+        },
     ]
     return json_to_service(name=NAME, package=PACKAGE, json_service_def={"service": {"rpcs": rpcs}})
 
 
-def _answering(rpc: Callable[..., _Answer]) -> Callable[..., _Answer]:
+@contextmanager
+def _told(context: Any) -> Iterator[None]:
     """The status and text of a CaikitPtError reach the client."""
+    import grpc
+    from caikit.runtime.types.caikit_runtime_exception import CaikitRuntimeException
+
+    try:
+        yield
+    except CaikitRuntimeException as error:
+        context.abort(error.status_code, error.message)
+    except CaikitPtError as error:
+        context.abort(grpc.StatusCode[error.status], str(error))
+
+
+def _answering(rpc: Callable[..., _Answer]) -> Callable[..., _Answer]:
+    """An RPC whose errors are told."""
 
     @wraps(rpc)
     def answer(self: Any, request: Any, context: Any) -> _Answer:
-        import grpc
-        from caikit.runtime.types.caikit_runtime_exception import CaikitRuntimeException
-
-        try:
+        with _told(context):
             return rpc(self, request, context)
-        except CaikitRuntimeException as error:
-            context.abort(error.status_code, error.message)
-        except CaikitPtError as error:
-            context.abort(grpc.StatusCode[error.status], str(error))
         raise AssertionError("abort raises")
 
     return answer
@@ -137,13 +164,22 @@ class TuningServicer:
 
     def WatchTraining(self, request: Any, context: Any) -> Iterator[Any]:
         """Raises UnknownJob. Reads from the store at the client's pace; no training waits for it."""
+        with self._place(context):
+            yield from self._events(request, context)
+
+    @contextmanager
+    def _place(self, context: Any) -> Iterator[None]:
+        """One of those that hold a thread for longer."""
         import grpc
 
         if not self._places.acquire(blocking=False):
-            told = f"{self._most_watchers} clients watch trainings, as many as may; GetTraining still answers"
+            told = (
+                f"{self._most_watchers} clients watch trainings or evaluate, as many as may; GetTraining "
+                "still answers"
+            )
             context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, told)
         try:
-            yield from self._events(request, context)
+            yield
         finally:
             self._places.release()
 
@@ -185,8 +221,42 @@ class TuningServicer:
         checked = PeftPromptTuning.preflight(**parameters)
         return TrainingCheck(problems=list(checked.warnings), report=checked.to_dict()).to_proto()
 
+    def Evaluate(self, request: Any, context: Any) -> Iterator[Any]:
+        """Raises InvalidParameter for what can't be evaluated, and NOT_FOUND for a prompt that isn't there.
+
+        A client that leaves ends the work.
+        """
+        with self._place(context), _told(context):
+            most = WRONG_ANSWERS.check(request.wrong_answers)
+            evaluation = _evaluation(request)
+            done = Done(0, 0, 0.0)
+            for done in self._heard(evaluation.run(), context):
+                yield EvaluationEvent(done=done.done, of=done.of, seconds=done.seconds).to_proto()
+            if not context.is_active():
+                return
+            progress = asdict(done)
+            for wrong in evaluation.wrong(most):
+                yield EvaluationEvent(**progress, wrong=WrongAnswer(**asdict(wrong))).to_proto()
+            yield EvaluationEvent(**progress, report=evaluation.report()).to_proto()
+
+    def _heard(self, steps: Iterator[Done], context: Any) -> Iterator[Done]:
+        """Those of `steps` that a client is told of, as long as it listens; the last is one of them."""
+        import grpc
+
+        told = -_SECONDS_BETWEEN_STEPS
+        for done in steps:
+            if not context.is_active():
+                return
+            if self._stopping:
+                context.abort(grpc.StatusCode.UNAVAILABLE, "The server stops. Evaluate again when it is back")
+            if done.seconds >= told + _SECONDS_BETWEEN_STEPS or done.done == done.of:
+                told = done.seconds
+                yield done
+
     def _find(self, id: str, context: Any) -> Job:
-        return _answering(lambda _self, request, _context: self._trainer.job(request))(self, id, context)
+        with _told(context):
+            return self._trainer.job(id)
+        raise AssertionError("abort raises")
 
     def _training(self, job: Job) -> Training:
         return Training(
@@ -219,6 +289,39 @@ class TuningServicer:
             name: _thinned([list(point) for point in sorted(curve.items())])
             for name, curve in (("loss", losses), ("validation_loss", validation))
         }
+
+
+def _evaluation(request: Any) -> Evaluation:
+    """As `PeftPromptTuning.evaluation`, of published prompts."""
+    asked = EvaluateRequest.from_proto(request)
+    if asked.test_stream is None:
+        raise InvalidRecord("test_stream", "no records", "at least one record")
+    against = _published(asked.against, "against") if asked.against else None
+    return _published(asked.model_name, "model_name").evaluation(
+        asked.test_stream,
+        against,
+        tuning_task=asked.tuning_task or None,
+        input_field=asked.input_field,
+        output_field=asked.output_field,
+        max_new_tokens=asked.max_new_tokens or None,
+        truncate_input_tokens=asked.truncate_input_tokens,
+        # caikit's messages don't know what isn't set.
+        labels_only=request.labels_only if request.HasField("labels_only") else None,
+        names=(asked.model_name, asked.against),
+    )
+
+
+def _published(name: str, field: str) -> PeftPromptTuning:
+    """The prompt that is served under `name`. Raises InvalidParameter where it is something else, and
+    CaikitRuntimeException, NOT_FOUND where nothing is."""
+    from caikit.runtime.model_management.model_manager import ModelManager
+
+    from caikit_pt.module import PeftPromptTuning
+
+    model = ModelManager.get_instance().retrieve_model(name) if name else None
+    if not isinstance(model, PeftPromptTuning):
+        raise InvalidParameter(field, name, "the name of a published prompt")
+    return model
 
 
 def _thinned(points: list[list[float | None]]) -> list[list[float | None]]:

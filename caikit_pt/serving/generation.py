@@ -30,6 +30,10 @@ class Generation:
         """Whether nothing more will come."""
         return self._ended.is_set()
 
+    def wait(self, seconds: float) -> bool:
+        """Whether it has ended, once it has or so many seconds have passed."""
+        return self._ended.wait(seconds)
+
     def result(self) -> Sequence:
         """The finished sequence; waits for it. Raises what the engine failed with."""
         try:

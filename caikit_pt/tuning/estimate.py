@@ -7,10 +7,11 @@ Knows nothing of what is measured.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 from statistics import NormalDist, fmean, stdev
+from typing import TypeVar
 
 _UPPER = 0.975  # the quantile above which half of the missing 5 % lies
 _Z = NormalDist().inv_cdf(_UPPER)
@@ -19,6 +20,8 @@ _T = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622)
 _RESAMPLES = 1000
 _FEWEST_RESAMPLES = 200
 _DRAWS = 2_000_000  # over all resamples: a second at the most, until there are the fewest
+_ROUNDING = 1e-9  # a narrower interval is a point
+_Key = TypeVar("_Key")
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,15 +109,55 @@ def bootstrap(statistic: Callable[[Sequence[int]], float], n: int, seed: int) ->
     fewer times where there are thousands; the same seed gives the same interval.
     Raises ValueError without records.
     """
+    return bootstraps(lambda indices: {"": statistic(indices)}, n, seed)[""]
+
+
+def bootstraps(
+    statistics: Callable[[Sequence[int]], Mapping[_Key, float]], n: int, seed: int
+) -> dict[_Key, Estimate]:
+    """`bootstrap` of several statistics of the same resamples."""
     if n < 1:
         raise ValueError("no records to estimate from")
     random, records = Random(seed), range(n)
     resamples = min(_RESAMPLES, max(_FEWEST_RESAMPLES, _DRAWS // n))
-    seen = sorted(statistic(random.choices(records, k=n)) for _ in range(resamples))
-    value = statistic(records)
+    seen = [statistics(random.choices(records, k=n)) for _ in range(resamples)]
     cut = round(resamples * (1 - _UPPER))
-    # Resamples repeat records, which biases some statistics: the value itself is never left out.
-    return Estimate(value, min(seen[cut], value), max(seen[-cut - 1], value))
+    estimates = {}
+    for name, value in statistics(records).items():
+        ordered = sorted(one[name] for one in seen)
+        # Resamples repeat records, which biases some statistics: the value itself is never left out.
+        estimates[name] = Estimate(value, min(ordered[cut], value), max(ordered[-cut - 1], value))
+    return estimates
+
+
+def difference(found: Estimate, n: int, bounded: bool) -> Estimate:
+    """The bootstrap of a difference on the same `n` records, with what these are too few to show.
+
+    `bounded` says that it is one of two shares, or of scores between 0 and 1. Where no resample of these
+    says otherwise than all records do, that is no proof: a difference that none of n records showed may be
+    one of up to z^2 / (n + z^2) of them all (Wilson 1927; of no difference at all it is the interval of
+    Tango 1998). Of other numbers, one record says nothing.
+    """
+    if not bounded:
+        return found if n > 1 else _unknown(found.value)
+    if found.high - found.low > _ROUNDING:
+        return found
+    margin = _Z**2 / (n + _Z**2) * (1 + abs(found.value))
+    return Estimate(found.value, found.value - margin, found.value + margin).within(-1.0, 1.0)
+
+
+def sign_test(wins: int, losses: int) -> float:
+    """The probability of a split as uneven or more so where either side is as likely (exact, two-sided).
+
+    Of records that one side alone has right it is McNemar's test (McNemar 1947, exact form).
+    """
+    count, few = wins + losses, min(wins, losses)
+    ways, tail = 1, 0
+    for number in range(few + 1):
+        tail += ways
+        ways = ways * (count - number) // (number + 1)
+    # Whole numbers of any size, divided without overflow.
+    return min(1.0, 2 * tail / (1 << count))
 
 
 def _counted(values: Sequence[float]) -> int:

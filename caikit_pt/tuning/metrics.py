@@ -35,11 +35,11 @@ def scores(task: str, answers: Sequence[str], outputs: Sequence[str]) -> Mapping
     if task not in ("classification", "generation", "summarization"):
         raise ValueError(f"no metrics for the task {task}")
     if task == "summarization":
-        return {"rouge_l": _mean_score(rouge_l(answers, outputs))}
+        return {"rouge_l": mean_score(rouge_l(answers, outputs))}
     exact = proportion(exact_match(answers, outputs))
     if task == "classification" or label_set(outputs) is not None:
         return {"accuracy": exact, "macro_f1": _macro_f1_estimate(answers, outputs)}
-    return {"exact_match": exact, "rouge_l": _mean_score(rouge_l(answers, outputs))}
+    return {"exact_match": exact, "rouge_l": mean_score(rouge_l(answers, outputs))}
 
 
 def calibration_error(sure: Sequence[float], right: Sequence[float]) -> Estimate:
@@ -78,7 +78,30 @@ def macro_f1(answers: Sequence[str], labels: Sequence[str]) -> float:
     Only what is expected somewhere is a label: an answer that is none counts against its record's
     label, and adds no label of its own. Raises ValueError without records.
     """
-    return _macro_f1(Counter(_pairs(answers, labels)))
+    return macro_f1_of(Counter(_pairs(answers, labels)))
+
+
+def macro_f1_of(confusion: Mapping[tuple[str, str], int]) -> float:
+    """`macro_f1` from how often each pair of answer and label occurs, both stripped."""
+    answered: dict[str, int] = defaultdict(int)
+    expected: dict[str, int] = defaultdict(int)
+    for (answer, label), count in confusion.items():
+        answered[answer] += count
+        expected[label] += count
+    if not expected:
+        raise ValueError("no records to estimate from")
+    return fmean(
+        2 * confusion.get((label, label), 0) / (answered.get(label, 0) + count)
+        for label, count in expected.items()
+    )
+
+
+def mean_score(values: Sequence[float]) -> Estimate:
+    """The mean of scores from 0 to 1. Where each is the one or the other, it is a proportion:
+    a mean of equal values would claim to be exact."""
+    if set(values) <= {0.0, 1.0}:
+        return proportion(values)
+    return mean(values).within(0.0, 1.0)
 
 
 def label_set(outputs: Sequence[str]) -> frozenset[str] | None:
@@ -92,14 +115,6 @@ def label_set(outputs: Sequence[str]) -> frozenset[str] | None:
     return labels if few and len(outputs) >= _RECORDS_PER_LABEL * len(labels) else None
 
 
-def _mean_score(values: Sequence[float]) -> Estimate:
-    """The mean of scores from 0 to 1. Where each is the one or the other, it is a proportion:
-    a mean of equal values would claim to be exact."""
-    if set(values) <= {0.0, 1.0}:
-        return proportion(values)
-    return mean(values).within(0.0, 1.0)
-
-
 def _macro_f1_estimate(answers: Sequence[str], labels: Sequence[str]) -> Estimate:
     """Macro F1 with a bootstrap interval; a resample counts the labels that it holds."""
     pairs = _pairs(answers, labels)
@@ -108,27 +123,12 @@ def _macro_f1_estimate(answers: Sequence[str], labels: Sequence[str]) -> Estimat
         # All right or all wrong, and so is every resample: macro F1 is the accuracy then.
         return proportion(right)
     return bootstrap(
-        lambda indices: _macro_f1(Counter(map(pairs.__getitem__, indices))), n=len(pairs), seed=_SEED
+        lambda indices: macro_f1_of(Counter(map(pairs.__getitem__, indices))), n=len(pairs), seed=_SEED
     )
 
 
 def _pairs(answers: Sequence[str], labels: Sequence[str]) -> list[tuple[str, str]]:
     return [(answer.strip(), label.strip()) for answer, label in zip(answers, labels, strict=True)]
-
-
-def _macro_f1(confusion: Mapping[tuple[str, str], int]) -> float:
-    """From how often each pair of answer and label occurs."""
-    answered: dict[str, int] = defaultdict(int)
-    expected: dict[str, int] = defaultdict(int)
-    for (answer, label), count in confusion.items():
-        answered[answer] += count
-        expected[label] += count
-    if not expected:
-        raise ValueError("no records to estimate from")
-    return fmean(
-        2 * confusion.get((label, label), 0) / (answered.get(label, 0) + count)
-        for label, count in expected.items()
-    )
 
 
 def _calibration_error(answers: Sequence[tuple[float, float]]) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -45,6 +47,14 @@ class Records:
 
     def __len__(self) -> int:
         return len(self.items)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of inputs and outputs, in their order: equal for the same records, and tells none."""
+        hashed = hashlib.sha256()
+        for record in self.items:
+            hashed.update(json.dumps([record.input, record.output]).encode())
+        return hashed.hexdigest()
 
     def split(self, count: int, seed: int) -> tuple[Records, Records]:
         """All but `count` records, and these, drawn by `seed`; both in their old order.

@@ -68,6 +68,11 @@ class Validation:
     def __len__(self) -> int:
         return len(self._examples)
 
+    @property
+    def digest(self) -> str:
+        """Of the records, by which it is known again."""
+        return self._records.digest
+
     def draw(self, count: int) -> Validation:
         """By at most `count` of the records, always the same of a stream."""
         if count >= len(self):

@@ -35,6 +35,7 @@ def verdict(
     if validation is not None:
         compared = {UNTUNED: SoftPrompt({}), INITIAL: candidate.initial, TUNED: candidate.prompt}
         told["validation_records"] = len(validation)
+        told["validation_digest"] = validation.digest
         told["answers"] = min(JUDGED, len(validation))
         told["validation"] = {
             name: validation.scores(prompt, JUDGED, calibration=True).to_dict()

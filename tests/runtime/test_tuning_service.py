@@ -1,13 +1,19 @@
-"""What TuningService makes of long loss curves. Its RPCs are in test_jobs.py."""
+"""What TuningService makes of long loss curves, and of clients that leave an evaluation. Its RPCs are in
+test_jobs.py and test_command_line.py."""
 
 from __future__ import annotations
 
-from itertools import pairwise
+from collections.abc import Iterator
+from itertools import count, pairwise
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from caikit_pt.runtime import tuning_service
-from caikit_pt.runtime.tuning_service import _thinned
+from caikit_pt.runtime.tuning_messages import EvaluateRequest
+from caikit_pt.runtime.tuning_service import TuningServicer, _thinned
+from caikit_pt.tuning.evaluation import Done
 
 
 @pytest.mark.parametrize("length", [0, 1, 9, 10, 11, 20, 95, 1001])
@@ -24,3 +30,90 @@ def test_a_long_curve_is_thinned_at_equal_distances(monkeypatch: pytest.MonkeyPa
     steps = [point[0] or 0 for point in thin]
     assert len({after - before for before, after in pairwise(steps)}) <= 1
     assert length > 10 or thin == points
+
+
+class Left(Exception):
+    """What a context raises that is aborted."""
+
+
+class Context:
+    """A client that listens to so many events."""
+
+    def __init__(self, events: int) -> None:
+        self.events = events
+        self.status = ""
+
+    def is_active(self) -> bool:
+        return self.events > 0
+
+    def abort(self, code: Any, text: str) -> None:
+        self.status = code.name
+        raise Left(text)
+
+
+class Endless:
+    """An evaluation that nothing ends but its client."""
+
+    def __init__(self) -> None:
+        self.closed = False
+
+    def run(self) -> Iterator[Done]:
+        try:
+            for number in count(1):
+                yield Done(number, 10**9, float(number))
+        finally:
+            self.closed = True
+
+
+@pytest.fixture
+def endless(monkeypatch: pytest.MonkeyPatch) -> Endless:
+    evaluation = Endless()
+    monkeypatch.setattr(tuning_service, "_evaluation", lambda _: evaluation)
+    return evaluation
+
+
+@pytest.fixture
+def servicer() -> TuningServicer:
+    """Without trainings, and with a place for one client that takes long."""
+    return TuningServicer(SimpleNamespace(store=None), most_watchers=1)  # type: ignore[arg-type]
+
+
+def test_a_client_that_leaves_ends_its_evaluation(servicer: TuningServicer, endless: Endless) -> None:
+    context, seen = Context(3), []
+    for event in servicer.Evaluate(EvaluateRequest().to_proto(), context):
+        seen.append(event.done)
+        context.events -= 1
+    assert seen == [1, 2, 3]
+    assert endless.closed
+    # Its place is free again.
+    assert next(servicer.Evaluate(EvaluateRequest().to_proto(), Context(1))).done == 1
+
+
+def test_as_many_as_may_evaluate_and_none_while_the_server_stops(
+    servicer: TuningServicer, endless: Endless
+) -> None:
+    first = servicer.Evaluate(EvaluateRequest().to_proto(), one := Context(9))
+    next(first)
+    with pytest.raises(Left, match="1 clients watch trainings or evaluate"):
+        next(servicer.Evaluate(EvaluateRequest().to_proto(), refused := Context(9)))
+    assert refused.status == "RESOURCE_EXHAUSTED"
+    servicer.stop()
+    with pytest.raises(Left, match="The server stops"):
+        next(first)
+    assert one.status == "UNAVAILABLE"
+    assert endless.closed
+
+
+@pytest.mark.parametrize("confined", [None, False, True])
+def test_an_evaluation_is_asked_for_as_the_request_says(
+    confined: bool | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What isn't set is left to the prompt."""
+    asked: dict[str, Any] = {}
+    prompt = SimpleNamespace(evaluation=lambda *_, **options: asked.update(options))
+    monkeypatch.setattr(tuning_service, "_published", lambda *_: prompt)
+    message = EvaluateRequest.get_proto_class()(model_name="mood", test_stream={}, labels_only=confined)
+    tuning_service._evaluation(message)
+    assert asked["labels_only"] is confined
+    assert asked["tuning_task"] is None
+    assert asked["max_new_tokens"] is None

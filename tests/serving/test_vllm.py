@@ -38,6 +38,10 @@ from caikit_pt.serving.vllm_text import VllmText
 from caikit_pt.settings import Remote, Settings
 from caikit_pt.soft_prompt.artifact import TunedPrompt
 from caikit_pt.soft_prompt.prompt import SoftPrompt
+from caikit_pt.tuning.contender import Contender
+from caikit_pt.tuning.evaluation import Evaluation
+from caikit_pt.tuning.records import read_records
+from caikit_pt.tuning.verbalizer import Verbalizer
 from tests.conftest import BASE_MODELS, LLAMA, T5
 
 TEXT = "The kettle from your shop is dreadful"
@@ -509,3 +513,28 @@ def test_other_base_models_stay_here(fake: Fake, llama: BaseModel) -> None:
     remote = Remote(base_model="granite*", vllm=fake.address, model="served")
     now = Settings(base_models_dir=str(BASE_MODELS), device="cpu", backends=(remote,))
     assert base_for(llama.checkpoint, now) is llama
+
+
+def test_a_prompt_of_such_a_model_is_evaluated_by_its_answers(fake: Fake) -> None:
+    """Without losses and without the untuned base, which is said."""
+    base = text_side(fake)
+    fake.says = [*base.target_ids("good"), base.end_id]
+    fake.reason = "stop"
+    tuned = Contender(
+        model_name="mood",
+        base=base,
+        backend=backend_for(base, settings(fake)),
+        prompt=PROMPT,
+        verbalizer=Verbalizer("{{input}}"),
+    )
+    records = [{"input": f"{TEXT} {mood}", "output": mood} for mood in ("good", "bad", "good")]
+    evaluation = Evaluation(tuned, read_records(records, "test_stream"), "classification", against=tuned)
+    *_, last = evaluation.run()
+    report = evaluation.report()
+    assert last.done == last.of == len(fake.requests) == 6
+    assert set(report["scores"]) == {"tuned", "against", "majority"}
+    assert report["confusion"] == {"labels": ["bad", "good"], "counts": [[0, 1, 0], [0, 2, 0]]}
+    assert "loss" not in report["scores"]["tuned"]
+    assert report["notes"][0].startswith(
+        "loss, perplexity and the untuned base model are left out: tiny-llama"
+    )

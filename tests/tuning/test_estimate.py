@@ -11,7 +11,16 @@ from statistics import fmean
 
 import pytest
 
-from caikit_pt.tuning.estimate import Estimate, bootstrap, mean, proportion, ratio
+from caikit_pt.tuning.estimate import (
+    Estimate,
+    bootstrap,
+    bootstraps,
+    difference,
+    mean,
+    proportion,
+    ratio,
+    sign_test,
+)
 
 TRIALS = 400
 
@@ -190,3 +199,64 @@ def test_the_bootstrap_never_leaves_its_value_out() -> None:
 )
 def test_an_estimate_reads_well(estimate: Estimate, text: str) -> None:
     assert str(estimate) == text
+
+
+def less(one: Sequence[float], other: Sequence[float]) -> Estimate:
+    """The mean of `one` less that of `other`, of the same records."""
+    gains = [first - second for first, second in zip(one, other, strict=True)]
+    found = bootstrap(lambda drawn: fmean(map(gains.__getitem__, drawn)), len(gains), 5)
+    return difference(found, len(gains), bounded=True)
+
+
+def test_a_paired_difference_holds_the_truth(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two that are right on 0.7 and 0.52 of all records, more often on the same ones than by chance."""
+    monkeypatch.setattr("caikit_pt.tuning.estimate._RESAMPLES", 200)
+
+    def draw(source: Random) -> Estimate:
+        easy = [source.random() for _ in range(60)]
+        one = [float(ease < 0.7) for ease in easy]
+        other = [float(source.random() < 0.6 if source.random() < 0.2 else ease < 0.5) for ease in easy]
+        return less(one, other)
+
+    assert 0.9 <= coverage(draw, 0.7 - 0.52) <= 0.99
+
+
+def test_a_paired_difference_is_narrower_than_one_of_strangers() -> None:
+    """Where both are right on the same records."""
+    found = less([1.0] * 60 + [0.0] * 40, [1.0] * 55 + [0.0] * 45)
+    assert found.value == pytest.approx(0.05)
+    assert 0 < found.low < found.high < 0.11
+
+
+@pytest.mark.parametrize(("one", "other"), [(1.0, 1.0), (0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (0.3, 0.3)])
+def test_records_that_show_no_difference_are_no_proof_of_none(one: float, other: float) -> None:
+    for records in (1, 10, 500):
+        found = less([one] * records, [other] * records)
+        unseen = 1.959964**2 / (records + 1.959964**2)
+        assert found.value == one - other
+        assert found.low == pytest.approx(max(-1, one - other - unseen * (1 + abs(one - other))))
+        assert found.high == pytest.approx(min(1, one - other + unseen * (1 + abs(one - other))))
+
+
+def test_a_difference_of_losses_has_no_bounds_and_of_one_record_no_interval() -> None:
+    assert difference(Estimate(4.0, 3.0, 5.0), 2, bounded=False) == Estimate(4.0, 3.0, 5.0)
+    assert difference(Estimate(3.0, 3.0, 3.0), 1, bounded=False) == Estimate(3.0, -math.inf, math.inf)
+
+
+def test_several_statistics_are_of_the_same_resamples() -> None:
+    found = bootstraps(lambda drawn: {"mean": fmean(drawn), "twice": 2 * fmean(drawn)}, 20, 5)
+    assert found["mean"] == bootstrap(fmean, 20, 5)
+    assert found["twice"].low == pytest.approx(2 * found["mean"].low)
+
+
+@pytest.mark.parametrize(
+    ("wins", "losses", "probability"),
+    [(0, 0, 1.0), (1, 1, 1.0), (0, 5, 2 / 32), (8, 2, 2 * 56 / 1024), (5000, 5000, 1.0)],
+)
+def test_how_likely_a_split_is_by_chance(wins: int, losses: int, probability: float) -> None:
+    assert sign_test(wins, losses) == sign_test(losses, wins) == pytest.approx(probability)
+
+
+def test_a_split_of_many_records() -> None:
+    assert 0.3 < sign_test(5000, 5100) < 0.33
+    assert sign_test(0, 3000) < 1e-300
