@@ -32,6 +32,7 @@ from caikit_pt.parameters.tuning import (
     resolve,
 )
 from caikit_pt.settings import Settings
+from caikit_pt.soft_prompt.initial import InitialPrompt, Predecessor
 from caikit_pt.soft_prompt.source import SourcePrompt, find_source
 from caikit_pt.tuning.record_fields import Asked
 from caikit_pt.tuning.records import Records, doubts, read_records
@@ -55,6 +56,8 @@ class TuningPlan:
     limits: Limits
     # The base model itself, where a Python caller brought one.
     resource: BaseModel | None = None
+    # The tuned prompt that the training goes on from.
+    initial: InitialPrompt | None = None
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -88,15 +91,20 @@ def make_plan(
     val_stream: Iterable[Any] | None,
     settings: Settings,
     resource: BaseModel | None = None,
+    predecessor: Predecessor | None = None,
 ) -> TuningPlan:
     """Checks a train request and resolves its defaults.
 
-    `request` holds the parameters by name, None for unset. Raises InvalidParameter (or one of its
-    kinds) for the first thing that may not be.
+    `request` holds the parameters by name, None for unset; `predecessor` is the tuned prompt that it names.
+    Raises InvalidParameter (or one of its kinds) for the first thing that may not be.
     """
     given = check_request(request, settings.tuning_limits)
-    Verbalizer(given.get("verbalizer", TUNING_PARAMETERS["verbalizer"].default))
-    checkpoint = resource.checkpoint if resource else locate(given["base_model"], settings)
+    taken = predecessor.taken(settings.tuning_limits) if predecessor else {}
+    known = {**{name: value for name, (value, _) in taken.items()}, **given}
+    Verbalizer(known.get("verbalizer", TUNING_PARAMETERS["verbalizer"].default))
+    checkpoint = resource.checkpoint if resource else locate(known["base_model"], settings)
+    if predecessor:
+        predecessor.check(given, checkpoint)
     # Both are read for their errors: what is broken here would break only the job.
     _ = checkpoint.fingerprint, checkpoint.tokenizer
     text_of(checkpoint).init_ids(given.get("prompt_tuning_init_text", ""))
@@ -105,13 +113,24 @@ def make_plan(
     records = read_records(train_stream, "train_stream", asked)
     validation = None if val_stream is None else read_records(val_stream, "val_stream", asked)
     decided = _validation_share(given, len(records), validation is not None)
-    parameters = _resolve(given, decided, checkpoint, source, records.classification, settings, resource)
+    parameters = _resolve(
+        given, decided, taken, checkpoint, source, records.classification, settings, resource
+    )
     held_out = math.ceil(parameters.validation_share * len(records))
     if held_out:
         if parameters.origins["validation_share"] == "default":
             held_out = min(held_out, MOST_SPLIT_OFF)
         records, validation = records.split(held_out, parameters.seed)
-    plan = TuningPlan(parameters, checkpoint, source, records, validation, settings.tuning_limits, resource)
+    plan = TuningPlan(
+        parameters,
+        checkpoint,
+        source,
+        records,
+        validation,
+        settings.tuning_limits,
+        resource,
+        predecessor.initial if predecessor else None,
+    )
     for warning in plan.warnings:
         _LOG.warning(warning)
     return plan
@@ -161,6 +180,7 @@ def _source(given: Mapping[str, Any], checkpoint: Checkpoint, settings: Settings
 def _resolve(
     given: Mapping[str, Any],
     decided_before: Decided,
+    taken: Decided,
     checkpoint: Checkpoint,
     source: SourcePrompt | None,
     classification: bool,
@@ -168,13 +188,17 @@ def _resolve(
     resource: BaseModel | None,
 ) -> TuningParameters:
     kind = "classification" if classification else "generation"
-    decided: Decided = {**decided_before, "tuning_task": (kind, "the type of the records")}
-    task = given.get("tuning_task", kind)
+    decided: Decided = {
+        **decided_before,
+        "tuning_task": (kind, "the type of the records"),
+        "output_model_types": (checkpoint.prompt_parts[:1], f"{checkpoint.family} model"),
+        **taken,
+    }
+    task = given.get("tuning_task", decided["tuning_task"][0])
     decided.update(preset(settings.tuning_presets, checkpoint.name, task))
     if source:
         decided["num_virtual_tokens"] = (source.num_virtual_tokens, f"source prompt {source.name}")
         decided["prompt_tuning_init_source_model"] = (source.name, "the default of the base model")
-    decided["output_model_types"] = (checkpoint.prompt_parts[:1], f"{checkpoint.family} model")
     wrong = set(given.get("output_model_types", ())) - set(checkpoint.prompt_parts)
     if wrong:
         raise InvalidParameter(
