@@ -372,7 +372,7 @@ def _predecessor(given: Union[PeftPromptTuning, Path, str]) -> Predecessor:
     if isinstance(given, Path):
         if not (given / "config.yml").is_file():
             raise InvalidParameter(FIELD, str(given), "the directory of a tuned prompt")
-        return Predecessor(str(given), _read(str(given)))
+        return Predecessor(given.resolve().name, _read(str(given)))
     return Predecessor(given, _read(str(published(given, caikit.get_config().runtime.local_models_dir))))
 
 
