@@ -218,12 +218,10 @@ def _answered(
             predict(
                 client, options.model_name, inputs, answers, options.in_flight, parameters, tell.lost, tell
             )
-        except (KeyboardInterrupt, ServerError):
+        except (KeyboardInterrupt, ServerError, OSError):
             tell.close()
-            told = (
-                f"{answers.done} of {count} answers are in {options.out}; the same command goes on from there"
-            )
-            print(told, file=sys.stderr)
+            told = f"{answers.done} of {count} answers are in {options.out}"
+            print(f"{told}; the same command goes on from there", file=sys.stderr)
             raise
         tell.close()
     if answers.errors:
