@@ -198,6 +198,8 @@ def _predict(options: argparse.Namespace) -> int:
             return _answered(client, inputs, answers, count, parameters, options)
     except InvalidParameter as error:
         raise _Wrong(_in_file(options.input, error) if isinstance(error, InvalidRecord) else error) from None
+    except BrokenPipeError:
+        raise
     except OSError as error:
         raise _Wrong(f"{options.out} can't be written ({error.strerror or error})") from error
 
@@ -416,11 +418,9 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         required=True,
         metavar="FILE",
-        help=".jsonl or .csv; begun before, it is gone on with",
+        help=".jsonl or .csv; one that was begun is gone on with",
     )
-    predicted.add_argument(
-        "--input-field", help="the field that is asked, where it isn't `input` or the like"
-    )
+    predicted.add_argument("--input-field", help=_help(TUNING_PARAMETERS["input_field"]))
     predicted.add_argument(
         "--in-flight", type=_count, default=IN_FLIGHT, metavar="N", help=f"requests at a time; {IN_FLIGHT}"
     )
@@ -441,7 +441,7 @@ def _add_request(parser: argparse.ArgumentParser) -> None:
         "--from",
         dest=_FROM,
         metavar="NAME",
-        help=f"{_help(TUNING_PARAMETERS[_FROM])} No --base-model needed.",
+        help=_help(TUNING_PARAMETERS[_FROM]),
     )
     for name, what in (("train", "to train on"), ("validation", "to validate with")):
         group = parser.add_mutually_exclusive_group(required=name == "train")

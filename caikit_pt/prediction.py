@@ -43,7 +43,7 @@ class Input:
 
 @dataclass(frozen=True)
 class Inputs:
-    """The records of `file`; their text is the field `field`, where it is empty the one that training reads."""
+    """The records of `file`; their text is in `field`, or where that is empty in the one that training reads."""
 
     file: Path
     field: str = ""
@@ -71,8 +71,8 @@ class Inputs:
 
     @cached_property
     def checked(self) -> tuple[int, Input]:
-        """How many there are, and the first. Reads all of them; raises InvalidRecord, too, where there is none
-        that can be answered."""
+        """How many there are, and the first. Reads all of them; raises InvalidRecord, too, where none can be
+        answered."""
         first, count, usable = None, 0, False
         for one in self:
             first, count, usable = first or one, count + 1, usable or not one.error
@@ -94,7 +94,7 @@ class Answers:
     def __init__(
         self, path: Path, run: Mapping[str, Any], others: Iterable[str], names: Sequence[str]
     ) -> None:
-        """`run` says whose answers they are, `names` are those of an answer's fields and `others` of a record's.
+        """`run` says whose answers they are; `names` are the fields of an answer, `others` those of a record.
 
         Nothing is written yet. Raises InvalidParameter where nothing can be, or where `path` holds something
         else than the first of these answers.
@@ -112,17 +112,19 @@ class Answers:
             self._check_run()
 
     def open(self) -> None:
-        """Drops a last line that is torn, and is ready for the next one. Raises InvalidParameter where another
-        process is at it, OSError."""
-        if not self._holds_something:
-            new = self._beside.with_name(f".{self._beside.name}.new")
-            new.write_text(json.dumps(self._run, ensure_ascii=False) + "\n", "utf-8")
-            os.replace(new, self._beside)
+        """Drops a last line that is torn, and is ready for the next one.
+
+        Raises InvalidParameter where another process is at it, OSError.
+        """
         self._file = self._path.open("a+b")
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise InvalidParameter(_OUT, str(self._path), "a file that no other process writes") from None
+        if not self._holds_something:
+            new = self._beside.with_name(f".{self._beside.name}.new")
+            new.write_text(_json(self._run) + "\n", "utf-8")
+            os.replace(new, self._beside)
         self._file.seek(0)
         size = 0
         for record in _whole(self._file, self._is_table):

@@ -100,7 +100,7 @@ def input_field(fields: Mapping[str, Any], asked: str) -> str:
 
 
 def input_text(name: str, value: Any) -> str:
-    """The text of an input field; of `messages` what the user says in the first turn. Raises UnusableField."""
+    """The text of an input field; of `messages` what the user says, in one turn. Raises UnusableField."""
     if _plain(name) == _MESSAGES and isinstance(value, list):
         first = value[0] if value and isinstance(value[0], Mapping) else {}
         if first.get("role") != "user" or len(value) > 2:
