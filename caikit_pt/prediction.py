@@ -43,7 +43,7 @@ class Input:
 
 @dataclass(frozen=True)
 class Inputs:
-    """The records of `file`; their text is in `field`, or where that is empty in the one that training reads."""
+    """The records of `file`; their text is in `field`; where that is empty, in the one that training reads."""
 
     file: Path
     field: str = ""

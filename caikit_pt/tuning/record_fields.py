@@ -113,14 +113,13 @@ def input_text(name: str, value: Any) -> str:
 def _input_named(names: tuple[str, ...], asked: str) -> str:
     if asked:
         return _named(names, asked)
-    found = [
-        wanted for wanted in dict.fromkeys((*(one for one, _ in PAIRS), _MESSAGES)) if _find(names, wanted)
-    ]
-    if PAIRS[0][0] in found:
-        found = [PAIRS[0][0]]
+    known = [*dict.fromkeys(given for given, _ in PAIRS), _MESSAGES]
+    found = [wanted for wanted in known if _find(names, wanted)]
+    if known[0] in found:
+        found = known[:1]
     if len(found) != 1:
-        wanted = "a record with one of the fields " + ", ".join(dict.fromkeys(one for one, _ in PAIRS))
-        raise UnusableField(None, _shown(names), f"{wanted} or {_MESSAGES}; input_field names another")
+        expected = f"a record with one of the fields {', '.join(known)}; input_field names another"
+        raise UnusableField(None, _shown(names), expected)
     return _named(names, found[0])
 
 
