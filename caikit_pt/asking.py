@@ -138,10 +138,11 @@ class Asking:
 
     def _wait(self, error: CaikitPtError) -> None:
         """Raises `error` where nobody has ever answered, or nobody does any more."""
-        now = time.monotonic()
-        if not self._answered or now - (self._lost_since or now) > _SECONDS_TO_COME_BACK:
+        if not self._answered:
             raise error
         if self._lost_since is None:
-            self._lost_since = now
+            self._lost_since = time.monotonic()
             if self._on_lost:
                 self._on_lost(error)
+        if time.monotonic() - self._lost_since > _SECONDS_TO_COME_BACK:
+            raise error

@@ -33,7 +33,7 @@ from caikit_pt.errors import CaikitPtError, InvalidParameter, InvalidRecord
 from caikit_pt.parameters.generation import GENERATION_PARAMETERS
 from caikit_pt.parameters.table import Parameter, ParameterTable
 from caikit_pt.parameters.tuning import TUNING_PARAMETERS
-from caikit_pt.prediction import ERROR, Answers, Inputs, predict
+from caikit_pt.prediction import ERROR, Answers, Inputs, predict, written
 from caikit_pt.tuning.record_fields import Asked
 from caikit_pt.tuning.record_file import ENDINGS, rows
 from caikit_pt.tuning.records import Records, field_doubts, read_records
@@ -183,8 +183,9 @@ def _predict(options: argparse.Namespace) -> int:
     parameters = _set(options, GENERATION_PARAMETERS)
     try:
         count, first = inputs.checked
-        if options.out.exists() and options.out.samefile(options.input):
-            raise _Wrong(f"{options.out} is the file of inputs: answers need another")
+        for file in written(options.out):
+            if file.exists() and file.samefile(options.input):
+                raise _Wrong(f"{file} is the file of records: answers need another")
         with TuningClient(options.server) as client:
             run = {
                 "model_name": options.model_name,

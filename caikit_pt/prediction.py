@@ -29,7 +29,15 @@ _INPUT = "input"
 # Said with every answer, and never of one.
 _LEFT_OUT = ("producer_id",)
 _JSON_LINES, _TABLE = ".jsonl", ".csv"
-_OUT = "out"
+_OUT = "--out"
+# What tells a run from another, in words.
+_OTHER = {
+    "model_name": "of another model",
+    "training_id": "of another training of the model",
+    "parameters": "with other parameters",
+    "input_field": "to another field",
+    "input_sha256": "to other records",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +51,7 @@ class Input:
 
 @dataclass(frozen=True)
 class Inputs:
-    """The records of `file`; their text is in `field`; where that is empty, in the one that training reads."""
+    """The records of `file`; their text is in `field`, where that is empty in the one that training reads."""
 
     file: Path
     field: str = ""
@@ -101,7 +109,7 @@ class Answers:
         """
         self.done = self.errors = 0
         self._path, self._run = path, run
-        self._beside = path.with_name(f"{path.name}.run.json")
+        _, self._beside = written(path)
         self._is_table = path.suffix.lower() == _TABLE
         self._reserved = {_INPUT, ERROR, *names}
         kept = [name for name in others if name not in self._reserved]
@@ -174,7 +182,7 @@ class Answers:
             told = f"what {self._path.name} holds isn't known, for there is no {self._beside.name}"
             raise InvalidParameter(_OUT, str(self._path), f"{allowed} ({told})") from None
         if differing:
-            told = f"{self._path.name} holds answers with another {' and another '.join(differing)}"
+            told = f"{self._path.name} holds answers {', '.join(_OTHER[name] for name in differing)}"
             raise InvalidParameter(_OUT, str(self._path), f"{allowed} ({told})")
 
     def _count(self, record: bytes, is_header: bool) -> None:
@@ -200,6 +208,11 @@ class Answers:
         # Half a surrogate pair becomes what JSON has for it.
         self._file.write(text.encode("utf-8", "backslashreplace"))
         self._file.flush()
+
+
+def written(out: Path) -> tuple[Path, Path]:
+    """The files that are written for the answers `out`."""
+    return out, out.with_name(f"{out.name}.run.json")
 
 
 def predict(
