@@ -126,7 +126,7 @@ def asked_of(file: Path, rows: list[dict[str, Any]]) -> str:
 def test_predict(tuned: str, address: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """In order, with what the record had; one that is refused ends nothing, and is counted."""
     out = tmp_path / "out.jsonl"
-    rows = [{"id": number, **record} for number, record in enumerate(RECORDS)]
+    rows: list[dict[str, Any]] = [{"id": number, **record} for number, record in enumerate(RECORDS)]
     rows[3]["input"] = "long " * 3000
     given = asked_of(tmp_path / "in.jsonl", rows)
     request = ["predict", "mood", given, f"--out={out}", "--max-new-tokens=3", address]
