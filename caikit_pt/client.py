@@ -401,10 +401,9 @@ class _Stubs:
     """caikit makes messages and stubs of the installed module; it takes a second or two."""
 
     def __init__(self, channel: grpc.Channel) -> None:
-        from caikit.interfaces.nlp.data_model import GeneratedTextResult
         from caikit.runtime.service_factory import ServicePackageFactory as Factory
 
-        import caikit_pt  # noqa: F401
+        from caikit_pt.data_model import GeneratedTextResult
         from caikit_pt.runtime.tuning_service import service
 
         kinds = Factory.ServiceType

@@ -4,10 +4,12 @@ Names, order and numbers are wire API: they are those of caikit-nlp, whose clien
 unchanged. New fields get new numbers at the end, and nothing is ever renumbered.
 """
 
-from typing import List
+from typing import List, Optional
 
 import caikit
 from caikit.core import DataObjectBase
+from caikit.interfaces.nlp.data_model import GeneratedTextResult as CaikitResult
+from caikit.interfaces.nlp.data_model import GeneratedTextStreamResult as CaikitStreamResult
 from py_to_proto.dataclass_to_proto import Annotated, FieldNumber
 
 # caikit-nlp's package, so that full names agree too.
@@ -44,3 +46,25 @@ class ExponentialDecayLengthPenalty(DataObjectBase):
 
     start_index: Annotated[int, FieldNumber(1)]
     decay_factor: Annotated[float, FieldNumber(2)]
+
+
+@caikit.core.dataobject(package=_PACKAGE)
+class LabelProbability(DataObjectBase):
+    """How likely a label is, from 0 to 1."""
+
+    label: Annotated[str, FieldNumber(1)]
+    probability: Annotated[float, FieldNumber(2)]
+
+
+@caikit.core.dataobject(package=_PACKAGE)
+class GeneratedTextResult(CaikitResult):
+    """caikit's, and the labels of a classification where they are asked for, the likeliest first."""
+
+    label_probabilities: Annotated[Optional[List[LabelProbability]], FieldNumber(9)]
+
+
+@caikit.core.dataobject(package=_PACKAGE)
+class GeneratedTextStreamResult(CaikitStreamResult):
+    """caikit's, with the same on the last of an answer."""
+
+    label_probabilities: Annotated[Optional[List[LabelProbability]], FieldNumber(6)]

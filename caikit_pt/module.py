@@ -18,8 +18,6 @@ from caikit.core.data_model import DataStream
 from caikit.interfaces.nlp.data_model import (
     ClassificationTrainRecord,
     FinishReason,
-    GeneratedTextResult,
-    GeneratedTextStreamResult,
     GeneratedToken,
     Token,
     TokenizationResults,
@@ -34,15 +32,20 @@ from caikit_pt.base_model.pool import POOL
 from caikit_pt.base_model.text import TextSide
 from caikit_pt.data_model import (
     ExponentialDecayLengthPenalty,
+    GeneratedTextResult,
+    GeneratedTextStreamResult,
     GenerationTrainRecord,
+    LabelProbability,
     TuningConfig,
 )
 from caikit_pt.errors import InvalidParameter
 from caikit_pt.parameters.generation import GenerationParameters
+from caikit_pt.parameters.tuning import TUNING_PARAMETERS
 from caikit_pt.runtime.status import caikit_errors
 from caikit_pt.serving.backend import Backend
 from caikit_pt.serving.backends import backend_for, base_for
 from caikit_pt.serving.generation import Generation
+from caikit_pt.serving.labels import Labels
 from caikit_pt.serving.sequence import Sequence, text_ids
 from caikit_pt.serving.sequence import Token as ServedToken
 from caikit_pt.soft_prompt import artifact
@@ -82,7 +85,7 @@ class PeftPromptTuning(ModuleBase):
         tuned.check_base(base.checkpoint)
         self.tuned = tuned
         self.base = base
-        self._verbalizer = Verbalizer(tuned.verbalizer)
+        self._verbalizer = Verbalizer(tuned.verbalizer, tuned.separator)
 
     # ---- training ----
 
@@ -122,6 +125,7 @@ class PeftPromptTuning(ModuleBase):
         training_id: Optional[str] = None,
         input_field: Optional[str] = None,
         output_field: Optional[str] = None,
+        separator: Optional[str] = None,
         prompt_tuning_init_prompt: Optional[str] = None,
     ) -> "PeftPromptTuning":
         """Tunes a soft prompt and returns it ready to serve.
@@ -157,7 +161,7 @@ class PeftPromptTuning(ModuleBase):
             request = {
                 "base_model": resource.checkpoint.name if resource else base_model or None,
                 **_set_fields(tuning_config),
-                **{name: value for name, value in parameters.items() if value not in (None, "")},
+                **{name: value for name, value in parameters.items() if _is_set(name, value)},
                 FIELD: predecessor and predecessor.name,
             }
             if not base_model and isinstance(prompt_tuning_init_prompt, PeftPromptTuning):
@@ -218,6 +222,8 @@ class PeftPromptTuning(ModuleBase):
         token_logprobs: Optional[bool] = None,
         token_ranks: Optional[bool] = None,
         include_stop_sequence: Optional[bool] = None,
+        labels_only: Optional[bool] = None,
+        label_probabilities: Optional[bool] = None,
     ) -> GeneratedTextResult:
         """The answer to `text`. Every parameter with its range and default: docs/parameters.md.
 
@@ -237,6 +243,7 @@ class PeftPromptTuning(ModuleBase):
                 seed=_seed(sequence),
                 tokens=_messages(sequence.tokens),
                 input_tokens=self._input_tokens(sequence),
+                label_probabilities=_label_probabilities(sequence),
             )
 
     @TextGenerationTask.taskmethod(output_streaming=True)
@@ -264,6 +271,8 @@ class PeftPromptTuning(ModuleBase):
         token_logprobs: Optional[bool] = None,
         token_ranks: Optional[bool] = None,
         include_stop_sequence: Optional[bool] = None,
+        labels_only: Optional[bool] = None,
+        label_probabilities: Optional[bool] = None,
     ) -> Iterable[GeneratedTextStreamResult]:
         """The answer to `text` a token at a time; its texts joined are the text of `run`."""
         request = dict(locals())
@@ -296,6 +305,7 @@ class PeftPromptTuning(ModuleBase):
                     ),
                     producer_id=self.PRODUCER_ID,
                     input_tokens=asked,
+                    label_probabilities=_label_probabilities(sequence) if step.ends else None,
                 )
                 front, asked = "", None
 
@@ -319,8 +329,31 @@ class PeftPromptTuning(ModuleBase):
             self.tuned.prompt,
             text_ids(self.base, self._verbalizer.render(text), parameters),
             parameters,
-            prefix=text if shown else "",
+            prefix=text + self.tuned.separator.rstrip(" ") if shown else "",
+            behind_space=self.tuned.separator.endswith(" "),
+            labels=self._labels_for(parameters),
         )
+
+    def _labels_for(self, parameters: GenerationParameters) -> Optional[Labels]:
+        """What the answer is confined to. Raises InvalidParameter for probabilities of nothing."""
+        confined = parameters.labels_only and self._labels is not None
+        if parameters.label_probabilities and not confined:
+            raise InvalidParameter(
+                "label_probabilities",
+                True,
+                "false or unset, unless the prompt was tuned for a classification and labels_only is true",
+            )
+        return self._labels if confined else None
+
+    @cached_property
+    def _labels(self) -> Optional[Labels]:
+        tuned = self.tuned
+        if not tuned.labels:
+            return None
+        longest = tuned.tuning_parameters.get(
+            "max_target_length", TUNING_PARAMETERS["max_target_length"].high
+        )
+        return Labels(self.base, tuned.labels, tuned.separator, longest)
 
     def _input_tokens(self, sequence: Sequence) -> Optional[List[GeneratedToken]]:
         if not sequence.parameters.input_tokens:
@@ -392,6 +425,11 @@ def _set_fields(config: Union[TuningConfig, Mapping[str, Any], None]) -> Dict[st
     return {name: value for name, value in values.items() if value}
 
 
+def _is_set(name: str, value: Any) -> bool:
+    """Empty text is no value but of what may be none."""
+    return value is not None and (value != "" or name == "separator")
+
+
 def _plain(config: Mapping[str, Any]) -> Dict[str, Any]:
     """caikit's config objects as plain values."""
     return {name: config[name] for name in config}
@@ -403,6 +441,12 @@ def _finish_reason(sequence: Sequence) -> FinishReason:
 
 def _seed(sequence: Sequence) -> Optional[int]:
     return sequence.parameters.seed if sequence.parameters.samples else None
+
+
+def _label_probabilities(sequence: Sequence) -> Optional[List[LabelProbability]]:
+    if not (sequence.parameters.label_probabilities and sequence.search):
+        return None
+    return [LabelProbability(*pair) for pair in sequence.search.probabilities.items()]
 
 
 def _messages(tokens: List[ServedToken]) -> Optional[List[GeneratedToken]]:

@@ -22,6 +22,19 @@ class CausalText(TextSide):
         """A few tokenizers do; but the answer is to follow, so the text hasn't ended."""
         return bool(self.tokenizer("a")["input_ids"][-1] == self.end_id)
 
+    def answer_text(self, output: str, separator: str) -> str:
+        spaces = len(separator) - len(separator.rstrip(" "))
+        return " " * (spaces - self._begins_with_space if spaces else 0) + output
+
+    @cached_property
+    def _begins_with_space(self) -> bool:
+        """Whether the tokenizer takes a text for one with a space in front, as sentencepiece's do."""
+        (first, *_) = self.tokenizer.convert_ids_to_tokens(self.target_ids("a"))
+        return bool(first.startswith(("\u2581", "\u0120")))
+
+    def separated(self, ids: list[int], separator: str) -> list[int]:
+        return [*ids, *self.separator_ids(separator)]
+
     def cut_source(self, ids: list[int], limit: int) -> list[int]:
         return ids[:limit]
 

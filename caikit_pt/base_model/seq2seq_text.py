@@ -17,6 +17,13 @@ class Seq2SeqText(TextSide):
         encoded = self._literal_tokenizer(text_target=text, add_special_tokens=False)
         return self._embedded(encoded["input_ids"])
 
+    def answer_text(self, output: str, separator: str) -> str:
+        return output
+
+    def separated(self, ids: list[int], separator: str) -> list[int]:
+        ends = ids[-1:] if ids[-1:] == [self.end_id] else []
+        return [*ids[: len(ids) - len(ends)], *self.separator_ids(separator), *ends]
+
     def cut_source(self, ids: list[int], limit: int) -> list[int]:
         if len(ids) <= limit:
             return ids

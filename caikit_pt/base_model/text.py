@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _CHARACTERS_A_TOKEN = 16
 _SPARE_TOKENS = 256
+_WORD = "a"
 
 
 class TextSide(ABC):
@@ -58,6 +59,15 @@ class TextSide(ABC):
         """
         return self._embedded(self._literal_tokenizer(text, add_special_tokens=False)["input_ids"])
 
+    def separator_ids(self, separator: str) -> list[int]:
+        """The tokens of `separator` behind a word, but for the spaces at its end.
+
+        Raises UnknownToken where one has no embedding.
+        """
+        texts = (_WORD, _WORD + separator.rstrip(" "), separator.rstrip(" "))
+        word, both, alone = (self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts)
+        return self._embedded(both[len(word) :] if both[: len(word)] == word else alone, "separator")
+
     def _embedded(self, ids: Sequence[int], field: str = "text") -> list[int]:
         """`ids`, each with a row among the embeddings: some tokenizers have more tokens than their model."""
         if max(ids, default=0) >= self.rows:
@@ -96,6 +106,17 @@ class TextSide(ABC):
         return int(self.tokenizer.eos_token_id)
 
     # ---- what differs between the families ----
+
+    @abstractmethod
+    def answer_text(self, output: str, separator: str) -> str:
+        """What `target_ids` makes the tokens of an answer behind `separator` of.
+
+        A space that ends the separator belongs to the answer's first word, as a pretrained model expects it.
+        """
+
+    @abstractmethod
+    def separated(self, ids: list[int], separator: str) -> list[int]:
+        """`ids` of a source, which may have been cut, with the tokens of `separator` behind its text."""
 
     @abstractmethod
     def cut_source(self, ids: list[int], limit: int) -> list[int]:

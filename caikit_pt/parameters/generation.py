@@ -122,6 +122,21 @@ GENERATION_PARAMETERS = ParameterTable(
         True,
         "TGIS",
     ),
+    Parameter(
+        "labels_only",
+        bool,
+        "Prompts of a classification answer with one of its labels, whole, whatever is said of lengths, "
+        "penalties and stops; SAMPLING draws one. false: free text.",
+        True,
+        "caikit_pt",
+    ),
+    Parameter(
+        "label_probabilities",
+        bool,
+        "Return the probability of every label; they sum to 1.",
+        False,
+        "caikit_pt",
+    ),
 )
 
 
@@ -156,6 +171,8 @@ class GenerationParameters:
     token_logprobs: bool = False
     token_ranks: bool = False
     include_stop_sequence: bool = True
+    labels_only: bool = True
+    label_probabilities: bool = False
 
     @property
     def samples(self) -> bool:

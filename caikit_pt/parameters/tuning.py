@@ -34,6 +34,8 @@ SOURCE_INIT_METHODS = (AVERAGE_SOURCE, AVERAGE_SOURCE_TASKS, ONLY_SOURCE_SHARED,
 ENCODER = "ENCODER"
 DECODER = "DECODER"
 
+CLASSIFICATION = "classification"
+
 OFF, AUTO = "off", "auto"
 NONE, RESIDUAL = "none", "residual"
 ADAMW, ADAFACTOR = "adamw", "adafactor"
@@ -212,9 +214,11 @@ TUNING_PARAMETERS = ParameterTable(
     Parameter(
         "tuning_task",
         str,
-        "What the records are for; chooses the row of `tuning_presets`.",
-        source="classification for ClassificationTrainRecords, else generation",
-        choices=("classification", "generation", "summarization"),
+        "What the records are for; chooses the row of `tuning_presets`. Answers to a classification are "
+        "confined to its labels.",
+        source="classification for ClassificationTrainRecords and where outputs are few and repeated, else "
+        "generation",
+        choices=(CLASSIFICATION, "generation", "summarization"),
     ),
     Parameter(
         "task_learning_rate",
@@ -328,11 +332,19 @@ TUNING_PARAMETERS = ParameterTable(
         source="caikit_pt",
     ),
     Parameter(
+        "separator",
+        str,
+        "What stands between the verbalized text and the answer; part of the tuned prompt. A space at its "
+        "end belongs to the first word of the answer. Empty: nothing.",
+        source="by the kind of base model and the task: docs/quality.md",
+    ),
+    Parameter(
         "prompt_tuning_init_prompt",
         str,
         "A tuned prompt that is published on the server, to go on from: its rows are the initial ones, and "
         "what the request doesn't name of base model, virtual tokens, output model types, verbalizer, "
-        "maximum lengths and task is taken from it. In Python also a PeftPromptTuning, or the Path of one.",
+        "separator, maximum lengths and task is taken from it. In Python also a PeftPromptTuning, or the Path "
+        "of one.",
         default="",
         source="caikit_pt",
     ),
@@ -384,6 +396,7 @@ class TuningParameters:
     # Jobs that were queued by a release without them have none.
     input_field: str = ""
     output_field: str = ""
+    separator: str = ""
     prompt_tuning_init_prompt: str = ""
     origins: Mapping[str, str]
 

@@ -151,13 +151,18 @@ def _described(plan: TuningPlan) -> dict[str, Any]:
         "records": _described_records(plan.records),
         "validation": plan.validation and _described_records(plan.validation),
         "source": plan.source and plan.source.name,
-        "initial": plan.initial and plan.initial.name,
+        "initial": plan.initial and {"name": plan.initial.name, "labels": list(plan.initial.labels)},
         "limits": {name: list(bounds) for name, bounds in plan.limits.items()},
     }
 
 
 def _described_records(records: Records) -> dict[str, Any]:
-    return {"classification": records.classification, "stream": records.stream, "count": len(records)}
+    return {
+        "classification": records.classification,
+        "several_labels": records.several_labels,
+        "stream": records.stream,
+        "count": len(records),
+    }
 
 
 def _parameters(values: Mapping[str, Any]) -> TuningParameters:
@@ -180,7 +185,12 @@ def _read_records(file: Path, described: Mapping[str, Any] | None) -> Records | 
         items = tuple(Record(*json.loads(line)) for line in lines)
     if len(items) != described["count"]:
         raise ValueError(f"{file.name} is cut short")
-    return Records(items, described["classification"], described["stream"])
+    return Records(
+        items,
+        described["classification"],
+        described["stream"],
+        several_labels=described.get("several_labels", False),
+    )
 
 
 def _write_source(file: Path, source: SourcePrompt) -> None:
@@ -204,10 +214,12 @@ def _read_source(file: Path, name: str | None) -> SourcePrompt | None:
     return SourcePrompt(name, tensors["shared"], tensors.get("tasks"))
 
 
-def _read_initial(file: Path, name: str | None) -> InitialPrompt | None:
+def _read_initial(file: Path, described: Mapping[str, Any] | None) -> InitialPrompt | None:
     from caikit_pt.soft_prompt.tensor_file import read_tensors
 
-    return None if name is None else InitialPrompt(name, SoftPrompt(read_tensors(file)))
+    if described is None:
+        return None
+    return InitialPrompt(described["name"], SoftPrompt(read_tensors(file)), tuple(described["labels"]))
 
 
 def _write(file: Path, value: Any) -> None:

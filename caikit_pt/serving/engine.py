@@ -16,6 +16,7 @@ from caikit_pt.base_model.batch import Batch, Prefill
 from caikit_pt.base_model.frozen import BaseModel
 from caikit_pt.errors import OutOfMemory
 from caikit_pt.serving.generation import Generation
+from caikit_pt.serving.labels import log_shares
 from caikit_pt.serving.sampler import pick
 from caikit_pt.serving.scheduler import Limits, Scheduler
 from caikit_pt.serving.sequence import Sequence
@@ -133,17 +134,13 @@ class Engine:
     def _take(self, running: _Running, rows: Items[int], logits: Tensor) -> None:
         """Picks tokens for `rows` from their logits; who is finished leaves."""
         generations = [running.generations[row] for row in rows]
-        tokens = pick(logits, [each.sequence.sampler for each in generations])
-        for number, (generation, token) in enumerate(zip(generations, tokens, strict=True)):
-            try:
-                generation.sequence.take(token, logits[number])
-            except Exception as error:  # of one request's text
-                generation.fail(error)
+        _take_labels(generations, logits)
+        _take_tokens(generations, logits)
         for row in reversed(rows):
             generation = running.generations[row]
             if generation.ended or generation.sequence.finished:
                 running.leave(row)
-            elif generation.sequence.outgrows_its_keys(self.base):
+            elif generation.sequence.must_be_read_again(self.base):
                 running.leave(row)
                 self._scheduler.put_back([generation])
         for generation in generations:
@@ -210,6 +207,37 @@ class Engine:
             if any(each in generations for each in running.generations):
                 self._running.remove(running)
                 self._scheduler.put_back([each for each in running.generations if each not in generations])
+
+
+def _take_tokens(generations: Items[Generation], logits: Tensor) -> None:
+    """Picks the next token of each free answer from `logits` [B, V]."""
+    free = [row for row, each in enumerate(generations) if each.sequence.search is None]
+    if not free:
+        return
+    of_them = logits if len(free) == len(generations) else logits[free]
+    tokens = pick(of_them, [generations[row].sequence.sampler for row in free])
+    for row, token in zip(free, tokens, strict=True):
+        _taken(generations[row], partial(generations[row].sequence.take, token, logits[row]))
+
+
+def _take_labels(generations: Items[Generation], logits: Tensor) -> None:
+    """Goes on with each answer that is a label by `logits` [B, V]."""
+    labelled = [row for row, each in enumerate(generations) if each.sequence.search is not None]
+    choosing = [row for row in labelled if generations[row].sequence.is_at_a_choice]
+    shares: dict[int, list[float]] = {}
+    if choosing:
+        choices = [generations[row].sequence.choices for row in choosing]
+        shares = dict(zip(choosing, log_shares(logits[choosing], choices), strict=True))
+    for row in labelled:
+        take = generations[row].sequence.take_label
+        _taken(generations[row], partial(take, shares.get(row, ()), logits[row]))
+
+
+def _taken(generation: Generation, take: Callable[[], None]) -> None:
+    try:
+        take()
+    except Exception as error:  # of one request's text
+        generation.fail(error)
 
 
 def generate(base: BaseModel, sequences: Items[Sequence]) -> Iterator[None]:

@@ -12,6 +12,7 @@ from caikit_pt.base_model.frozen import BaseModel, Row
 from caikit_pt.base_model.text import TextSide
 from caikit_pt.errors import InvalidParameter
 from caikit_pt.parameters.generation import GenerationParameters
+from caikit_pt.serving.labels import Labels, LabelSearch
 from caikit_pt.serving.sampler import Sampler
 from caikit_pt.serving.text import Detokenizer, StopSequences
 from caikit_pt.soft_prompt.prompt import SoftPrompt
@@ -52,6 +53,11 @@ class Step:
     token: Token | None
     finish_reason: FinishReason
 
+    @property
+    def ends(self) -> bool:
+        """Whether it is the last."""
+        return self.finish_reason is not FinishReason.NOT_FINISHED
+
 
 class Sequence:
     """A text with its soft prompt, and the answer as it grows.
@@ -66,9 +72,15 @@ class Sequence:
         ids: Ids,
         parameters: GenerationParameters,
         prefix: str = "",
+        behind_space: bool = False,
+        labels: Labels | None = None,
     ) -> None:
-        """`ids` are the tokens of the text; `prefix` is what stands in front of the answer."""
-        self.prompt, self.parameters = prompt, parameters
+        """`ids` are the tokens of the text; `prefix` is what stands in front of the answer. `behind_space`:
+        a space that the answer begins with belongs to what is in front of it.
+
+        With `labels` the answer is one of them, whole, whatever `parameters` say of lengths and stops.
+        """
+        self.prompt, self.parameters, self.labels = prompt, parameters, labels
         self.row = Row(prompt.tensors, ids)
         self.finish_reason = FinishReason.NOT_FINISHED
         self.generated: list[int] = []
@@ -76,13 +88,17 @@ class Sequence:
         self.steps: list[Step] = []
         self.prefix = prefix
         self._base = base
-        room = _checked_room(base, self.row)
-        self._most = min(parameters.max_new_tokens, room or parameters.max_new_tokens)
+        needed = labels.most_tokens if labels else 1
+        most = needed if labels else parameters.max_new_tokens
+        self._most = min(most, _checked_room(base, self.row, needed) or most)
         self._deadline = time.monotonic() + (parameters.max_time or float("inf"))
         self.sampler = Sampler(parameters, base.seen_ids(self.row), base.end_ids)
         context = self.row.ids[-_CONTEXT_TOKENS:] if prefix else ()
-        self._detokenizer = Detokenizer(base.tokenizer, context)
+        self._detokenizer = Detokenizer(base.tokenizer, context, skip_space=behind_space and not prefix)
         self._stops = StopSequences(parameters.stop_sequences, parameters.include_stop_sequence)
+        self.search = self._search(labels) if labels else None
+        self._moved = False
+        self._spelled = ""
 
     @property
     def finished(self) -> bool:
@@ -119,8 +135,11 @@ class Sequence:
         """Keys and values that the text and its longest answer need, in positions."""
         return self._base.served_positions(self.row, self._most)
 
-    def outgrows_its_keys(self, base: BaseModel) -> bool:
-        """Whether the row is now so long that `base` computes all of its positions in another way."""
+    def must_be_read_again(self, base: BaseModel) -> bool:
+        """Whether the row goes on elsewhere than behind what is read of it, or is now so long that `base`
+        computes all of its positions in another way."""
+        if self._moved:
+            return True
         positions = self._base.served_positions(self.row, len(self.generated))
         return base.length_class(positions) != base.length_class(positions - 1)
 
@@ -130,6 +149,77 @@ class Sequence:
         if self.parameters.generated_tokens:
             described = _described(self._base, token, logits, self.parameters)
         self.extend(token, described)
+
+    def take_label(self, logs: collections.abc.Sequence[float], logits: torch.Tensor) -> None:
+        """Goes on towards one of the labels: by the log-probabilities of the choices among themselves where
+        it `is_at_a_choice`, by `logits` [V] where the label found is to be described token by token."""
+        search, self._moved = self.search, False
+        assert search is not None
+        if self.is_at_a_choice:
+            search.take(logs)
+        if search.wanted is not None:
+            self._go_to(search.wanted)
+            self.end_in_time()
+        elif not self._describes_by_logits:
+            self.generated = []
+            for token in self._label_ids:
+                self._spell(token, logits)
+        elif self.generated and not self.steps:
+            # The search went down to tokens; what each is worth is seen from the first one on.
+            self._go_to(())
+        else:
+            self._spell(self._label_ids[len(self.generated)], logits)
+
+    @property
+    def is_at_a_choice(self) -> bool:
+        """Whether the search for a label wants the logits behind what there is of the answer."""
+        return self.search is not None and self.search.wanted == tuple(self.generated)
+
+    @property
+    def choices(self) -> Ids:
+        """The tokens that the search chooses from."""
+        return self.search.choices if self.search else ()
+
+    def _search(self, labels: Labels) -> LabelSearch:
+        parameters = self.parameters
+        draw = self.sampler.draw if parameters.samples else None
+        return LabelSearch(labels, parameters.label_probabilities, draw, parameters.temperature)
+
+    @property
+    def _label_ids(self) -> Ids:
+        assert self.labels is not None and self.search is not None and self.search.found is not None
+        return self.labels.ids[self.search.found]
+
+    @property
+    def _describes_by_logits(self) -> bool:
+        parameters = self.parameters
+        return parameters.generated_tokens and (parameters.token_logprobs or parameters.token_ranks)
+
+    def _go_to(self, path: Ids) -> None:
+        """A token on, where `path` goes on from here; else behind all of it, to be read."""
+        here = len(self.generated)
+        if path[:here] == tuple(self.generated) and len(path) > here:
+            self.generated.append(path[here])
+        else:
+            self.generated, self._moved = list(path), True
+
+    def _spell(self, token: int, logits: torch.Tensor) -> None:
+        """The next token of the label found; with the last one comes the text."""
+        described = None
+        if self._describes_by_logits:
+            described = _described(self._base, token, logits, self.parameters)
+        elif self.parameters.generated_tokens:
+            described = Token(token_text(self._base, token))
+        self.generated.append(token)
+        self._spelled += self._detokenizer.push(token)
+        text = ""
+        if len(self.generated) == len(self._label_ids):
+            self.finish_reason = FinishReason.EOS_TOKEN
+            # As it was given, which the tokenizer may not keep; with the space that its tokens have in front.
+            space = self._spelled[: len(self._spelled) - len(self._spelled.lstrip())]
+            assert self.labels is not None and self.search is not None and self.search.found is not None
+            text = space + self.labels.texts[self.search.found].lstrip()
+        self.steps.append(Step(text, len(self.generated), described, self.finish_reason))
 
     def extend(self, token: int, described: Token | None) -> None:
         """Extends the answer by a token; `described` is what is told of it."""
@@ -196,12 +286,13 @@ def text_ids(base: TextSide, text: str, parameters: GenerationParameters) -> lis
     return base.first_source_ids(text, base.context_length) if base.context_length else base.source_ids(text)
 
 
-def _checked_room(base: TextSide, row: Row) -> int | None:
-    """Tokens that an answer may have. Raises InvalidParameter where there is no text or no room."""
+def _checked_room(base: TextSide, row: Row, needed: int) -> int | None:
+    """Tokens that an answer may have. Raises InvalidParameter where there is no text, or no room for the
+    `needed` ones."""
     if not row.ids:
         raise InvalidParameter("text", "", "text of at least one token")
     room = base.room(row)
-    if room is not None and room < 1:
+    if room is not None and room < needed:
         raise InvalidParameter(
             "text",
             f"{'at least ' * (len(row.ids) > 2 * (base.context_length or 0))}{len(row.ids)} tokens",

@@ -16,11 +16,13 @@ class Detokenizer:
     method is that of TGI and vLLM.
     """
 
-    def __init__(self, tokenizer: Any, context: Sequence[int] = ()) -> None:
-        """`context`: tokens in front, which give the first token its space and no text."""
+    def __init__(self, tokenizer: Any, context: Sequence[int] = (), skip_space: bool = False) -> None:
+        """`context`: tokens in front, which give the first token its space and no text. `skip_space`: a
+        space in front of all text is left out."""
         self._tokenizer = tokenizer
         self._ids = list(context)
         self._prefix = 0
+        self._skip_space = skip_space
         self._read = len(self._ids)
 
     def push(self, token: int) -> str:
@@ -38,7 +40,9 @@ class Detokenizer:
         if len(text) <= len(known) or (text.endswith(_BROKEN) and not last):
             return ""
         self._prefix, self._read = self._read, len(self._ids)
-        return text[len(known) :]
+        new = text[len(known) :]
+        new, self._skip_space = new.removeprefix(" ") if self._skip_space else new, False
+        return new
 
     def _decode(self, ids: Sequence[int]) -> str:
         return str(self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))

@@ -13,13 +13,16 @@ from typing import TYPE_CHECKING, Any
 from caikit_pt.errors import DamagedArtifact, InvalidParameter
 from caikit_pt.parameters.generation import GenerationParameters
 from caikit_pt.parameters.tuning import DECODER
+from caikit_pt.serving.labels import Labels
 from caikit_pt.serving.sequence import Sequence
+from caikit_pt.serving.text import Detokenizer
 from caikit_pt.serving.vllm_text import VllmText
 from caikit_pt.soft_prompt.prompt import SoftPrompt
 
 if TYPE_CHECKING:
     import torch
 
+_CONTEXT_TOKENS = 6
 _LARGEST_SEED = 2**63 - 1
 # Below, vLLM takes the former for it without a word; above, it refuses.
 _COLDEST, _HOTTEST = 0.01, 2.0
@@ -36,6 +39,8 @@ def check(parameters: GenerationParameters, model: str) -> None:
         raise _refused("typical_p", parameters.typical_p, "1", model)
     if parameters.samples and not _COLDEST <= parameters.temperature <= _HOTTEST:
         raise _refused("temperature", parameters.temperature, f"0, or {_COLDEST} to {_HOTTEST}", model)
+    if parameters.label_probabilities:
+        raise _refused("label_probabilities", True, "false", model)
     if parameters.token_ranks and told_of:
         raise _refused("token_ranks", True, "false", model)
     if parameters.token_logprobs and parameters.input_tokens:
@@ -93,6 +98,12 @@ def _fields(sequence: Sequence, text: VllmText) -> dict[str, Any]:
         "presence_penalty": 0.0,
         "frequency_penalty": 0.0,
     }
+    if sequence.labels:
+        fields |= {
+            "structured_outputs": {"choice": _choices(sequence.labels, sequence, text)},
+            "min_tokens": 0,
+            "repetition_penalty": 1.0,
+        }
     if parameters.samples:
         fields |= {
             "temperature": parameters.temperature,
@@ -101,6 +112,16 @@ def _fields(sequence: Sequence, text: VllmText) -> dict[str, Any]:
             "seed": parameters.seed & _LARGEST_SEED,
         }
     return fields
+
+
+def _choices(labels: Labels, sequence: Sequence, text: VllmText) -> list[str]:
+    """The labels as they are behind the text: with the space that their first tokens have."""
+    context = sequence.row.ids[-_CONTEXT_TOKENS:]
+    choices = []
+    for ids in labels.ids:
+        detokenizer = Detokenizer(text.tokenizer, context)
+        choices.append("".join(map(detokenizer.push, ids)) + detokenizer.flush())
+    return choices
 
 
 def _cache_salt(prompt: SoftPrompt, text: VllmText) -> str:

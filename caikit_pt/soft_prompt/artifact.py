@@ -26,7 +26,8 @@ from caikit_pt.soft_prompt.history import TRAINING_LOGS, LossCurve, Verdict
 from caikit_pt.soft_prompt.prompt import SoftPrompt
 from caikit_pt.soft_prompt.tensor_file import WHOLE, read_tensors
 
-FORMAT_VERSION = 1
+# 2: with a separator, without which an answer is another one.
+FORMAT_VERSION = 2
 _KEY = "prompt"
 
 
@@ -38,6 +39,10 @@ class TunedPrompt:
     base_model_name: str
     base_model_fingerprint: str | None
     verbalizer: str
+    # What stands between the verbalized text and the answer.
+    separator: str = ""
+    # What answers are confined to; nothing where they are free.
+    labels: Sequence[str] = ()
     tuning_parameters: Mapping[str, Any] = field(default_factory=dict)
     training_logs: Sequence[Mapping[str, Any]] = ()
     # What came of the training; see tuning/verdict.py.
@@ -91,6 +96,8 @@ def write(tuned: TunedPrompt, directory: Path) -> dict[str, Any]:
         "base_model_name": tuned.base_model_name,
         "base_model_fingerprint": tuned.base_model_fingerprint,
         "verbalizer": tuned.verbalizer,
+        "separator": tuned.separator,
+        "labels": list(tuned.labels),
         "output_model_types": sorted(files),
         **files,
         "training_logs": TRAINING_LOGS,
@@ -118,10 +125,26 @@ def read(config: Mapping[str, Any], directory: Path) -> TunedPrompt:
         base_model_name=config["base_model_name"],
         base_model_fingerprint=config.get("base_model_fingerprint"),
         verbalizer=config["verbalizer"],
+        separator=_text(config, "separator", directory),
+        labels=_labels(config, directory),
         tuning_parameters=config.get("tuning_parameters") or {},
         training_logs=LossCurve(directory),
         verdict=Verdict(directory),
     )
+
+
+def _text(config: Mapping[str, Any], name: str, directory: Path) -> str:
+    text = config.get(name) or ""
+    if not isinstance(text, str):
+        raise DamagedArtifact(f"{directory.name}: config.yml has a {name} that is no text.")
+    return text
+
+
+def _labels(config: Mapping[str, Any], directory: Path) -> tuple[str, ...]:
+    labels = tuple(config.get("labels") or ())
+    if not all(isinstance(label, str) for label in labels) or len(set(labels)) != len(labels):
+        raise DamagedArtifact(f"{directory.name}: config.yml has labels that aren't texts, each once.")
+    return labels
 
 
 def _read_prompt(directory: Path, name: str) -> Any:

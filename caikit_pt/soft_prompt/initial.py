@@ -26,10 +26,11 @@ _KEPT = ("max_source_length", "max_target_length", "tuning_task")
 
 @dataclass(frozen=True, slots=True)
 class InitialPrompt:
-    """The rows to start from, and the `name` that a request gave them."""
+    """The rows to start from, the `name` that a request gave them, and the `labels` that they answer with."""
 
     name: str
     prompt: SoftPrompt
+    labels: tuple[str, ...] = ()
 
     @property
     def sha256(self) -> str:
@@ -51,7 +52,7 @@ class Predecessor:
     @property
     def initial(self) -> InitialPrompt:
         """What the training starts from."""
-        return InitialPrompt(self.name, self.tuned.prompt)
+        return InitialPrompt(self.name, self.tuned.prompt, tuple(self.tuned.labels))
 
     def taken(self, limits: Limits) -> dict[str, tuple[Any, str]]:
         """What a request needn't name, by name, with its origin. Raises InvalidParameter where it is out of
@@ -61,6 +62,7 @@ class Predecessor:
             **{name: known[name] for name in _KEPT if known.get(name) is not None},
             "base_model": self.tuned.base_model_name,
             "verbalizer": self.tuned.verbalizer,
+            "separator": self.tuned.separator,
             "num_virtual_tokens": self.tuned.prompt.num_virtual_tokens,
             "output_model_types": list(self.tuned.prompt.tensors),
         }

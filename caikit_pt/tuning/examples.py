@@ -52,14 +52,14 @@ class Examples:
 def tokens_of(
     record: Record, stream: str, verbalizer: Verbalizer, text: TextSide, most_source: int, most_target: int
 ) -> tuple[list[int], list[int]]:
-    """The tokens of source and target, as `TextSide.first_source_ids` has them.
+    """The tokens of source, without a separator, and target, as `TextSide.first_source_ids` has them.
 
     Raises InvalidRecord where the base model has no embedding for one.
     """
     try:
         return (
-            text.first_source_ids(verbalizer.render(record.input), most_source),
-            text.first_target_ids(record.output, most_target),
+            text.first_source_ids(verbalizer.without_separator(record.input), most_source),
+            text.first_target_ids(text.answer_text(record.output, verbalizer.separator), most_target),
         )
     except UnknownToken as error:
         raise InvalidRecord(
@@ -70,12 +70,12 @@ def tokens_of(
 def make_examples(records: Records, base: TextSide, parameters: TuningParameters) -> Examples:
     """Verbalises and tokenises `records`.
 
-    A source is cut to max_source_length tokens, special ones included. A target is cut to
-    max_target_length tokens and always gets EOS on top, so that a tuned prompt learns to stop.
+    A source is cut to max_source_length tokens, special ones included; the separator comes on top. A target
+    is cut to max_target_length tokens and always gets EOS on top, so that a tuned prompt learns to stop.
     Raises InvalidRecord where a source has no token but special ones: numbers are named and texts are not.
     Raises InvalidRecord, too, as `tokens_of` does.
     """
-    verbalizer = Verbalizer(parameters.verbalizer)
+    verbalizer = Verbalizer(parameters.verbalizer, parameters.separator)
     items, bad, cut_sources, cut_targets = [], [], 0, 0
     nothing = base.source_ids("")
     for record in records.items:
@@ -89,14 +89,16 @@ def make_examples(records: Records, base: TextSide, parameters: TuningParameters
         )
         if source == nothing:
             bad.append(record.number)
-        cut_sources += len(source) > parameters.max_source_length
+        is_cut = len(source) > parameters.max_source_length
+        cut_sources += is_cut
         cut_targets += len(target) > parameters.max_target_length
-        items.append(
-            Example(
-                base.cut_source(source, parameters.max_source_length),
-                [*target[: parameters.max_target_length], base.end_id],
+        if is_cut:
+            source = base.separated(
+                base.cut_source(source, parameters.max_source_length), parameters.separator
             )
-        )
+        elif parameters.separator:
+            source = base.source_ids(verbalizer.render(record.input))
+        items.append(Example(source, [*target[: parameters.max_target_length], base.end_id]))
     if bad:
         raise InvalidRecord(
             records.stream,

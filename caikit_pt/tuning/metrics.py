@@ -6,6 +6,7 @@ but for ROUGE.
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
 from collections import Counter, defaultdict
@@ -16,6 +17,7 @@ from caikit_pt.tuning.estimate import Estimate, bootstrap, mean, proportion
 
 _MOST_LABELS = 50
 _RECORDS_PER_LABEL = 4
+_BINS = 10
 _SEED = 73  # of the resamples: the same answers always have the same interval
 # Letters of scripts that put no space between words: Thai and Lao, Burmese, Khmer, kana, Han.
 _UNSPACED = re.compile(
@@ -38,6 +40,19 @@ def scores(task: str, answers: Sequence[str], outputs: Sequence[str]) -> Mapping
     if task == "classification" or label_set(outputs) is not None:
         return {"accuracy": exact, "macro_f1": _macro_f1_estimate(answers, outputs)}
     return {"exact_match": exact, "rouge_l": _mean_score(rouge_l(answers, outputs))}
+
+
+def calibration_error(sure: Sequence[float], right: Sequence[float]) -> Estimate:
+    """The expected calibration error (Guo et al. 2017): how far, on average, the share of right answers is
+    from the probabilities that they were given with, in ten bins of equal width.
+
+    `sure` are the probabilities of the answers, `right` is 1 or 0 for each. Raises ValueError without any.
+    """
+    return bootstrap(
+        lambda indices: _calibration_error([(sure[index], right[index]) for index in indices]),
+        n=len(sure),
+        seed=_SEED,
+    )
 
 
 def exact_match(answers: Sequence[str], outputs: Sequence[str]) -> list[float]:
@@ -114,6 +129,13 @@ def _macro_f1(confusion: Mapping[tuple[str, str], int]) -> float:
         2 * confusion.get((label, label), 0) / (answered.get(label, 0) + count)
         for label, count in expected.items()
     )
+
+
+def _calibration_error(answers: Sequence[tuple[float, float]]) -> float:
+    gaps = [0.0] * _BINS
+    for sure, right in answers:
+        gaps[min(int(sure * _BINS), _BINS - 1)] += right - sure
+    return math.fsum(map(abs, gaps)) / len(answers)
 
 
 def _rouge_l(answer: str, output: str) -> float:

@@ -17,8 +17,10 @@ from caikit_pt.base_model.pool import POOL, resolve_device, resolve_dtype
 from caikit_pt.base_model.text_of import text_of
 from caikit_pt.errors import InvalidParameter, InvalidSourcePrompt
 from caikit_pt.parameters.presets import preset
+from caikit_pt.parameters.rules import Facts, by_rules
 from caikit_pt.parameters.table import Limits
 from caikit_pt.parameters.tuning import (
+    CLASSIFICATION,
     EXACT_SOURCE_TASK,
     FEWEST_TO_SPLIT,
     MANY_EPOCHS,
@@ -34,12 +36,14 @@ from caikit_pt.parameters.tuning import (
 from caikit_pt.settings import Settings
 from caikit_pt.soft_prompt.initial import InitialPrompt, Predecessor
 from caikit_pt.soft_prompt.source import SourcePrompt, find_source
+from caikit_pt.tuning.metrics import label_set
 from caikit_pt.tuning.record_fields import Asked
 from caikit_pt.tuning.records import Records, doubts, read_records
 from caikit_pt.tuning.verbalizer import Verbalizer
 
 _LOG = logging.getLogger(__name__)
 _END_TOKEN = 1
+_LIKE_LABELS = "the records, whose outputs are few and repeated"
 Decided = dict[str, tuple[Any, str]]
 
 
@@ -60,6 +64,16 @@ class TuningPlan:
     initial: InitialPrompt | None = None
 
     @property
+    def labels(self) -> tuple[str, ...]:
+        """What answers are confined to: the outputs of a classification. Where a record may have several
+        labels, nothing: they may come in other combinations. A prompt that goes on keeps those it had."""
+        streams = (self.records, self.validation) if self.validation else (self.records,)
+        if self.parameters.tuning_task != CLASSIFICATION or any(one.several_labels for one in streams):
+            return ()
+        earlier = self.initial.labels if self.initial else ()
+        return tuple(sorted({*earlier, *(record.output for records in streams for record in records.items)}))
+
+    @property
     def warnings(self) -> tuple[str, ...]:
         """What is allowed and yet unlikely to be meant."""
         told = []
@@ -70,6 +84,11 @@ class TuningPlan:
             told.append(
                 "prompt_tuning_init_source_model is ignored, because prompt_tuning_init_method is "
                 f"{parameters.prompt_tuning_init_method}"
+            )
+        if self.parameters.origins["tuning_task"] == _LIKE_LABELS:
+            told.append(
+                f"the {len(self.labels)} different outputs are taken for labels, and answers are confined to "
+                "them; tuning_task generation leaves answers free"
             )
         return (*told, *doubts(self.records, self.validation))
 
@@ -113,9 +132,7 @@ def make_plan(
     records = read_records(train_stream, "train_stream", asked)
     validation = None if val_stream is None else read_records(val_stream, "val_stream", asked)
     decided = _validation_share(given, len(records), validation is not None)
-    parameters = _resolve(
-        given, decided, taken, checkpoint, source, records.classification, settings, resource
-    )
+    parameters = _resolve(given, decided, taken, checkpoint, source, records, settings, resource)
     held_out = math.ceil(parameters.validation_share * len(records))
     if held_out:
         if parameters.origins["validation_share"] == "default":
@@ -183,18 +200,20 @@ def _resolve(
     taken: Decided,
     checkpoint: Checkpoint,
     source: SourcePrompt | None,
-    classification: bool,
+    records: Records,
     settings: Settings,
     resource: BaseModel | None,
 ) -> TuningParameters:
-    kind = "classification" if classification else "generation"
     decided: Decided = {
         **decided_before,
-        "tuning_task": (kind, "the type of the records"),
+        "tuning_task": _task(records),
         "output_model_types": (checkpoint.prompt_parts[:1], f"{checkpoint.family} model"),
         **taken,
     }
     task = given.get("tuning_task", decided["tuning_task"][0])
+    labels = {record.output for record in records.items}
+    rules = by_rules(Facts(checkpoint.family, task, len(records), len(labels)))
+    decided.update({name: value for name, value in rules.items() if name not in taken})
     decided.update(preset(settings.tuning_presets, checkpoint.name, task))
     if source:
         decided["num_virtual_tokens"] = (source.num_virtual_tokens, f"source prompt {source.name}")
@@ -211,6 +230,15 @@ def _resolve(
     # `cuda` becomes `cuda:0`: what is resolved stands for what was asked.
     asked = {name: value for name, value in given.items() if name not in ("device", "torch_dtype")}
     return resolve(asked, decided, settings.tuning_limits)
+
+
+def _task(records: Records) -> tuple[str, str]:
+    """What `records` are for, and what shows it."""
+    if records.classification:
+        return CLASSIFICATION, "the type of the records"
+    if label_set([record.output for record in records.items]):
+        return CLASSIFICATION, _LIKE_LABELS
+    return "generation", "the type of the records"
 
 
 def _place(given: Mapping[str, Any], checkpoint: Checkpoint, settings: Settings) -> Decided:
@@ -245,8 +273,10 @@ def _fit_context(given: Mapping[str, Any], decided: Decided, checkpoint: Checkpo
         return given.get(name, decided.get(name, (TUNING_PARAMETERS[name].default, ""))[0])
 
     fitted: Decided = {}
+    separator = len(text_of(checkpoint).separator_ids(value("separator")))
     for lengths, prompted in checkpoint.contexts(value("output_model_types")):
         tokens = value("num_virtual_tokens") if prompted else 0
+        tokens += separator if "max_source_length" in lengths else 0
         named = {name: given[name] for name in lengths if name in given}
         open_names = [name for name in lengths if name not in given]
         left = context - tokens - _END_TOKEN - sum(named.values())

@@ -121,7 +121,7 @@ def _token_counts(plan: TuningPlan, records: Records) -> tuple[list[int], list[i
     """Tokens of each source and target. Raises InvalidRecord."""
     text = text_of(plan.checkpoint)
     parameters = plan.parameters
-    verbalizer = Verbalizer(parameters.verbalizer)
+    verbalizer = Verbalizer(parameters.verbalizer, parameters.separator)
     nothing = len(text.source_ids(""))
     limits = (
         max(_COUNTED, parameters.max_source_length),

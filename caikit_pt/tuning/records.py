@@ -29,15 +29,19 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Records:
-    """Records of one `stream`, by its field. `classification` says that they came with class labels,
-    `unread` which fields nothing reads, `guessed` which are read though their names aren't the product's
-    own; both with the numbers of the records that have them."""
+    """Records of one `stream`, by its field.
+
+    `classification` says that they came with class labels, `several_labels` that some have more than one, so
+    that outputs are labels joined; `unread` which fields nothing reads, `guessed` which are read though their
+    names aren't the product's own, both with the numbers of the records that have them.
+    """
 
     items: tuple[Record, ...]
     classification: bool
     stream: str = "train_stream"
     unread: Mapping[str, Sequence[int]] = field(default_factory=dict, compare=False)
     guessed: Mapping[str, Sequence[int]] = field(default_factory=dict, compare=False)
+    several_labels: bool = False
 
     def __len__(self) -> int:
         return len(self.items)
@@ -79,7 +83,7 @@ def read_records(stream: Iterable[Any], field: str, asked: Asked = _NOTHING_ASKE
     items: list[Record] = []
     unread: dict[str, list[int]] = {}
     guessed: dict[str, list[int]] = {}
-    classification, bad, first = False, list[int](), None
+    classification, several, bad, first = False, False, list[int](), None
     for number, raw in enumerate(_readable(stream, field), start=1):
         fields, of_request = _fields(raw)
         try:
@@ -90,6 +94,7 @@ def read_records(stream: Iterable[Any], field: str, asked: Asked = _NOTHING_ASKE
             continue
         items.append(Record(given, answer, number))
         classification |= chosen.classifies
+        several |= chosen.classifies and _holds_several(fields[chosen.output])
         if chosen.is_guessed and not (asked.input or asked.output):
             guessed.setdefault(chosen.told, []).append(number)
         for name in _unread(fields, chosen):
@@ -100,7 +105,11 @@ def read_records(stream: Iterable[Any], field: str, asked: Asked = _NOTHING_ASKE
         raise InvalidRecord(field, found + more, expected)
     if not items:
         raise InvalidRecord(field, "no records", "at least one record")
-    return Records(tuple(items), classification, field, unread, guessed)
+    return Records(tuple(items), classification, field, unread, guessed, several)
+
+
+def _holds_several(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and len(value) > 1
 
 
 def field_doubts(records: Records) -> list[str]:

@@ -9,12 +9,13 @@ from dataclasses import dataclass, replace
 from caikit_pt.base_model.frozen import BaseModel, PromptTensors
 from caikit_pt.parameters.generation import GenerationParameters
 from caikit_pt.serving.engine import generate
+from caikit_pt.serving.labels import Labels
 from caikit_pt.serving.sequence import Sequence as Request
 from caikit_pt.soft_prompt.prompt import SoftPrompt
 from caikit_pt.tuning.estimate import Estimate, ratio
 from caikit_pt.tuning.examples import Examples
 from caikit_pt.tuning.losses import losses
-from caikit_pt.tuning.metrics import label_set, scores
+from caikit_pt.tuning.metrics import calibration_error, exact_match, label_set, scores
 from caikit_pt.tuning.records import Records
 
 _ANSWERS_AT_ONCE = 32
@@ -48,13 +49,16 @@ class Scores:
 class Validation:
     """The records that a training is judged by."""
 
-    def __init__(self, base: BaseModel, records: Records, examples: Examples, task: str) -> None:
+    def __init__(
+        self, base: BaseModel, records: Records, examples: Examples, task: str, labels: Labels | None = None
+    ) -> None:
+        """`labels` are those that served answers are confined to."""
         import torch
 
-        self._base, self._records, self._examples = base, records, examples
+        self._base, self._records, self._examples, self._labels = base, records, examples, labels
         # Decided by all records, so that a look at some of them has the same metrics.
-        labels = label_set([record.output for record in records.items])
-        self._task = "classification" if task == "generation" and labels else task
+        few = label_set([record.output for record in records.items])
+        self._task = "classification" if task == "generation" and few else task
         # Looks at some of them are at a fair draw: a stream may be sorted by label.
         self._drawn = torch.randperm(
             len(examples), generator=torch.Generator().manual_seed(_DRAW_SEED)
@@ -71,7 +75,7 @@ class Validation:
         drawn = sorted(self._drawn[:count])
         records = replace(self._records, items=tuple(self._records.items[index] for index in drawn))
         examples = replace(self._examples, items=tuple(self._examples.items[index] for index in drawn))
-        return Validation(self._base, records, examples, self._task)
+        return Validation(self._base, records, examples, self._task, self._labels)
 
     def row_losses(self, prompts: Sequence[PromptTensors]) -> list[list[float]]:
         """For each of `prompts`, the summed loss of each record; they share their forward passes."""
@@ -86,26 +90,36 @@ class Validation:
         """The mean over all target tokens, of the summed losses of the records."""
         return ratio(rows, [float(len(target)) for target in self._batch.targets])
 
-    def scores(self, prompt: SoftPrompt, answered: int = WATCHED) -> Scores:
-        """Loss over all records, and the task's metrics over the answers to `answered` of them."""
+    def scores(self, prompt: SoftPrompt, answered: int = WATCHED, calibration: bool = False) -> Scores:
+        """Loss over all records, and the task's metrics over the answers to `answered` of them.
+
+        With `calibration` that of the labels' probabilities, too, where answers are labels.
+        """
         prompt = prompt.to(self._base.device)
         (rows,) = self.row_losses([prompt.tensors])
-        answers = self._answers(prompt, answered)
+        asked = self._answers(prompt, answered, calibration and self._labels is not None)
+        answers = [request.text for request in asked]
         outputs = [self._records.items[index].output for index in self._drawn[:answered]]
-        return Scores(self.loss(rows), scores(self._task, answers, outputs))
+        found = dict(scores(self._task, answers, outputs))
+        sure = [max(request.search.probabilities.values()) for request in asked if request.search]
+        if calibration and sure:
+            found["calibration_error"] = calibration_error(sure, exact_match(answers, outputs))
+        return Scores(self.loss(rows), found)
 
-    def _answers(self, prompt: SoftPrompt, count: int) -> list[str]:
+    def _answers(self, prompt: SoftPrompt, count: int, probabilities: bool = False) -> list[Request]:
         """Greedy answers by the code that serves, each as long as the longest output and one token more."""
         longest = max(len(target) for target in self._batch.targets)
-        parameters = GenerationParameters(max_new_tokens=longest + 1, preserve_input_text=False)
-        answers: list[str] = []
+        parameters = GenerationParameters(
+            max_new_tokens=longest + 1, preserve_input_text=False, label_probabilities=probabilities
+        )
+        answers: list[Request] = []
         sources = [self._batch.sources[index] for index in self._drawn[:count]]
         for start in range(0, len(sources), _ANSWERS_AT_ONCE):
             requests = [
-                Request(self._base, prompt, source, parameters)
+                Request(self._base, prompt, source, parameters, labels=self._labels)
                 for source in sources[start : start + _ANSWERS_AT_ONCE]
             ]
             for _ in generate(self._base, requests):
                 pass
-            answers += [request.text for request in requests]
+            answers += requests
         return answers

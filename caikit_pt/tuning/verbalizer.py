@@ -13,14 +13,23 @@ _ALLOWED = "a template that holds {{input}} and no other placeholder; the label 
 
 @dataclass(frozen=True, slots=True)
 class Verbalizer:
-    """A template around `{{input}}`. Raises InvalidParameter where it isn't one."""
+    """A template around `{{input}}`, and what stands between it and the answer.
+
+    Raises InvalidParameter where it isn't one.
+    """
 
     template: str
+    separator: str = ""
 
     def __post_init__(self) -> None:
         if set(_PLACEHOLDER.findall(self.template)) != {"input"}:
             raise InvalidParameter("verbalizer", self.template, _ALLOWED)
 
     def render(self, text: str) -> str:
+        """What the model is given: the template with `text` in the place of every `{{input}}`, and the
+        separator but for spaces at its end, which belong to the answer."""
+        return self.without_separator(text) + self.separator.rstrip(" ")
+
+    def without_separator(self, text: str) -> str:
         """The template with `text` in the place of every `{{input}}`."""
         return _PLACEHOLDER.sub(lambda _: text, self.template)

@@ -37,7 +37,8 @@ def verdict(
         told["validation_records"] = len(validation)
         told["answers"] = min(JUDGED, len(validation))
         told["validation"] = {
-            name: validation.scores(prompt, JUDGED).to_dict() for name, prompt in compared.items()
+            name: validation.scores(prompt, JUDGED, calibration=True).to_dict()
+            for name, prompt in compared.items()
         }
     if len(trials) > 1:
         told["search"] = [trial.to_dict(kept=trial is candidate.trial) for trial in trials]

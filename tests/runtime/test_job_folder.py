@@ -66,14 +66,14 @@ def test_a_source_prompt_comes_back(t5: BaseModel, source_prompts: Path, tmp_pat
 
 def test_a_prompt_to_go_on_from_comes_back(base: BaseModel, tmp_path: Path) -> None:
     """Whatever has become of the one that was published; a search beside it, too."""
-    before = predecessor(base)
+    before = predecessor(base, labels=("mixed",))
     plan = continued(before, search="auto")
     folder = JobFolder(tmp_path / "one")
     folder.create(job(plan), plan)
     found = folder.plan()
     assert found.parameters == plan.parameters
     assert found.initial is not None
-    assert found.initial.name == "mood"
+    assert (found.initial.name, found.initial.labels) == ("mood", ("mixed",))
     for part, rows in before.tuned.prompt.tensors.items():
         assert torch.equal(found.initial.prompt.tensors[part].view(torch.int32), rows.view(torch.int32))
     folder.end(dataclasses.replace(job(plan), state=COMPLETED))

@@ -34,6 +34,7 @@ def predecessor(base: BaseModel, tokens: int = 5, **changed: Any) -> Predecessor
         base_model_name=base.checkpoint.name,
         base_model_fingerprint=base.checkpoint.fingerprint,
         verbalizer="Say: {{input}}",
+        separator=" ->",
         tuning_parameters=KEPT,
     )
     return Predecessor("mood", dataclasses.replace(tuned, **changed))
@@ -50,6 +51,7 @@ def test_what_a_request_does_not_name_is_taken_over(base: BaseModel) -> None:
         **KEPT,
         "base_model": base.checkpoint.name,
         "verbalizer": "Say: {{input}}",
+        "separator": " ->",
         "num_virtual_tokens": 5,
         "output_model_types": base.checkpoint.prompt_parts,
         "prompt_tuning_init_method": "TUNED_PROMPT",
@@ -67,12 +69,20 @@ def test_what_it_names_is_its_own(base: BaseModel) -> None:
         "num_virtual_tokens": 5,
         "output_model_types": base.checkpoint.prompt_parts[::-1],
         "verbalizer": "{{input}} ->",
+        "separator": "",
         "max_source_length": 50,
         "tuning_task": "classification",
     }
     parameters = continued(predecessor(base), **named).parameters
     assert {name: getattr(parameters, name) for name in named} == named
     assert {parameters.origins[name] for name in named} == {"request"}
+
+
+def test_labels_stay_those_that_it_had(llama: BaseModel) -> None:
+    """What is trained on now may not have all of them."""
+    before = predecessor(llama, labels=("mixed", "good"), tuning_parameters={})
+    assert continued(before, tuning_task="classification").labels == ("bad", "good", "mixed")
+    assert continued(before, tuning_task="generation").labels == ()
 
 
 def test_a_prompt_of_caikit_nlp_has_kept_nothing(base: BaseModel) -> None:
@@ -82,7 +92,7 @@ def test_a_prompt_of_caikit_nlp_has_kept_nothing(base: BaseModel) -> None:
         predecessor(base, **bare, base_model_name=f"/old/{name}"), base_model=name
     ).parameters
     assert (parameters.max_source_length, parameters.origins["max_source_length"]) == (256, "default")
-    assert parameters.tuning_task == "generation"
+    assert parameters.origins["tuning_task"] != ORIGIN
     with pytest.raises(InvalidParameter, match=r"base_model: .*: a, as the tuned prompt mood was tuned on"):
         continued(predecessor(base, **bare, base_model_name="a"), base_model=name)
 
