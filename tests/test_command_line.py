@@ -130,6 +130,7 @@ def test_predict(tuned: str, address: str, tmp_path: Path, capfd: pytest.Capture
     rows[3]["input"] = "long " * 3000
     given = asked_of(tmp_path / "in.jsonl", rows)
     request = ["predict", "mood", given, f"--out={out}", "--max-new-tokens=3", address]
+    request += ["--label-probabilities=true"]
     assert main([*request, "--in-flight=3"]) == 1
     printed, told = capfd.readouterr()
     assert printed == f"{out}\n"
@@ -143,6 +144,8 @@ def test_predict(tuned: str, address: str, tmp_path: Path, capfd: pytest.Capture
         together = list(client.predict("mood", (row["input"] for row in rows[:3]), max_new_tokens=3))
     assert [one["generated_text"] for one in found[:3]] == alone
     assert [one["generated_text"] for one in together] == alone
+    for one in (*found[:3], *found[4:]):
+        assert {label["label"] for label in one["label_probabilities"]} == {"good", "bad"}
     assert all("error" not in one and one["finish_reason"] for one in (*found[:3], *found[4:]))
     before = out.read_bytes()
     assert main([*request, "--json"]) == 1

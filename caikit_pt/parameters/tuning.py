@@ -343,8 +343,8 @@ TUNING_PARAMETERS = ParameterTable(
         str,
         "A tuned prompt that is published on the server, to go on from: its rows are the initial ones, and "
         "what the request doesn't name of base model, virtual tokens, output model types, verbalizer, "
-        "separator, maximum lengths and task is taken from it. In Python also a PeftPromptTuning, or the Path "
-        "of one.",
+        "separator, maximum lengths and task is taken from it. In Python also a PeftPromptTuning, or the "
+        "Path of one.",
         default="",
         source="caikit_pt",
     ),
