@@ -290,7 +290,7 @@ class TuningClient:
     @property
     def answer_fields(self) -> list[str]:
         """The names of all that can come with an answer."""
-        return [field.name for field in self._stubs.answer.DESCRIPTOR.fields]
+        return [field.name for field in self._stubs.answer.fields]
 
     def stream(self, model_name: str, text: str, **parameters: Any) -> Generator[str, None, None]:
         """The answer as it comes."""
@@ -403,7 +403,7 @@ class _Stubs:
     def __init__(self, channel: grpc.Channel) -> None:
         from caikit.runtime.service_factory import ServicePackageFactory as Factory
 
-        from caikit_pt.data_model import GeneratedTextResult
+        import caikit_pt  # noqa: F401
         from caikit_pt.runtime.tuning_service import service
 
         kinds = Factory.ServiceType
@@ -414,7 +414,7 @@ class _Stubs:
         self.train = training.stub_class(channel).TextGenerationTaskPeftPromptTuningTrain
         asked = inference.stub_class(channel)
         self.predict = asked.TextGenerationTaskPredict
-        self.answer = GeneratedTextResult.get_proto_class()
+        self.answer = inference.descriptor.methods_by_name["TextGenerationTaskPredict"].output_type
         self.stream = asked.ServerStreamingTextGenerationTaskPredict
         self.management = Factory.get_service_package(kinds.TRAINING_MANAGEMENT).stub_class(channel)
         self.tuning = service().client_stub_class(channel)
