@@ -249,7 +249,7 @@ class TuningClient:
         return str(self.answer(model_name, text, **parameters)["generated_text"])
 
     def answer(self, model_name: str, text: str, **parameters: Any) -> dict[str, Any]:
-        """All that comes with the answer to `text`, by the names of GeneratedTextResult: `finish_reason`, its
+        """All that comes with the answer to `text`, by the names in its message: `finish_reason`, its
         tokens where they are asked for, and more."""
         return _plain(self._answer(self._stubs.predict, self._question(text, parameters), model_name))
 
