@@ -11,7 +11,9 @@ import argparse
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict
 from datetime import datetime
 from importlib.util import find_spec
@@ -19,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from caikit_pt import comparison, evaluation_report, plots
+from caikit_pt.asking import IN_FLIGHT
 from caikit_pt.client import (
     CANCELED,
     COMPLETED,
@@ -30,10 +33,11 @@ from caikit_pt.client import (
     TuningClient,
 )
 from caikit_pt.columns import aligned
-from caikit_pt.errors import InvalidRecord
+from caikit_pt.errors import CaikitPtError, InvalidParameter, InvalidRecord
 from caikit_pt.parameters.generation import GENERATION_PARAMETERS
 from caikit_pt.parameters.table import Parameter, ParameterTable
 from caikit_pt.parameters.tuning import TUNING_PARAMETERS
+from caikit_pt.prediction import ERROR, Answers, Inputs, predict, written
 from caikit_pt.tuning.evaluation import Done
 from caikit_pt.tuning.record_fields import Asked
 from caikit_pt.tuning.record_file import ENDINGS, rows
@@ -54,6 +58,8 @@ _REPORTED = (
     "seconds",
     "device_memory_bytes",
 )
+_MOST_IN_FLIGHT = 1000
+_SECONDS_BETWEEN_LINES = 5.0
 _LENGTHS = ("median", "p90", "p99", "longest", "limit", "cut")
 _OF_EVALUATIONS = (
     "against",
@@ -65,8 +71,9 @@ _OF_EVALUATIONS = (
     "labels_only",
 )
 _MOST_WRONG = 1_000_000
-_SECONDS_BETWEEN_LINES = 5.0
-_OF_EVERY_TRAINING = ("base_model", "silence_progress_bars")
+_FROM = "prompt_tuning_init_prompt"
+# Not as the table has them: spelt otherwise, or not at all.
+_OF_EVERY_TRAINING = ("base_model", "silence_progress_bars", _FROM)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -181,12 +188,108 @@ def _generate(options: argparse.Namespace) -> int:
     parameters = _set(options, GENERATION_PARAMETERS)
     with TuningClient(options.server) as client:
         if options.json:
-            print(_json({"generated_text": client.generate(options.model_name, text, **parameters)}))
+            print(_json(client.answer(options.model_name, text, **parameters)))
             return DONE
         for part in client.stream(options.model_name, text, **parameters):
             print(part, end="", flush=True)
     print()
     return DONE
+
+
+def _predict(options: argparse.Namespace) -> int:
+    inputs = Inputs(options.input, options.input_field or "")
+    parameters = _set(options, GENERATION_PARAMETERS)
+    try:
+        count, first = inputs.checked
+        for file in written(options.out):
+            if file.exists() and file.samefile(options.input):
+                raise _Wrong(f"{file} is the file of records: answers need another")
+        with TuningClient(options.server) as client:
+            run = {
+                "model_name": options.model_name,
+                "training_id": client.trained_by(options.model_name),
+                "parameters": parameters,
+                "input_field": inputs.field,
+                "input_sha256": inputs.sha256,
+            }
+            answers = Answers(options.out, run, first.others, client.answer_fields)
+            client.check_predict(options.model_name, **parameters)
+            return _answered(client, inputs, answers, count, parameters, options)
+    except InvalidParameter as error:
+        raise _Wrong(_in_file(options.input, error) if isinstance(error, InvalidRecord) else error) from None
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise _Wrong(f"{options.out} can't be written ({error.strerror or error})") from error
+
+
+def _answered(
+    client: TuningClient,
+    inputs: Inputs,
+    answers: Answers,
+    count: int,
+    parameters: Mapping[str, Any],
+    options: argparse.Namespace,
+) -> int:
+    """Ctrl-C, or a server that is gone, leaves what there is; the same command goes on from there."""
+    with closing(answers):
+        answers.open()
+        tell = _Answered(answers.done, count)
+        try:
+            predict(
+                client, options.model_name, inputs, answers, options.in_flight, parameters, tell.lost, tell
+            )
+        except (KeyboardInterrupt, ServerError, OSError):
+            tell.close()
+            told = f"{answers.done} of {count} answers are in {options.out}"
+            print(f"{told}; the same command goes on from there", file=sys.stderr)
+            raise
+        tell.close()
+    if answers.errors:
+        told = f"{answers.errors} of {count} records have no answer; why not is the {ERROR} of their line"
+        print(told, file=sys.stderr)
+    summary = {"answers": count - answers.errors, "errors": answers.errors, "out": str(options.out)}
+    print(_json(summary) if options.json else options.out)
+    return FAILED if answers.errors else DONE
+
+
+class _Answered:
+    """How far answers have come: a bar on a terminal, else a line every few seconds and one at the end."""
+
+    def __init__(self, done: int, count: int) -> None:
+        self._done, self._began_with, self._count = done, done, count
+        self._began = time.monotonic()
+        self._next = self._began + _SECONDS_BETWEEN_LINES
+        self._bar: Any = None
+        if sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=count, initial=done, unit="answer", file=sys.stderr, dynamic_ncols=True)
+
+    def __call__(self) -> None:
+        self._done += 1
+        if self._bar is not None:
+            self._bar.update()
+        elif time.monotonic() >= self._next or self._done == self._count:
+            self._next = time.monotonic() + _SECONDS_BETWEEN_LINES
+            rate = (self._done - self._began_with) / max(1e-9, time.monotonic() - self._began)
+            left = (self._count - self._done) / rate
+            print(
+                f"{self._done} of {self._count} answers, {rate:.3g}/s, about {left:.0f} s to go",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    def lost(self, error: CaikitPtError) -> None:
+        """The server is gone for now."""
+        if self._bar is not None:
+            self._bar.clear()
+        _tell_lost(error)
+
+    def close(self) -> None:
+        """Leaves it as it is."""
+        if self._bar is not None:
+            self._bar.close()
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -283,7 +386,7 @@ def _followed(client: TuningClient, id: str, from_event: int, options: argparse.
     return _ENDS.get(training.state, FAILED)
 
 
-def _tell_lost(error: ServerError) -> None:
+def _tell_lost(error: CaikitPtError) -> None:
     print(
         f"The server doesn't answer, and is asked again every second ({error.status})",
         file=sys.stderr,
@@ -383,6 +486,23 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("model_name")
     generate.add_argument("text", help="- for stdin")
     _add(generate, GENERATION_PARAMETERS, ("preserve_input_text",))
+    predicted = command("predict", _predict, "ask a tuned prompt every record of a file")
+    predicted.add_argument("model_name")
+    predicted.add_argument(
+        "--in", dest="input", type=Path, required=True, metavar="FILE", help=f"records: {', '.join(ENDINGS)}"
+    )
+    predicted.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help=".jsonl or .csv; one that was begun is gone on with",
+    )
+    predicted.add_argument("--input-field", help=_help(TUNING_PARAMETERS["input_field"]))
+    predicted.add_argument(
+        "--in-flight", type=_count, default=IN_FLIGHT, metavar="N", help=f"requests at a time; {IN_FLIGHT}"
+    )
+    _add(predicted, GENERATION_PARAMETERS, ("preserve_input_text",))
     check = command("check", _check, "what a training would do, without doing it")
     _add_request(check)
     plot = command("plot", _plot, "write the loss curves as PNG")
@@ -398,7 +518,13 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_request(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model_name")
-    parser.add_argument("--base-model", required=True)
+    parser.add_argument("--base-model", help=_help(TUNING_PARAMETERS["base_model"]))
+    parser.add_argument(
+        "--from",
+        dest=_FROM,
+        metavar="NAME",
+        help=_help(TUNING_PARAMETERS[_FROM]),
+    )
     for name, what in (("train", "to train on"), ("validation", "to validate with")):
         group = parser.add_mutually_exclusive_group(required=name == "train")
         group.add_argument(
@@ -452,6 +578,12 @@ def _help(parameter: Parameter) -> str:
     return parameter.meaning.replace("%", "%%")
 
 
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdecimal() or not 1 <= int(text) <= _MOST_IN_FLIGHT:
+        raise argparse.ArgumentTypeError(f"1 to {_MOST_IN_FLIGHT}")
+    return int(text)
+
+
 def _boolean(text: str) -> bool:
     if text.lower() not in ("true", "false"):
         raise argparse.ArgumentTypeError("true or false")
@@ -464,6 +596,8 @@ def _set(options: argparse.Namespace, table: ParameterTable) -> dict[str, Any]:
 
 
 def _request(options: argparse.Namespace) -> dict[str, Any]:
+    if not (options.base_model or getattr(options, _FROM)):
+        raise _Wrong("--base-model is needed, or the tuned prompt to go on from: --from")
     request = {**_set(options, TUNING_PARAMETERS), "file": options.train_on_server or ""}
     asked = Asked(options.input_field or "", options.output_field or "")
     if options.train:
@@ -478,12 +612,15 @@ def _records(file: Path, stream: str, asked: Asked) -> Records:
     try:
         records = read_records(rows(file, str(file)), stream, asked)
     except InvalidRecord as error:
-        told = str(error.value)
-        told = told if told.startswith(str(file)) else f"{file}: {told}"
-        raise _Wrong(f"{told}. Expected: {error.allowed}") from None
+        raise _Wrong(_in_file(file, error)) from None
     for doubt in field_doubts(records):
         print(f"{file}: {doubt}", file=sys.stderr)
     return records
+
+
+def _in_file(file: Path, error: InvalidRecord) -> str:
+    told = str(error.value)
+    return f"{told if told.startswith(str(file)) else f'{file}: {told}'}. Expected: {error.allowed}"
 
 
 # ---- output ----

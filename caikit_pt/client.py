@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -21,6 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from caikit_pt.asking import IN_FLIGHT, Asking
 from caikit_pt.comparison import comparison
 from caikit_pt.errors import CaikitPtError, InvalidRecord
 from caikit_pt.parameters.tuning import TUNING_PARAMETERS
@@ -37,6 +39,8 @@ GivenRecords = Iterable[Mapping[str, Any]] | Path | Records
 DEFAULT_ADDRESS = "localhost:8085"
 COMPLETED, CANCELED, ERRORED = "COMPLETED", "CANCELED", "ERRORED"
 ENDED = (COMPLETED, CANCELED, ERRORED)
+# A text to see whether any could be answered.
+_PROBE = "a"
 # Training records may come inline, and answers be long.
 _MESSAGE_BYTES = 2**26
 _SECONDS_TO_RECONNECT = 1.0
@@ -231,6 +235,11 @@ class TuningClient:
         """Trainings side by side, as `comparison` tells: parameters that differ, validation metrics."""
         return comparison([self.training(id) for id in training_ids])
 
+    def trained_by(self, model_name: str) -> str:
+        """The id of the last training that was completed under this name; empty where none is known."""
+        last = next(self.trainings((COMPLETED,), model_name), None)
+        return last.training_id if last else ""
+
     def cancel(self, training_id: str) -> str:
         """Ends a training; returns its state, which is another than CANCELED where it had ended before."""
         from caikit.interfaces.runtime.data_model import TrainingInfoRequest
@@ -243,11 +252,53 @@ class TuningClient:
 
     def generate(self, model_name: str, text: str, **parameters: Any) -> str:
         """The answer to `text`, by default without the text in front. Parameters: docs/parameters.md."""
-        parameters = {"preserve_input_text": False, **parameters}
-        request = self._stubs.messages.TextGenerationTaskRequest(text=text, **parameters)
-        return str(self._answer(self._stubs.predict, request, model_name).generated_text)
+        return str(self.answer(model_name, text, **parameters)["generated_text"])
 
-    def stream(self, model_name: str, text: str, **parameters: Any) -> Iterator[str]:
+    def answer(self, model_name: str, text: str, **parameters: Any) -> dict[str, Any]:
+        """All that comes with the answer to `text`, by the names in its message: `finish_reason`, its
+        tokens where they are asked for, and more."""
+        return _plain(self._answer(self._stubs.predict, self._question(text, parameters), model_name))
+
+    def predict(
+        self,
+        model_name: str,
+        texts: Iterable[str],
+        in_flight: int = IN_FLIGHT,
+        on_lost: Callable[[CaikitPtError], None] | None = None,
+        **parameters: Any,
+    ) -> Iterator[dict[str, Any]]:
+        """What `answer` has for each of `texts`, in their order, as it comes; `{"error": ...}` for one that
+        the server refuses.
+
+        `in_flight` requests are under way at a time, and no more than four times as many texts and answers in
+        memory. A server that goes away in between is waited for, ten minutes at the most; `on_lost` is called
+        when the wait begins.
+        """
+        rpc = self._stubs.predict
+
+        def ask(text: str) -> _Call:
+            request = self._question(text, parameters)
+            return _Call(rpc.future(request, metadata=_metadata(model_name)))
+
+        asking = Asking(ask, in_flight, on_lost)
+        for found in asking.answers(texts):
+            yield {"error": f"{found.status}: {found}"} if isinstance(found, CaikitPtError) else found
+
+    def check_predict(self, model_name: str, **parameters: Any) -> None:
+        """Raises ServerError where no text could be answered, for the model or a parameter. Costs a token."""
+        with closing(self.stream(model_name, _PROBE, **parameters)) as parts:
+            try:
+                next(parts, None)
+            except ServerError as error:
+                if not str(error).startswith("text:"):
+                    raise
+
+    @property
+    def answer_fields(self) -> list[str]:
+        """The names of all that can come with an answer."""
+        return [field.name for field in self._stubs.answer.fields]
+
+    def stream(self, model_name: str, text: str, **parameters: Any) -> Generator[str, None, None]:
         """The answer as it comes."""
         parameters = {"preserve_input_text": False, **parameters}
         request = self._stubs.messages.ServerStreamingTextGenerationTaskRequest(text=text, **parameters)
@@ -285,6 +336,10 @@ class TuningClient:
         return {**report, "wrong": wrong} if request.get("wrong_answers") else report
 
     # ---- gRPC ----
+
+    def _question(self, text: str, parameters: Mapping[str, Any]) -> Any:
+        parameters = {"preserve_input_text": False, **parameters}
+        return self._stubs.messages.TextGenerationTaskRequest(text=text, **parameters)
 
     @cached_property
     def _stubs(self) -> _Stubs:
@@ -333,7 +388,7 @@ class TuningClient:
 
 
 def request_of(
-    base_model: str,
+    base_model: str = "",
     records: GivenRecords | None = None,
     file: str = "",
     validation_records: GivenRecords | None = None,
@@ -345,10 +400,10 @@ def request_of(
     Records go along with the request (mappings, or the Path of a file here), or lie in a `file` under the
     server's `file_source_base`; `input_field` and `output_field` name their fields where those are others
     than README's Data has. `parameters` are those of docs/parameters.md, those of tuning_config among
-    them. Raises InvalidRecord.
+    them; with `prompt_tuning_init_prompt` the `base_model` may be left out. Raises InvalidRecord.
     """
     asked = Asked(parameters.get("input_field") or "", parameters.get("output_field") or "")
-    told: dict[str, Any] = {"base_model": base_model}
+    told: dict[str, Any] = {"base_model": base_model} if base_model else {}
     told["train_stream"] = _stream_of(records, file, "train_stream", asked)
     if validation_records is not None or validation_file:
         told["val_stream"] = _stream_of(validation_records, validation_file, "val_stream", asked)
@@ -419,9 +474,29 @@ class _Stubs:
         self.train = training.stub_class(channel).TextGenerationTaskPeftPromptTuningTrain
         asked = inference.stub_class(channel)
         self.predict = asked.TextGenerationTaskPredict
+        self.answer = inference.descriptor.methods_by_name["TextGenerationTaskPredict"].output_type
         self.stream = asked.ServerStreamingTextGenerationTaskPredict
         self.management = Factory.get_service_package(kinds.TRAINING_MANAGEMENT).stub_class(channel)
         self.tuning = service().client_stub_class(channel)
+
+
+class _Call:
+    """A request under way, whose errors are ServerErrors."""
+
+    def __init__(self, call: Any) -> None:
+        self._call = call
+        self.add_done_callback, self.cancel = call.add_done_callback, call.cancel
+
+    def result(self) -> dict[str, Any]:
+        """What `TuningClient.answer` returns. Raises ServerError."""
+        import grpc
+
+        try:
+            return _plain(self._call.result())
+        except grpc.FutureCancelledError as error:
+            raise ServerError("CANCELLED", "The request was cancelled") from error
+        except grpc.RpcError as error:
+            raise _server_error(error) from error
 
 
 def _training(message: Any) -> Training:
@@ -465,6 +540,27 @@ def _struct(message: Any, name: str) -> dict[str, Any]:
     from google.protobuf import json_format
 
     return _whole(json_format.MessageToDict(getattr(message, name))) if message.HasField(name) else {}
+
+
+def _plain(message: Any) -> dict[str, Any]:
+    """What `message` holds, without what is unset: enums as names, and numbers as numbers, of 64 bits too."""
+
+    def of(kind: Any, value: Any) -> Any:
+        if kind.message_type:
+            return _plain(value)
+        return kind.enum_type.values_by_number[value].name if kind.enum_type else value
+
+    found: dict[str, Any] = {}
+    for one in message.DESCRIPTOR.fields:
+        value = getattr(message, one.name)
+        if one.is_repeated and one.message_type and one.message_type.GetOptions().map_entry:
+            of_values = one.message_type.fields_by_name["value"]
+            found |= {one.name: {key: of(of_values, item) for key, item in value.items()}} if value else {}
+        elif one.is_repeated:
+            found |= {one.name: [of(one, item) for item in value]} if value else {}
+        elif not one.has_presence or message.HasField(one.name):
+            found[one.name] = of(one, value)
+    return found
 
 
 def _whole(value: Any) -> Any:

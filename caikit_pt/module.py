@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Tuple, Union
 
+import caikit
 import numpy as np
 from caikit.core import ModuleBase, ModuleConfig, ModuleLoader, ModuleSaver, module
 from caikit.core.data_model import DataStream
@@ -50,6 +51,7 @@ from caikit_pt.serving.sequence import Sequence, text_ids
 from caikit_pt.serving.sequence import Token as ServedToken
 from caikit_pt.soft_prompt import artifact
 from caikit_pt.soft_prompt.artifact import TunedPrompt
+from caikit_pt.soft_prompt.initial import FIELD, Predecessor, published
 from caikit_pt.soft_prompt.publication import replacing
 from caikit_pt.tuning.contender import Contender
 from caikit_pt.tuning.evaluation import AGAINST, TUNED, Done, Evaluation
@@ -130,11 +132,14 @@ class PeftPromptTuning(ModuleBase):
         input_field: Optional[str] = None,
         output_field: Optional[str] = None,
         separator: Optional[str] = None,
+        prompt_tuning_init_prompt: Optional[str] = None,
     ) -> "PeftPromptTuning":
         """Tunes a soft prompt and returns it ready to serve.
 
         Every parameter with its range and default: docs/parameters.md. None is unset. In Python,
-        `base_model` may also be a model that `caikit_pt.load_base_model` returned.
+        `base_model` may also be a model that `caikit_pt.load_base_model` returned, and
+        `prompt_tuning_init_prompt` a PeftPromptTuning or the Path of one on disk; without a `base_model`
+        theirs is taken.
 
         Raises CaikitRuntimeException: INVALID_ARGUMENT for a bad request, ABORTED where the loss
         diverged; the error of caikit_pt is its cause.
@@ -152,18 +157,24 @@ class PeftPromptTuning(ModuleBase):
         train_stream: Optional[_Records] = None,
         tuning_config: Optional[TuningConfig] = None,
         val_stream: Optional[_Records] = None,
+        prompt_tuning_init_prompt: Union["PeftPromptTuning", Path, str, None] = None,
         **parameters: Any,
     ) -> TuningPlan:
-        """Checks the arguments of `train` and resolves them, without reading a weight."""
+        """Checks the arguments of `train` and resolves them, without reading a weight of a base model."""
         with caikit_errors():
+            predecessor = _predecessor(prompt_tuning_init_prompt) if prompt_tuning_init_prompt else None
             resource = base_model if isinstance(base_model, BaseModel) else None
             request = {
-                "base_model": resource.checkpoint.name if resource else base_model,
+                "base_model": resource.checkpoint.name if resource else base_model or None,
                 **_set_fields(tuning_config),
                 **{name: value for name, value in parameters.items() if _is_set(name, value)},
+                FIELD: predecessor and predecessor.name,
             }
+            if not base_model and isinstance(prompt_tuning_init_prompt, PeftPromptTuning):
+                own = prompt_tuning_init_prompt.base
+                resource = own if isinstance(own, BaseModel) else None
             records = () if train_stream is None else train_stream
-            return make_plan(request, records, val_stream, settings.current(), resource)
+            return make_plan(request, records, val_stream, settings.current(), resource, predecessor)
 
     @classmethod
     def preflight(cls, *arguments: Any, **parameters: Any) -> Preflight:
@@ -450,14 +461,33 @@ class PeftPromptTuning(ModuleBase):
         UNAVAILABLE where its server can't be reached.
         """
         with caikit_errors():
-            loader = ModuleLoader(model_path)
-            tuned = artifact.read(_plain(loader.config), Path(loader.model_path))
+            tuned = _read(model_path)
             if base_model is not None:
                 return cls(tuned, base_model)
             now = settings.current()
             checkpoint = locate(tuned.base_model_name, now)
             tuned.check_base(checkpoint)
             return cls(tuned, base_for(checkpoint, now))
+
+
+def _read(model_path: Union[str, ModuleConfig]) -> TunedPrompt:
+    """Raises DamagedArtifact."""
+    loader = ModuleLoader(model_path)
+    return artifact.read(_plain(loader.config), Path(loader.model_path))
+
+
+def _predecessor(given: Union[PeftPromptTuning, Path, str]) -> Predecessor:
+    """What a training goes on from. Text, which may come from anywhere, is a name in the directory of models.
+
+    Raises InvalidParameter where there is none, DamagedArtifact.
+    """
+    if isinstance(given, PeftPromptTuning):
+        return Predecessor("in memory", given.tuned)
+    if isinstance(given, Path):
+        if not (given / "config.yml").is_file():
+            raise InvalidParameter(FIELD, str(given), "the directory of a tuned prompt")
+        return Predecessor(given.resolve().name, _read(str(given)))
+    return Predecessor(given, _read(str(published(given, caikit.get_config().runtime.local_models_dir))))
 
 
 def _check_text(text: str) -> None:

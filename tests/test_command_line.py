@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,11 +18,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from caikit_pt.base_model.frozen import BaseModel
 from caikit_pt.cli import main
 from caikit_pt.client import ServerError, TuningClient
+from caikit_pt.module import PeftPromptTuning
+from caikit_pt.soft_prompt.initial import Predecessor
+from caikit_pt.tuning.plan import make_plan
+from caikit_pt.tuning.tuner import tune
 from examples.local_server import ROOT, free_port
-from tests.conftest import LLAMA, T5
+from tests.conftest import LLAMA, SETTINGS, T5
 from tests.perturbation import SEED
 from tests.runtime.servers import QUICK, RECORDS, Server, wait_for
 
@@ -98,12 +105,166 @@ def test_ask(tuned: str, address: str, capfd: pytest.CaptureFixture[str]) -> Non
     assert main([*request, "--json"]) == 0
     (answer,) = objects(capfd.readouterr().out)
     assert answer["generated_text"].startswith("bad")
+    assert answer["finish_reason"] in ("EOS_TOKEN", "MAX_TOKENS")
+    assert main([*request, "--json", "--generated-tokens=true", "--token-logprobs=true"]) == 0
+    (answer,) = objects(capfd.readouterr().out)
+    assert len(answer["tokens"]) == answer["generated_tokens"]
+    assert all(token["logprob"] < 0 for token in answer["tokens"])
 
 
 def test_ask_with_a_text_from_stdin(tuned: str, address: str) -> None:
     asked = run("generate", "mood", "-", "--max-new-tokens=3", address, input="The lamp is awful")
     assert asked.stdout.startswith("bad")
     assert (asked.returncode, asked.stderr) == (0, "")
+
+
+def asked_of(file: Path, rows: list[dict[str, Any]]) -> str:
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return f"--in={file}"
+
+
+def test_predict(tuned: str, address: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """In order, with what the record had; one that is refused ends nothing, and is counted."""
+    out = tmp_path / "out.jsonl"
+    rows: list[dict[str, Any]] = [{"id": number, **record} for number, record in enumerate(RECORDS)]
+    rows[3]["input"] = "long " * 3000
+    given = asked_of(tmp_path / "in.jsonl", rows)
+    request = ["predict", "mood", given, f"--out={out}", "--max-new-tokens=3", address]
+    request += ["--label-probabilities=true"]
+    assert main([*request, "--in-flight=3"]) == 1
+    printed, told = capfd.readouterr()
+    assert printed == f"{out}\n"
+    assert re.search(r"^8 of 8 answers, [\d.e+]+/s, about 0 s to go$", told, re.MULTILINE)
+    assert "1 of 8 records have no answer" in told
+    found = objects(out.read_text())
+    assert [one["id"] for one in found] == list(range(8))
+    assert found[3]["error"].startswith("INVALID_ARGUMENT: text: ")
+    with TuningClient(address.removeprefix("--server=")) as client:
+        alone = [client.generate("mood", row["input"], max_new_tokens=3) for row in rows[:3]]
+        together = list(client.predict("mood", (row["input"] for row in rows[:3]), max_new_tokens=3))
+    assert [one["generated_text"] for one in found[:3]] == alone
+    assert [one["generated_text"] for one in together] == alone
+    for one in (*found[:3], *found[4:]):
+        assert {label["label"] for label in one["label_probabilities"]} == {"good", "bad"}
+    assert all("error" not in one and one["finish_reason"] for one in (*found[:3], *found[4:]))
+    before = out.read_bytes()
+    assert main([*request, "--json"]) == 1
+    assert objects(capfd.readouterr().out) == [{"answers": 7, "errors": 1, "out": str(out)}]
+    assert out.read_bytes() == before
+
+
+def test_a_prediction_that_is_killed_goes_on(tuned: str, address: str, tmp_path: Path) -> None:
+    out = tmp_path / "out.csv"
+    rows = [{"number": str(number), "text": f"the {number}. lamp\nis awful"} for number in range(300)]
+    given = asked_of(tmp_path / "in.jsonl", rows)
+    request = ["predict", "mood", given, f"--out={out}", "--max-new-tokens=1", address]
+    command = [sys.executable, "-m", "caikit_pt.cli", *request, "--in-flight=1"]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL, cwd=ROOT) as process:
+        wait_for(lambda: out.exists() and out.stat().st_size > 500)
+        process.kill()
+    kept = out.read_bytes()
+    assert kept.count(b"EOS_TOKEN") + kept.count(b"MAX_TOKENS") < 300
+    assert main(request) == 0
+    assert out.read_bytes().startswith(kept[: kept.rindex(b"\n") + 1])
+    with out.open(newline="", encoding="utf-8") as table:
+        found = list(csv.DictReader(table, strict=True))
+    assert [(one["number"], one["input"]) for one in found] == [(row["number"], row["text"]) for row in rows]
+    assert all(one["finish_reason"] for one in found)
+
+
+@pytest.mark.parametrize(
+    ("changed", "code", "told"),
+    [
+        ({"model": "never"}, 1, "NOT_FOUND: "),
+        ({"more": "--max-new-tokens=0"}, 1, "INVALID_ARGUMENT: max_new_tokens: 0"),
+        ({"more": "--input-field=question"}, 2, "in.jsonl, line 1, column 1: fields “input”, “output”"),
+        ({"rows": []}, 2, "in.jsonl: no records. Expected: at least one record"),
+        ({"out": "in.jsonl"}, 2, "in.jsonl is the file of records"),
+        ({"out": "out.txt"}, 2, "out.txt' is not allowed. Allowed: a file whose name ends in .jsonl or .csv"),
+        ({"out": "there.jsonl"}, 2, "there is no there.jsonl.run.json"),
+        ({"in": "nowhere.jsonl"}, 2, "nowhere.jsonl: a file that can't be read (No such file"),
+    ],
+)
+def test_a_prediction_that_cannot_be(
+    tuned: str,
+    address: str,
+    tmp_path: Path,
+    changed: dict[str, Any],
+    code: int,
+    told: str,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """It leaves every file as it was."""
+    asked_of(tmp_path / "in.jsonl", changed.get("rows", RECORDS))
+    (tmp_path / "there.jsonl").write_text("mine\n")
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    files = [f"--{way}={tmp_path / changed.get(way, f'{way}.jsonl')}" for way in ("in", "out")]
+    more = [changed["more"]] if "more" in changed else []
+    assert main(["predict", changed.get("model", "mood"), *files, *more, address]) == code
+    assert told in capfd.readouterr().err
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+def test_tune_from_a_tuned_prompt(
+    tuned: str, server: Server, address: str, train: str, llama: BaseModel, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It is spooled with the job: what becomes of the one that is published doesn't matter."""
+    shutil.copytree(server.models / "mood", server.models / "origin")
+    before = PeftPromptTuning.load(str(server.models / "origin"), llama).tuned
+    assert main(["tune", "first", f"--base-model={T5}", train, *ENDLESS, address, "--detach"]) == 0
+    running = capfd.readouterr().out.strip()
+    more = ["--num-epochs=2", "--batch-size=8"]
+    assert main(["tune", "second", "--from=origin", train, *more, address, "--detach"]) == 0
+    id = capfd.readouterr().out.strip()
+    shutil.rmtree(server.models / "origin")
+    assert main(["cancel", running, address]) == 0
+    assert main(["watch", id, address]) == 0
+    capfd.readouterr()
+    assert main(["show", id, address]) == 0
+    shown = capfd.readouterr().out
+    assert re.search(r"^num_virtual_tokens +4 +tuned prompt origin$", shown, re.MULTILINE)
+    assert re.search(rf"^base_model +{LLAMA} +tuned prompt origin$", shown, re.MULTILINE)
+    request = {"prompt_tuning_init_prompt": "origin", "num_epochs": 2, "batch_size": 8}
+    here = tune(make_plan(request, RECORDS, None, SETTINGS, predecessor=Predecessor("origin", before)), llama)
+    there = PeftPromptTuning.load(str(server.models / "second"), llama).tuned
+    assert torch.equal(there.prompt.tensors["DECODER"], here.prompt.tensors["DECODER"])
+    for name in ("prompt_tuning_init_prompt", "prompt_tuning_init_prompt_sha256"):
+        assert there.tuning_parameters[name] == here.tuning_parameters[name]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--from=never"], "prompt_tuning_init_prompt: 'never' is not allowed"),
+        (["--from=../models/mood"], "prompt_tuning_init_prompt: '../models/mood' is not allowed"),
+        (["--from=mood", "--num-virtual-tokens=5"], "num_virtual_tokens: 5 is not allowed. Allowed: 4, as"),
+        (["--from=mood", f"--base-model={T5}"], "base_model: 'tiny-t5' is not allowed. Allowed: tiny-llama"),
+        (["--from=mood", "--prompt-tuning-init-text=a"], "prompt_tuning_init_text: 'a' is not allowed"),
+    ],
+)
+def test_a_start_that_cannot_be(
+    tuned: str,
+    address: str,
+    train: str,
+    arguments: list[str],
+    told: str,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """To `tune` and to `check` alike."""
+    for command in ("tune", "check"):
+        assert main([command, "never", train, *arguments, address]) == 1
+        assert told in capfd.readouterr().err
+
+
+def test_check_a_training_that_goes_on(
+    tuned: str, address: str, train: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["check", "never", "--from=mood", train, address, "--json"]) == 0
+    (report,) = objects(capfd.readouterr().out)
+    assert report["parameters"]["prompt_tuning_init_prompt"] == "mood"
+    assert report["parameters"]["origins"]["base_model"] == "tuned prompt mood"
+    assert main(["check", "never", train, address]) == 2
+    assert "--base-model is needed" in capfd.readouterr().err
 
 
 def test_list_and_show(tuned: str, address: str, capfd: pytest.CaptureFixture[str]) -> None:

@@ -59,6 +59,31 @@ def test_a_model_in_any_directory_is_used_as_it_is(tmp_path: Path) -> None:
     assert len(POOL) == held
 
 
+def test_a_training_goes_on_from_a_prompt_in_memory_and_on_disk(llama: BaseModel, tmp_path: Path) -> None:
+    """Over the base model that it has; as text only what is published counts."""
+    first = train(llama, num_epochs=2, verbalizer="Say: {{input}}")
+    first.save(str(tmp_path / "first"))
+
+    def on(start: Any) -> PeftPromptTuning:
+        return PeftPromptTuning.train(
+            base_model="",
+            train_stream=DataStream.from_iterable(GENERATION),
+            tuning_config=TuningConfig(),
+            num_epochs=1,
+            prompt_tuning_init_prompt=start,
+        )
+
+    second, again = on(first), on(tmp_path / "first")
+    assert second.base is llama
+    assert second.tuned.verbalizer == again.tuned.verbalizer == "Say: {{input}}"
+    assert torch.equal(second.tuned.prompt.tensors["DECODER"], again.tuned.prompt.tensors["DECODER"])
+    assert again.tuned.tuning_parameters["prompt_tuning_init_prompt"] == "first"
+    for wrong in (str(tmp_path / "first"), tmp_path / "none"):
+        with pytest.raises(CaikitRuntimeException, match="prompt_tuning_init_prompt") as error:
+            on(wrong)
+        assert error.value.status_code is grpc.StatusCode.INVALID_ARGUMENT
+
+
 def test_an_absolute_path_is_no_name_in_python_either() -> None:
     with pytest.raises(CaikitRuntimeException) as error:
         train(str(BASE_MODELS / "tiny-t5"))

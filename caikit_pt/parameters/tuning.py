@@ -26,6 +26,9 @@ EXACT_SOURCE_TASK = "EXACT_SOURCE_TASK"
 # peft's and caikit-nlp's name for AVERAGE_SOURCE.
 AVERAGE_SOURCE_TASKS = "AVERAGE_SOURCE_TASKS"
 
+# Never named in a request: the method of prompt_tuning_init_prompt.
+TUNED_PROMPT = "TUNED_PROMPT"
+
 SOURCE_INIT_METHODS = (AVERAGE_SOURCE, AVERAGE_SOURCE_TASKS, ONLY_SOURCE_SHARED, EXACT_SOURCE_TASK)
 
 ENCODER = "ENCODER"
@@ -335,6 +338,16 @@ TUNING_PARAMETERS = ParameterTable(
         "end belongs to the first word of the answer. Empty: nothing.",
         source="by the kind of base model and the task: docs/quality.md",
     ),
+    Parameter(
+        "prompt_tuning_init_prompt",
+        str,
+        "A tuned prompt that is published on the server, to go on from: its rows are the initial ones, and "
+        "what the request doesn't name of base model, virtual tokens, output model types, verbalizer, "
+        "separator, maximum lengths and task is taken from it. In Python also a PeftPromptTuning, or the "
+        "Path of one.",
+        default="",
+        source="caikit_pt",
+    ),
 )
 
 PRESET_PARAMETERS = ("batch_size", "accumulate_steps", "learning_rate", "num_epochs")
@@ -384,6 +397,7 @@ class TuningParameters:
     input_field: str = ""
     output_field: str = ""
     separator: str = ""
+    prompt_tuning_init_prompt: str = ""
     origins: Mapping[str, str]
 
     @property
@@ -402,8 +416,10 @@ def check_request(request: Mapping[str, Any], limits: Limits) -> dict[str, Any]:
     What can be judged without a base model is judged here. Raises InvalidParameter.
     """
     given = TUNING_PARAMETERS.check(request, limits)
-    if not given.get("base_model"):
+    if not (given.get("base_model") or given.get("prompt_tuning_init_prompt")):
         raise InvalidParameter("base_model", given.get("base_model", ""), "the name of a base model")
+    if given.get("prompt_tuning_init_prompt"):
+        _check_nothing_else_to_start_from(given)
     method = given.get("prompt_tuning_init_method", RANDOM)
     if method == AVERAGE_SOURCE_TASKS:
         method = given["prompt_tuning_init_method"] = AVERAGE_SOURCE
@@ -439,13 +455,24 @@ def check_request(request: Mapping[str, Any], limits: Limits) -> dict[str, Any]:
     return given
 
 
+def _check_nothing_else_to_start_from(given: Mapping[str, Any]) -> None:
+    for name in ("method", "text", "source_model", "task"):
+        parameter = TUNING_PARAMETERS[f"prompt_tuning_init_{name}"]
+        if parameter.name in given:
+            raise InvalidParameter(
+                parameter.field,
+                given[parameter.name],
+                "unset together with prompt_tuning_init_prompt, which is what the training starts from",
+            )
+
+
 def resolve(
     given: Mapping[str, Any], decided: Mapping[str, tuple[Any, str]], limits: Limits
 ) -> TuningParameters:
     """A request's own values first, then what was `decided` for it, then the table's defaults.
 
-    `decided` holds, by name, a value and its origin: from a preset, the base model or a source
-    prompt. A default beyond `limits` becomes the nearest value that they allow.
+    `decided` holds, by name, a value and its origin: from a preset, the base model, a source
+    prompt or a tuned one. A default beyond `limits` becomes the nearest value that they allow.
     """
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}

@@ -2,7 +2,7 @@
 
     job.json             what was accepted; enough to have the job again without the database
     plan.json            the resolved parameters and the base model
-    records.jsonl, validation.jsonl, source.safetensors
+    records.jsonl, validation.jsonl, source.safetensors, initial.safetensors
     snapshots/           of the training (tuning/snapshot.py)
     artifact/            the tuned prompt, until it is published
     log.txt              what the job's process wrote
@@ -19,19 +19,25 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from caikit_pt.base_model.checkpoint import opened
 from caikit_pt.errors import BaseModelMismatch, CaikitPtError
 from caikit_pt.parameters.tuning import TuningParameters
 from caikit_pt.runtime.job import TERMINAL, Job
+from caikit_pt.soft_prompt.initial import InitialPrompt
+from caikit_pt.soft_prompt.prompt import SoftPrompt
 from caikit_pt.soft_prompt.publication import sync, to_disk
 from caikit_pt.soft_prompt.source import SourcePrompt
 from caikit_pt.tuning.plan import TuningPlan
 from caikit_pt.tuning.records import Record, Records
 
+if TYPE_CHECKING:
+    import torch
+
 _JOB, _PLAN, _OUTCOME = "job.json", "plan.json", "outcome.json"
 _RECORDS, _VALIDATION, _SOURCE = "records.jsonl", "validation.jsonl", "source.safetensors"
+_INITIAL = "initial.safetensors"
 _KEPT = (_JOB, _OUTCOME, "log.txt")
 # Written once, at submission; the rest of a job's row changes.
 _ACCEPTED = ("id", "model_name", "path", "digest", "parameters", "submitted")
@@ -55,6 +61,8 @@ class JobFolder:
                 _write_records(self.directory / _VALIDATION, plan.validation)
             if plan.source is not None:
                 _write_source(self.directory / _SOURCE, plan.source)
+            if plan.initial is not None:
+                _write_tensors(self.directory / _INITIAL, plan.initial.prompt.tensors)
             _write(self.directory / _PLAN, _described(plan))
             # Last: a folder without it is no job.
             accepted = {name: value for name, value in asdict(job).items() if name in _ACCEPTED}
@@ -92,6 +100,8 @@ class JobFolder:
             records=records,
             validation=validation,
             limits={name: (low, high) for name, (low, high) in described["limits"].items()},
+            # Jobs that were queued by a release without it have none.
+            initial=_read_initial(self.directory / _INITIAL, described.get("initial")),
         )
 
     @property
@@ -141,6 +151,7 @@ def _described(plan: TuningPlan) -> dict[str, Any]:
         "records": _described_records(plan.records),
         "validation": plan.validation and _described_records(plan.validation),
         "source": plan.source and plan.source.name,
+        "initial": plan.initial and {"name": plan.initial.name, "labels": list(plan.initial.labels)},
         "limits": {name: list(bounds) for name, bounds in plan.limits.items()},
     }
 
@@ -183,9 +194,14 @@ def _read_records(file: Path, described: Mapping[str, Any] | None) -> Records | 
 
 
 def _write_source(file: Path, source: SourcePrompt) -> None:
+    _write_tensors(
+        file, {"shared": source.shared, **({} if source.tasks is None else {"tasks": source.tasks})}
+    )
+
+
+def _write_tensors(file: Path, tensors: Mapping[str, torch.Tensor]) -> None:
     from safetensors.torch import save
 
-    tensors = {"shared": source.shared, **({} if source.tasks is None else {"tasks": source.tasks})}
     file.write_bytes(save({name: tensor.contiguous() for name, tensor in tensors.items()}))
 
 
@@ -196,6 +212,14 @@ def _read_source(file: Path, name: str | None) -> SourcePrompt | None:
         return None
     tensors = read_tensors(file)
     return SourcePrompt(name, tensors["shared"], tensors.get("tasks"))
+
+
+def _read_initial(file: Path, described: Mapping[str, Any] | None) -> InitialPrompt | None:
+    from caikit_pt.soft_prompt.tensor_file import read_tensors
+
+    if described is None:
+        return None
+    return InitialPrompt(described["name"], SoftPrompt(read_tensors(file)), tuple(described["labels"]))
 
 
 def _write(file: Path, value: Any) -> None:

@@ -21,6 +21,7 @@ from caikit_pt.parameters.tuning import (
     TEXT,
     TuningParameters,
 )
+from caikit_pt.soft_prompt.initial import InitialPrompt
 from caikit_pt.soft_prompt.prompt import SoftPrompt
 from caikit_pt.soft_prompt.source import SourcePrompt
 
@@ -38,6 +39,7 @@ class Start:
     parameters: TuningParameters
     generator: torch.Generator
     source: SourcePrompt | None
+    tuned: InitialPrompt | None = None
 
     @property
     def needed_source(self) -> SourcePrompt:
@@ -112,5 +114,7 @@ INITIALIZERS: dict[str, Callable[[Start], torch.Tensor]] = {
 
 def initial_prompt(start: Start) -> SoftPrompt:
     """The soft prompt that a tuning starts from, one tensor for each side asked for."""
+    if start.tuned is not None:
+        return SoftPrompt({part: rows.clone() for part, rows in start.tuned.prompt.tensors.items()})
     initializer = INITIALIZERS[start.parameters.prompt_tuning_init_method]
     return SoftPrompt({part: initializer(start).clone() for part in start.parameters.output_model_types})

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from caikit_pt.base_model.frozen import BaseModel
 from caikit_pt.errors import TrainingDiverged
 from caikit_pt.parameters.tuning import TuningParameters
+from caikit_pt.soft_prompt.initial import InitialPrompt
 from caikit_pt.soft_prompt.initializers import Start, initial_prompt
 from caikit_pt.soft_prompt.prompt import SoftPrompt, trainable
 from caikit_pt.soft_prompt.source import SourcePrompt
@@ -78,13 +79,18 @@ class Candidate:
 
     @classmethod
     def begin(
-        cls, base: BaseModel, parameters: TuningParameters, source: SourcePrompt | None, updates: int
+        cls,
+        base: BaseModel,
+        parameters: TuningParameters,
+        source: SourcePrompt | None,
+        updates: int,
+        tuned: InitialPrompt | None = None,
     ) -> Candidate:
         """A new one, whose random numbers all come from the seed of its parameters."""
         import torch
 
         generator = torch.Generator().manual_seed(parameters.seed)
-        initial = initial_prompt(Start(base, parameters, generator, source))
+        initial = initial_prompt(Start(base, parameters, generator, source, tuned))
         prompt = trainable(initial.to(base.device), parameters, generator)
         learner = Learner(prompt, parameters, updates)
         return cls(parameters, initial, learner, updates, Trial(parameters))

@@ -34,6 +34,7 @@ from caikit_pt.parameters.tuning import (
     resolve,
 )
 from caikit_pt.settings import Settings
+from caikit_pt.soft_prompt.initial import InitialPrompt, Predecessor
 from caikit_pt.soft_prompt.source import SourcePrompt, find_source
 from caikit_pt.tuning.metrics import label_set
 from caikit_pt.tuning.record_fields import Asked
@@ -59,15 +60,18 @@ class TuningPlan:
     limits: Limits
     # The base model itself, where a Python caller brought one.
     resource: BaseModel | None = None
+    # The tuned prompt that the training goes on from.
+    initial: InitialPrompt | None = None
 
     @property
     def labels(self) -> tuple[str, ...]:
         """What answers are confined to: the outputs of a classification. Where a record may have several
-        labels, nothing: they may come in other combinations."""
+        labels, nothing: they may come in other combinations. A prompt that goes on keeps those it had."""
         streams = (self.records, self.validation) if self.validation else (self.records,)
         if self.parameters.tuning_task != CLASSIFICATION or any(one.several_labels for one in streams):
             return ()
-        return tuple(sorted({record.output for records in streams for record in records.items}))
+        earlier = self.initial.labels if self.initial else ()
+        return tuple(sorted({*earlier, *(record.output for records in streams for record in records.items)}))
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -106,15 +110,20 @@ def make_plan(
     val_stream: Iterable[Any] | None,
     settings: Settings,
     resource: BaseModel | None = None,
+    predecessor: Predecessor | None = None,
 ) -> TuningPlan:
     """Checks a train request and resolves its defaults.
 
-    `request` holds the parameters by name, None for unset. Raises InvalidParameter (or one of its
-    kinds) for the first thing that may not be.
+    `request` holds the parameters by name, None for unset; `predecessor` is the tuned prompt that it names.
+    Raises InvalidParameter (or one of its kinds) for the first thing that may not be.
     """
     given = check_request(request, settings.tuning_limits)
-    Verbalizer(given.get("verbalizer", TUNING_PARAMETERS["verbalizer"].default))
-    checkpoint = resource.checkpoint if resource else locate(given["base_model"], settings)
+    taken = predecessor.taken(settings.tuning_limits) if predecessor else {}
+    known = {**{name: value for name, (value, _) in taken.items()}, **given}
+    Verbalizer(known.get("verbalizer", TUNING_PARAMETERS["verbalizer"].default))
+    checkpoint = resource.checkpoint if resource else locate(known["base_model"], settings)
+    if predecessor:
+        predecessor.check(given, checkpoint)
     # Both are read for their errors: what is broken here would break only the job.
     _ = checkpoint.fingerprint, checkpoint.tokenizer
     text_of(checkpoint).init_ids(given.get("prompt_tuning_init_text", ""))
@@ -123,13 +132,22 @@ def make_plan(
     records = read_records(train_stream, "train_stream", asked)
     validation = None if val_stream is None else read_records(val_stream, "val_stream", asked)
     decided = _validation_share(given, len(records), validation is not None)
-    parameters = _resolve(given, decided, checkpoint, source, records, settings, resource)
+    parameters = _resolve(given, decided, taken, checkpoint, source, records, settings, resource)
     held_out = math.ceil(parameters.validation_share * len(records))
     if held_out:
         if parameters.origins["validation_share"] == "default":
             held_out = min(held_out, MOST_SPLIT_OFF)
         records, validation = records.split(held_out, parameters.seed)
-    plan = TuningPlan(parameters, checkpoint, source, records, validation, settings.tuning_limits, resource)
+    plan = TuningPlan(
+        parameters,
+        checkpoint,
+        source,
+        records,
+        validation,
+        settings.tuning_limits,
+        resource,
+        predecessor.initial if predecessor else None,
+    )
     for warning in plan.warnings:
         _LOG.warning(warning)
     return plan
@@ -179,21 +197,27 @@ def _source(given: Mapping[str, Any], checkpoint: Checkpoint, settings: Settings
 def _resolve(
     given: Mapping[str, Any],
     decided_before: Decided,
+    taken: Decided,
     checkpoint: Checkpoint,
     source: SourcePrompt | None,
     records: Records,
     settings: Settings,
     resource: BaseModel | None,
 ) -> TuningParameters:
-    decided: Decided = {**decided_before, "tuning_task": _task(records)}
+    decided: Decided = {
+        **decided_before,
+        "tuning_task": _task(records),
+        "output_model_types": (checkpoint.prompt_parts[:1], f"{checkpoint.family} model"),
+        **taken,
+    }
     task = given.get("tuning_task", decided["tuning_task"][0])
     labels = {record.output for record in records.items}
-    decided.update(by_rules(Facts(checkpoint.family, task, len(records), len(labels))))
+    rules = by_rules(Facts(checkpoint.family, task, len(records), len(labels)))
+    decided.update({name: value for name, value in rules.items() if name not in taken})
     decided.update(preset(settings.tuning_presets, checkpoint.name, task))
     if source:
         decided["num_virtual_tokens"] = (source.num_virtual_tokens, f"source prompt {source.name}")
         decided["prompt_tuning_init_source_model"] = (source.name, "the default of the base model")
-    decided["output_model_types"] = (checkpoint.prompt_parts[:1], f"{checkpoint.family} model")
     wrong = set(given.get("output_model_types", ())) - set(checkpoint.prompt_parts)
     if wrong:
         raise InvalidParameter(

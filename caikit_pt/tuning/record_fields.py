@@ -93,6 +93,36 @@ def input_and_output(fields: Mapping[str, Any], asked: Asked) -> tuple[str, str,
     return _text(chosen.input, fields[chosen.input]), _text(chosen.output, fields[chosen.output]), chosen
 
 
+def input_field(fields: Mapping[str, Any], asked: str) -> str:
+    """The field of a record that is its input, where nothing else is needed: `asked`, or the input of one of
+    the pairs that are read by themselves. Raises UnusableField."""
+    return _input_named(tuple(name for name in fields if isinstance(name, str)), asked)
+
+
+def input_text(name: str, value: Any) -> str:
+    """The text of an input field; of `messages` what the user says, in one turn. Raises UnusableField."""
+    if _plain(name) == _MESSAGES and isinstance(value, list):
+        first = value[0] if value and isinstance(value[0], Mapping) else {}
+        if first.get("role") != "user" or len(value) > 2:
+            raise UnusableField(name, "other messages", _TURN)
+        return _text(name, first.get("content"))
+    return _text(name, value)
+
+
+@lru_cache(maxsize=1024)
+def _input_named(names: tuple[str, ...], asked: str) -> str:
+    if asked:
+        return _named(names, asked)
+    known = [*dict.fromkeys(given for given, _ in PAIRS), _MESSAGES]
+    found = [wanted for wanted in known if _find(names, wanted)]
+    if known[0] in found:
+        found = known[:1]
+    if len(found) != 1:
+        expected = f"a record with one of the fields {', '.join(known)}; input_field names another"
+        raise UnusableField(None, _shown(names), expected)
+    return _named(names, found[0])
+
+
 @lru_cache(maxsize=1024)
 def _chosen(names: tuple[str, ...], asked: Asked) -> Chosen:
     if asked.input or asked.output:

@@ -137,8 +137,8 @@ def _varied(
             scale = changed["learning_rate"] / parameters.learning_rate
             rate = scale * parameters.task_learning_rate
             changed["task_learning_rate"] = TUNING_PARAMETERS["task_learning_rate"].nearest(rate, limits)
-    # A source prompt decides both, and a text its own start.
-    if "prompt_tuning_init_method" in open_names:
+    # A source prompt and a tuned one decide both, and a text its own start.
+    if parameters.origins.get("prompt_tuning_init_method") == "default":
         changed["prompt_tuning_init_method"] = method
     if parameters.origins.get("num_virtual_tokens") == "default":
         fewer = max(1, round(tokens * parameters.num_virtual_tokens))

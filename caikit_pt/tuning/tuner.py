@@ -18,6 +18,7 @@ from caikit_pt.base_model.text import TextSide
 from caikit_pt.errors import TrainingInterrupted
 from caikit_pt.serving.labels import Labels
 from caikit_pt.soft_prompt.artifact import TunedPrompt
+from caikit_pt.soft_prompt.initial import FIELD
 from caikit_pt.tuning.batches import updates_per_epoch, windows
 from caikit_pt.tuning.candidate import Candidate, Point
 from caikit_pt.tuning.course import DIVERGED, FLAT, SETTLED, course
@@ -127,7 +128,7 @@ class _Tuning:
             )
         self._steps = parameters.num_epochs * updates_per_epoch(len(self._examples), parameters.window)
         self._candidates = [
-            Candidate.begin(base, one, plan.source, self._steps)
+            Candidate.begin(base, one, plan.source, self._steps, plan.initial)
             for one in candidates(parameters, plan.limits)
         ]
         self._trials = [candidate.trial for candidate in self._candidates]
@@ -148,6 +149,8 @@ class _Tuning:
         else:
             for warning in self._examples.warnings:
                 _LOG.warning(warning)
+            if self._plan.initial:
+                self._validate_start()
         for step, epoch, window, ends_epoch in self._windows():
             if ending.is_near():
                 raise TrainingInterrupted("The training was stopped: its process is ending.")
@@ -314,13 +317,26 @@ class _Tuning:
         every = self._parameters.validation_steps
         return step == self._steps or (step % every == 0 if every else ends_epoch)
 
-    def _is_settled(self, epoch: int, step: int) -> bool:
-        """Validates; whether it is time to stop early."""
+    def _validate_start(self) -> None:
+        """A tuned prompt that all candidates start from is the first that may be the best, so that none of
+        them ends worse than it began."""
+        if self._validation is None:
+            return
+        values = self._scores(self._candidates[0])
+        for candidate in self._candidates:
+            candidate.validated(0, 0, values)
+        self._on_validation(Validated(0, 0, values, best=True))
+
+    def _scores(self, candidate: Candidate) -> dict[str, float]:
         assert self._validation is not None
-        (candidate,) = self._candidates
         scores = self._validation.scores(candidate.learner.prompt.finished())
         values = {name: estimate.value for name, estimate in scores.metrics.items()}
-        values |= {"loss": scores.loss.value, "perplexity": scores.perplexity}
+        return {**values, "loss": scores.loss.value, "perplexity": scores.perplexity}
+
+    def _is_settled(self, epoch: int, step: int) -> bool:
+        """Validates; whether it is time to stop early."""
+        (candidate,) = self._candidates
+        values = self._scores(candidate)
         better = candidate.validated(epoch, step, values)
         self._on_validation(Validated(epoch, step, values, better))
         self._worse_in_a_row = 0 if better else self._worse_in_a_row + 1
@@ -347,6 +363,7 @@ class _Tuning:
                 "records": len(self._examples),
                 "cut_sources": self._examples.cut_sources,
                 "cut_targets": self._examples.cut_targets,
+                **({f"{FIELD}_sha256": self._plan.initial.sha256} if self._plan.initial else {}),
             },
             training_logs=candidate.logs,
             verdict=found,

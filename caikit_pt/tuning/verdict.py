@@ -53,7 +53,11 @@ def in_words(verdict: Mapping[str, Any]) -> list[str]:
     kept = verdict["kept"]
     lines = [
         f"The course of the loss: {verdict['course']}. "
-        f"Kept is the prompt after epoch {kept['epoch']}, update {kept['step']}."
+        + (
+            f"Kept is the prompt after epoch {kept['epoch']}, update {kept['step']}."
+            if kept["step"]
+            else "Kept is the prompt that it went on from: none was better."
+        )
     ]
     if verdict["skipped_updates"]:
         lines.append(f"{verdict['skipped_updates']} updates were skipped, because they weren't finite.")

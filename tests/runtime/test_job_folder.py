@@ -17,6 +17,7 @@ from caikit_pt.runtime.job_folder import JobFolder, folders
 from caikit_pt.settings import Settings
 from caikit_pt.tuning.plan import TuningPlan, make_plan
 from tests.conftest import SETTINGS
+from tests.soft_prompt.test_initial import continued, predecessor
 from tests.tuning.training import PAIRS
 
 SECRET = "a text that is nobody's business"
@@ -61,6 +62,22 @@ def test_a_source_prompt_comes_back(t5: BaseModel, source_prompts: Path, tmp_pat
     found = folder.plan().source
     assert found is not None
     assert torch.equal(found.average(), plan.source.average())
+
+
+def test_a_prompt_to_go_on_from_comes_back(base: BaseModel, tmp_path: Path) -> None:
+    """Whatever has become of the one that was published; a search beside it, too."""
+    before = predecessor(base, labels=("mixed",))
+    plan = continued(before, search="auto")
+    folder = JobFolder(tmp_path / "one")
+    folder.create(job(plan), plan)
+    found = folder.plan()
+    assert found.parameters == plan.parameters
+    assert found.initial is not None
+    assert (found.initial.name, found.initial.labels) == ("mood", ("mixed",))
+    for part, rows in before.tuned.prompt.tensors.items():
+        assert torch.equal(found.initial.prompt.tensors[part].view(torch.int32), rows.view(torch.int32))
+    folder.end(dataclasses.replace(job(plan), state=COMPLETED))
+    assert not (folder.directory / "initial.safetensors").exists()
 
 
 def test_when_it_has_ended_its_records_are_gone(llama: BaseModel, tmp_path: Path) -> None:

@@ -1,0 +1,271 @@
+"""A file of answers to the records of another, in their order; begun again, it goes on where it has ended.
+
+Beside the answers FILE stands FILE.run.json: whose answers they are, and to what.
+"""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+import hashlib
+import io
+import json
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any
+
+from caikit_pt.client import TuningClient
+from caikit_pt.errors import CaikitPtError, InvalidParameter, InvalidRecord
+from caikit_pt.tuning.record_fields import OfType, UnusableField, input_field, input_text
+from caikit_pt.tuning.record_file import rows
+
+ERROR = "error"
+_INPUT = "input"
+# Said with every answer, and never of one.
+_LEFT_OUT = ("producer_id",)
+_JSON_LINES, _TABLE = ".jsonl", ".csv"
+_OUT = "--out"
+# What tells a run from another, in words.
+_OTHER = {
+    "model_name": "of another model",
+    "training_id": "of another training of the model",
+    "parameters": "with other parameters",
+    "input_field": "to another field",
+    "input_sha256": "to other records",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """A record to be answered: its `text`, or why it has none, and its other fields."""
+
+    text: str
+    others: Mapping[str, Any]
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The records of `file`; their text is in `field`, where that is empty in the one that training reads."""
+
+    file: Path
+    field: str = ""
+
+    def __iter__(self) -> Iterator[Input]:
+        """Raises InvalidRecord where the file can't be read, or a record has no such field."""
+        for row in rows(self.file, str(self.file)):
+            try:
+                name = input_field(row.fields, self.field)
+            except UnusableField as error:
+                raise InvalidRecord(
+                    "file", f"{row.place(error.name)}: {error.found}", error.expected
+                ) from None
+            value = row.fields[name]
+            others = {
+                other: found
+                for other, found in row.fields.items()
+                if other != name and isinstance(other, str) and not isinstance(found, OfType)
+            }
+            try:
+                yield Input(input_text(name, value), others)
+            except UnusableField as error:
+                shown = value if isinstance(value, str) else ""
+                yield Input(shown, others, f"{name}: {error.found}. Expected: {error.expected}")
+
+    @cached_property
+    def checked(self) -> tuple[int, Input]:
+        """How many there are, and the first. Reads all of them; raises InvalidRecord, too, where none can be
+        answered."""
+        first, count, usable = None, 0, False
+        for one in self:
+            first, count, usable = first or one, count + 1, usable or not one.error
+        if first is None or not usable:
+            found = first.error if first else "no records"
+            raise InvalidRecord("file", f"{self.file}: {found}", "at least one record with a text")
+        return count, first
+
+    @property
+    def sha256(self) -> str:
+        """Of the file."""
+        with self.file.open("rb") as content:
+            return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+class Answers:
+    """The file of answers `path`, a record each: `done` so far, `errors` of them without an answer."""
+
+    def __init__(
+        self, path: Path, run: Mapping[str, Any], others: Iterable[str], names: Sequence[str]
+    ) -> None:
+        """`run` says whose answers they are; `names` are the fields of an answer, `others` those of a record.
+
+        Nothing is written yet. Raises InvalidParameter where nothing can be, or where `path` holds something
+        else than the first of these answers.
+        """
+        self.done = self.errors = 0
+        self._path, self._run = path, run
+        _, self._beside = written(path)
+        self._is_table = path.suffix.lower() == _TABLE
+        self._reserved = {_INPUT, ERROR, *names}
+        kept = [name for name in others if name not in self._reserved]
+        self._columns = [_INPUT, *kept, *(name for name in names if name not in _LEFT_OUT), ERROR]
+        self._file: IO[bytes] | None = None
+        self._check_path()
+        if self._holds_something:
+            self._check_run()
+
+    def open(self) -> None:
+        """Drops a last line that is torn, and is ready for the next one.
+
+        Raises InvalidParameter where another process is at it, OSError.
+        """
+        self._file = self._path.open("a+b")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InvalidParameter(_OUT, str(self._path), "a file that no other process writes") from None
+        if not self._holds_something:
+            new = self._beside.with_name(f".{self._beside.name}.new")
+            new.write_text(_json(self._run) + "\n", "utf-8")
+            os.replace(new, self._beside)
+        self._file.seek(0)
+        size = 0
+        for record in _whole(self._file, self._is_table):
+            self._count(record, is_header=self._is_table and not size)
+            size += len(record)
+        self._file.truncate(size)
+        if self._is_table and not size:
+            self._put(_row(self._columns))
+
+    def write(self, asked: Input, answer: Mapping[str, Any]) -> None:
+        """The next one: from now on it is there, whatever happens to this process."""
+        others = {name: value for name, value in asked.others.items() if name not in self._reserved}
+        told = {name: value for name, value in answer.items() if name not in _LEFT_OUT}
+        line = {_INPUT: asked.text, **others, **told}
+        if self._is_table:
+            self._put(_row([line.get(name) for name in self._columns]))
+        else:
+            self._put(_json(line) + "\n")
+        self.done += 1
+        self.errors += ERROR in answer
+
+    def close(self) -> None:
+        """Lets go of the file."""
+        if self._file is not None:
+            self._file.close()
+
+    @property
+    def _holds_something(self) -> bool:
+        return self._path.exists() and self._path.stat().st_size > 0
+
+    def _check_path(self) -> None:
+        path = self._path
+        if path.suffix.lower() not in (_JSON_LINES, _TABLE):
+            raise InvalidParameter(_OUT, str(path), f"a file whose name ends in {_JSON_LINES} or {_TABLE}")
+        place = path if path.exists() else path.parent
+        if not (path.is_file() or not path.exists()) or not os.access(path.parent, os.W_OK):
+            raise InvalidParameter(_OUT, str(path), "a file in a directory that can be written to")
+        if not os.access(place, os.W_OK):
+            raise InvalidParameter(_OUT, str(path), "a file that can be written")
+
+    def _check_run(self) -> None:
+        allowed = "a new file, or one that the same command has begun"
+        try:
+            other = json.loads(self._beside.read_text("utf-8"))
+            differing = [name for name, value in self._run.items() if other.get(name) != value]
+        except (OSError, ValueError, AttributeError):
+            told = f"what {self._path.name} holds isn't known, for there is no {self._beside.name}"
+            raise InvalidParameter(_OUT, str(self._path), f"{allowed} ({told})") from None
+        if differing:
+            told = f"{self._path.name} holds answers {', '.join(_OTHER[name] for name in differing)}"
+            raise InvalidParameter(_OUT, str(self._path), f"{allowed} ({told})")
+
+    def _count(self, record: bytes, is_header: bool) -> None:
+        """Raises InvalidParameter for what is no answer."""
+        text = record.decode("utf-8", "replace")
+        try:
+            if not self._is_table:
+                self.errors += ERROR in dict(json.loads(text))
+            else:
+                (cells,) = csv.reader(io.StringIO(text, newline=""), strict=True)
+                if is_header:
+                    # Those of the release that began the file.
+                    self._columns = cells
+                    return
+                self.errors += bool(dict(zip(self._columns, cells, strict=True))[ERROR])
+        except (ValueError, TypeError, KeyError, csv.Error):
+            told = f"a file of answers; its record {self.done + 1} is none"
+            raise InvalidParameter(_OUT, str(self._path), told) from None
+        self.done += 1
+
+    def _put(self, text: str) -> None:
+        assert self._file is not None
+        # Half a surrogate pair becomes what JSON has for it.
+        self._file.write(text.encode("utf-8", "backslashreplace"))
+        self._file.flush()
+
+
+def written(out: Path) -> tuple[Path, Path]:
+    """The files that are written for the answers `out`."""
+    return out, out.with_name(f"{out.name}.run.json")
+
+
+def predict(
+    client: TuningClient,
+    model_name: str,
+    inputs: Inputs,
+    answers: Answers,
+    in_flight: int,
+    parameters: Mapping[str, Any],
+    on_lost: Callable[[CaikitPtError], None],
+    on_answer: Callable[[], None],
+) -> None:
+    """Asks for every record that `answers`, which is open, has none of yet. Raises ServerError, OSError."""
+    asked: deque[Input] = deque()
+
+    def texts() -> Iterator[str]:
+        for one in islice(inputs, answers.done, None):
+            asked.append(one)
+            if not one.error:
+                yield one.text
+
+    def write(answer: Mapping[str, Any]) -> None:
+        answers.write(asked.popleft(), answer)
+        on_answer()
+
+    def write_what_is_not_asked() -> None:
+        while asked and asked[0].error:
+            write({ERROR: asked[0].error})
+
+    for answer in client.predict(model_name, texts(), in_flight, on_lost, **parameters):
+        write_what_is_not_asked()
+        write(answer)
+    write_what_is_not_asked()
+
+
+def _whole(file: IO[bytes], is_table: bool) -> Iterator[bytes]:
+    """The records of a file that are there to their ends; in a table a line break may stand in quotes."""
+    record, quotes = b"", 0
+    for line in file:
+        record += line
+        quotes += line.count(b'"') if is_table else 0
+        if line.endswith(b"\n") and quotes % 2 == 0:
+            yield record
+            record, quotes = b"", 0
+
+
+def _row(cells: Iterable[Any]) -> str:
+    """A row of a table; what is no text stands there as JSON."""
+    told = io.StringIO(newline="")
+    plain = ["" if cell is None else cell if isinstance(cell, str) else _json(cell) for cell in cells]
+    csv.writer(told).writerow(plain)
+    return told.getvalue()
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, default=str)
