@@ -74,7 +74,7 @@ class Progress:
 @dataclass(frozen=True, slots=True)
 class Event:
     """Something that happened to a training; `kind` is state, phase, progress, validation, checkpoint,
-    warning, death, verdict or artifact."""
+    warning, death, verdict, artifact or tracking."""
 
     number: int
     time: datetime

@@ -47,13 +47,14 @@ from caikit_pt.serving.sequence import Token as ServedToken
 from caikit_pt.soft_prompt import artifact
 from caikit_pt.soft_prompt.artifact import TunedPrompt
 from caikit_pt.soft_prompt.publication import replacing
+from caikit_pt.tracking.recording import recording
 from caikit_pt.tuning.failure import told
 from caikit_pt.tuning.joining import round_of
 from caikit_pt.tuning.learner import gradients
 from caikit_pt.tuning.plan import TuningPlan, make_plan
 from caikit_pt.tuning.preflight import Preflight, preflight
 from caikit_pt.tuning.progress import show_progress
-from caikit_pt.tuning.tuner import tune
+from caikit_pt.tuning.tuner import Progress, tune
 from caikit_pt.tuning.verbalizer import Verbalizer
 
 _Decay = Optional[Union[Tuple[int, float], ExponentialDecayLengthPenalty]]
@@ -177,8 +178,20 @@ class PeftPromptTuning(ModuleBase):
             taking_part = (
                 round_of(base).member() if settings.current().join_trainings else nullcontext(gradients)
             )
-            with taking_part as compute, show_progress(plan.checkpoint.name, progress_bar) as on_update:
-                return cls(tune(plan, base, on_update, compute), base)
+            with (
+                taking_part as compute,
+                show_progress(plan.checkpoint.name, progress_bar) as shown,
+                recording(plan, settings.current().tracking) as recorded,
+            ):
+
+                def on_update(progress: Progress) -> None:
+                    shown(progress)
+                    recorded.updated(progress)
+
+                tuned = tune(plan, base, on_update, compute, on_validation=recorded.validated)
+                made = cls(tuned, base)
+                recorded.tuned(tuned.verdict, made.save)
+                return made
 
     # ---- inference ----
 

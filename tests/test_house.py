@@ -24,6 +24,8 @@ ROOMS = {
     "serving": {"parameters", "base_model", "soft_prompt"},
     # A training is judged by answers as the server gives them.
     "tuning": {"parameters", "base_model", "soft_prompt", "serving"},
+    # Trainings in this process are told of here; those of a server, in runtime.
+    "tracking": {"tuning"},
 }
 
 
