@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,26 +12,16 @@ import pytest
 
 from caikit_pt.tracking.mlflow import MLflow
 from caikit_pt.tracking.point import Point
-from caikit_pt.tracking.track import FAILED, FINISHED, Refused, Training
+from caikit_pt.tracking.track import FAILED, FINISHED, Refused
 from examples.local_server import free_port
+from tests.tracking.mlflow_server import mlflow_server
+from tests.tracking.training import TRAINING, losses
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
-TRAINING = Training(
-    id="a-1",
-    name="mood",
-    parameters={
-        "num_epochs": 3,
-        "output_model_types": ("DECODER",),
-        "verbalizer": "{{input}}",
-        "origins": {"num_epochs": "request", "verbalizer": "default"},
-    },
-    started=1000.5,
-)
-
 
 @pytest.fixture(scope="module")
 def database(tmp_path_factory: pytest.TempPathFactory) -> str:
@@ -45,29 +31,8 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module")
 def address(database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A real server over `database`."""
-    directory, port = tmp_path_factory.mktemp("artifacts"), free_port()
-    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    options = ["--backend-store-uri", database, "--artifacts-destination", str(directory), "--port", str(port)]
-    command = [sys.executable, "-m", "mlflow", "server", *options, "--workers", "1", "--gunicorn-opts", "-t 60"]
-    with (directory / "log").open("w") as log:
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=directory)
-        try:
-            _wait_until_healthy(process, f"http://127.0.0.1:{port}/health")
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            process.terminate()
-            process.wait(30)
-
-
-def _wait_until_healthy(process: subprocess.Popen[bytes], url: str) -> None:
-    deadline = time.monotonic() + 120
-    while process.poll() is None and time.monotonic() < deadline:
-        try:
-            with urllib.request.urlopen(url, timeout=5):
-                return
-        except OSError:
-            time.sleep(0.2)
-    raise AssertionError("MLflow's server didn't start")
+    with mlflow_server(database, tmp_path_factory.mktemp("artifacts")) as address:
+        yield address
 
 
 @pytest.fixture(params=["server", "database"])
@@ -82,22 +47,22 @@ def client(uri: str) -> MlflowClient:
     return MlflowClient(uri)
 
 
+def kind(uri: str) -> str:
+    return uri.partition(":")[0]
+
+
 def runs(client: MlflowClient, experiment: str) -> list[Run]:
     found = client.get_experiment_by_name(experiment)
     return list(client.search_runs([found.experiment_id])) if found else []
 
 
-def losses(first: int, last: int, time: float) -> list[Point]:
-    return [Point("train/loss", 1 / step, step, time) for step in range(first, last + 1)]
-
-
 def test_a_training_is_a_run(uri: str, client: MlflowClient, tmp_path: Path) -> None:
-    experiment = f"whole {uri[:5]}"
+    experiment = f"whole {kind(uri)}"
     (tmp_path / "config.yml").write_text("base_model_name: b\n")
     track = MLflow(uri, experiment).open(TRAINING)
     track.log([*losses(1, 1500, 1001.0), Point("eval/accuracy", 0.5, 700, 1001.0)])
     track.end(FINISHED, "The course of the loss: settled.", 1002.25)
-    track.keep(tmp_path, f"mood-{uri[:5]}")
+    track.keep(tmp_path, f"mood-{kind(uri)}")
     (run,) = runs(client, experiment)
     assert (run.info.status, run.info.run_name) == ("FINISHED", "mood")
     assert (run.info.start_time, run.info.end_time) == (1000500, 1002250)
@@ -122,7 +87,7 @@ def test_a_prompt_is_a_version_that_can_be_had_back(
 ) -> None:
     import mlflow
 
-    name, experiment = f"back-{uri[:5]}", f"back {uri[:5]}"
+    name, experiment = f"back-{kind(uri)}", f"back {kind(uri)}"
     prompt = tmp_path / "prompt"
     prompt.mkdir()
     (prompt / "config.yml").write_text("base_model_name: b\n")
@@ -140,7 +105,7 @@ def test_a_prompt_is_a_version_that_can_be_had_back(
 
 def test_a_training_that_goes_on_does_so_in_its_run(uri: str, client: MlflowClient) -> None:
     """What is told again, or trained again, is there once."""
-    experiment = f"goes on {uri[:5]}"
+    experiment = f"goes on {kind(uri)}"
     tracker = MLflow(uri, experiment)
     tracker.open(TRAINING).log(losses(1, 30, 1001.0))
     again = tracker.open(TRAINING)
@@ -155,7 +120,7 @@ def test_a_training_that_goes_on_does_so_in_its_run(uri: str, client: MlflowClie
 
 
 def test_a_request_whose_answer_was_lost_is_sent_again(uri: str, client: MlflowClient) -> None:
-    experiment = f"lost {uri[:5]}"
+    experiment = f"lost {kind(uri)}"
     track = MLflow(uri, experiment).open(TRAINING)
     untold = track._told
     for _ in range(2):
@@ -166,7 +131,7 @@ def test_a_request_whose_answer_was_lost_is_sent_again(uri: str, client: MlflowC
 
 
 def test_what_would_never_be_taken_is_refused(uri: str, client: MlflowClient) -> None:
-    experiment = f"deleted {uri[:5]}"
+    experiment = f"deleted {kind(uri)}"
     track = MLflow(uri, experiment).open(TRAINING)
     client.delete_run(runs(client, experiment)[0].info.run_id)
     with pytest.raises(Refused, match="must be in the 'active' state"):
