@@ -30,6 +30,8 @@ from caikit_pt.errors import InvalidRecord
 from caikit_pt.parameters.generation import GENERATION_PARAMETERS
 from caikit_pt.parameters.table import Parameter, ParameterTable
 from caikit_pt.parameters.tuning import TUNING_PARAMETERS
+from caikit_pt.plotting import PlotsUnavailable
+from caikit_pt.progress_bar import ProgressBar
 from caikit_pt.tuning.record_fields import Asked
 from caikit_pt.tuning.record_file import ENDINGS, rows
 from caikit_pt.tuning.records import Records, field_doubts, read_records
@@ -184,24 +186,13 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _plot(options: argparse.Namespace) -> int:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise _Wrong("plots need matplotlib: install caikit-pt[plot]") from error
-
     with TuningClient(options.server) as client:
         training = client.training(options.training_id)
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.subplots()
-    for name, label in (("loss", "loss of each update"), ("validation_loss", "validation loss")):
-        points = [point for point in training.points.get(name, ()) if point[1] is not None]
-        if points:
-            axes.plot(*zip(*points, strict=True), label=label, linewidth=1, marker="." * (len(points) == 1))
-    axes.set(xlabel="update", ylabel="nats a target token", title=f"{training.model_name} ({training.state})")
-    if axes.lines:
-        axes.legend()
     output = options.output or Path(f"{training.training_id}.png")
-    figure.savefig(output, dpi=120)
+    try:
+        training.plot().savefig(output, dpi=120)
+    except PlotsUnavailable as error:
+        raise _Wrong(str(error)) from error
     print(output)
     return DONE
 
@@ -211,7 +202,8 @@ def _plot(options: argparse.Namespace) -> int:
 
 def _followed(client: TuningClient, id: str, from_event: int, options: argparse.Namespace) -> int:
     """Shows events until the end. Ctrl-C leaves the training running."""
-    show = _as_json if options.json else _Bar() if sys.stderr.isatty() else _as_line
+    bar = ProgressBar() if sys.stderr.isatty() and not options.json else None
+    show = bar.show if bar else _as_json if options.json else _as_line
     try:
         for event in client.watch(id, from_event, _tell_lost):
             # Reasons stand below, a line each.
@@ -221,8 +213,8 @@ def _followed(client: TuningClient, id: str, from_event: int, options: argparse.
         print(f"\nThe training goes on. Watch it again: caikit-pt watch {id}", file=sys.stderr)
         return INTERRUPTED
     finally:
-        if isinstance(show, _Bar):
-            show.close()
+        if bar:
+            bar.close()
     training = client.training(id)
     if not options.json:
         for reason in training.reasons:
@@ -245,30 +237,6 @@ def _as_json(event: Event) -> None:
 
 def _as_line(event: Event) -> None:
     print(f"{event.time:%H:%M:%S} {event}", file=sys.stderr, flush=True)
-
-
-class _Bar:
-    """A progress bar, with what else happens above it."""
-
-    def __init__(self) -> None:
-        from tqdm import tqdm
-
-        self._bar = tqdm(unit="update", leave=True, file=sys.stderr, dynamic_ncols=True)
-
-    def __call__(self, event: Event) -> None:
-        at = event.progress
-        if at is None:
-            if event.kind not in ("verdict", "checkpoint"):
-                self._bar.write(str(event), file=sys.stderr)
-            return
-        self._bar.total = at.steps
-        self._bar.n = at.step
-        self._bar.set_postfix_str(str(at), refresh=False)
-        self._bar.refresh()
-
-    def close(self) -> None:
-        """Leaves it as it is."""
-        self._bar.close()
 
 
 # ---- options ----

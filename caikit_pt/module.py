@@ -38,6 +38,7 @@ from caikit_pt.data_model import (
 )
 from caikit_pt.errors import InvalidParameter
 from caikit_pt.parameters.generation import GenerationParameters
+from caikit_pt.plotting import curves_of, figure_of
 from caikit_pt.runtime.status import caikit_errors
 from caikit_pt.serving.backend import Backend
 from caikit_pt.serving.backends import backend_for, base_for
@@ -192,6 +193,14 @@ class PeftPromptTuning(ModuleBase):
                 made = cls(tuned, base)
                 recorded.tuned(tuned.verdict, made.save)
                 return made
+
+    def plot(self) -> Any:
+        """The loss curves of its training as a figure of matplotlib, which a notebook shows as a picture.
+
+        Raises PlotsUnavailable without matplotlib.
+        """
+        name = self.tuned.base_model_name
+        return figure_of({name: curves_of(self.tuned.training_logs)}, f"a prompt for {name}")
 
     # ---- inference ----
 

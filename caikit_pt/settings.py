@@ -213,7 +213,9 @@ def _tracking(value: Any) -> Tracking:
             found[f"{tracker}_{part}"] = checked(row(f"tracking.{name}", str), given)
     uri = found.get("mlflow_uri", "")
     if uri and not uri.startswith(("http://", "https://", "sqlite:///")):
-        raise InvalidParameter(as_set("tracking.mlflow.uri"), "…", "http://HOST:PORT, https:// or sqlite:///FILE")
+        raise InvalidParameter(
+            as_set("tracking.mlflow.uri"), "…", "http://HOST:PORT, https:// or sqlite:///FILE"
+        )
     if set("@?") & set(uri):
         # Not the value itself, which may have them in it.
         allowed = "an address without credentials: those stand in MLflow's own environment variables"

@@ -1,8 +1,8 @@
 """Tells a tracker of the trainings of this server, from their events, in a thread of its own.
 
-A tracker that is slow, down or refuses costs no training anything: what it hasn't taken stays in the store. At
-the next start of the server, trainings whose end hasn't been told are told from their start, and the tracker leaves
-out what it has (tracking/track.py).
+A tracker that is slow, down or refuses costs no training anything: what it hasn't taken stays in the store.
+At the next start of the server, trainings whose end hasn't been told are told from their start, and the
+tracker leaves out what it has (tracking/track.py).
 """
 
 from __future__ import annotations
@@ -102,9 +102,7 @@ class Follower:
             place.event = events[-1].number
 
     def _opened(self, job: Job, started: float) -> Track:
-        training = Training(
-            id=job.id, name=job.model_name, parameters=job.parameters, started=started
-        )
+        training = Training(id=job.id, name=job.model_name, parameters=job.parameters, started=started)
         track = self._tracker.open(training)
         told = {"tracker": self._tracker.name, "text": f"{self._tracker.name}: {track.address}"}
         if told not in [event.data for event in self._store.events(job, kinds=[kinds.TRACKING])]:

@@ -169,7 +169,7 @@ class _Office:
             follower.start()
 
     def stop(self) -> None:
-        """Trainings first: what they tell at their end is tracked, if there is time, or by the next server."""
+        """Trainings first. What can't be tracked any more is so by the next server."""
         self.supervisor.stop()
         for follower in self._followers:
             follower.stop(_SECONDS_TO_TRACK)

@@ -1,1 +1,1 @@
-"""Where people look at trainings: MLflow, TensorBoard. What is told of a training, and how each of them keeps it."""
+"""Where people look at trainings: what is told of one, and how MLflow and TensorBoard keep it."""

@@ -1,8 +1,9 @@
 """MLflow: a run for each training, and a version in the model registry for each tuned prompt.
 
 The client of mlflow-skinny, whose own environment variables hold credentials (MLFLOW_TRACKING_USERNAME,
-MLFLOW_TRACKING_PASSWORD, MLFLOW_TRACKING_TOKEN ...). A run knows its training by a tag, so that a training that
-goes on does so in its run. What is sent twice, because an answer was lost, is there once.
+MLFLOW_TRACKING_PASSWORD, MLFLOW_TRACKING_TOKEN ...). A run knows its training by a tag, so that a training
+that goes on does so in its run. What is sent twice, because an answer was lost, is there once: to MLflow
+points with one name, step, time and value are one.
 """
 
 from __future__ import annotations

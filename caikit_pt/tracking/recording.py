@@ -24,7 +24,7 @@ _SECONDS_TO_END = 10.0
 
 
 class Recording:
-    """What `tune` is to call, and its caller at the end. Nothing waits for a tracker, but the end for a while."""
+    """What `tune` is to call, and its caller at the end: that alone waits for a tracker, and not for long."""
 
     def __init__(self, recorders: Sequence[Recorder]) -> None:
         self._recorders = recorders

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from caikit_pt.tracking.point import Point, Told
 from caikit_pt.tracking.track import Training
@@ -30,7 +31,6 @@ class EventFiles:
 
     def __init__(self, directory: Path, training: Training) -> None:
         from torch.utils.tensorboard import SummaryWriter
-        from torch.utils.tensorboard.summary import hparams
 
         self.address = str(directory)
         self._told = Told({})
@@ -44,11 +44,18 @@ class EventFiles:
         ]
         table = "\n".join(["| parameter | value | from |", "| --- | --- | --- |", *rows])
         self._writer.add_text("parameters", table, 0, training.started)
-        experiment, session, _ = hparams(training.values, {"train/loss": None, "eval/loss": None})
-        writer = self._writer._get_file_writer()
-        writer.add_summary(experiment, 0, training.started)
-        writer.add_summary(session, 0, training.started)
+        self._add_to_table(training)
         self._writer.flush()
+
+    def _add_to_table(self, training: Training) -> None:
+        """Of the tab of hyperparameters; what SummaryWriter.add_hparams does, in a run of its own."""
+        from torch.utils.tensorboard import summary
+
+        made: Any = summary
+        files: Any = self._writer
+        columns, session, _ = made.hparams(training.values, {"train/loss": None, "eval/loss": None})
+        for one in (columns, session):
+            files._get_file_writer().add_summary(one, 0, training.started)
 
     def log(self, points: Sequence[Point]) -> None:
         """As Track says."""

@@ -1,6 +1,7 @@
 """What a tracker is told of a training, and what one has to be able to do.
 
-A training may be told of again from its start, as after a restart of the server: what a tracker has it leaves out.
+A training may be told of again from its start, as after a restart of the server: what a tracker has, it
+leaves out.
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 
+
 @pytest.fixture(scope="module")
 def database(tmp_path_factory: pytest.TempPathFactory) -> str:
     return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
@@ -99,7 +100,9 @@ def test_a_prompt_is_a_version_that_can_be_had_back(
     assert sorted(int(one.version) for one in versions) == [1, 2]
     assert {one.run_id for one in versions} == {run.info.run_id for run in runs(client, experiment)}
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    mlflow.artifacts.download_artifacts(f"models:/{name}/2", dst_path=str(tmp_path / "back"), tracking_uri=uri)
+    mlflow.artifacts.download_artifacts(
+        f"models:/{name}/2", dst_path=str(tmp_path / "back"), tracking_uri=uri
+    )
     assert (tmp_path / "back" / "config.yml").read_text() == "base_model_name: b\n"
 
 
