@@ -19,7 +19,7 @@ class Point:
 
 
 class Told:
-    """What has been told already, by the last step of each name: an update made again has its first number."""
+    """What has been told already, by the last step of each name: an update made again has its first loss."""
 
     def __init__(self, steps: Mapping[str, int]) -> None:
         self._steps = dict(steps)

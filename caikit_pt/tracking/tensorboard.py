@@ -39,7 +39,7 @@ class EventFiles:
         # A TensorBoard that has read those forgets them.
         self._writer = SummaryWriter(self.address, purge_step=0)
         rows = [
-            f"| {name} | {value} | {training.origins.get(name, 'default')} |"
+            f"| {name} | {_cell(value)} | {training.origins.get(name, 'default')} |"
             for name, value in training.values.items()
         ]
         table = "\n".join(["| parameter | value | from |", "| --- | --- | --- |", *rows])
@@ -71,3 +71,8 @@ class EventFiles:
 
     def keep(self, artifact: Path, model_name: str) -> None:
         """There is no place for it."""
+
+
+def _cell(value: str) -> str:
+    """As Markdown has it in a table."""
+    return " ".join(value.replace("|", "\\|").split())
