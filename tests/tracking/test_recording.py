@@ -29,7 +29,7 @@ def tracked(tmp_path: Path) -> Iterator[Path]:
     caikit.configure(config_dict={"tracking": {"tensorboard": {"directory": ""}}})
 
 
-def train(base: BaseModel, **parameters: Any) -> PeftPromptTuning:
+def train(base: Any, **parameters: Any) -> PeftPromptTuning:
     return PeftPromptTuning.train(
         base_model=base,
         train_stream=DataStream.from_iterable(RECORDS),
