@@ -128,7 +128,7 @@ class Follower:
             track.keep(artifact, job.model_name)
 
     def _leave(self, job: Job) -> None:
-        self._store.is_tracked(job.id, self._tracker.name)
+        self._store.set_tracked(job.id, self._tracker.name)
         self._places.pop(job.id, None)
 
     def _warn(self, job: Job, text: str) -> None:

@@ -246,7 +246,7 @@ class JobStore:
         query = "SELECT jobs.* FROM jobs JOIN tracked ON job = number WHERE tracker = ? ORDER BY number"
         return [as_job(row) for row in self._read(query, (tracker,))]
 
-    def is_tracked(self, id: str, tracker: str) -> None:
+    def set_tracked(self, id: str, tracker: str) -> None:
         """All of the job has been told, or nothing more will be."""
         with self._writing() as connection:
             connection.execute(

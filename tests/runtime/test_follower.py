@@ -193,8 +193,7 @@ def test_the_prompt_of_another_training_is_not_taken_for_its_own(store: JobStore
     assert "the prompt of another training" in warning["text"]
 
 
-def test_a_database_that_is_down_for_the_tracker_alone(store: JobStore, job: Job) -> None:
-    """A training that waits again, as after a death, is told of when it goes on."""
+def test_a_training_that_is_queued_again_is_told_of_when_it_goes_on(store: JobStore, job: Job) -> None:
     board = Board()
     follower = Follower(store, board)
     store.move("a", RUNNING)
@@ -207,8 +206,7 @@ def test_a_database_that_is_down_for_the_tracker_alone(store: JobStore, job: Job
     assert [step for step, _ in named(board, "train/loss")] == [1, 2]
 
 
-def test_a_store_of_an_earlier_release_is_followed(tmp_path: Path) -> None:
-    """And what hasn't ended when trackers are first set."""
+def test_what_has_not_ended_when_a_tracker_is_set_is_told_of(tmp_path: Path) -> None:
     plain = JobStore(tmp_path)
     for id in ("a", "b"):
         plain.add(Job(id=id, model_name=id, path=f"/{id}", digest="d", parameters={}, submitted=1.0))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from caikit_pt.tracking.mlflow import MLflow
-from caikit_pt.tracking.point import Point
+from caikit_pt.tracking.point import Point, Told
 from caikit_pt.tracking.track import FAILED, FINISHED, Refused
 from examples.local_server import free_port
 from tests.tracking.mlflow_server import mlflow_server
@@ -125,9 +125,8 @@ def test_a_training_that_goes_on_does_so_in_its_run(uri: str, client: MlflowClie
 def test_a_request_whose_answer_was_lost_is_sent_again(uri: str, client: MlflowClient) -> None:
     experiment = f"lost {kind(uri)}"
     track = MLflow(uri, experiment).open(TRAINING)
-    untold = track._told
     for _ in range(2):
-        track._told = untold.__class__({})
+        track._told = Told({})
         track.log(losses(1, 10, 1001.0))
     (run,) = runs(client, experiment)
     assert len(client.get_metric_history(run.info.run_id, "train/loss")) == 10
