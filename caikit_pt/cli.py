@@ -20,7 +20,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from caikit_pt import comparison, evaluation_report, plots
+from caikit_pt import comparison, evaluation_report
 from caikit_pt.asking import IN_FLIGHT
 from caikit_pt.client import (
     CANCELED,
@@ -37,7 +37,9 @@ from caikit_pt.errors import CaikitPtError, InvalidParameter, InvalidRecord
 from caikit_pt.parameters.generation import GENERATION_PARAMETERS
 from caikit_pt.parameters.table import Parameter, ParameterTable
 from caikit_pt.parameters.tuning import TUNING_PARAMETERS
+from caikit_pt.plotting import figure_of, matrix
 from caikit_pt.prediction import ERROR, Answers, Inputs, predict, written
+from caikit_pt.progress_bar import ProgressBar
 from caikit_pt.tuning.evaluation import Done
 from caikit_pt.tuning.record_fields import Asked
 from caikit_pt.tuning.record_file import ENDINGS, rows
@@ -310,7 +312,7 @@ def _plot(options: argparse.Namespace) -> int:
     with TuningClient(options.server) as client:
         training = client.training(options.training_id)
     output = options.output or Path(f"{training.training_id}.png")
-    _draw(plots.curves([training]), output)
+    _draw(training.plot(), output)
     print(output)
     return DONE
 
@@ -341,7 +343,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     else:
         print("\n".join(evaluation_report.lines(options.model_name, report)))
     if options.matrix and report["confusion"]:
-        figure = plots.matrix(report["confusion"], f"{options.model_name}, {report['records']} records")
+        figure = matrix(report["confusion"], f"{options.model_name}, {report['records']} records")
         _draw(figure, options.matrix)
     return DONE
 
@@ -357,7 +359,10 @@ def _compare(options: argparse.Namespace) -> int:
     found = comparison.comparison(trainings)
     print(_json(found) if options.json else "\n".join(comparison.lines(found)))
     if options.output:
-        _draw(plots.curves(trainings), options.output)
+        _draw(
+            figure_of({f"{one.model_name} ({one.training_id})": one.points for one in trainings}, ""),
+            options.output,
+        )
     return DONE
 
 
@@ -366,7 +371,8 @@ def _compare(options: argparse.Namespace) -> int:
 
 def _followed(client: TuningClient, id: str, from_event: int, options: argparse.Namespace) -> int:
     """Shows events until the end. Ctrl-C leaves the training running."""
-    show = _as_json if options.json else _Bar() if sys.stderr.isatty() else _as_line
+    bar = ProgressBar() if sys.stderr.isatty() and not options.json else None
+    show = bar.show if bar else _as_json if options.json else _as_line
     try:
         for event in client.watch(id, from_event, _tell_lost):
             # Reasons stand below, a line each.
@@ -376,8 +382,8 @@ def _followed(client: TuningClient, id: str, from_event: int, options: argparse.
         print(f"\nThe training goes on. Watch it again: caikit-pt watch {id}", file=sys.stderr)
         return INTERRUPTED
     finally:
-        if isinstance(show, _Bar):
-            show.close()
+        if bar:
+            bar.close()
     training = client.training(id)
     if not options.json:
         for reason in training.reasons:
@@ -400,30 +406,6 @@ def _as_json(event: Event) -> None:
 
 def _as_line(event: Event) -> None:
     print(f"{event.time:%H:%M:%S} {event}", file=sys.stderr, flush=True)
-
-
-class _Bar:
-    """A progress bar, with what else happens above it."""
-
-    def __init__(self) -> None:
-        from tqdm import tqdm
-
-        self._bar = tqdm(unit="update", leave=True, file=sys.stderr, dynamic_ncols=True)
-
-    def __call__(self, event: Event) -> None:
-        at = event.progress
-        if at is None:
-            if event.kind not in ("verdict", "checkpoint"):
-                self._bar.write(str(event), file=sys.stderr)
-            return
-        self._bar.total = at.steps
-        self._bar.n = at.step
-        self._bar.set_postfix_str(str(at), refresh=False)
-        self._bar.refresh()
-
-    def close(self) -> None:
-        """Leaves it as it is."""
-        self._bar.close()
 
 
 class _AnswersBar:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -26,6 +26,8 @@ from caikit_pt.asking import IN_FLIGHT, Asking
 from caikit_pt.comparison import comparison
 from caikit_pt.errors import CaikitPtError, InvalidRecord
 from caikit_pt.parameters.tuning import TUNING_PARAMETERS
+from caikit_pt.plotting import figure_of
+from caikit_pt.progress_bar import ProgressBar
 from caikit_pt.tuning.evaluation import Done
 from caikit_pt.tuning.record_fields import Asked
 from caikit_pt.tuning.record_file import rows
@@ -33,6 +35,7 @@ from caikit_pt.tuning.records import Records, field_doubts, read_records
 
 if TYPE_CHECKING:
     import grpc
+    from matplotlib.figure import Figure
 
 _LOG = logging.getLogger(__name__)
 GivenRecords = Iterable[Mapping[str, Any]] | Path | Records
@@ -80,7 +83,7 @@ class Progress:
 @dataclass(frozen=True, slots=True)
 class Event:
     """Something that happened to a training; `kind` is state, phase, progress, validation, checkpoint,
-    warning, death, verdict or artifact."""
+    warning, death, verdict, artifact or tracking."""
 
     number: int
     time: datetime
@@ -130,6 +133,10 @@ class Training:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     verdict: Mapping[str, Any] = field(default_factory=dict)
     points: Mapping[str, Sequence[Sequence[float]]] = field(default_factory=dict)
+
+    def plot(self) -> Figure:
+        """The loss curves so far, in a notebook as a picture. Raises PlotsUnavailable without matplotlib."""
+        return figure_of({self.model_name: self.points}, f"{self.model_name} ({self.state})")
 
 
 class TuningClient:
@@ -193,10 +200,12 @@ class TuningClient:
                 waits = True
                 time.sleep(_SECONDS_TO_RECONNECT)
 
-    def wait(self, training_id: str) -> Training:
-        """The training, when it has ended."""
-        for _ in self.watch(training_id):
-            pass
+    def wait(self, training_id: str, progress_bar: bool = False) -> Training:
+        """The training, when it has ended; until then, with `progress_bar`, a bar with its loss."""
+        with ProgressBar() if progress_bar else nullcontext() as bar:
+            for event in self.watch(training_id):
+                if bar is not None:
+                    bar.show(event)
         return self.training(training_id)
 
     def training(self, training_id: str) -> Training:

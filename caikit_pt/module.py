@@ -42,6 +42,7 @@ from caikit_pt.data_model import (
 from caikit_pt.errors import InvalidParameter
 from caikit_pt.parameters.generation import GENERATION_PARAMETERS, GenerationParameters
 from caikit_pt.parameters.tuning import TUNING_PARAMETERS
+from caikit_pt.plotting import curves_of, figure_of
 from caikit_pt.runtime.status import caikit_errors
 from caikit_pt.serving.backend import Backend
 from caikit_pt.serving.backends import backend_for, base_for
@@ -53,6 +54,7 @@ from caikit_pt.soft_prompt import artifact
 from caikit_pt.soft_prompt.artifact import TunedPrompt
 from caikit_pt.soft_prompt.initial import FIELD, Predecessor, published
 from caikit_pt.soft_prompt.publication import replacing
+from caikit_pt.tracking.recording import recording
 from caikit_pt.tuning.contender import Contender
 from caikit_pt.tuning.evaluation import AGAINST, TUNED, Done, Evaluation
 from caikit_pt.tuning.failure import told
@@ -64,7 +66,7 @@ from caikit_pt.tuning.progress import show_progress
 from caikit_pt.tuning.record_fields import Asked
 from caikit_pt.tuning.record_file import rows
 from caikit_pt.tuning.records import read_records
-from caikit_pt.tuning.tuner import tune
+from caikit_pt.tuning.tuner import Progress, tune
 from caikit_pt.tuning.verbalizer import Verbalizer
 
 _Decay = Optional[Union[Tuple[int, float], ExponentialDecayLengthPenalty]]
@@ -198,8 +200,28 @@ class PeftPromptTuning(ModuleBase):
             taking_part = (
                 round_of(base).member() if settings.current().join_trainings else nullcontext(gradients)
             )
-            with taking_part as compute, show_progress(plan.checkpoint.name, progress_bar) as on_update:
-                return cls(tune(plan, base, on_update, compute), base)
+            with (
+                taking_part as compute,
+                show_progress(plan.checkpoint.name, progress_bar) as shown,
+                recording(plan, settings.current().tracking) as recorded,
+            ):
+
+                def on_update(progress: Progress) -> None:
+                    shown(progress)
+                    recorded.updated(progress)
+
+                tuned = tune(plan, base, on_update, compute, on_validation=recorded.validated)
+                made = cls(tuned, base)
+                recorded.tuned(tuned.verdict, made.save)
+                return made
+
+    def plot(self) -> Any:
+        """The loss curves of its training as a figure of matplotlib, which a notebook shows as a picture.
+
+        Raises PlotsUnavailable without matplotlib.
+        """
+        name = self.tuned.base_model_name
+        return figure_of({name: curves_of(self.tuned.training_logs)}, f"a prompt for {name}")
 
     # ---- inference ----
 

@@ -27,6 +27,15 @@ class Remote:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Tracking:
+    """Where trainings are told of; empty: nowhere."""
+
+    mlflow_uri: str = ""
+    mlflow_experiment: str = "caikit_pt"
+    tensorboard_directory: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """What config.yml describes; see there for the meaning of each."""
 
@@ -54,6 +63,7 @@ class Settings:
     checkpoint_seconds: float = 60.0
     max_attempts: int = 3
     retention_days: float = 0.0
+    tracking: Tracking = field(default_factory=Tracking)
 
     @property
     def cache_directory(self) -> Path:
@@ -106,6 +116,7 @@ def typed(config: Mapping[str, Any]) -> Settings:
         "tuning_presets": _presets,
         "tuning_limits": _limits,
         "backends": _remotes,
+        "tracking": _tracking,
     }
     names = [one.name for one in fields(Settings) if config.get(one.name) not in (None, "")]
     return Settings(**{name: readers[name](config[name]) for name in names})
@@ -188,6 +199,28 @@ def _remote(entry: Any) -> Remote:
             "backends", _plain(entry), "{base_model: PATTERN, vllm: http://HOST:PORT, model: NAME} for each"
         )
     return Remote(**{name: str(value).rstrip("/") for name, value in named.items()})
+
+
+def _tracking(value: Any) -> Tracking:
+    """Raises InvalidParameter for what no tracker is reached by."""
+    if not isinstance(value, Mapping):
+        raise InvalidParameter("tracking", value, "a section: NAME: VALUE in lines below it")
+    found = {}
+    for name in ("mlflow.uri", "mlflow.experiment", "tensorboard.directory"):
+        tracker, _, part = name.partition(".")
+        given = (value.get(tracker) or {}).get(part)
+        if given not in (None, ""):
+            found[f"{tracker}_{part}"] = checked(row(f"tracking.{name}", str), given)
+    uri = found.get("mlflow_uri", "")
+    if uri and not uri.startswith(("http://", "https://", "sqlite:///")):
+        raise InvalidParameter(
+            as_set("tracking.mlflow.uri"), "…", "http://HOST:PORT, https:// or sqlite:///FILE"
+        )
+    if set("@?") & set(uri):
+        # Not the value itself, which may have them in it.
+        allowed = "an address without credentials: those stand in MLflow's own environment variables"
+        raise InvalidParameter(as_set("tracking.mlflow.uri"), "…", allowed)
+    return Tracking(**found)
 
 
 def _list(name: str, value: Any) -> list[Any]:

@@ -19,8 +19,11 @@ from examples.local_server import ROOT, server
 BASE_MODELS = ROOT / "examples" / "base_models"
 LLAMA, T5 = "tiny-llama", "tiny-t5"
 SETTINGS = Settings(base_models_dir=str(BASE_MODELS))
-# Seen in transformers and torch, not in this project.
-FOREIGN_WARNINGS = ("ignore:.*torch.jit.script.*:DeprecationWarning",)
+# Seen in transformers and torch, and in MLflow with SQLAlchemy 2.1; not in this project.
+FOREIGN_WARNINGS = (
+    "ignore:.*torch.jit.script.*:DeprecationWarning",
+    "ignore:The ``noload`` loader strategy:DeprecationWarning",
+)
 
 
 def pytest_configure(config: pytest.Config) -> None:

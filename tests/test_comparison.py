@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from caikit_pt import plots
 from caikit_pt.client import Training
 from caikit_pt.comparison import comparison, lines
 
@@ -80,15 +79,3 @@ def test_what_cannot_be_compared_is_said() -> None:
         "their base models differ: losses are of other tokens, and can't be compared"
     ]
     assert "no parameter differs" in lines(comparison([training("a", None), training("b", None)]))
-
-
-def test_curves_of_several_are_one_plot() -> None:
-    figure = plots.curves([training("a"), training("b")])
-    (axes,) = figure.axes
-    assert [line.get_label() for line in axes.lines] == [
-        f"model-{id} ({id}): {name}" for id in "ab" for name in ("loss of each update", "validation loss")
-    ]
-    assert axes.lines[0].get_xydata().tolist() == [[1, 2], [3, 1]]  # type: ignore[union-attr]
-    assert len({line.get_color() for line in axes.lines}) == 2
-    (alone,) = plots.curves([training("a")]).axes
-    assert alone.get_title() == "model-a (COMPLETED)"

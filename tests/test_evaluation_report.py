@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 from typing import Any
 
-from caikit_pt import plots
 from caikit_pt.evaluation_report import label, lines
+from caikit_pt.plotting import matrix
 
 
 def told(value: float, low: float | None, high: float | None) -> dict[str, float | None]:
@@ -74,7 +74,7 @@ def test_a_label_has_one_line_and_an_end() -> None:
 def test_a_matrix_is_drawn_with_its_counts_and_labels_as_they_are() -> None:
     """Though matplotlib takes text between dollars for formulas."""
     confusion = {"labels": ["$bad_$", "$\\frac"], "counts": [[8, 1, 1], [1, 9, 0]]}
-    figure = plots.matrix(confusion, "mood")
+    figure = matrix(confusion, "mood")
     (axes,) = figure.axes
     assert [text.get_text() for text in axes.texts] == ["8", "1", "1", "1", "9", "0"]
     assert [text.get_text() for text in axes.get_yticklabels()] == ["$bad_$", "$\\frac"]

@@ -24,6 +24,8 @@ ROOMS = {
     "serving": {"parameters", "base_model", "soft_prompt"},
     # A training is judged by answers as the server gives them.
     "tuning": {"parameters", "base_model", "soft_prompt", "serving"},
+    # Trainings in this process are told of here; those of a server, in runtime.
+    "tracking": {"tuning"},
 }
 
 
@@ -105,6 +107,17 @@ def test_families_differ_in_base_model_only() -> None:
         if "base_model" not in file.parts:
             code = re.sub(r'""".*?"""|#.*|"[^"\n]*"', "", file.read_text(), flags=re.DOTALL)
             assert not re.search(r"seq2seq|is_encoder_decoder", code, re.IGNORECASE), file
+
+
+def test_the_libraries_of_trackers_are_imported_where_a_setting_names_one() -> None:
+    """By their own files alone, and by these not before they are asked."""
+    for file in PACKAGE.rglob("*.py"):
+        text = file.read_text()
+        imports = re.findall(
+            r"^( *)(?:import|from) (?:mlflow|tensorboard|torch\.utils\.tensorboard)\b", text, re.M
+        )
+        assert not imports or file.parent.name == "tracking", file
+        assert all(imports), file
 
 
 def test_nothing_is_unpickled() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from caikit_pt import config_files
 from caikit_pt.errors import InvalidParameter
-from caikit_pt.settings import Settings, typed
+from caikit_pt.settings import Settings, Tracking, typed
 from examples.local_server import ROOT
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
@@ -42,6 +42,15 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         {"tuning_presets": [{"base_model": "*", "tasks": {"chat": {}}}]},
         "tuning_presets.tasks: 'chat' .* default",
     ),
+    "trackers as text": ({"tracking": "http://host"}, "tracking: 'http://host' .* a section"),
+    "a tracker's address": (
+        {"tracking": {"mlflow": {"uri": "mlruns"}}},
+        "tracking.mlflow.uri: .* http://HOST:PORT, https:// or sqlite:///FILE",
+    ),
+    "a number for a directory": (
+        {"tracking": {"tensorboard": {"directory": 7}}},
+        "tracking.tensorboard.directory: 7 .* text",
+    ),
     "backends as text": ({"backends": "http://host"}, "backends: 'http://host' .* a list"),
 }
 
@@ -51,6 +60,22 @@ def test_what_a_setting_may_not_hold(case: str) -> None:
     values, told = WRONG[case]
     with pytest.raises(InvalidParameter, match=told):
         typed(values)
+
+
+@pytest.mark.parametrize(
+    "uri", ["https://me:hidden@host", "http://host?token=hidden", "postgresql://me:hidden@db"]
+)
+def test_no_credentials_in_a_setting(uri: str) -> None:
+    with pytest.raises(InvalidParameter, match=r"tracking\.mlflow\.uri") as error:
+        typed({"tracking": {"mlflow": {"uri": uri}}})
+    assert "hidden" not in str(error.value)
+
+
+def test_trackers() -> None:
+    told = {"mlflow": {"uri": "http://host:5000", "experiment": ""}, "tensorboard": {"directory": "runs"}}
+    assert typed({"tracking": told}).tracking == Tracking(
+        mlflow_uri="http://host:5000", mlflow_experiment="caikit_pt", tensorboard_directory="runs"
+    )
 
 
 def test_what_is_unset_has_its_default() -> None:

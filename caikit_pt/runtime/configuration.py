@@ -15,6 +15,7 @@ from caikit_pt import config_files, settings
 from caikit_pt.base_model.pool import resolve_device
 from caikit_pt.errors import InvalidParameter
 from caikit_pt.settings import Settings, as_set, row
+from caikit_pt.tracking.trackers import trackers
 
 _ROWS = (
     row("log.level", str, choices=tuple(g_alog_name_to_level)),
@@ -59,6 +60,7 @@ def check() -> list[str]:
         value = _value(config, name)
         if settings.checked(row(name, bool), value) is not wanted:
             raise InvalidParameter(as_set(name), value, f"{str(wanted).lower()}: {reason}")
+    trackers(now.tracking)
     _check_directories(config, now)
     _check_tls(config)
     _check_ports(config)

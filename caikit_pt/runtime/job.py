@@ -60,3 +60,4 @@ WARNING = "warning"  # text
 DEATH = "death"  # text: why its process died
 VERDICT = "verdict"  # what verdict.json says
 ARTIFACT = "artifact"  # path, model_name
+TRACKING = "tracking"  # tracker, text: where it is tracked

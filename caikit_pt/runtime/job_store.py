@@ -57,26 +57,37 @@ _MIGRATIONS = (
     ALTER TABLE jobs ADD COLUMN progress TEXT NOT NULL DEFAULT '{}';
     CREATE INDEX jobs_by_name ON jobs (model_name, number);
     """,
+    """
+    CREATE TABLE tracked (
+        job INTEGER NOT NULL REFERENCES jobs (number) ON DELETE CASCADE,
+        tracker TEXT NOT NULL,
+        PRIMARY KEY (job, tracker)
+    ) WITHOUT ROWID;
+    """,
 )
 
 _JSON = frozenset({"parameters", "reasons", "progress"})
 
 
 class JobStore:
-    """The jobs in `directory`."""
+    """The jobs in `directory`; those that haven't ended yet are for `trackers` to tell of."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, trackers: Sequence[str] = ()) -> None:
         """Raises StateUnavailable where the database is from a later release, or can't be opened."""
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._file = directory / DATABASE
         self._local = threading.local()
         self._changed = threading.Condition()
         self._changes = 0
+        self._trackers = tuple(trackers)
         with _as_state_error():
             damaged = _set_aside(self._file) if self._file.exists() and not _is_sound(self._file) else None
             self._migrate()
             for job, events in salvaged(damaged) if damaged else ():
                 self._take_over(job, events)
+            if trackers:
+                with self._writing() as connection:
+                    self._begin_to_track(connection, f"state NOT IN {TERMINAL}")
 
     # ---- jobs ----
 
@@ -104,6 +115,7 @@ class JobStore:
             if added:
                 number = connection.execute("SELECT last_insert_rowid()").fetchone()[0]
                 _add_event(connection, number, kinds.STATE, {"state": job.state})
+                self._begin_to_track(connection, f"number = {number}")
         found = self.find(job.id)
         assert found is not None
         return found
@@ -226,6 +238,27 @@ class JobStore:
             marks = ", ".join("?" * len(TERMINAL))
             query = f"DELETE FROM jobs WHERE state IN ({marks}) AND ended < ? RETURNING id"
             return [row[0] for row in connection.execute(query, (*TERMINAL, time)).fetchall()]
+
+    # ---- trackers ----
+
+    def to_track(self, tracker: str) -> Sequence[Job]:
+        """The jobs that `tracker` hasn't told the end of."""
+        query = "SELECT jobs.* FROM jobs JOIN tracked ON job = number WHERE tracker = ? ORDER BY number"
+        return [as_job(row) for row in self._read(query, (tracker,))]
+
+    def set_tracked(self, id: str, tracker: str) -> None:
+        """All of the job has been told, or nothing more will be."""
+        with self._writing() as connection:
+            connection.execute(
+                "DELETE FROM tracked WHERE tracker = ? AND job = (SELECT number FROM jobs WHERE id = ?)",
+                (tracker, id),
+            )
+
+    def _begin_to_track(self, connection: sqlite3.Connection, condition: str) -> None:
+        for tracker in self._trackers:
+            connection.execute(
+                f"INSERT OR IGNORE INTO tracked SELECT number, ? FROM jobs WHERE {condition}", (tracker,)
+            )
 
     # ---- events ----
 

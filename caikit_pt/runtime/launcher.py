@@ -17,6 +17,8 @@ _LOG = logging.getLogger(__name__)
 # Threads that wait for one another in a product sleep, here and in the processes of jobs. Where other
 # processes want the cores, those that spin have been seen to make a training take 35 times as long.
 _PATIENT_THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}
+# MLflow's client would try one request for four minutes; who tells it of trainings tries again, and says so.
+_IMPATIENT_REQUESTS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
 
 
 def serve() -> None:
@@ -27,7 +29,7 @@ def serve() -> None:
 
     from caikit_pt.runtime.configuration import check
 
-    os.environ.update({**_PATIENT_THREADS, **os.environ})
+    os.environ.update({**_PATIENT_THREADS, **_IMPATIENT_REQUESTS, **os.environ})
     try:
         doubtful = check()
     except CaikitPtError as error:

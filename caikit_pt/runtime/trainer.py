@@ -33,11 +33,13 @@ from caikit_pt.errors import CaikitPtError, InvalidParameter, StateUnavailable, 
 from caikit_pt.module import PeftPromptTuning
 from caikit_pt.paths import check_model_name
 from caikit_pt.runtime import job as kinds
+from caikit_pt.runtime.follower import Follower
 from caikit_pt.runtime.job import COMPLETED, ERRORED, QUEUED, RUNNING, Job
 from caikit_pt.runtime.job_folder import folders
 from caikit_pt.runtime.job_store import JobStore
 from caikit_pt.runtime.status import caikit_errors
 from caikit_pt.runtime.supervisor import Allowance, Supervisor
+from caikit_pt.tracking.trackers import trackers
 from caikit_pt.tuning.plan import TuningPlan
 from caikit_pt.tuning.preflight import preflight
 
@@ -46,6 +48,7 @@ _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 _SECONDS_FOR_ANOTHER_SERVER = 15.0
 _SECONDS_BETWEEN_LOOKS = 1.0
 _SECONDS_A_DAY = 86_400
+_SECONDS_TO_TRACK = 0.5
 # More records than these are tokenised only when their turn comes.
 _MOST_LOOKED_THROUGH = 10_000
 
@@ -84,7 +87,7 @@ class PromptTuningTrainer(ModelTrainerBase):
     def stop(self) -> None:
         """Every training keeps a snapshot and is queued again; less than ten seconds."""
         if self._office is not None:
-            self._office.supervisor.stop()
+            self._office.stop()
 
     def train(
         self,
@@ -153,13 +156,23 @@ class _Office:
         self._submitting = threading.Lock()
         root = Path(now.state_dir).absolute()
         self._owner = _owned(root)
-        self.store = JobStore(root)
+        tracking = trackers(now.tracking)
+        self.store = JobStore(root, [tracker.name for tracker in tracking])
         self._jobs = root / "jobs"
         slots = now.slots or _gpus() or 1
         allowance = Allowance(slots, now.checkpoint_seconds, now.max_attempts, now.join_trainings)
         self.supervisor = Supervisor(self.store, self._jobs, allowance, _forget)
+        self._followers = [Follower(self.store, tracker) for tracker in tracking]
         self._recover()
         self.supervisor.start()
+        for follower in self._followers:
+            follower.start()
+
+    def stop(self) -> None:
+        """Trainings first. What can't be tracked any more is so by the next server."""
+        self.supervisor.stop()
+        for follower in self._followers:
+            follower.stop(_SECONDS_TO_TRACK)
 
     def accept(self, job: Job, plan: TuningPlan) -> Job:
         """Raises TooManyJobs, InvalidRecord, StateUnavailable, OutOfMemory; InvalidParameter where the id is
@@ -269,10 +282,11 @@ class JobFuture(ModelTrainerFutureBase):
 
 def reasons(store: JobStore, job: Job) -> list[str]:
     """Why a job is in its state, and what a user should know of it."""
+    tracked = [event.data["text"] for event in store.events(job, kinds=[kinds.TRACKING])]
     if job.ended_for_good:
-        return list(job.reasons)
+        return [*job.reasons, *tracked]
     told = [event.data["text"] for event in store.events(job, kinds=[kinds.WARNING, kinds.DEATH])]
-    return [*_where_it_stands(store, job), *dict.fromkeys(told)]
+    return [*_where_it_stands(store, job), *dict.fromkeys(told), *tracked]
 
 
 def _where_it_stands(store: JobStore, job: Job) -> list[str]:

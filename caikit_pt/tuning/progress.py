@@ -23,7 +23,9 @@ def show_progress(base_model: str, bar: bool) -> Iterator[Callable[[Progress], N
     with tqdm(desc=f"tuning {base_model}", unit="update") as shown:
 
         def advance(progress: Progress) -> None:
-            shown.total = progress.steps
+            if shown.total is None:
+                # A notebook's bar has no length otherwise.
+                shown.reset(progress.steps)
             loss = f"{progress.loss:.4f}{_validated(progress)}"
             shown.set_postfix(epoch=progress.epoch, loss=loss, refresh=False)
             shown.update()

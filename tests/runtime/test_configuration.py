@@ -16,6 +16,7 @@ from caikit.config.config import BASE_CONFIG_PATH, merge_configs
 import caikit_pt
 from caikit_pt.errors import InvalidParameter
 from caikit_pt.runtime import configuration
+from caikit_pt.tracking import trackers
 from examples.local_server import free_port
 
 Check = Callable[..., list[str]]
@@ -96,6 +97,23 @@ def test_no_key_is_told(check: Check) -> None:
     with pytest.raises(InvalidParameter, match="RUNTIME_TLS_SERVER_KEY") as error:
         check(RUNTIME_TLS_SERVER_KEY="a secret")
     assert "secret" not in str(error.value)
+
+
+MISSING = {
+    "TRACKING_MLFLOW_URI": ("http://host:5000", "mlflow", "caikit-pt[mlflow]"),
+    "TRACKING_TENSORBOARD_DIRECTORY": ("runs", "tensorboard", "caikit-pt[tensorboard]"),
+}
+
+
+@pytest.mark.parametrize("name", MISSING)
+def test_a_tracker_whose_package_is_missing(check: Check, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    value, package, requirement = MISSING[name]
+    assert check(**{name: value}) == []
+    monkeypatch.setattr(trackers, "find_spec", lambda asked: None if asked == package else object())
+    with pytest.raises(InvalidParameter) as error:
+        check(**{name: value})
+    allowed = f"unset, or with more installed: pip install '{requirement}'"
+    assert str(error.value) == f"{name}: '{value}' is not allowed. Allowed: {allowed}"
 
 
 @pytest.mark.parametrize("name", ["RUNTIME_GRPC_PORT", "RUNTIME_METRICS_PORT"])

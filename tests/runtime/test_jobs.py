@@ -80,6 +80,15 @@ def tuned(models: Path, name: str) -> tuple[torch.Tensor, list[float]]:
     return load_file(file)["prompt"], [point["value"] for point in curve]
 
 
+def tracked(directory: Path) -> list[float]:
+    """The loss curve that TensorBoard has when it has been told of the end."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(directory), size_guidance={"scalars": 0})
+    wait_for(lambda: "state/text_summary" in events.Reload().Tags()["tensors"])
+    return [point.value for point in events.Scalars("train/loss")]
+
+
 # ---- kills ----
 
 
@@ -87,7 +96,9 @@ def test_every_job_survives_kills_bit_for_bit(
     servers: list[Server], tmp_path: Path, llama: BaseModel, t5: BaseModel
 ) -> None:
     """kill -9 of the worker, of the server, or of both, at random moments."""
-    server, client = start(servers, tmp_path, CHECKPOINT_SECONDS=0.3, MAX_ATTEMPTS=1_000)
+    runs = tmp_path / "runs"
+    settings = {"CHECKPOINT_SECONDS": 0.3, "MAX_ATTEMPTS": 1_000, "TRACKING_TENSORBOARD_DIRECTORY": runs}
+    server, client = start(servers, tmp_path, **settings)
     rng = random.Random(KILLS)
     jobs = {}
     for number in range(max(2, KILLS // 4)):
@@ -111,12 +122,13 @@ def test_every_job_survives_kills_bit_for_bit(
             client = server.start()
     assert {ended(client, id, 10 * MINUTES) for id in jobs} == {COMPLETED}
     print(f"kills: {killed}; {len(jobs)} jobs, 0 lost")
-    for number, base, request in jobs.values():
+    for id, (number, base, request) in jobs.items():
         alone = tune(make_plan(request, RECORDS, None, SETTINGS), base)
         prompt, curve = tuned(server.models, f"job-{number}")
         assert torch.equal(prompt, next(iter(alone.prompt.tensors.values())))
         losses = [one["data"]["value"] for one in alone.training_logs if one["name"] == "loss"]
         assert curve == losses
+        assert tracked(runs / f"job-{number}" / id) == pytest.approx(losses)
     assert not list((server.state / "jobs").glob("*/snapshots"))
 
 
