@@ -231,9 +231,11 @@ def main() -> None:
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(_LIKELY_TO_BE_KILLED)
     _import_all()
-    process = JobProcess(sys.stdin, output)
-    logging.getLogger("caikit_pt").addHandler(Warnings(process.reports))
-    process.work()
+    # Before any thread is there, so that all of a job's threads reckon alike.
+    with no_denormals():
+        process = JobProcess(sys.stdin, output)
+        logging.getLogger("caikit_pt").addHandler(Warnings(process.reports))
+        process.work()
     # Threads that are deep in native code would keep the process alive.
     os._exit(0)
 
