@@ -24,9 +24,7 @@ def main() -> None:
     size.add_argument("--full", action="store_true", help="every combination")
     size.add_argument("--shape", action="append", help="only models of this shape; can be repeated")
     size.add_argument("--whole", action="store_true", help="trainings of small models with the defaults")
-    parser.add_argument(
-        "--before", type=Path, help="with --whole: another revision's folder, to compare with"
-    )
+    parser.add_argument("--before", type=Path, help="with --whole: a folder of another revision")
     parser.add_argument("--epochs", type=int, default=0, help="with --whole: not the default")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--rounds", type=int, help="how often everything is measured")

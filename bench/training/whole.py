@@ -29,7 +29,7 @@ HERE = Path(__file__).parents[2]
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """CPU seconds of `updates` updates and all that goes with them; and the last loss, to see that it learnt."""
+    """CPU seconds of `updates` updates and all that goes with them, and the last loss."""
 
     seconds: float
     updates: int

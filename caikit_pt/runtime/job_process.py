@@ -20,6 +20,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import IO, Any
 
+from caikit_pt.base_model.denormals import no_denormals
 from caikit_pt.errors import (
     CaikitPtError,
     OutOfMemory,
