@@ -1,9 +1,8 @@
 """Numbers too small for a processor to be quick with.
 
-A float32 below 1.2e-38 is a denormal one, with which a processor takes some hundred times as long. Attention
-that is sure of itself makes many of them, in its weights and above all in their gradients: a T5 whose prompt
-has learnt something spends more than half of its training on them. They are too small to change any
-sum that a gradient is made of, other than in the last digit.
+A float32 below 1.2e-38 is a denormal one, with which many processors take many times as long. The embedded T5
+spent more than half of its training on them. They are too small to change a sum that a gradient is made
+of, other than in its last digit.
 """
 
 from __future__ import annotations
