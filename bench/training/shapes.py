@@ -74,6 +74,8 @@ _SHAPES = (
     Shape("llama", CAUSAL, 8, 512, 1376, 8, 64, 32_000, kv_heads=8),
     Shape("llama-128k", CAUSAL, 8, 512, 1376, 8, 64, 128_000, kv_heads=8),
     Shape("t5", SEQ2SEQ, 6, 512, 1024, 8, 64, 32_128, kv_heads=8),
+    # Of the size of the embedded models, where small calls are what counts.
+    Shape("llama-260k", CAUSAL, 5, 64, 172, 8, 8, 512, kv_heads=4),
     # For a GPU.
     Shape("llama-8b", CAUSAL, 32, 4096, 14_336, 32, 128, 128_256, kv_heads=8),
     Shape("t5-xl", SEQ2SEQ, 24, 2048, 5120, 32, 64, 32_128, kv_heads=32),

@@ -20,6 +20,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import IO, Any
 
+from caikit_pt.base_model.denormals import no_denormals
 from caikit_pt.errors import (
     CaikitPtError,
     OutOfMemory,
@@ -231,9 +232,11 @@ def main() -> None:
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(_LIKELY_TO_BE_KILLED)
     _import_all()
-    process = JobProcess(sys.stdin, output)
-    logging.getLogger("caikit_pt").addHandler(Warnings(process.reports))
-    process.work()
+    # Before any thread is there, so that all of a job's threads reckon alike.
+    with no_denormals():
+        process = JobProcess(sys.stdin, output)
+        logging.getLogger("caikit_pt").addHandler(Warnings(process.reports))
+        process.work()
     # Threads that are deep in native code would keep the process alive.
     os._exit(0)
 

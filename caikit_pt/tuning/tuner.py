@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from caikit_pt import ending
+from caikit_pt.base_model.denormals import no_denormals
 from caikit_pt.base_model.frozen import BaseModel
 from caikit_pt.base_model.text import TextSide
 from caikit_pt.errors import TrainingInterrupted
@@ -87,7 +88,7 @@ def tune(
 
     def ignore(_: object) -> None: ...
 
-    with ending.waits_for_this():
+    with ending.waits_for_this(), no_denormals():
         base.check_training(plan.parameters.output_model_types)
         tuning = _Tuning(plan, base, on_update or ignore, on_validation or ignore, gradients)
         return tuning.run(snapshots)

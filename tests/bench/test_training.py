@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.training import models, peak
+from bench.training import models, peak, whole
 from bench.training.case import Case
 from bench.training.flops import needed
 from bench.training.ladder import ladder
@@ -28,6 +28,7 @@ from bench.training.shapes import Shape
 from bench.training.suite import Suite
 from bench.training.table import render
 from caikit_pt.base_model.checkpoint import CAUSAL, SEQ2SEQ
+from caikit_pt.base_model.frozen import BaseModel
 from tests.numerics.precision import everything_in_float64
 
 LLAMA = Shape("toy-llama", CAUSAL, 2, 32, 48, 4, 8, 100, kv_heads=2)
@@ -134,6 +135,13 @@ def test_the_count_of_one_layer_by_hand() -> None:
     assert needed(shape, 1, [Record([11, 12], [13])]) == (
         prompts_keys_values + keys_values + query + output_and_feed_forward + attention + logits
     )
+
+
+def test_a_whole_training_is_measured_from_records_to_verdict(llama: BaseModel) -> None:
+    records = [{"input": f"the lamp is number {number}", "output": "good"} for number in range(16)]
+    spent = whole.train(llama, records, epochs=1)
+    assert spent.updates == 2
+    assert spent.seconds > 0
 
 
 def test_records_are_what_the_documentation_says() -> None:

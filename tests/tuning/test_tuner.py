@@ -30,6 +30,15 @@ def plan(base: BaseModel, **request: Any) -> TuningPlan:
     return make_plan(request, RECORDS.items, None, SETTINGS)
 
 
+def test_what_is_too_small_to_count_costs_a_training_nothing(llama: BaseModel) -> None:
+    if not torch.set_flush_denormal(False):
+        pytest.skip("this processor always reckons with denormals")
+    seen: list[float] = []
+    tune(plan(llama, num_epochs=1), llama, lambda _: seen.append(float(torch.tensor(1e-40) * 1.0)))
+    assert set(seen) == {0.0}
+    assert float(torch.tensor(1e-40) * 1.0) > 0.0
+
+
 def test_a_target_ends_with_eos_and_holds_nothing_else_special(base: BaseModel) -> None:
     examples = make_examples(RECORDS, base, plan(base, separator="").parameters)
     special = set(base.tokenizer.all_special_ids)
