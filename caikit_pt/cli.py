@@ -359,10 +359,8 @@ def _compare(options: argparse.Namespace) -> int:
     found = comparison.comparison(trainings)
     print(_json(found) if options.json else "\n".join(comparison.lines(found)))
     if options.output:
-        _draw(
-            figure_of({f"{one.model_name} ({one.training_id})": one.points for one in trainings}, ""),
-            options.output,
-        )
+        curves = {f"{one.model_name} ({one.training_id})": one.points for one in trainings}
+        _draw(figure_of(curves, ""), options.output)
     return DONE
 
 
