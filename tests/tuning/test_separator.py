@@ -41,7 +41,10 @@ def letters() -> PreTrainedTokenizerFast:
     )
     words = "the lamp is good, the lamp is bad. Label: good Label: bad\nAnswer: good\nAnswer: bad\n"
     tokenizer.train_from_iterator([words] * 20, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")
+    made: PreTrainedTokenizerFast = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>"
+    )
+    return made
 
 
 @pytest.mark.parametrize("separator", SEPARATORS)
@@ -84,23 +87,18 @@ def test_one_that_leaves_no_room_is_refused(llama: BaseModel) -> None:
         plan(llama, separator="word " * 900)
 
 
-@pytest.mark.parametrize(
-    ("separator", "first"), [(" Label: ", "Ġgood"), ("\n", "good"), ("", "good"), (" ", "Ġgood")]
-)
+@pytest.mark.parametrize("separator", [" Label: ", "\n", " "])
 def test_an_answer_begins_as_it_would_in_running_text(
-    llama: BaseModel, letters: PreTrainedTokenizerFast, separator: str, first: str
+    llama: BaseModel, letters: PreTrainedTokenizerFast, separator: str
 ) -> None:
     text = CausalText(llama.checkpoint, letters, llama.generation_config)
     answer = text.target_ids(text.answer_text("good", separator))
-    assert letters.convert_ids_to_tokens(answer) == [first]
-    if separator:
-        running = letters(f"lamp{separator}good", add_special_tokens=False)["input_ids"]
-        in_front = letters(f"lamp{separator.rstrip(' ')}", add_special_tokens=False)["input_ids"]
-        assert [*in_front, *answer] == running
-        assert (
-            in_front[-len(text.separator_ids(separator)) :] == text.separator_ids(separator)
-            or separator == " "
-        )
+    running = letters(f"lamp{separator}good", add_special_tokens=False)["input_ids"]
+    in_front = letters(f"lamp{separator.rstrip(' ')}", add_special_tokens=False)["input_ids"]
+    assert [*in_front, *answer] == running
+    between = text.separator_ids(separator)
+    assert in_front[len(in_front) - len(between) :] == between
+    assert text.answer_text("good", "") == "good"
 
 
 def test_sentencepiece_begins_every_text_with_a_space_of_its_own(llama: BaseModel) -> None:

@@ -11,10 +11,10 @@ from safetensors.torch import load_file, save_file
 
 import caikit_pt
 from caikit_pt.base_model.frozen import BaseModel
+from caikit_pt.settings import Settings
 from caikit_pt.tuning.plan import make_plan
 from caikit_pt.tuning.tuner import tune
 from examples.local_server import ROOT
-from tests.tuning.training import SETTINGS
 
 _SMALLER = 111.0
 _DATA = ROOT / "examples" / "data" / "guestbook_sentiment" / "train.jsonl"
@@ -45,8 +45,8 @@ def test_what_is_tuned_does_not_depend_on_the_size_of_word_embeddings(
     records = [json.loads(line) for line in _DATA.read_text("utf-8").splitlines()][:160]
     ended = {}
     for base in (llama, twin):
-        request = {"base_model": base.checkpoint.name, "num_virtual_tokens": 20, "num_epochs": 8}
-        tuned = tune(make_plan(request, records[:120], records[120:], SETTINGS, base), base)
+        request = {"base_model": base.checkpoint.name, "num_virtual_tokens": 20, "num_epochs": 6}
+        tuned = tune(make_plan(request, records[:120], records[120:], Settings(), base), base)
         ended[base] = tuned.verdict["validation"]["tuned"]
     accuracies = [scores["accuracy"]["value"] for scores in ended.values()]
     assert min(accuracies) > 0.8, accuracies
