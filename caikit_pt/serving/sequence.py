@@ -95,7 +95,8 @@ class Sequence:
         self.sampler = Sampler(parameters, base.seen_ids(self.row), base.end_ids)
         context = self.row.ids[-_CONTEXT_TOKENS:] if prefix else ()
         self._detokenizer = Detokenizer(base.tokenizer, context, skip_space=behind_space and not prefix)
-        self._stops = StopSequences(parameters.stop_sequences, parameters.include_stop_sequence)
+        stops = () if labels else parameters.stop_sequences
+        self._stops = StopSequences(stops, parameters.include_stop_sequence)
         self.search = self._search(labels) if labels else None
         self._moved = False
         self._spelled = ""

@@ -33,6 +33,7 @@ from caikit_pt.parameters.generation import GenerationParameters
 from caikit_pt.serving import vllm_request
 from caikit_pt.serving.backends import backend_for, base_for
 from caikit_pt.serving.generation import Generation
+from caikit_pt.serving.labels import Labels
 from caikit_pt.serving.sequence import FinishReason, Sequence, text_ids
 from caikit_pt.serving.vllm_text import VllmText
 from caikit_pt.settings import Remote, Settings
@@ -226,6 +227,22 @@ def test_the_weights_have_a_say_in_the_cache(fake: Fake) -> None:
     parameters = GenerationParameters.from_request({}, None, {})
     sequence = Sequence(text, PROMPT, text.source_ids(TEXT), parameters)
     assert json.loads(vllm_request.body(sequence, text))["cache_salt"] != salt
+
+
+def test_labels_are_the_choices_that_a_server_is_given(fake: Fake) -> None:
+    """As they stand behind the text, with the space that their first tokens have."""
+    text = text_side(fake)
+    labels = Labels(text, ("good", "very bad"), "\n", 128)
+    parameters = GenerationParameters.from_request(
+        {"max_new_tokens": 1, "min_new_tokens": 1, "repetition_penalty": 2.0}, None, {}
+    )
+    sequence = Sequence(text, PROMPT, text.source_ids(TEXT), parameters, labels=labels)
+    fields = json.loads(vllm_request.body(sequence, text))
+    assert fields["structured_outputs"] == {"choice": [" good", " very bad"]}
+    assert fields["max_tokens"] == labels.most_tokens
+    assert (fields["min_tokens"], fields["repetition_penalty"]) == (0, 1)
+    with pytest.raises(InvalidParameter, match="label_probabilities"):
+        vllm_request.check(GenerationParameters(label_probabilities=True), "tiny-llama")
 
 
 def test_a_view_of_a_prompt_is_sent_without_the_rest(fake: Fake) -> None:
