@@ -41,13 +41,12 @@ from caikit_pt.data_model import (
 )
 from caikit_pt.errors import InvalidParameter
 from caikit_pt.parameters.generation import GENERATION_PARAMETERS, GenerationParameters
-from caikit_pt.parameters.tuning import TUNING_PARAMETERS
 from caikit_pt.plotting import curves_of, figure_of
 from caikit_pt.runtime.status import caikit_errors
 from caikit_pt.serving.backend import Backend
 from caikit_pt.serving.backends import backend_for, base_for
 from caikit_pt.serving.generation import Generation
-from caikit_pt.serving.labels import Labels
+from caikit_pt.serving.labels import Labels, labels_of
 from caikit_pt.serving.sequence import Sequence, text_ids
 from caikit_pt.serving.sequence import Token as ServedToken
 from caikit_pt.soft_prompt import artifact
@@ -375,13 +374,7 @@ class PeftPromptTuning(ModuleBase):
 
     @cached_property
     def _labels(self) -> Optional[Labels]:
-        tuned = self.tuned
-        if not tuned.labels:
-            return None
-        longest = tuned.tuning_parameters.get(
-            "max_target_length", TUNING_PARAMETERS["max_target_length"].high
-        )
-        return Labels(self.base, tuned.labels, tuned.separator, longest)
+        return labels_of(self.tuned, self.base)
 
     def _input_tokens(self, sequence: Sequence) -> Optional[List[GeneratedToken]]:
         if not sequence.parameters.input_tokens:
@@ -547,9 +540,11 @@ def _seed(sequence: Sequence) -> Optional[int]:
 
 
 def _label_probabilities(sequence: Sequence) -> Optional[List[LabelProbability]]:
-    if not (sequence.parameters.label_probabilities and sequence.search):
+    search = sequence.search
+    # Of a search that its time has ended some are unknown.
+    if search is None or search.wanted is not None or not sequence.parameters.label_probabilities:
         return None
-    return [LabelProbability(*pair) for pair in sequence.search.probabilities.items()]
+    return [LabelProbability(*pair) for pair in search.probabilities.items()]
 
 
 def _messages(tokens: List[ServedToken]) -> Optional[List[GeneratedToken]]:

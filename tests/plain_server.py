@@ -24,7 +24,7 @@ CAIKIT = ("caikit", "aconfig", "alog", "py_to_proto")
 
 def serve(models: Path, base_models: Path) -> None:
     """Answers until the process is ended."""
-    import caikit_data_model_nlp_pb2 as nlp  # type: ignore[import-not-found]
+    import caikit_data_model_caikit_nlp_pb2 as own  # type: ignore[import-not-found]
     import caikit_pt_pb2 as tuning  # type: ignore[import-not-found]
     import caikit_pt_pb2_grpc as tuning_grpc  # type: ignore[import-not-found]
     import caikit_runtime_Nlp_pb2_grpc as nlp_grpc  # type: ignore[import-not-found]
@@ -35,6 +35,7 @@ def serve(models: Path, base_models: Path) -> None:
     from caikit_pt.serving.backend import Backend
     from caikit_pt.serving.backends import backend_for, base_for
     from caikit_pt.serving.generation import Generation
+    from caikit_pt.serving.labels import labels_of
     from caikit_pt.serving.sequence import Sequence, text_ids
     from caikit_pt.settings import Settings
     from caikit_pt.soft_prompt import artifact
@@ -54,14 +55,16 @@ def serve(models: Path, base_models: Path) -> None:
         base, engine = loaded(tuned.base_model_name)
         fields = {field.name: value for field, value in request.ListFields() if field.name != "text"}
         parameters = GenerationParameters.from_request(fields, None, {})
-        ids = text_ids(base, Verbalizer(tuned.verbalizer).render(request.text), parameters)
-        prefix = request.text if parameters.preserve_input_text else ""
-        return engine.submit(Sequence(base, tuned.prompt, ids, parameters, prefix))
+        ids = text_ids(base, Verbalizer(tuned.verbalizer, tuned.separator).render(request.text), parameters)
+        front = request.text + tuned.separator.rstrip(" ") if parameters.preserve_input_text else ""
+        labels = labels_of(tuned, base) if parameters.labels_only else None
+        behind_space = tuned.separator.endswith(" ")
+        return engine.submit(Sequence(base, tuned.prompt, ids, parameters, front, behind_space, labels))
 
     class Nlp(nlp_grpc.NlpServiceServicer):  # type: ignore[misc]
         def TextGenerationTaskPredict(self, request: Any, context: grpc.ServicerContext) -> Any:
             sequence = submit(request, context).result()
-            return nlp.GeneratedTextResult(
+            return own.LabelledTextResult(
                 generated_text=sequence.text, finish_reason=sequence.finish_reason.name
             )
 
@@ -69,7 +72,7 @@ def serve(models: Path, base_models: Path) -> None:
             self, request: Any, context: grpc.ServicerContext
         ) -> Iterator[Any]:
             for step in submit(request, context).steps():
-                yield nlp.GeneratedTextStreamResult(generated_text=step.text)
+                yield own.LabelledTextStreamResult(generated_text=step.text)
 
     class Tuning(tuning_grpc.TuningServiceServicer):  # type: ignore[misc]
         def ListTrainings(self, request: Any, context: grpc.ServicerContext) -> Any:

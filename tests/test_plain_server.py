@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing
+from typing import Any
 
 import pytest
 import torch
@@ -30,7 +31,9 @@ def model(llama: BaseModel) -> PeftPromptTuning:
         prompt=SoftPrompt({"DECODER": rows}),
         base_model_name=LLAMA,
         base_model_fingerprint=llama.checkpoint.fingerprint,
-        verbalizer="Text: {{input}} Label:",
+        verbalizer="Text: {{input}}",
+        separator=" Label: ",
+        labels=("good", "bad"),
     )
     return PeftPromptTuning(tuned, llama)
 
@@ -58,11 +61,13 @@ def client(model: PeftPromptTuning, tmp_path_factory: pytest.TempPathFactory) ->
             process.terminate()
 
 
-def test_it_answers(client: TuningClient, model: PeftPromptTuning) -> None:
-    expected = model.run(TEXT, max_new_tokens=8, preserve_input_text=False).generated_text
+@pytest.mark.parametrize("asked", [{}, {"labels_only": False}, {"preserve_input_text": True}])
+def test_it_answers(client: TuningClient, model: PeftPromptTuning, asked: dict[str, bool]) -> None:
+    fields: dict[str, Any] = {"max_new_tokens": 8, "preserve_input_text": False, **asked}
+    expected = model.run(TEXT, **fields).generated_text
     assert expected
-    assert client.generate("first", TEXT, max_new_tokens=8) == expected
-    assert "".join(client.stream("first", TEXT, max_new_tokens=8)) == expected
+    assert client.generate("first", TEXT, **fields) == expected
+    assert "".join(client.stream("first", TEXT, **fields)) == expected
 
 
 def test_it_tells_of_trainings(client: TuningClient) -> None:

@@ -9,17 +9,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-CAUSAL = "causal"
-
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What is known before a training: the kind of model, the task, how many records and labels there are."""
+    """What is known before a training: the kind of model, the task, how many records and labels there are,
+    and whether the verbalizer ends with the input."""
 
     family: str
     task: str
     records: int
     labels: int
+    ends_with_input: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +31,20 @@ class Rule:
     origin: Callable[[Facts], str]
 
 
-RULES = (
-    Rule(
-        "separator",
-        lambda facts: "\n" if facts.family == CAUSAL else "",
-        lambda facts: f"{facts.family} model",
-    ),
-)
+_SEPARATORS = {"causal": "\n"}
+
+
+def _separator(facts: Facts) -> str:
+    """A line break keeps a causal model from going on with the text's last word; some templates bring an
+    end of their own."""
+    return _SEPARATORS.get(facts.family, "") if facts.ends_with_input else ""
+
+
+def _separator_origin(facts: Facts) -> str:
+    return f"{facts.family} model" if facts.ends_with_input else "the end of the verbalizer"
+
+
+RULES = (Rule("separator", _separator, _separator_origin),)
 
 
 def by_rules(facts: Facts) -> dict[str, tuple[Any, str]]:

@@ -189,7 +189,7 @@ def _read_records(file: Path, described: Mapping[str, Any] | None) -> Records | 
         items,
         described["classification"],
         described["stream"],
-        several_labels=described.get("several_labels", False),
+        several_labels=described.get("several_labels", described["classification"]),
     )
 
 

@@ -7,6 +7,7 @@ A request is answered as it would be alone.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Items
 from functools import partial
@@ -134,13 +135,24 @@ class Engine:
     def _take(self, running: _Running, rows: Items[int], logits: Tensor) -> None:
         """Picks tokens for `rows` from their logits; who is finished leaves."""
         generations = [running.generations[row] for row in rows]
-        _take_labels(generations, logits)
-        _take_tokens(generations, logits)
+        # All is computed before any is taken: what fails here fails as if nothing had been.
+        shares, tokens = _shares(generations, logits), _tokens(generations, logits)
+        for row, generation in enumerate(generations):
+            try:
+                if row in tokens:
+                    generation.sequence.take(tokens[row], logits[row])
+                else:
+                    generation.sequence.take_label(shares.get(row, ()), logits[row])
+            except Exception as error:  # of one request's text
+                generation.fail(error)
         for row in reversed(rows):
             generation = running.generations[row]
             if generation.ended or generation.sequence.finished:
                 running.leave(row)
-            elif generation.sequence.must_be_read_again(self.base):
+            elif generation.sequence.is_elsewhere:
+                running.leave(row)
+                self._scheduler.put_last(generation)
+            elif generation.sequence.outgrows_its_keys(self.base):
                 running.leave(row)
                 self._scheduler.put_back([generation])
         for generation in generations:
@@ -209,40 +221,29 @@ class Engine:
                 self._scheduler.put_back([each for each in running.generations if each not in generations])
 
 
-def _take_tokens(generations: Items[Generation], logits: Tensor) -> None:
-    """Picks the next token of each free answer from `logits` [B, V]."""
+def _tokens(generations: Items[Generation], logits: Tensor) -> dict[int, int]:
+    """The next token of each free answer, by its row in `logits` [B, V]."""
     free = [row for row, each in enumerate(generations) if each.sequence.search is None]
     if not free:
-        return
+        return {}
     of_them = logits if len(free) == len(generations) else logits[free]
-    tokens = pick(of_them, [generations[row].sequence.sampler for row in free])
-    for row, token in zip(free, tokens, strict=True):
-        _taken(generations[row], partial(generations[row].sequence.take, token, logits[row]))
+    picked = pick(of_them, [generations[row].sequence.sampler for row in free])
+    return dict(zip(free, picked, strict=True))
 
 
-def _take_labels(generations: Items[Generation], logits: Tensor) -> None:
-    """Goes on with each answer that is a label by `logits` [B, V]."""
-    labelled = [row for row, each in enumerate(generations) if each.sequence.search is not None]
-    choosing = [row for row in labelled if generations[row].sequence.is_at_a_choice]
-    shares: dict[int, list[float]] = {}
-    if choosing:
-        choices = [generations[row].sequence.choices for row in choosing]
-        shares = dict(zip(choosing, log_shares(logits[choosing], choices), strict=True))
-    for row in labelled:
-        take = generations[row].sequence.take_label
-        _taken(generations[row], partial(take, shares.get(row, ()), logits[row]))
-
-
-def _taken(generation: Generation, take: Callable[[], None]) -> None:
-    try:
-        take()
-    except Exception as error:  # of one request's text
-        generation.fail(error)
+def _shares(generations: Items[Generation], logits: Tensor) -> dict[int, list[float]]:
+    """The log-probabilities of the choices of each answer that is a label and at one, by its row."""
+    choosing = [row for row, each in enumerate(generations) if each.sequence.is_at_a_choice]
+    if not choosing:
+        return {}
+    choices = [generations[row].sequence.choices for row in choosing]
+    return dict(zip(choosing, log_shares(logits[choosing], choices), strict=True))
 
 
 def generate(base: BaseModel, sequences: Items[Sequence]) -> Iterator[None]:
     """Extends `sequences` by a token each and yields, until all are finished, in the caller's thread."""
-    engine = Engine(base, Limits(rows=max(1, len(sequences)), waiting=len(sequences)))
+    limits = Limits(rows=max(1, len(sequences)), waiting=len(sequences), wait_seconds=math.inf)
+    engine = Engine(base, limits)
     generations = [engine.submit(sequence) for sequence in sequences]
     while engine.busy:
         engine.step()

@@ -21,6 +21,8 @@ class Generation:
         # It has failed in company, and is tried once more without.
         self.alone = False
         self.cancelled = False
+        # Its turn has come once; from then on it doesn't wait too long.
+        self.has_run = False
         self.error: BaseException | None = None
         self._ended = threading.Event()
         self._news: threading.Event | None = None

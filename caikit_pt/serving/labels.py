@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from caikit_pt.base_model.text import TextSide
+from caikit_pt.parameters.tuning import TUNING_PARAMETERS
+from caikit_pt.soft_prompt.artifact import TunedPrompt
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,6 +67,14 @@ class Labels:
         return path, node
 
 
+def labels_of(tuned: TunedPrompt, base: TextSide) -> Labels | None:
+    """What answers of `tuned` are confined to; None where they are free."""
+    if not tuned.labels:
+        return None
+    longest = tuned.tuning_parameters.get("max_target_length", TUNING_PARAMETERS["max_target_length"].high)
+    return Labels(base, tuned.labels, tuned.separator, longest)
+
+
 class LabelSearch:
     """The walk to one answer: best first, so that the label found is the likeliest there is."""
 
@@ -76,11 +86,14 @@ class LabelSearch:
         temperature: float = 1.0,
     ) -> None:
         """`whole`: until the probability of every label is known. `draw`, which returns a number in
-        [0, 1) each time: the label is drawn by its probability at `temperature`, instead of the likeliest."""
+        [0, 1) each time: the label is drawn by its probability at `temperature`, a choice at a time, instead
+        of the likeliest. The two together draw the label that `draw` alone would have."""
         self._labels, self._whole, self._draw, self._temperature = labels, whole, draw, temperature
         self._numbers = itertools.count()
         self._open: list[tuple[float, int, Path, _Node]] = []
         self._known: dict[int, float] = {}
+        self._shares: dict[Path, tuple[list[int], Sequence[float]]] = {}
+        self._drawn_label: int | None = None
         self._add((), 0.0)
         self._go_on()
 
@@ -90,7 +103,7 @@ class LabelSearch:
         if self.wanted is not None:
             return None
         # A label is known when nothing that is open could be likelier.
-        return next(iter(self._known))
+        return next(iter(self._known)) if self._drawn_label is None else self._drawn_label
 
     @property
     def wanted(self) -> Path | None:
@@ -111,7 +124,9 @@ class LabelSearch:
         """Goes on with the log-probabilities of the `choices` among themselves."""
         assert self._path is not None
         path, choices = self._path, self.choices
-        if self._draw:
+        if self._draw and self._whole:
+            self._shares[path] = choices, logs
+        elif self._draw:
             choices, logs = [self._drawn(choices, logs, self._draw())], [0.0]
         for token, log in zip(choices, logs, strict=True):
             self._add((*path, token), self._log + log)
@@ -129,6 +144,16 @@ class LabelSearch:
                 self._path, self._node, self._log = path, node, -negative
                 return
             self._known[node.label] = -negative
+        if self._draw and self._whole:
+            self._drawn_label = self._walk(self._draw)
+
+    def _walk(self, draw: Callable[[], float]) -> int:
+        """The label at the end of the choices drawn, when all shares are known."""
+        path, node = self._labels.next_choice(())
+        while node.label is None:
+            token = self._drawn(*self._shares[path], draw())
+            path, node = self._labels.next_choice((*path, token))
+        return node.label
 
     def _drawn(self, choices: Sequence[int], logs: Sequence[float], number: float) -> int:
         weights = [math.exp((log - max(logs)) / self._temperature) for log in logs]

@@ -51,9 +51,12 @@ class Scheduler:
         """Takes a request on. Raises InvalidParameter where it can never run, TooManyRequests."""
         needed = generation.sequence.most_positions
         if self._most_positions and needed > self._most_positions:
+            labelled = generation.sequence.labels is not None
             raise InvalidParameter(
-                "max_new_tokens",
-                generation.sequence.parameters.max_new_tokens,
+                "text" if labelled else "max_new_tokens",
+                f"{len(generation.sequence.row.ids)} tokens"
+                if labelled
+                else generation.sequence.parameters.max_new_tokens,
                 f"at most {self._most_positions} positions of soft prompt, text and answer together "
                 f"(here {needed}); the setting kv_cache_mib holds no more",
             )
@@ -69,6 +72,11 @@ class Scheduler:
         """They were running, and are the first to do so again."""
         with self._lock:
             self._waiting.extendleft(reversed(generations))
+
+    def put_last(self, generation: Generation) -> None:
+        """It goes on elsewhere than behind what was read of it: behind whoever waits already."""
+        with self._lock:
+            self._waiting.append(generation)
 
     def clear(self) -> list[Generation]:
         """Takes all out."""
@@ -95,7 +103,7 @@ class Scheduler:
                     generation.fail()
                 elif generation.sequence.finished:
                     generation.tell()
-                elif now - generation.arrived > self._limits.wait_seconds and not generation.sequence.steps:
+                elif now - generation.arrived > self._limits.wait_seconds and not generation.has_run:
                     waited = f"{self._limits.wait_seconds:g} seconds"
                     generation.fail(WaitedTooLong(f"No turn came within max_wait_seconds ({waited})"))
                 else:
@@ -125,6 +133,8 @@ class Scheduler:
                     if each is not oldest and widest * (len(taken) + 1) <= self.read_positions:
                         taken.append(each)
             self._waiting = deque(each for each in self._waiting if each not in taken)
+            for each in taken:
+                each.has_run = True
             return taken
 
     def _room_for(self, running: Items[Generation]) -> list[Generation]:

@@ -100,6 +100,9 @@ class Sequence:
         self.search = self._search(labels) if labels else None
         self._moved = False
         self._spelled = ""
+        if self.search and self.search.wanted:
+            # What all labels begin with is read with the text.
+            self.generated = list(self.search.wanted)
 
     @property
     def finished(self) -> bool:
@@ -136,11 +139,13 @@ class Sequence:
         """Keys and values that the text and its longest answer need, in positions."""
         return self._base.served_positions(self.row, self._most)
 
-    def must_be_read_again(self, base: BaseModel) -> bool:
-        """Whether the row goes on elsewhere than behind what is read of it, or is now so long that `base`
-        computes all of its positions in another way."""
-        if self._moved:
-            return True
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether the answer goes on elsewhere than behind what is read of it, so that it is read again."""
+        return self._moved
+
+    def outgrows_its_keys(self, base: BaseModel) -> bool:
+        """Whether the row is now so long that `base` computes all of its positions in another way."""
         positions = self._base.served_positions(self.row, len(self.generated))
         return base.length_class(positions) != base.length_class(positions - 1)
 
@@ -162,9 +167,7 @@ class Sequence:
             self._go_to(search.wanted)
             self.end_in_time()
         elif not self._describes_by_logits:
-            self.generated = []
-            for token in self._label_ids:
-                self._spell(token, logits)
+            self._spell_out()
         elif self.generated and not self.steps:
             # The search went down to tokens; what each is worth is seen from the first one on.
             self._go_to(())
@@ -202,6 +205,13 @@ class Sequence:
         parameters = self.parameters
         return parameters.generated_tokens and (parameters.token_logprobs or parameters.token_ranks)
 
+    def _spell_out(self) -> None:
+        """What is left of the label found, without a word on what its tokens are worth."""
+        if not self.steps:
+            self.generated = []
+        for token in self._label_ids[len(self.generated) :]:
+            self._spell(token, None)
+
     def _go_to(self, path: Ids) -> None:
         """A token on, where `path` goes on from here; else behind all of it, to be read."""
         here = len(self.generated)
@@ -210,10 +220,10 @@ class Sequence:
         else:
             self.generated, self._moved = list(path), True
 
-    def _spell(self, token: int, logits: torch.Tensor) -> None:
+    def _spell(self, token: int, logits: torch.Tensor | None) -> None:
         """The next token of the label found; with the last one comes the text."""
         described = None
-        if self._describes_by_logits:
+        if self._describes_by_logits and logits is not None:
             described = _described(self._base, token, logits, self.parameters)
         elif self.parameters.generated_tokens:
             described = Token(token_text(self._base, token))
@@ -235,9 +245,16 @@ class Sequence:
         self.steps.append(Step(text, len(self.generated), described, self.finish_reason))
 
     def end_in_time(self) -> None:
-        """Ends the answer where its time is over before it has begun or gone on."""
-        if not self.finished and self.seconds_left <= 0:
-            self.end(FinishReason.TIME_LIMIT)
+        """Ends the answer where its time is over before it has begun or gone on. A label that is found is
+        the answer all the same; half a search is none."""
+        if self.finished or self.seconds_left > 0:
+            return
+        if self.search and self.search.found is not None:
+            self._spell_out()
+            return
+        if self.search:
+            self.generated = []
+        self.end(FinishReason.TIME_LIMIT)
 
     def end(self, reason: FinishReason) -> None:
         """Ends the answer without another token."""

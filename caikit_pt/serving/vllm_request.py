@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import threading
+from collections.abc import Sequence as Items
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -100,7 +101,7 @@ def _fields(sequence: Sequence, text: VllmText) -> dict[str, Any]:
     }
     if sequence.labels:
         fields |= {
-            "structured_outputs": {"choice": _choices(sequence.labels, sequence, text)},
+            "structured_outputs": {"choice": choices(sequence.labels, sequence.row.ids, text)},
             "min_tokens": 0,
             "repetition_penalty": 1.0,
         }
@@ -114,14 +115,13 @@ def _fields(sequence: Sequence, text: VllmText) -> dict[str, Any]:
     return fields
 
 
-def _choices(labels: Labels, sequence: Sequence, text: VllmText) -> list[str]:
-    """The labels as they are behind the text: with the space that their first tokens have."""
-    context = sequence.row.ids[-_CONTEXT_TOKENS:]
-    choices = []
-    for ids in labels.ids:
-        detokenizer = Detokenizer(text.tokenizer, context)
-        choices.append("".join(map(detokenizer.push, ids)) + detokenizer.flush())
-    return choices
+def choices(labels: Labels, ids: Items[int], text: VllmText) -> list[str]:
+    """The labels as they are behind a text of `ids`: with the space that their first tokens have."""
+    found = []
+    for label in labels.ids:
+        detokenizer = Detokenizer(text.tokenizer, ids[-_CONTEXT_TOKENS:])
+        found.append("".join(map(detokenizer.push, label)) + detokenizer.flush())
+    return list(dict.fromkeys(found))
 
 
 def _cache_salt(prompt: SoftPrompt, text: VllmText) -> str:

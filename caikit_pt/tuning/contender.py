@@ -67,6 +67,7 @@ class Contender:
 
     def target_ids(self, output: str) -> list[int]:
         """The tokens of the answer that is expected, as a training has them."""
+        output = output.strip() if self.labels else output
         answer = self.base.answer_text(output, self.verbalizer.separator)
         return [*self.base.target_ids(answer), self.base.end_id]
 

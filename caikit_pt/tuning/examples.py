@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from caikit_pt.base_model.frozen import TrainingBatch
 from caikit_pt.base_model.text import TextSide
 from caikit_pt.errors import InvalidRecord, UnknownToken, excerpt
-from caikit_pt.parameters.tuning import TuningParameters
+from caikit_pt.parameters.tuning import CLASSIFICATION, TuningParameters
 from caikit_pt.tuning.records import Record, Records, in_words
 from caikit_pt.tuning.verbalizer import Verbalizer
 
@@ -49,8 +49,19 @@ class Examples:
         return TrainingBatch([item.source for item in items], [item.target for item in items], prompts)
 
 
+def target_text(output: str, task: str) -> str:
+    """What of an output is learnt: of a label all but the blanks around it, which don't make it another."""
+    return output.strip() if task == CLASSIFICATION else output
+
+
 def tokens_of(
-    record: Record, stream: str, verbalizer: Verbalizer, text: TextSide, most_source: int, most_target: int
+    record: Record,
+    stream: str,
+    verbalizer: Verbalizer,
+    text: TextSide,
+    most_source: int,
+    most_target: int,
+    task: str,
 ) -> tuple[list[int], list[int]]:
     """The tokens of source, without a separator, and target, as `TextSide.first_source_ids` has them.
 
@@ -59,7 +70,9 @@ def tokens_of(
     try:
         return (
             text.first_source_ids(verbalizer.without_separator(record.input), most_source),
-            text.first_target_ids(text.answer_text(record.output, verbalizer.separator), most_target),
+            text.first_target_ids(
+                text.answer_text(target_text(record.output, task), verbalizer.separator), most_target
+            ),
         )
     except UnknownToken as error:
         raise InvalidRecord(
@@ -86,6 +99,7 @@ def make_examples(records: Records, base: TextSide, parameters: TuningParameters
             base,
             parameters.max_source_length,
             parameters.max_target_length,
+            parameters.tuning_task,
         )
         if source == nothing:
             bad.append(record.number)

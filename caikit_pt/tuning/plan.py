@@ -33,6 +33,7 @@ from caikit_pt.parameters.tuning import (
     check_request,
     resolve,
 )
+from caikit_pt.serving.labels import Labels
 from caikit_pt.settings import Settings
 from caikit_pt.soft_prompt.initial import InitialPrompt, Predecessor
 from caikit_pt.soft_prompt.source import SourcePrompt, find_source
@@ -43,6 +44,7 @@ from caikit_pt.tuning.verbalizer import Verbalizer
 
 _LOG = logging.getLogger(__name__)
 _END_TOKEN = 1
+_MANY_LABELS = 50
 _LIKE_LABELS = "the records, whose outputs are few and repeated"
 Decided = dict[str, tuple[Any, str]]
 
@@ -65,13 +67,19 @@ class TuningPlan:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """What answers are confined to: the outputs of a classification. Where a record may have several
-        labels, nothing: they may come in other combinations. A prompt that goes on keeps those it had."""
+        """What answers are confined to: the outputs of a classification, without blanks around them.
+
+        Nothing where a record may have several labels: they may come in other combinations. A prompt that
+        goes on keeps those it had; one that had none answers freely, for it may know others.
+        """
         streams = (self.records, self.validation) if self.validation else (self.records,)
         if self.parameters.tuning_task != CLASSIFICATION or any(one.several_labels for one in streams):
             return ()
+        if self.initial and not self.initial.labels:
+            return ()
         earlier = self.initial.labels if self.initial else ()
-        return tuple(sorted({*earlier, *(record.output for records in streams for record in records.items)}))
+        outputs = (record.output.strip() for records in streams for record in records.items)
+        return tuple(sorted({*earlier, *outputs}))
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -85,12 +93,39 @@ class TuningPlan:
                 "prompt_tuning_init_source_model is ignored, because prompt_tuning_init_method is "
                 f"{parameters.prompt_tuning_init_method}"
             )
-        if self.parameters.origins["tuning_task"] == _LIKE_LABELS:
+        told += self._doubtful_labels()
+        if self.parameters.origins["tuning_task"] == _LIKE_LABELS and self.labels:
             told.append(
                 f"the {len(self.labels)} different outputs are taken for labels, and answers are confined to "
                 "them; tuning_task generation leaves answers free"
             )
         return (*told, *doubts(self.records, self.validation))
+
+    def _doubtful_labels(self) -> list[str]:
+        """Labels that may not be meant as such, or can't be told apart."""
+        labels, told = self.labels, []
+        if not labels:
+            return []
+        if len(labels) > _MANY_LABELS and len(labels) > len(self.records) / 2:
+            told.append(
+                f"the {len(self.records)} records have {len(labels)} different labels; are they free text? "
+                "tuning_task generation leaves answers free"
+            )
+        if alike := len(labels) - len({label.casefold() for label in labels}):
+            told.append(f"{alike} labels differ from others only in case")
+        text, parameters = text_of(self.checkpoint), self.parameters
+        ids = Labels(text, labels, parameters.separator, parameters.max_target_length).ids
+        if same := len(labels) - len(set(ids)):
+            told.append(
+                f"{same} labels have the same tokens as others, cut at max_target_length or as the tokenizer "
+                "reads them: they will never be an answer"
+            )
+        if self.initial and set(self.initial.labels).isdisjoint(r.output.strip() for r in self.records.items):
+            told.append(
+                "none of the labels is one of the tuned prompt that the training goes on from, which stay "
+                "possible answers"
+            )
+        return told
 
     def check_training(self) -> None:
         """Tries a step of the training (`BaseModelPool.check_training`), which may load the base model once.
@@ -211,8 +246,9 @@ def _resolve(
         **taken,
     }
     task = given.get("tuning_task", decided["tuning_task"][0])
-    labels = {record.output for record in records.items}
-    rules = by_rules(Facts(checkpoint.family, task, len(records), len(labels)))
+    labels = {record.output.strip() for record in records.items}
+    verbalizer = Verbalizer(given.get("verbalizer", TUNING_PARAMETERS["verbalizer"].default))
+    rules = by_rules(Facts(checkpoint.family, task, len(records), len(labels), verbalizer.ends_with_input))
     decided.update({name: value for name, value in rules.items() if name not in taken})
     decided.update(preset(settings.tuning_presets, checkpoint.name, task))
     if source:
@@ -274,6 +310,10 @@ def _fit_context(given: Mapping[str, Any], decided: Decided, checkpoint: Checkpo
 
     fitted: Decided = {}
     separator = len(text_of(checkpoint).separator_ids(value("separator")))
+    if separator > context / 2:
+        raise InvalidParameter(
+            "separator", f"text of {separator} tokens", f"less than half of the context of {context} tokens"
+        )
     for lengths, prompted in checkpoint.contexts(value("output_model_types")):
         tokens = value("num_virtual_tokens") if prompted else 0
         behind = _END_TOKEN + (separator if "max_source_length" in lengths else 0)

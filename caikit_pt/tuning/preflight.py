@@ -101,7 +101,8 @@ def preflight(plan: TuningPlan) -> Preflight:
     source = Lengths.of(sources, parameters.max_source_length)
     target = Lengths.of(targets, parameters.max_target_length)
     per_epoch = updates_per_epoch(len(plan.records), parameters.window)
-    read = sum(min(count, source.limit) for count in sources)
+    separator = len(text_of(plan.checkpoint).separator_ids(parameters.separator))
+    read = sum(min(count, source.limit) + separator for count in sources)
     answered = sum(min(count, target.limit) + 1 for count in targets)
     return Preflight(
         records=len(plan.records),
@@ -129,7 +130,7 @@ def _token_counts(plan: TuningPlan, records: Records) -> tuple[list[int], list[i
     )
     sources, targets, bad = [], [], []
     for record in records.items:
-        source, target = tokens_of(record, records.stream, verbalizer, text, *limits)
+        source, target = tokens_of(record, records.stream, verbalizer, text, *limits, parameters.tuning_task)
         sources.append(len(source))
         targets.append(len(target))
         if sources[-1] <= nothing:

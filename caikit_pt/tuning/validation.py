@@ -23,6 +23,8 @@ _ANSWERS_AT_ONCE = 32
 # The candidates of a search, each of which has losses, are judged by no more records, too.
 WATCHED, JUDGED = 32, 200
 _DRAW_SEED = 73
+# The probabilities of many labels take many more passes than their answers.
+_MOST_LABELS_TO_CALIBRATE = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,12 +104,13 @@ class Validation:
         """
         prompt = prompt.to(self._base.device)
         (rows,) = self.row_losses([prompt.tensors])
-        asked = self._answers(prompt, answered, calibration and self._labels is not None)
+        few = self._labels is not None and len(self._labels.texts) <= _MOST_LABELS_TO_CALIBRATE
+        asked = self._answers(prompt, answered, calibration and few)
         answers = [request.text for request in asked]
         outputs = [self._records.items[index].output for index in self._drawn[:answered]]
         found = dict(scores(self._task, answers, outputs))
         sure = [max(request.search.probabilities.values()) for request in asked if request.search]
-        if calibration and sure:
+        if calibration and few and sure:
             found["calibration_error"] = calibration_error(sure, exact_match(answers, outputs))
         return Scores(self.loss(rows), found)
 

@@ -25,6 +25,11 @@ class Verbalizer:
         if set(_PLACEHOLDER.findall(self.template)) != {"input"}:
             raise InvalidParameter("verbalizer", self.template, _ALLOWED)
 
+    @property
+    def ends_with_input(self) -> bool:
+        """Whether the template itself puts nothing between input and answer."""
+        return bool(re.search(r"\}\}$", self.template))
+
     def render(self, text: str) -> str:
         """What the model is given: the template with `text` in the place of every `{{input}}`, and the
         separator but for spaces at its end, which belong to the answer."""

@@ -111,3 +111,15 @@ def test_labels_are_cut_as_targets_are() -> None:
     search = LabelSearch(known)
     walk(search, {(): {97: 1.0, 120: 0.0}})
     assert search.found == 0
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_draw_is_the_same_with_all_probabilities(seed: int) -> None:
+    known, logits, expected = some(seed)
+    drawn = []
+    for whole in (False, True):
+        search = LabelSearch(known, whole=whole, draw=random.Random(seed).random, temperature=1.5)
+        walk(search, logits)
+        drawn.append(search.found)
+    assert drawn[0] == drawn[1]
+    assert search.probabilities == pytest.approx(expected)
