@@ -38,7 +38,7 @@ from caikit_pt.parameters.generation import GENERATION_PARAMETERS
 from caikit_pt.parameters.table import Parameter, ParameterTable
 from caikit_pt.parameters.tuning import TUNING_PARAMETERS
 from caikit_pt.plotting import figure_of, matrix
-from caikit_pt.prediction import ERROR, Answers, Inputs, predict, written
+from caikit_pt.prediction import ERROR, Answers, Inputs, TrainedAgain, predict, written
 from caikit_pt.progress_bar import ProgressBar
 from caikit_pt.tuning.evaluation import Done
 from caikit_pt.tuning.record_fields import Asked
@@ -246,6 +246,10 @@ def _answered(
             told = f"{answers.done} of {count} answers are in {options.out}"
             print(f"{told}; the same command goes on from there", file=sys.stderr)
             raise
+        except TrainedAgain as error:
+            tell.close()
+            print(f"{error}. To begin anew, remove {options.out}", file=sys.stderr)
+            return FAILED
         tell.close()
     if answers.errors:
         told = f"{answers.errors} of {count} records have no answer; why not is the {ERROR} of their line"

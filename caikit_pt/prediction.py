@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
-from caikit_pt.client import TuningClient
+from caikit_pt.client import ServerError, TuningClient
 from caikit_pt.errors import CaikitPtError, InvalidParameter, InvalidRecord
 from caikit_pt.tuning.record_fields import OfType, UnusableField, input_field, input_text
 from caikit_pt.tuning.record_file import rows
@@ -30,6 +31,8 @@ _INPUT = "input"
 _LEFT_OUT = ("producer_id",)
 _JSON_LINES, _TABLE = ".jsonl", ".csv"
 _OUT = "--out"
+_LOST = ("UNAVAILABLE", "CANCELLED")
+_SECONDS_BETWEEN_CHECKS = 3.0
 # What tells a run from another, in words.
 _OTHER = {
     "model_name": "of another model",
@@ -38,6 +41,12 @@ _OTHER = {
     "input_field": "to another field",
     "input_sha256": "to other records",
 }
+
+
+class TrainedAgain(CaikitPtError):
+    """The prompt was trained again while it was asked."""
+
+    status = "ABORTED"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +128,11 @@ class Answers:
         if self._holds_something:
             self._check_run()
 
+    @property
+    def training_id(self) -> str:
+        """The training whose answers they are."""
+        return str(self._run["training_id"])
+
     def open(self) -> None:
         """Drops a last line that is torn, and is ready for the next one.
 
@@ -174,7 +188,7 @@ class Answers:
             raise InvalidParameter(_OUT, str(path), "a file that can be written")
 
     def _check_run(self) -> None:
-        allowed = "a new file, or one that the same command has begun"
+        allowed = "a new file, or one that the same command has begun; to begin anew, remove this one"
         try:
             other = json.loads(self._beside.read_text("utf-8"))
             differing = [name for name, value in self._run.items() if other.get(name) != value]
@@ -225,8 +239,12 @@ def predict(
     on_lost: Callable[[CaikitPtError], None],
     on_answer: Callable[[], None],
 ) -> None:
-    """Asks for every record that `answers`, which is open, has none of yet. Raises ServerError, OSError."""
+    """Asks for every record that `answers`, which is open, has none of yet.
+
+    Raises ServerError, OSError, and TrainedAgain where they are no longer of one training.
+    """
     asked: deque[Input] = deque()
+    training = _SameTraining(client, model_name, answers)
 
     def texts() -> Iterator[str]:
         for one in islice(inputs, answers.done, None):
@@ -242,10 +260,49 @@ def predict(
         while asked and asked[0].error:
             write({ERROR: asked[0].error})
 
-    for answer in client.predict(model_name, texts(), in_flight, on_lost, **parameters):
+    def lost(error: CaikitPtError) -> None:
+        training.check_soon()
+        on_lost(error)
+
+    for answer in client.predict(model_name, texts(), in_flight, lost, **parameters):
+        training.check_now_and_then()
         write_what_is_not_asked()
         write(answer)
     write_what_is_not_asked()
+    training.check()
+
+
+class _SameTraining:
+    """Whether the prompt is still that of the training whose answers are in the file."""
+
+    def __init__(self, client: TuningClient, model_name: str, answers: Answers) -> None:
+        self._client, self._model_name, self._answers = client, model_name, answers
+        self._sure = answers.done
+        self._next = time.monotonic() + _SECONDS_BETWEEN_CHECKS
+
+    def check(self) -> None:
+        """Raises TrainedAgain, ServerError."""
+        found = self._client.trained_by(self._model_name)
+        if found != self._answers.training_id:
+            raise TrainedAgain(
+                f"{self._model_name} was trained again meanwhile ({found or 'its training is gone'}): answers "
+                f"behind the first {self._sure} may be of either training"
+            )
+        self._sure = self._answers.done
+        self._next = time.monotonic() + _SECONDS_BETWEEN_CHECKS
+
+    def check_now_and_then(self) -> None:
+        """As `check`, where it's time; a server that is gone is asked later."""
+        if time.monotonic() >= self._next:
+            try:
+                self.check()
+            except ServerError as error:
+                if error.status not in _LOST:
+                    raise
+
+    def check_soon(self) -> None:
+        """With the next answer: the server is gone, and may come back with another prompt."""
+        self._next = 0.0
 
 
 def _whole(file: IO[bytes], is_table: bool) -> Iterator[bytes]:

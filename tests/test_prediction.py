@@ -11,9 +11,9 @@ from typing import Any, cast
 
 import pytest
 
-from caikit_pt.client import TuningClient
+from caikit_pt.client import ServerError, TuningClient
 from caikit_pt.errors import CaikitPtError, InvalidParameter, InvalidRecord
-from caikit_pt.prediction import Answers, Inputs, predict
+from caikit_pt.prediction import Answers, Inputs, TrainedAgain, predict
 
 NAMES = ["generated_text", "finish_reason", "producer_id", "tokens"]
 RUN = {"model_name": "mood", "training_id": "1", "parameters": {}, "input_field": "", "input_sha256": "ab"}
@@ -32,6 +32,10 @@ class Client:
 
     def __init__(self) -> None:
         self.asked: list[str] = []
+        self.training_id = RUN["training_id"]
+
+    def trained_by(self, model_name: str) -> Any:
+        return self.training_id
 
     def predict(self, model_name: str, texts: Iterable[str], *_: object) -> Iterator[Mapping[str, Any]]:
         for text in texts:
@@ -154,6 +158,44 @@ def test_answers_of_another_run_are_left_alone(
     # Where none has come yet, there is nothing to mix.
     out.write_bytes(b"")
     answers_at(out, **changed)
+
+
+@pytest.mark.parametrize(("after", "sure"), [(2, 2), (6, 6)])
+def test_a_prompt_that_is_trained_again(
+    inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int, sure: int
+) -> None:
+    """It ends at the next check, at the latest behind the last answer; the file can't be gone on with."""
+    monkeypatch.setattr("caikit_pt.prediction._SECONDS_BETWEEN_CHECKS", 0.0)
+    client, answers = Client(), answers_at(tmp_path / "out.jsonl")
+
+    def on_answer() -> None:
+        if answers.done == after:
+            client.training_id = "2"
+
+    with closing(answers):
+        answers.open()
+        with pytest.raises(TrainedAgain, match=r"trained again meanwhile \(2\)"):
+            predict(cast(TuningClient, client), "mood", inputs, answers, 4, {}, lambda _: None, on_answer)
+    assert answers.done == sure
+    with pytest.raises(InvalidParameter, match=r"to begin anew, remove this one .* of another training"):
+        answers_at(tmp_path / "out.jsonl", training_id="2")
+
+
+def test_a_server_that_is_gone_is_asked_later(
+    inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whose prompt it has is then known behind the last answer."""
+    monkeypatch.setattr("caikit_pt.prediction._SECONDS_BETWEEN_CHECKS", 0.0)
+    client, answers = Client(), answers_at(tmp_path / "out.jsonl")
+
+    def gone(_: str) -> str:
+        raise ServerError("UNAVAILABLE", "gone")
+
+    monkeypatch.setattr(client, "trained_by", gone)
+    with closing(answers), pytest.raises(ServerError):
+        answers.open()
+        predict(cast(TuningClient, client), "mood", inputs, answers, 4, {}, lambda _: None, lambda: None)
+    assert answers.done == len(ROWS)
 
 
 def test_a_file_of_something_else_is_left_alone(inputs: Inputs, tmp_path: Path) -> None:
