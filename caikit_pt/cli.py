@@ -202,7 +202,7 @@ def _predict(options: argparse.Namespace) -> int:
     inputs = Inputs(options.input, options.input_field or "")
     parameters = _set(options, GENERATION_PARAMETERS)
     try:
-        count, first = inputs.checked
+        checked = inputs.checked
         for file in written(options.out):
             if file.exists() and file.samefile(options.input):
                 raise _Wrong(f"{file} is the file of records: answers need another")
@@ -214,9 +214,9 @@ def _predict(options: argparse.Namespace) -> int:
                 "input_field": inputs.field,
                 "input_sha256": inputs.sha256,
             }
-            answers = Answers(options.out, run, first.others, client.answer_fields)
+            answers = Answers(options.out, run, checked, client.answer_fields)
             client.check_predict(options.model_name, **parameters)
-            return _answered(client, inputs, answers, count, parameters, options)
+            return _answered(client, inputs, answers, checked.count, parameters, options)
     except InvalidParameter as error:
         raise _Wrong(_in_file(options.input, error) if isinstance(error, InvalidRecord) else error) from None
     except BrokenPipeError:

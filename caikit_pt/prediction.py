@@ -51,11 +51,21 @@ class TrainedAgain(CaikitPtError):
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """A record to be answered: its `text`, or why it has none, and its other fields."""
+    """A record to be answered: its `text` in `field`, or why it has none, and its other fields."""
 
+    field: str
     text: str
     others: Mapping[str, Any]
     error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """How many records there are, the column that their text is in, and the names of all other fields."""
+
+    count: int
+    column: str
+    others: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -81,22 +91,25 @@ class Inputs:
                 if other != name and isinstance(other, str) and not isinstance(found, OfType)
             }
             try:
-                yield Input(input_text(name, value), others)
+                yield Input(name, input_text(name, value), others)
             except UnusableField as error:
                 shown = value if isinstance(value, str) else ""
-                yield Input(shown, others, f"{name}: {error.found}. Expected: {error.expected}")
+                yield Input(name, shown, others, f"{name}: {error.found}. Expected: {error.expected}")
 
     @cached_property
-    def checked(self) -> tuple[int, Input]:
-        """How many there are, and the first. Reads all of them; raises InvalidRecord, too, where none can be
-        answered."""
+    def checked(self) -> Checked:
+        """Reads all of them; raises InvalidRecord, too, where none can be answered."""
         first, count, usable = None, 0, False
+        # In the order that they come in.
+        others: dict[str, None] = {}
         for one in self:
             first, count, usable = first or one, count + 1, usable or not one.error
+            others.update(dict.fromkeys(one.others))
         if first is None or not usable:
             found = first.error if first else "no records"
             raise InvalidRecord("file", f"{self.file}: {found}", "at least one record with a text")
-        return count, first
+        # Records may have it under several names, where none is asked for.
+        return Checked(count, first.field if self.field else _INPUT, list(others))
 
     @property
     def sha256(self) -> str:
@@ -108,22 +121,21 @@ class Inputs:
 class Answers:
     """The file of answers `path`, a record each: `done` so far, `errors` of them without an answer."""
 
-    def __init__(
-        self, path: Path, run: Mapping[str, Any], others: Iterable[str], names: Sequence[str]
-    ) -> None:
-        """`run` says whose answers they are; `names` are the fields of an answer, `others` those of a record.
+    def __init__(self, path: Path, run: Mapping[str, Any], checked: Checked, names: Sequence[str]) -> None:
+        """`run` says whose answers they are; `names` are the fields of an answer.
 
-        Nothing is written yet. Raises InvalidParameter where nothing can be, or where `path` holds something
-        else than the first of these answers.
+        Nothing is written yet. Raises InvalidParameter where nothing can be, where a record has a field that
+        an answer has, or where `path` holds something else than the first of these answers.
         """
         self.done = self.errors = 0
         self._path, self._run = path, run
         _, self._beside = written(path)
         self._is_table = path.suffix.lower() == _TABLE
-        self._reserved = {_INPUT, ERROR, *names}
-        kept = [name for name in others if name not in self._reserved]
-        self._columns = [_INPUT, *kept, *(name for name in names if name not in _LEFT_OUT), ERROR]
+        self._column, self._others = checked.column, checked.others
+        told = [*(name for name in names if name not in _LEFT_OUT), ERROR]
+        self._columns = [self._column, *checked.others, *told]
         self._file: IO[bytes] | None = None
+        _check_others(checked, told)
         self._check_path()
         if self._holds_something:
             self._check_run()
@@ -158,9 +170,8 @@ class Answers:
 
     def write(self, asked: Input, answer: Mapping[str, Any]) -> None:
         """The next one: from now on it is there, whatever happens to this process."""
-        others = {name: value for name, value in asked.others.items() if name not in self._reserved}
         told = {name: value for name, value in answer.items() if name not in _LEFT_OUT}
-        line = {_INPUT: asked.text, **others, **told}
+        line = {self._column: asked.text, **asked.others, **told}
         if self._is_table:
             self._put(_row([line.get(name) for name in self._columns]))
         else:
@@ -209,6 +220,10 @@ class Answers:
                 (cells,) = csv.reader(io.StringIO(text, newline=""), strict=True)
                 if is_header:
                     # Those of the release that began the file.
+                    missing = {self._column, *self._others}.difference(cells)
+                    if missing:
+                        allowed = f"a file of answers with the columns {', '.join(sorted(missing))}, too"
+                        raise InvalidParameter(_OUT, str(self._path), f"{allowed}; to begin anew, remove it")
                     self._columns = cells
                     return
                 self.errors += bool(dict(zip(self._columns, cells, strict=True))[ERROR])
@@ -303,6 +318,16 @@ class _SameTraining:
     def check_soon(self) -> None:
         """With the next answer: the server is gone, and may come back with another prompt."""
         self._next = 0.0
+
+
+def _check_others(checked: Checked, told: Sequence[str]) -> None:
+    """Raises InvalidParameter where a field of the records has the name of one of their answers."""
+    for name in checked.others:
+        if name in (checked.column, *told):
+            what = "their text" if name == checked.column else "an answer"
+            raise InvalidParameter(
+                "--in", name, f"fields whose names {what} doesn't have in {_OUT}: rename it in the records"
+            )
 
 
 def _whole(file: IO[bytes], is_table: bool) -> Iterator[bytes]:

@@ -13,7 +13,7 @@ import pytest
 
 from caikit_pt.client import ServerError, TuningClient
 from caikit_pt.errors import CaikitPtError, InvalidParameter, InvalidRecord
-from caikit_pt.prediction import Answers, Inputs, TrainedAgain, predict
+from caikit_pt.prediction import Answers, Checked, Inputs, TrainedAgain, predict
 
 NAMES = ["generated_text", "finish_reason", "producer_id", "tokens"]
 RUN = {"model_name": "mood", "training_id": "1", "parameters": {}, "input_field": "", "input_sha256": "ab"}
@@ -22,7 +22,7 @@ ROWS: list[dict[str, Any]] = [
     {"id": 2, "input": 'a "quoted" one,\nof two lines\r\n', "label": ""},
     {"id": 3, "input": "too long", "label": "y"},
     {"id": 4, "input": None, "label": "nothing to ask"},
-    {"id": 5, "input": "ünicode \u2028 𝄞", "label": "z", "error": "of an earlier run"},
+    {"id": 5, "input": "ünicode \u2028 𝄞", "label": "z", "late": "only here"},
     {"id": 6, "input": " ", "label": "nor here"},
 ]
 
@@ -59,7 +59,7 @@ def inputs(tmp_path: Path) -> Inputs:
 
 
 def answers_at(out: Path, **run: Any) -> Answers:
-    return Answers(out, {**RUN, **run}, ["id", "label"], NAMES)
+    return Answers(out, {**RUN, **run}, Checked(6, "input", ["id", "label", "late"]), NAMES)
 
 
 def run(inputs: Inputs, out: Path, on_answer: Callable[[], None] = lambda: None) -> tuple[Answers, list[str]]:
@@ -102,6 +102,7 @@ def test_every_record_has_its_line(inputs: Inputs, tmp_path: Path, ending: str) 
         "",
         "input: “ ”. Expec",
     ]
+    assert [line.get("late") or "" for line in found] == ["", "", "", "", "only here", ""]
     assert not any("producer_id" in line for line in found)
     tokens = found[0]["tokens"]
     assert (json.loads(tokens) if ending == ".csv" else tokens) == [{"text": "plain", "logprob": -0.5}]
@@ -209,6 +210,15 @@ def test_a_file_of_something_else_is_left_alone(inputs: Inputs, tmp_path: Path) 
     assert out.read_text() == "a diary\n"
 
 
+def test_a_table_without_the_columns_of_the_records(inputs: Inputs, tmp_path: Path) -> None:
+    """As another release may have begun it."""
+    out = tmp_path / "out.csv"
+    run(inputs, out)
+    out.write_text(out.read_text().replace(",late,", ",", 1))
+    with closing(answers_at(out)) as answers, pytest.raises(InvalidParameter, match="columns late, too"):
+        answers.open()
+
+
 def test_two_runs_at_once(tmp_path: Path) -> None:
     out = tmp_path / "out.csv"
     with closing(answers_at(out)) as first, closing(answers_at(out)) as second:
@@ -240,6 +250,25 @@ def test_the_field_that_is_asked(tmp_path: Path, fields: dict[str, Any], asked: 
     file.write_text(json.dumps([fields]))
     (one,) = Inputs(file, asked)
     assert (one.text, one.error) == (text, "")
+
+
+@pytest.mark.parametrize(
+    ("asked", "column", "others"),
+    [("", "input", ["question", "a", "b"]), ("Question", "question", ["input", "a", "b"])],
+)
+def test_every_field_has_a_column(tmp_path: Path, asked: str, column: str, others: list[str]) -> None:
+    """Those that later records have, too; the text is in the field that was asked for, by its own name."""
+    file = tmp_path / "in.jsonl"
+    rows = [{"question": "x", "input": "y", "a": 1}, {"question": "x", "b": 2, "input": "y"}]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert Inputs(file, asked).checked == Checked(2, column, others)
+
+
+@pytest.mark.parametrize("name", ["generated_text", "error", "tokens", "text"])
+def test_a_field_that_an_answer_has_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InvalidParameter, match=f"--in: '{name}' is not allowed.*: rename it"):
+        Answers(tmp_path / "out.jsonl", RUN, Checked(1, "text", ["id", name]), NAMES)
+    Answers(tmp_path / "out.jsonl", RUN, Checked(1, "text", ["input", "producer_id"]), NAMES)
 
 
 @pytest.mark.parametrize(
