@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from caikit_pt.asking import IN_FLIGHT, Asking
 from caikit_pt.comparison import comparison
-from caikit_pt.errors import CaikitPtError, InvalidRecord
+from caikit_pt.errors import CaikitPtError, InvalidParameter, InvalidRecord
 from caikit_pt.parameters.tuning import TUNING_PARAMETERS
 from caikit_pt.plotting import figure_of
 from caikit_pt.progress_bar import ProgressBar
@@ -281,8 +281,20 @@ class TuningClient:
 
         `in_flight` requests are under way at a time, and no more than four times as many texts and answers in
         memory. A server that goes away in between is waited for, ten minutes at the most; `on_lost` is called
-        when the wait begins.
+        when the wait begins. Raises InvalidParameter for one text alone.
         """
+        if isinstance(texts, str):
+            raise InvalidParameter("texts", texts, "a list of texts")
+        return self._predicted(model_name, texts, in_flight, on_lost, parameters)
+
+    def _predicted(
+        self,
+        model_name: str,
+        texts: Iterable[str],
+        in_flight: int,
+        on_lost: Callable[[CaikitPtError], None] | None,
+        parameters: Mapping[str, Any],
+    ) -> Iterator[dict[str, Any]]:
         rpc = self._stubs.predict
 
         def ask(text: str) -> _Call:
@@ -360,7 +372,7 @@ class TuningClient:
         message = self._stubs.training_messages.TextGenerationTaskPeftPromptTuningTrainRequest()
         try:
             json_format.ParseDict({"model_name": model_name, "parameters": request_of(**request)}, message)
-        except (json_format.ParseError, InvalidRecord) as error:
+        except (json_format.ParseError, InvalidParameter) as error:
             raise ServerError("INVALID_ARGUMENT", str(error)) from error
         return _small_enough(message)
 
@@ -409,7 +421,7 @@ def request_of(
     Records go along with the request (mappings, or the Path of a file here), or lie in a `file` under the
     server's `file_source_base`; `input_field` and `output_field` name their fields where those are others
     than README's Data has. `parameters` are those of docs/parameters.md, those of tuning_config among
-    them; with `prompt_tuning_init_prompt` the `base_model` may be left out. Raises InvalidRecord.
+    them; with `prompt_tuning_init_prompt` the `base_model` may be left out. Raises InvalidParameter.
     """
     asked = Asked(parameters.get("input_field") or "", parameters.get("output_field") or "")
     told: dict[str, Any] = {"base_model": base_model} if base_model else {}
@@ -425,15 +437,33 @@ def request_of(
 
 
 def _stream_of(records: GivenRecords | None, file: str, stream: str, asked: Asked) -> dict[str, Any]:
+    if file and records is not None:
+        raise InvalidParameter(stream, file, "records or a file on the server, and not both")
     if file:
         return {"file": {"filename": file}}
     if not isinstance(records, Records):
-        given = rows(records, str(records)) if isinstance(records, Path) else records or ()
+        given = rows(records, str(records)) if isinstance(records, Path) else _given(records, stream)
         records = read_records(given, stream, asked)
         for doubt in field_doubts(records):
             _LOG.warning(doubt)
     data = [{"input": record.input, "output": record.output} for record in records.items]
     return {"jsondata": {"data": data}}
+
+
+def _given(records: Iterable[Any] | None, stream: str) -> Iterator[Any]:
+    """Raises InvalidRecord for what holds none."""
+    allowed = "a pathlib.Path, or records, such as [{'input': TEXT, 'output': TEXT}]"
+    if isinstance(records, (str, bytes, Mapping)) or not isinstance(records, Iterable | None):
+        raise InvalidRecord(stream, f"a value of type {type(records).__name__}", allowed)
+    for number, record in enumerate(records or (), start=1):
+        if (
+            not isinstance(record, Mapping)
+            and not hasattr(record, "output")
+            and not hasattr(record, "labels")
+        ):
+            found = f"record {number}, a value of type {type(record).__name__},"
+            raise InvalidRecord(stream, found, allowed)
+        yield record
 
 
 def _evaluation_request(
@@ -450,7 +480,7 @@ def _evaluation_request(
         message = json_format.ParseDict(
             {"model_name": model_name, **told}, EvaluateRequest.get_proto_class()()
         )
-    except (json_format.ParseError, InvalidRecord) as error:
+    except (json_format.ParseError, InvalidParameter) as error:
         raise ServerError("INVALID_ARGUMENT", str(error)) from error
     return _small_enough(message)
 

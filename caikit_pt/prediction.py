@@ -300,8 +300,8 @@ class _SameTraining:
         found = self._client.trained_by(self._model_name)
         if found != self._answers.training_id:
             raise TrainedAgain(
-                f"{self._model_name} was trained again meanwhile ({found or 'its training is gone'}): answers "
-                f"behind the first {self._sure} may be of either training"
+                f"{self._model_name} was trained again meanwhile ({found or 'its training is gone'}): "
+                f"answers behind the first {self._sure} may be of either training"
             )
         self._sure = self._answers.done
         self._next = time.monotonic() + _SECONDS_BETWEEN_CHECKS

@@ -193,9 +193,10 @@ def test_a_server_that_is_gone_is_asked_later(
         raise ServerError("UNAVAILABLE", "gone")
 
     monkeypatch.setattr(client, "trained_by", gone)
-    with closing(answers), pytest.raises(ServerError):
+    with closing(answers):
         answers.open()
-        predict(cast(TuningClient, client), "mood", inputs, answers, 4, {}, lambda _: None, lambda: None)
+        with pytest.raises(ServerError):
+            predict(cast(TuningClient, client), "mood", inputs, answers, 4, {}, lambda _: None, lambda: None)
     assert answers.done == len(ROWS)
 
 
