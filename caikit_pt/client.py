@@ -115,7 +115,7 @@ class Event:
         return told if self.kind in ("state", "phase") else f"{self.kind}: {told}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Training:
     """A training; `parameters`, `verdict` and `points` only where it was asked for by its id."""
 
@@ -134,13 +134,20 @@ class Training:
     verdict: Mapping[str, Any] = field(default_factory=dict)
     points: Mapping[str, Sequence[Sequence[float]]] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        at = f", update {self.progress.step} of {self.progress.steps}" if self.progress else ""
+        return f"<Training {self.training_id!r} of {self.model_name!r}, {self.state}{at}>"
+
     def plot(self) -> Figure:
         """The loss curves so far, in a notebook as a picture. Raises PlotsUnavailable without matplotlib."""
         return figure_of({self.model_name: self.points}, f"{self.model_name} ({self.state})")
 
 
 class TuningClient:
-    """Every call raises ServerError where the server refuses or can't be reached."""
+    """Every call raises ServerError where the server refuses or can't be reached.
+
+    A `training_id` may also be the Training itself.
+    """
 
     def __init__(self, address: str = DEFAULT_ADDRESS, channel: grpc.Channel | None = None) -> None:
         """A `channel` of one's own is for TLS; it is closed with the client."""
@@ -174,7 +181,7 @@ class TuningClient:
 
     def watch(
         self,
-        training_id: str,
+        training_id: str | Training,
         from_event: int = 0,
         on_lost: Callable[[ServerError], None] | None = None,
     ) -> Iterator[Event]:
@@ -184,9 +191,9 @@ class TuningClient:
         """
         from caikit_pt.runtime.tuning_messages import WatchTrainingRequest
 
-        last, waits = from_event, False
+        id, last, waits = _id_of(training_id), from_event, False
         while True:
-            request = WatchTrainingRequest(training_id=training_id, from_event=last).to_proto()
+            request = WatchTrainingRequest(training_id=id, from_event=last).to_proto()
             try:
                 for event in self._events(request):
                     last, waits = event.number, False
@@ -200,7 +207,7 @@ class TuningClient:
                 waits = True
                 time.sleep(_SECONDS_TO_RECONNECT)
 
-    def wait(self, training_id: str, progress_bar: bool = False) -> Training:
+    def wait(self, training_id: str | Training, progress_bar: bool = False) -> Training:
         """The training, when it has ended; until then, with `progress_bar`, a bar with its loss."""
         with ProgressBar() if progress_bar else nullcontext() as bar:
             for event in self.watch(training_id):
@@ -208,11 +215,11 @@ class TuningClient:
                     bar.show(event)
         return self.training(training_id)
 
-    def training(self, training_id: str) -> Training:
-        """Everything of one training."""
+    def training(self, training_id: str | Training) -> Training:
+        """Everything of one training, as it is now."""
         from caikit_pt.runtime.tuning_messages import GetTrainingRequest
 
-        request = GetTrainingRequest(training_id=training_id).to_proto()
+        request = GetTrainingRequest(training_id=_id_of(training_id)).to_proto()
         return _training(self._answer(self._stubs.tuning.GetTraining, request))
 
     def trainings(
@@ -240,7 +247,7 @@ class TuningClient:
             if not token:
                 return
 
-    def compare(self, *training_ids: str) -> dict[str, Any]:
+    def compare(self, *training_ids: str | Training) -> dict[str, Any]:
         """Trainings side by side, as `comparison` tells: parameters that differ, validation metrics."""
         return comparison([self.training(id) for id in training_ids])
 
@@ -249,11 +256,11 @@ class TuningClient:
         last = next(self.trainings((COMPLETED,), model_name), None)
         return last.training_id if last else ""
 
-    def cancel(self, training_id: str) -> str:
+    def cancel(self, training_id: str | Training) -> str:
         """Ends a training; returns its state, which is another than CANCELED where it had ended before."""
         from caikit.interfaces.runtime.data_model import TrainingInfoRequest
 
-        request = TrainingInfoRequest(training_id=training_id).to_proto()
+        request = TrainingInfoRequest(training_id=_id_of(training_id)).to_proto()
         answer = self._answer(self._stubs.management.CancelTraining, request)
         return str(answer.DESCRIPTOR.fields_by_name["state"].enum_type.values_by_number[answer.state].name)
 
@@ -406,6 +413,15 @@ class TuningClient:
             raise _server_error(error) from error
         finally:
             call.cancel()
+
+
+def _id_of(training: str | Training) -> str:
+    """Raises InvalidParameter."""
+    if isinstance(training, Training):
+        return training.training_id
+    if not isinstance(training, str):
+        raise InvalidParameter("training_id", training, "the id of a training, or a Training")
+    return training
 
 
 def request_of(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from caikit_pt.client import ServerError, TuningClient, request_of
+from caikit_pt.client import Progress, ServerError, Training, TuningClient, request_of
 from caikit_pt.errors import InvalidParameter
 
 RECORDS = [{"input": "a", "output": "b"}]
@@ -56,3 +57,35 @@ def test_a_text_is_no_list_of_texts() -> None:
         pytest.raises(InvalidParameter, match=r"texts: .*a list of te"),
     ):
         client.predict("mood", "one string")
+
+
+def training(id: str, progress: Progress | None = None) -> Training:
+    return Training(id, "mood", "tiny-t5", "RUNNING", None, None, None, [], 0, progress, "")
+
+
+def test_a_training_is_as_good_as_its_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Anything else is refused by its name."""
+    asked: list[str] = []
+
+    def answer(_: object, rpc: object, request: Any) -> Any:
+        asked.append(request.training_id)
+        raise ServerError("NOT_FOUND", "nothing here")
+
+    monkeypatch.setattr(TuningClient, "_answer", answer)
+    monkeypatch.setattr(TuningClient, "_stream", answer)
+    with TuningClient("localhost:1") as client:
+        calls: list[Callable[[Any], object]] = [client.wait, client.training, client.compare, client.cancel]
+        for call in (*calls, lambda one: next(client.watch(one))):
+            for given in ("a", training("a")):
+                with pytest.raises(ServerError):
+                    call(given)
+            for wrong in (["a"], None, 5):
+                with pytest.raises(InvalidParameter, match="the id of a training, or a Training"):
+                    call(wrong)
+    assert asked == ["a"] * 10
+
+
+def test_a_training_is_a_line() -> None:
+    assert repr(training("t.1")) == "<Training 't.1' of 'mood', RUNNING>"
+    at = Progress(5, 20, 1, 0.5, None, 0.3, 1.0, 1.0, 1.0, 1.0)
+    assert repr(training("t.1", at)) == "<Training 't.1' of 'mood', RUNNING, update 5 of 20>"
