@@ -32,7 +32,7 @@ from caikit_pt.client import (
     Training,
     TuningClient,
 )
-from caikit_pt.columns import aligned
+from caikit_pt.columns import aligned, cell
 from caikit_pt.errors import CaikitPtError, InvalidParameter, InvalidRecord
 from caikit_pt.parameters.generation import GENERATION_PARAMETERS
 from caikit_pt.parameters.table import Parameter, ParameterTable
@@ -636,7 +636,7 @@ def _reported(value: Any) -> str:
 
 
 def _plain(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return cell(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
 
 
 def _print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
