@@ -73,6 +73,7 @@ _OF_EVALUATIONS = (
     "labels_only",
 )
 _MOST_WRONG = 1_000_000
+_PICTURE = ".png"
 _FROM = "prompt_tuning_init_prompt"
 # Not as the table has them: spelt otherwise, or not at all.
 _OF_EVERY_TRAINING = ("base_model", "silence_progress_bars", _FROM)
@@ -312,7 +313,7 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _plot(options: argparse.Namespace) -> int:
-    _check_matplotlib()
+    _check_picture(options.output)
     with TuningClient(options.server) as client:
         training = client.training(options.training_id)
     output = options.output or Path(f"{training.training_id}.png")
@@ -322,12 +323,12 @@ def _plot(options: argparse.Namespace) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    for file in filter(None, (options.wrong, options.matrix)):
-        _check_writable(file)
+    if options.wrong:
+        _check_writable(options.wrong)
     asked = Asked(options.input_field or "", options.output_field or "")
     request = {name: getattr(options, name) for name in _OF_EVALUATIONS}
     if options.matrix:
-        _check_matplotlib()
+        _check_picture(options.matrix)
         request["tuning_task"] = options.tuning_task or "classification"
     if options.test:
         request["records"] = _records(options.test, "test_stream", asked)
@@ -356,8 +357,7 @@ def _compare(options: argparse.Namespace) -> int:
     if len(set(options.training_id)) < 2:
         raise _Wrong("compare takes the ids of two trainings or more")
     if options.output:
-        _check_matplotlib()
-        _check_writable(options.output)
+        _check_picture(options.output)
     with TuningClient(options.server) as client:
         trainings = [client.training(id) for id in dict.fromkeys(options.training_id)]
     found = comparison.comparison(trainings)
@@ -647,10 +647,14 @@ def _print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 # ---- files ----
 
 
-def _check_matplotlib() -> None:
-    """Raises _Wrong where there is none: before anything is asked for."""
+def _check_picture(file: Path | None) -> None:
+    """Raises _Wrong where none can be drawn, or written to `file`: before anything is asked for."""
     if find_spec("matplotlib") is None:
         raise _Wrong("plots need matplotlib: install caikit-pt[plot]")
+    if file is not None:
+        if file.suffix.lower() != _PICTURE:
+            raise _Wrong(f"{file} can't be drawn: pictures are PNG, in files whose names end in {_PICTURE}")
+        _check_writable(file)
 
 
 def _check_writable(file: Path) -> None:

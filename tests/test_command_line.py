@@ -478,6 +478,19 @@ def test_a_server_that_is_not_there(capfd: pytest.CaptureFixture[str]) -> None:
         assert capfd.readouterr().err.startswith("UNAVAILABLE: ")
 
 
+@pytest.mark.parametrize(
+    "command",
+    [["plot", "some", "-o"], ["compare", "a", "b", "-o"], ["evaluate", "some", "--test=x", "--matrix"]],
+)
+def test_a_picture_is_png(command: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Known before a server is asked."""
+    for name in ("a.jpg", "a", "nowhere/a.png"):
+        assert main([*command, str(tmp_path / name), f"--server=localhost:{free_port()}"]) == 2
+        assert re.search(
+            r"names end in \.png$" if name != "nowhere/a.png" else r"can't be written", capfd.readouterr().err
+        )
+
+
 def test_health(address: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["health", address]) == 0
     assert capfd.readouterr().out == "SERVING\n"
