@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -447,7 +448,13 @@ def _parser() -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=help, description=help)
         added.set_defaults(run=run)
         if name != "serve":
-            added.add_argument("--server", default=DEFAULT_ADDRESS, metavar="HOST:PORT")
+            added.add_argument(
+                "--server",
+                type=_address,
+                default=DEFAULT_ADDRESS,
+                metavar="HOST:PORT",
+                help=f"{DEFAULT_ADDRESS} by default",
+            )
             added.add_argument("--json", action="store_true", help="JSON on stdout, an object a line")
         return added
 
@@ -560,6 +567,14 @@ def _add(parser: argparse.ArgumentParser, table: ParameterTable, besides: Iterab
 
 def _help(parameter: Parameter) -> str:
     return parameter.meaning.replace("%", "%%")
+
+
+def _address(text: str) -> str:
+    if not re.fullmatch(r"(?:[^\s:/\[\]]+|\[[^\s/\[\]]+\]):[0-9]{1,5}", text):
+        raise argparse.ArgumentTypeError(
+            f"HOST:PORT is expected, such as {DEFAULT_ADDRESS}, and not {text!r}"
+        )
+    return text
 
 
 def _count(text: str) -> int:
