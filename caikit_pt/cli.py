@@ -667,9 +667,9 @@ def _check_picture(file: Path | None) -> None:
     if find_spec("matplotlib") is None:
         raise _Wrong("plots need matplotlib: install caikit-pt[plot]")
     if file is not None:
+        _check_writable(file)
         if file.suffix.lower() != _PICTURE:
             raise _Wrong(f"{file} can't be drawn: pictures are PNG, in files whose names end in {_PICTURE}")
-        _check_writable(file)
 
 
 def _check_writable(file: Path) -> None:

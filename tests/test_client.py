@@ -75,7 +75,8 @@ def test_a_training_is_as_good_as_its_id(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(TuningClient, "_stream", answer)
     with TuningClient("localhost:1") as client:
         calls: list[Callable[[Any], object]] = [client.wait, client.training, client.compare, client.cancel]
-        for call in (*calls, lambda one: next(client.watch(one))):
+        calls.append(lambda one: next(client.watch(one)))
+        for call in calls:
             for given in ("a", training("a")):
                 with pytest.raises(ServerError):
                     call(given)
