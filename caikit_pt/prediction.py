@@ -292,7 +292,7 @@ class _SameTraining:
 
     def __init__(self, client: TuningClient, model_name: str, answers: Answers) -> None:
         self._client, self._model_name, self._answers = client, model_name, answers
-        self._sure = answers.done
+        self._sure = self._at_last_check = answers.done
         self._next = time.monotonic() + _SECONDS_BETWEEN_CHECKS
 
     def check(self) -> None:
@@ -303,7 +303,9 @@ class _SameTraining:
                 f"{self._model_name} was trained again meanwhile ({found or 'its training is gone'}): "
                 f"answers behind the first {self._sure} may be of either training"
             )
-        self._sure = self._answers.done
+        # A prompt answers a moment before its training is complete: the answers since the last check but one
+        # may be of another.
+        self._sure, self._at_last_check = self._at_last_check, self._answers.done
         self._next = time.monotonic() + _SECONDS_BETWEEN_CHECKS
 
     def check_now_and_then(self) -> None:
