@@ -199,7 +199,7 @@ class Answers:
             raise InvalidParameter(_OUT, str(path), "a file that can be written")
 
     def _check_run(self) -> None:
-        allowed = "a new file, or one that the same command has begun; to begin anew, remove this one"
+        allowed = "a new file, or one that the same command has begun"
         try:
             other = json.loads(self._beside.read_text("utf-8"))
             differing = [name for name, value in self._run.items() if other.get(name) != value]
@@ -208,7 +208,7 @@ class Answers:
             raise InvalidParameter(_OUT, str(self._path), f"{allowed} ({told})") from None
         if differing:
             told = f"{self._path.name} holds answers {', '.join(_OTHER[name] for name in differing)}"
-            raise InvalidParameter(_OUT, str(self._path), f"{allowed} ({told})")
+            raise InvalidParameter(_OUT, str(self._path), f"{allowed} ({told}); to begin anew, remove it")
 
     def _count(self, record: bytes, is_header: bool) -> None:
         """Raises InvalidParameter for what is no answer."""

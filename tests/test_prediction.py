@@ -178,7 +178,7 @@ def test_a_prompt_that_is_trained_again(
         with pytest.raises(TrainedAgain, match=r"trained again meanwhile \(2\)"):
             predict(cast(TuningClient, client), "mood", inputs, answers, 4, {}, lambda _: None, on_answer)
     assert answers.done == sure
-    with pytest.raises(InvalidParameter, match=r"to begin anew, remove this one .* of another training"):
+    with pytest.raises(InvalidParameter, match=r"of another training .*; to begin anew, remove it"):
         answers_at(tmp_path / "out.jsonl", training_id="2")
 
 
