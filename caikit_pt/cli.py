@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -32,13 +33,13 @@ from caikit_pt.client import (
     Training,
     TuningClient,
 )
-from caikit_pt.columns import aligned
+from caikit_pt.columns import aligned, cell
 from caikit_pt.errors import CaikitPtError, InvalidParameter, InvalidRecord
 from caikit_pt.parameters.generation import GENERATION_PARAMETERS
 from caikit_pt.parameters.table import Parameter, ParameterTable
 from caikit_pt.parameters.tuning import TUNING_PARAMETERS
 from caikit_pt.plotting import figure_of, matrix
-from caikit_pt.prediction import ERROR, Answers, Inputs, predict, written
+from caikit_pt.prediction import ERROR, Answers, Inputs, TrainedAgain, predict, written
 from caikit_pt.progress_bar import ProgressBar
 from caikit_pt.tuning.evaluation import Done
 from caikit_pt.tuning.record_fields import Asked
@@ -73,6 +74,7 @@ _OF_EVALUATIONS = (
     "labels_only",
 )
 _MOST_WRONG = 1_000_000
+_PICTURE = ".png"
 _FROM = "prompt_tuning_init_prompt"
 # Not as the table has them: spelt otherwise, or not at all.
 _OF_EVERY_TRAINING = ("base_model", "silence_progress_bars", _FROM)
@@ -202,7 +204,7 @@ def _predict(options: argparse.Namespace) -> int:
     inputs = Inputs(options.input, options.input_field or "")
     parameters = _set(options, GENERATION_PARAMETERS)
     try:
-        count, first = inputs.checked
+        checked = inputs.checked
         for file in written(options.out):
             if file.exists() and file.samefile(options.input):
                 raise _Wrong(f"{file} is the file of records: answers need another")
@@ -214,9 +216,9 @@ def _predict(options: argparse.Namespace) -> int:
                 "input_field": inputs.field,
                 "input_sha256": inputs.sha256,
             }
-            answers = Answers(options.out, run, first.others, client.answer_fields)
+            answers = Answers(options.out, run, checked, client.answer_fields)
             client.check_predict(options.model_name, **parameters)
-            return _answered(client, inputs, answers, count, parameters, options)
+            return _answered(client, inputs, answers, checked.count, parameters, options)
     except InvalidParameter as error:
         raise _Wrong(_in_file(options.input, error) if isinstance(error, InvalidRecord) else error) from None
     except BrokenPipeError:
@@ -246,6 +248,10 @@ def _answered(
             told = f"{answers.done} of {count} answers are in {options.out}"
             print(f"{told}; the same command goes on from there", file=sys.stderr)
             raise
+        except TrainedAgain as error:
+            tell.close()
+            print(f"{error}. To begin anew, remove {options.out}", file=sys.stderr)
+            return FAILED
         tell.close()
     if answers.errors:
         told = f"{answers.errors} of {count} records have no answer; why not is the {ERROR} of their line"
@@ -308,7 +314,7 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _plot(options: argparse.Namespace) -> int:
-    _check_matplotlib()
+    _check_picture(options.output)
     with TuningClient(options.server) as client:
         training = client.training(options.training_id)
     output = options.output or Path(f"{training.training_id}.png")
@@ -318,12 +324,12 @@ def _plot(options: argparse.Namespace) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    for file in filter(None, (options.wrong, options.matrix)):
-        _check_writable(file)
+    if options.wrong:
+        _check_writable(options.wrong)
     asked = Asked(options.input_field or "", options.output_field or "")
     request = {name: getattr(options, name) for name in _OF_EVALUATIONS}
     if options.matrix:
-        _check_matplotlib()
+        _check_picture(options.matrix)
         request["tuning_task"] = options.tuning_task or "classification"
     if options.test:
         request["records"] = _records(options.test, "test_stream", asked)
@@ -352,8 +358,7 @@ def _compare(options: argparse.Namespace) -> int:
     if len(set(options.training_id)) < 2:
         raise _Wrong("compare takes the ids of two trainings or more")
     if options.output:
-        _check_matplotlib()
-        _check_writable(options.output)
+        _check_picture(options.output)
     with TuningClient(options.server) as client:
         trainings = [client.training(id) for id in dict.fromkeys(options.training_id)]
     found = comparison.comparison(trainings)
@@ -443,7 +448,13 @@ def _parser() -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=help, description=help)
         added.set_defaults(run=run)
         if name != "serve":
-            added.add_argument("--server", default=DEFAULT_ADDRESS, metavar="HOST:PORT")
+            added.add_argument(
+                "--server",
+                type=_address,
+                default=DEFAULT_ADDRESS,
+                metavar="HOST:PORT",
+                help=f"{DEFAULT_ADDRESS} by default",
+            )
             added.add_argument("--json", action="store_true", help="JSON on stdout, an object a line")
         return added
 
@@ -558,6 +569,14 @@ def _help(parameter: Parameter) -> str:
     return parameter.meaning.replace("%", "%%")
 
 
+def _address(text: str) -> str:
+    if not re.fullmatch(r"(?:[^\s:/\[\]]+|\[[^\s/\[\]]+\]):[0-9]{1,5}", text):
+        raise argparse.ArgumentTypeError(
+            f"HOST:PORT is expected, such as {DEFAULT_ADDRESS}, and not {text!r}"
+        )
+    return text
+
+
 def _count(text: str) -> int:
     if not text.isascii() or not text.isdecimal() or not 1 <= int(text) <= _MOST_IN_FLIGHT:
         raise argparse.ArgumentTypeError(f"1 to {_MOST_IN_FLIGHT}")
@@ -632,7 +651,7 @@ def _reported(value: Any) -> str:
 
 
 def _plain(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return cell(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
 
 
 def _print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -643,10 +662,14 @@ def _print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 # ---- files ----
 
 
-def _check_matplotlib() -> None:
-    """Raises _Wrong where there is none: before anything is asked for."""
+def _check_picture(file: Path | None) -> None:
+    """Raises _Wrong where none can be drawn, or written to `file`: before anything is asked for."""
     if find_spec("matplotlib") is None:
         raise _Wrong("plots need matplotlib: install caikit-pt[plot]")
+    if file is not None:
+        _check_writable(file)
+        if file.suffix.lower() != _PICTURE:
+            raise _Wrong(f"{file} can't be drawn: pictures are PNG, in files whose names end in {_PICTURE}")
 
 
 def _check_writable(file: Path) -> None:

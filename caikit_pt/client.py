@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from caikit_pt.asking import IN_FLIGHT, Asking
 from caikit_pt.comparison import comparison
-from caikit_pt.errors import CaikitPtError, InvalidRecord
+from caikit_pt.errors import CaikitPtError, InvalidParameter, InvalidRecord
 from caikit_pt.parameters.tuning import TUNING_PARAMETERS
 from caikit_pt.plotting import figure_of
 from caikit_pt.progress_bar import ProgressBar
@@ -115,7 +115,7 @@ class Event:
         return told if self.kind in ("state", "phase") else f"{self.kind}: {told}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Training:
     """A training; `parameters`, `verdict` and `points` only where it was asked for by its id."""
 
@@ -134,13 +134,20 @@ class Training:
     verdict: Mapping[str, Any] = field(default_factory=dict)
     points: Mapping[str, Sequence[Sequence[float]]] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        at = f", update {self.progress.step} of {self.progress.steps}" if self.progress else ""
+        return f"<Training {self.training_id!r} of {self.model_name!r}, {self.state}{at}>"
+
     def plot(self) -> Figure:
         """The loss curves so far, in a notebook as a picture. Raises PlotsUnavailable without matplotlib."""
         return figure_of({self.model_name: self.points}, f"{self.model_name} ({self.state})")
 
 
 class TuningClient:
-    """Every call raises ServerError where the server refuses or can't be reached."""
+    """Every call raises ServerError where the server refuses or can't be reached.
+
+    A `training_id` may also be the Training itself.
+    """
 
     def __init__(self, address: str = DEFAULT_ADDRESS, channel: grpc.Channel | None = None) -> None:
         """A `channel` of one's own is for TLS; it is closed with the client."""
@@ -174,7 +181,7 @@ class TuningClient:
 
     def watch(
         self,
-        training_id: str,
+        training_id: str | Training,
         from_event: int = 0,
         on_lost: Callable[[ServerError], None] | None = None,
     ) -> Iterator[Event]:
@@ -184,9 +191,9 @@ class TuningClient:
         """
         from caikit_pt.runtime.tuning_messages import WatchTrainingRequest
 
-        last, waits = from_event, False
+        id, last, waits = _id_of(training_id), from_event, False
         while True:
-            request = WatchTrainingRequest(training_id=training_id, from_event=last).to_proto()
+            request = WatchTrainingRequest(training_id=id, from_event=last).to_proto()
             try:
                 for event in self._events(request):
                     last, waits = event.number, False
@@ -200,7 +207,7 @@ class TuningClient:
                 waits = True
                 time.sleep(_SECONDS_TO_RECONNECT)
 
-    def wait(self, training_id: str, progress_bar: bool = False) -> Training:
+    def wait(self, training_id: str | Training, progress_bar: bool = False) -> Training:
         """The training, when it has ended; until then, with `progress_bar`, a bar with its loss."""
         with ProgressBar() if progress_bar else nullcontext() as bar:
             for event in self.watch(training_id):
@@ -208,11 +215,11 @@ class TuningClient:
                     bar.show(event)
         return self.training(training_id)
 
-    def training(self, training_id: str) -> Training:
-        """Everything of one training."""
+    def training(self, training_id: str | Training) -> Training:
+        """Everything of one training, as it is now."""
         from caikit_pt.runtime.tuning_messages import GetTrainingRequest
 
-        request = GetTrainingRequest(training_id=training_id).to_proto()
+        request = GetTrainingRequest(training_id=_id_of(training_id)).to_proto()
         return _training(self._answer(self._stubs.tuning.GetTraining, request))
 
     def trainings(
@@ -240,7 +247,7 @@ class TuningClient:
             if not token:
                 return
 
-    def compare(self, *training_ids: str) -> dict[str, Any]:
+    def compare(self, *training_ids: str | Training) -> dict[str, Any]:
         """Trainings side by side, as `comparison` tells: parameters that differ, validation metrics."""
         return comparison([self.training(id) for id in training_ids])
 
@@ -249,11 +256,11 @@ class TuningClient:
         last = next(self.trainings((COMPLETED,), model_name), None)
         return last.training_id if last else ""
 
-    def cancel(self, training_id: str) -> str:
+    def cancel(self, training_id: str | Training) -> str:
         """Ends a training; returns its state, which is another than CANCELED where it had ended before."""
         from caikit.interfaces.runtime.data_model import TrainingInfoRequest
 
-        request = TrainingInfoRequest(training_id=training_id).to_proto()
+        request = TrainingInfoRequest(training_id=_id_of(training_id)).to_proto()
         answer = self._answer(self._stubs.management.CancelTraining, request)
         return str(answer.DESCRIPTOR.fields_by_name["state"].enum_type.values_by_number[answer.state].name)
 
@@ -281,8 +288,20 @@ class TuningClient:
 
         `in_flight` requests are under way at a time, and no more than four times as many texts and answers in
         memory. A server that goes away in between is waited for, ten minutes at the most; `on_lost` is called
-        when the wait begins.
+        when the wait begins. Raises InvalidParameter for one text alone.
         """
+        if isinstance(texts, str):
+            raise InvalidParameter("texts", texts, "a list of texts")
+        return self._predicted(model_name, texts, in_flight, on_lost, parameters)
+
+    def _predicted(
+        self,
+        model_name: str,
+        texts: Iterable[str],
+        in_flight: int,
+        on_lost: Callable[[CaikitPtError], None] | None,
+        parameters: Mapping[str, Any],
+    ) -> Iterator[dict[str, Any]]:
         rpc = self._stubs.predict
 
         def ask(text: str) -> _Call:
@@ -360,7 +379,7 @@ class TuningClient:
         message = self._stubs.training_messages.TextGenerationTaskPeftPromptTuningTrainRequest()
         try:
             json_format.ParseDict({"model_name": model_name, "parameters": request_of(**request)}, message)
-        except (json_format.ParseError, InvalidRecord) as error:
+        except (json_format.ParseError, InvalidParameter) as error:
             raise ServerError("INVALID_ARGUMENT", str(error)) from error
         return _small_enough(message)
 
@@ -396,6 +415,15 @@ class TuningClient:
             call.cancel()
 
 
+def _id_of(training: str | Training) -> str:
+    """Raises InvalidParameter."""
+    if isinstance(training, Training):
+        return training.training_id
+    if not isinstance(training, str):
+        raise InvalidParameter("training_id", training, "the id of a training, or a Training")
+    return training
+
+
 def request_of(
     base_model: str = "",
     records: GivenRecords | None = None,
@@ -409,7 +437,7 @@ def request_of(
     Records go along with the request (mappings, or the Path of a file here), or lie in a `file` under the
     server's `file_source_base`; `input_field` and `output_field` name their fields where those are others
     than README's Data has. `parameters` are those of docs/parameters.md, those of tuning_config among
-    them; with `prompt_tuning_init_prompt` the `base_model` may be left out. Raises InvalidRecord.
+    them; with `prompt_tuning_init_prompt` the `base_model` may be left out. Raises InvalidParameter.
     """
     asked = Asked(parameters.get("input_field") or "", parameters.get("output_field") or "")
     told: dict[str, Any] = {"base_model": base_model} if base_model else {}
@@ -425,15 +453,33 @@ def request_of(
 
 
 def _stream_of(records: GivenRecords | None, file: str, stream: str, asked: Asked) -> dict[str, Any]:
+    if file and records is not None:
+        raise InvalidParameter(stream, file, "records or a file on the server, and not both")
     if file:
         return {"file": {"filename": file}}
     if not isinstance(records, Records):
-        given = rows(records, str(records)) if isinstance(records, Path) else records or ()
+        given = rows(records, str(records)) if isinstance(records, Path) else _given(records, stream)
         records = read_records(given, stream, asked)
         for doubt in field_doubts(records):
             _LOG.warning(doubt)
     data = [{"input": record.input, "output": record.output} for record in records.items]
     return {"jsondata": {"data": data}}
+
+
+def _given(records: Iterable[Any] | None, stream: str) -> Iterator[Any]:
+    """Raises InvalidRecord for what holds none."""
+    allowed = "a pathlib.Path, or records, such as [{'input': TEXT, 'output': TEXT}]"
+    if isinstance(records, (str, bytes, Mapping)) or not isinstance(records, Iterable | None):
+        raise InvalidRecord(stream, f"a value of type {type(records).__name__}", allowed)
+    for number, record in enumerate(records or (), start=1):
+        if (
+            not isinstance(record, Mapping)
+            and not hasattr(record, "output")
+            and not hasattr(record, "labels")
+        ):
+            found = f"record {number}, a value of type {type(record).__name__},"
+            raise InvalidRecord(stream, found, allowed)
+        yield record
 
 
 def _evaluation_request(
@@ -450,7 +496,7 @@ def _evaluation_request(
         message = json_format.ParseDict(
             {"model_name": model_name, **told}, EvaluateRequest.get_proto_class()()
         )
-    except (json_format.ParseError, InvalidRecord) as error:
+    except (json_format.ParseError, InvalidParameter) as error:
         raise ServerError("INVALID_ARGUMENT", str(error)) from error
     return _small_enough(message)
 

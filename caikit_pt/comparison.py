@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from caikit_pt.columns import aligned
+from caikit_pt.columns import aligned, cell
 from caikit_pt.evaluation_report import METRICS, estimate
 from caikit_pt.parameters.tuning import TUNING_PARAMETERS
 
@@ -119,4 +119,4 @@ def _plain(value: Any) -> str:
         return f"{value:g}"
     if isinstance(value, list):
         return ", ".join(map(_plain, value))
-    return "-" if value is None else str(value)
+    return "-" if value is None else cell(str(value))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from caikit_pt.errors import shown
 _ROLES = ("tuned", "untuned", "against", "majority")
 METRICS = ("accuracy", "macro_f1", "exact_match", "rouge_l", "loss", "perplexity")
 _LONGEST_LABEL = 24
+_LARGE = 1e6
 
 
 def lines(model_name: str, report: Mapping[str, Any]) -> Iterator[str]:
@@ -38,10 +40,17 @@ def lines(model_name: str, report: Mapping[str, Any]) -> Iterator[str]:
 
 def estimate(found: Mapping[str, float | None], sign: str = "") -> str:
     """Such as `0.930 [0.880, 0.960]`; a question mark is what so few records can't tell."""
-    value, low, high = (
-        "?" if found[name] is None else f"{found[name]:{sign}.3f}" for name in ("value", "low", "high")
-    )
+    value, low, high = (_number(found[name], sign) for name in ("value", "low", "high"))
     return f"{value} [{low}, {high}]"
+
+
+def _number(found: float | None, sign: str) -> str:
+    """In ten characters or so, as a perplexity may have any size."""
+    if found is None:
+        return "?"
+    if math.isinf(found):
+        return f"{found:{sign}}".replace("inf", "∞")
+    return f"{found:{sign}.3f}" if abs(found) < _LARGE else f"{found:{sign}.2e}"
 
 
 def label(text: str) -> str:

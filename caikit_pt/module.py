@@ -94,6 +94,14 @@ class PeftPromptTuning(ModuleBase):
         self.base = base
         self._verbalizer = Verbalizer(tuned.verbalizer, tuned.separator)
 
+    def __repr__(self) -> str:
+        tuned = self.tuned
+        return (
+            f"<PeftPromptTuning on {tuned.base_model_name!r}, "
+            f"{tuned.prompt.num_virtual_tokens} virtual tokens, "
+            f"separator {tuned.separator!r}, {len(tuned.labels)} labels>"
+        )
+
     # ---- training ----
 
     @classmethod

@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
-from caikit_pt.client import TuningClient
+from caikit_pt.client import ServerError, TuningClient
 from caikit_pt.errors import CaikitPtError, InvalidParameter, InvalidRecord
 from caikit_pt.tuning.record_fields import OfType, UnusableField, input_field, input_text
 from caikit_pt.tuning.record_file import rows
@@ -30,6 +31,8 @@ _INPUT = "input"
 _LEFT_OUT = ("producer_id",)
 _JSON_LINES, _TABLE = ".jsonl", ".csv"
 _OUT = "--out"
+_LOST = ("UNAVAILABLE", "CANCELLED")
+_SECONDS_BETWEEN_CHECKS = 3.0
 # What tells a run from another, in words.
 _OTHER = {
     "model_name": "of another model",
@@ -40,13 +43,29 @@ _OTHER = {
 }
 
 
+class TrainedAgain(CaikitPtError):
+    """The prompt was trained again while it was asked."""
+
+    status = "ABORTED"
+
+
 @dataclass(frozen=True, slots=True)
 class Input:
-    """A record to be answered: its `text`, or why it has none, and its other fields."""
+    """A record to be answered: its `text` in `field`, or why it has none, and its other fields."""
 
+    field: str
     text: str
     others: Mapping[str, Any]
     error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """How many records there are, the column that their text is in, and the names of all other fields."""
+
+    count: int
+    column: str
+    others: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -72,22 +91,25 @@ class Inputs:
                 if other != name and isinstance(other, str) and not isinstance(found, OfType)
             }
             try:
-                yield Input(input_text(name, value), others)
+                yield Input(name, input_text(name, value), others)
             except UnusableField as error:
                 shown = value if isinstance(value, str) else ""
-                yield Input(shown, others, f"{name}: {error.found}. Expected: {error.expected}")
+                yield Input(name, shown, others, f"{name}: {error.found}. Expected: {error.expected}")
 
     @cached_property
-    def checked(self) -> tuple[int, Input]:
-        """How many there are, and the first. Reads all of them; raises InvalidRecord, too, where none can be
-        answered."""
+    def checked(self) -> Checked:
+        """Reads all of them; raises InvalidRecord, too, where none can be answered."""
         first, count, usable = None, 0, False
+        # In the order that they come in.
+        others: dict[str, None] = {}
         for one in self:
             first, count, usable = first or one, count + 1, usable or not one.error
+            others.update(dict.fromkeys(one.others))
         if first is None or not usable:
             found = first.error if first else "no records"
             raise InvalidRecord("file", f"{self.file}: {found}", "at least one record with a text")
-        return count, first
+        # Records may have it under several names, where none is asked for.
+        return Checked(count, first.field if self.field else _INPUT, list(others))
 
     @property
     def sha256(self) -> str:
@@ -99,25 +121,29 @@ class Inputs:
 class Answers:
     """The file of answers `path`, a record each: `done` so far, `errors` of them without an answer."""
 
-    def __init__(
-        self, path: Path, run: Mapping[str, Any], others: Iterable[str], names: Sequence[str]
-    ) -> None:
-        """`run` says whose answers they are; `names` are the fields of an answer, `others` those of a record.
+    def __init__(self, path: Path, run: Mapping[str, Any], checked: Checked, names: Sequence[str]) -> None:
+        """`run` says whose answers they are; `names` are the fields of an answer.
 
-        Nothing is written yet. Raises InvalidParameter where nothing can be, or where `path` holds something
-        else than the first of these answers.
+        Nothing is written yet. Raises InvalidParameter where nothing can be, where a record has a field that
+        an answer has, or where `path` holds something else than the first of these answers.
         """
         self.done = self.errors = 0
         self._path, self._run = path, run
         _, self._beside = written(path)
         self._is_table = path.suffix.lower() == _TABLE
-        self._reserved = {_INPUT, ERROR, *names}
-        kept = [name for name in others if name not in self._reserved]
-        self._columns = [_INPUT, *kept, *(name for name in names if name not in _LEFT_OUT), ERROR]
+        self._column, self._others = checked.column, checked.others
+        told = [*(name for name in names if name not in _LEFT_OUT), ERROR]
+        self._columns = [self._column, *checked.others, *told]
         self._file: IO[bytes] | None = None
+        _check_others(checked, told)
         self._check_path()
         if self._holds_something:
             self._check_run()
+
+    @property
+    def training_id(self) -> str:
+        """The training whose answers they are."""
+        return str(self._run["training_id"])
 
     def open(self) -> None:
         """Drops a last line that is torn, and is ready for the next one.
@@ -144,9 +170,8 @@ class Answers:
 
     def write(self, asked: Input, answer: Mapping[str, Any]) -> None:
         """The next one: from now on it is there, whatever happens to this process."""
-        others = {name: value for name, value in asked.others.items() if name not in self._reserved}
         told = {name: value for name, value in answer.items() if name not in _LEFT_OUT}
-        line = {_INPUT: asked.text, **others, **told}
+        line = {self._column: asked.text, **asked.others, **told}
         if self._is_table:
             self._put(_row([line.get(name) for name in self._columns]))
         else:
@@ -183,7 +208,7 @@ class Answers:
             raise InvalidParameter(_OUT, str(self._path), f"{allowed} ({told})") from None
         if differing:
             told = f"{self._path.name} holds answers {', '.join(_OTHER[name] for name in differing)}"
-            raise InvalidParameter(_OUT, str(self._path), f"{allowed} ({told})")
+            raise InvalidParameter(_OUT, str(self._path), f"{allowed} ({told}); to begin anew, remove it")
 
     def _count(self, record: bytes, is_header: bool) -> None:
         """Raises InvalidParameter for what is no answer."""
@@ -195,6 +220,10 @@ class Answers:
                 (cells,) = csv.reader(io.StringIO(text, newline=""), strict=True)
                 if is_header:
                     # Those of the release that began the file.
+                    missing = {self._column, *self._others}.difference(cells)
+                    if missing:
+                        allowed = f"a file of answers with the columns {', '.join(sorted(missing))}, too"
+                        raise InvalidParameter(_OUT, str(self._path), f"{allowed}; to begin anew, remove it")
                     self._columns = cells
                     return
                 self.errors += bool(dict(zip(self._columns, cells, strict=True))[ERROR])
@@ -225,8 +254,12 @@ def predict(
     on_lost: Callable[[CaikitPtError], None],
     on_answer: Callable[[], None],
 ) -> None:
-    """Asks for every record that `answers`, which is open, has none of yet. Raises ServerError, OSError."""
+    """Asks for every record that `answers`, which is open, has none of yet.
+
+    Raises ServerError, OSError, and TrainedAgain where they are no longer of one training.
+    """
     asked: deque[Input] = deque()
+    training = _SameTraining(client, model_name, answers)
 
     def texts() -> Iterator[str]:
         for one in islice(inputs, answers.done, None):
@@ -242,10 +275,61 @@ def predict(
         while asked and asked[0].error:
             write({ERROR: asked[0].error})
 
-    for answer in client.predict(model_name, texts(), in_flight, on_lost, **parameters):
+    def lost(error: CaikitPtError) -> None:
+        training.check_soon()
+        on_lost(error)
+
+    for answer in client.predict(model_name, texts(), in_flight, lost, **parameters):
+        training.check_now_and_then()
         write_what_is_not_asked()
         write(answer)
     write_what_is_not_asked()
+    training.check()
+
+
+class _SameTraining:
+    """Whether the prompt is still that of the training whose answers are in the file."""
+
+    def __init__(self, client: TuningClient, model_name: str, answers: Answers) -> None:
+        self._client, self._model_name, self._answers = client, model_name, answers
+        self._sure = self._at_last_check = answers.done
+        self._next = time.monotonic() + _SECONDS_BETWEEN_CHECKS
+
+    def check(self) -> None:
+        """Raises TrainedAgain, ServerError."""
+        found = self._client.trained_by(self._model_name)
+        if found != self._answers.training_id:
+            raise TrainedAgain(
+                f"{self._model_name} was trained again meanwhile ({found or 'its training is gone'}): "
+                f"answers behind the first {self._sure} may be of either training"
+            )
+        # A prompt answers a moment before its training is complete: the answers since the last check but one
+        # may be of another.
+        self._sure, self._at_last_check = self._at_last_check, self._answers.done
+        self._next = time.monotonic() + _SECONDS_BETWEEN_CHECKS
+
+    def check_now_and_then(self) -> None:
+        """As `check`, where it's time; a server that is gone is asked later."""
+        if time.monotonic() >= self._next:
+            try:
+                self.check()
+            except ServerError as error:
+                if error.status not in _LOST:
+                    raise
+
+    def check_soon(self) -> None:
+        """With the next answer: the server is gone, and may come back with another prompt."""
+        self._next = 0.0
+
+
+def _check_others(checked: Checked, told: Sequence[str]) -> None:
+    """Raises InvalidParameter where a field of the records has the name of one of their answers."""
+    for name in checked.others:
+        if name in (checked.column, *told):
+            what = "their text" if name == checked.column else "an answer"
+            raise InvalidParameter(
+                "--in", name, f"fields whose names {what} doesn't have in {_OUT}: rename it in the records"
+            )
 
 
 def _whole(file: IO[bytes], is_table: bool) -> Iterator[bytes]:

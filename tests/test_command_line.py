@@ -478,6 +478,31 @@ def test_a_server_that_is_not_there(capfd: pytest.CaptureFixture[str]) -> None:
         assert capfd.readouterr().err.startswith("UNAVAILABLE: ")
 
 
+@pytest.mark.parametrize(
+    "command",
+    [["plot", "some", "-o"], ["compare", "a", "b", "-o"], ["evaluate", "some", "--test=x", "--matrix"]],
+)
+def test_a_picture_is_png(command: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Known before a server is asked."""
+    for name in ("a.jpg", "a", "nowhere/a.png"):
+        assert main([*command, str(tmp_path / name), f"--server=localhost:{free_port()}"]) == 2
+        assert re.search(
+            r"names end in \.png$" if name != "nowhere/a.png" else r"can't be written", capfd.readouterr().err
+        )
+
+
+def test_an_address_is_a_host_and_a_port(capfd: pytest.CaptureFixture[str]) -> None:
+    for text in ("localhost", "http://localhost:8085", "localhost:", ":8085", "localhost:http", "::1:8085"):
+        with pytest.raises(SystemExit) as exit:
+            main(["list", f"--server={text}"])
+        assert exit.value.code == 2
+        assert f"HOST:PORT is expected, such as localhost:8085, and not '{text}'" in capfd.readouterr().err
+    assert main(["list", f"--server=[::1]:{free_port()}"]) == 4
+    with pytest.raises(SystemExit):
+        main(["list", "--help"])
+    assert "localhost:8085 by default" in capfd.readouterr().out
+
+
 def test_health(address: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["health", address]) == 0
     assert capfd.readouterr().out == "SERVING\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from caikit_pt.client import Training
+from caikit_pt.columns import cell
 from caikit_pt.comparison import comparison, lines
 
 
@@ -62,6 +63,14 @@ def test_what_differs_with_its_origin_and_metrics_side_by_side() -> None:
             "loss        0.500 [?, ?]          0.500 [?, ?]",
         ]
     )
+
+
+def test_a_value_is_one_line() -> None:
+    """A separator is often a line break, or a blank."""
+    trainings = [training("a", separator="\n"), training("b", separator=" "), training("c", separator="ü")]
+    table = list(lines(comparison(trainings)))
+    assert r'separator  "\n" (request)  " " (request)  ü (request)' in table
+    assert cell("\x1b[31m\u2028") == r'"\u001b[31m\u2028"'
 
 
 def test_what_cannot_be_compared_is_said() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from typing import Any
 
-from caikit_pt.evaluation_report import label, lines
+from caikit_pt.evaluation_report import estimate, label, lines
 from caikit_pt.plotting import matrix
 
 
@@ -38,6 +38,11 @@ REPORT: dict[str, Any] = {
     "wrong_answers": 2,
     "notes": ["1 answers are none of the labels"],
 }
+
+
+def test_large_numbers_are_short() -> None:
+    assert estimate(told(10**300 + 7, 999_999.4, float("inf"))) == "1.00e+300 [999999.400, ∞]"
+    assert estimate(told(-2.5e6, float("-inf"), 2.5e6), "+") == "-2.50e+06 [-∞, +2.50e+06]"
 
 
 def test_a_report_is_a_table() -> None:

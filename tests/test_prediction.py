@@ -11,9 +11,9 @@ from typing import Any, cast
 
 import pytest
 
-from caikit_pt.client import TuningClient
+from caikit_pt.client import ServerError, TuningClient
 from caikit_pt.errors import CaikitPtError, InvalidParameter, InvalidRecord
-from caikit_pt.prediction import Answers, Inputs, predict
+from caikit_pt.prediction import Answers, Checked, Inputs, TrainedAgain, predict
 
 NAMES = ["generated_text", "finish_reason", "producer_id", "tokens"]
 RUN = {"model_name": "mood", "training_id": "1", "parameters": {}, "input_field": "", "input_sha256": "ab"}
@@ -22,7 +22,7 @@ ROWS: list[dict[str, Any]] = [
     {"id": 2, "input": 'a "quoted" one,\nof two lines\r\n', "label": ""},
     {"id": 3, "input": "too long", "label": "y"},
     {"id": 4, "input": None, "label": "nothing to ask"},
-    {"id": 5, "input": "ünicode \u2028 𝄞", "label": "z", "error": "of an earlier run"},
+    {"id": 5, "input": "ünicode \u2028 𝄞", "label": "z", "late": "only here"},
     {"id": 6, "input": " ", "label": "nor here"},
 ]
 
@@ -32,6 +32,10 @@ class Client:
 
     def __init__(self) -> None:
         self.asked: list[str] = []
+        self.training_id = RUN["training_id"]
+
+    def trained_by(self, model_name: str) -> Any:
+        return self.training_id
 
     def predict(self, model_name: str, texts: Iterable[str], *_: object) -> Iterator[Mapping[str, Any]]:
         for text in texts:
@@ -55,7 +59,7 @@ def inputs(tmp_path: Path) -> Inputs:
 
 
 def answers_at(out: Path, **run: Any) -> Answers:
-    return Answers(out, {**RUN, **run}, ["id", "label"], NAMES)
+    return Answers(out, {**RUN, **run}, Checked(6, "input", ["id", "label", "late"]), NAMES)
 
 
 def run(inputs: Inputs, out: Path, on_answer: Callable[[], None] = lambda: None) -> tuple[Answers, list[str]]:
@@ -98,6 +102,7 @@ def test_every_record_has_its_line(inputs: Inputs, tmp_path: Path, ending: str) 
         "",
         "input: “ ”. Expec",
     ]
+    assert [line.get("late") or "" for line in found] == ["", "", "", "", "only here", ""]
     assert not any("producer_id" in line for line in found)
     tokens = found[0]["tokens"]
     assert (json.loads(tokens) if ending == ".csv" else tokens) == [{"text": "plain", "logprob": -0.5}]
@@ -156,6 +161,45 @@ def test_answers_of_another_run_are_left_alone(
     answers_at(out, **changed)
 
 
+@pytest.mark.parametrize(("after", "sure"), [(2, 2), (6, 6)])
+def test_a_prompt_that_is_trained_again(
+    inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int, sure: int
+) -> None:
+    """It ends at the next check, at the latest behind the last answer; the file can't be gone on with."""
+    monkeypatch.setattr("caikit_pt.prediction._SECONDS_BETWEEN_CHECKS", 0.0)
+    client, answers = Client(), answers_at(tmp_path / "out.jsonl")
+
+    def on_answer() -> None:
+        if answers.done == after:
+            client.training_id = "2"
+
+    with closing(answers):
+        answers.open()
+        with pytest.raises(TrainedAgain, match=r"trained again meanwhile \(2\)"):
+            predict(cast(TuningClient, client), "mood", inputs, answers, 4, {}, lambda _: None, on_answer)
+    assert answers.done == sure
+    with pytest.raises(InvalidParameter, match=r"of another training .*; to begin anew, remove it"):
+        answers_at(tmp_path / "out.jsonl", training_id="2")
+
+
+def test_a_server_that_is_gone_is_asked_later(
+    inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whose prompt it has is then known behind the last answer."""
+    monkeypatch.setattr("caikit_pt.prediction._SECONDS_BETWEEN_CHECKS", 0.0)
+    client, answers = Client(), answers_at(tmp_path / "out.jsonl")
+
+    def gone(_: str) -> str:
+        raise ServerError("UNAVAILABLE", "gone")
+
+    monkeypatch.setattr(client, "trained_by", gone)
+    with closing(answers):
+        answers.open()
+        with pytest.raises(ServerError):
+            predict(cast(TuningClient, client), "mood", inputs, answers, 4, {}, lambda _: None, lambda: None)
+    assert answers.done == len(ROWS)
+
+
 def test_a_file_of_something_else_is_left_alone(inputs: Inputs, tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     out.write_text("a diary\n")
@@ -165,6 +209,15 @@ def test_a_file_of_something_else_is_left_alone(inputs: Inputs, tmp_path: Path) 
     with closing(answers_at(out)) as answers, pytest.raises(InvalidParameter, match="record 1 is none"):
         answers.open()
     assert out.read_text() == "a diary\n"
+
+
+def test_a_table_without_the_columns_of_the_records(inputs: Inputs, tmp_path: Path) -> None:
+    """As another release may have begun it."""
+    out = tmp_path / "out.csv"
+    run(inputs, out)
+    out.write_text(out.read_text().replace(",late,", ",", 1))
+    with closing(answers_at(out)) as answers, pytest.raises(InvalidParameter, match="columns late, too"):
+        answers.open()
 
 
 def test_two_runs_at_once(tmp_path: Path) -> None:
@@ -198,6 +251,25 @@ def test_the_field_that_is_asked(tmp_path: Path, fields: dict[str, Any], asked: 
     file.write_text(json.dumps([fields]))
     (one,) = Inputs(file, asked)
     assert (one.text, one.error) == (text, "")
+
+
+@pytest.mark.parametrize(
+    ("asked", "column", "others"),
+    [("", "input", ["question", "a", "b"]), ("Question", "question", ["input", "a", "b"])],
+)
+def test_every_field_has_a_column(tmp_path: Path, asked: str, column: str, others: list[str]) -> None:
+    """Those that later records have, too; the text is in the field that was asked for, by its own name."""
+    file = tmp_path / "in.jsonl"
+    rows = [{"question": "x", "input": "y", "a": 1}, {"question": "x", "b": 2, "input": "y"}]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert Inputs(file, asked).checked == Checked(2, column, others)
+
+
+@pytest.mark.parametrize("name", ["generated_text", "error", "tokens", "text"])
+def test_a_field_that_an_answer_has_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InvalidParameter, match=f"--in: '{name}' is not allowed.*: rename it"):
+        Answers(tmp_path / "out.jsonl", RUN, Checked(1, "text", ["id", name]), NAMES)
+    Answers(tmp_path / "out.jsonl", RUN, Checked(1, "text", ["input", "producer_id"]), NAMES)
 
 
 @pytest.mark.parametrize(

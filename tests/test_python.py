@@ -53,6 +53,7 @@ def test_a_model_in_any_directory_is_used_as_it_is(tmp_path: Path) -> None:
     held = len(POOL)
     model = train(base)
     assert model.base is base
+    assert repr(model) == "<PeftPromptTuning on 'tiny-t5', 4 virtual tokens, separator '', 0 labels>"
     model.save(str(tmp_path / "mine"))
     assert PeftPromptTuning.load(str(tmp_path / "mine"), base_model=base).base is base
     assert caikit.load(str(tmp_path / "mine")).base is base
