@@ -61,13 +61,15 @@ def client(model: PeftPromptTuning, tmp_path_factory: pytest.TempPathFactory) ->
             process.terminate()
 
 
-@pytest.mark.parametrize("asked", [{}, {"labels_only": False}, {"preserve_input_text": True}])
+@pytest.mark.parametrize("asked", [{}, {"labels_only": False}])
 def test_it_answers(client: TuningClient, model: PeftPromptTuning, asked: dict[str, bool]) -> None:
     fields: dict[str, Any] = {"max_new_tokens": 8, "preserve_input_text": False, **asked}
     expected = model.run(TEXT, **fields).generated_text
     assert expected
     assert client.generate("first", TEXT, **fields) == expected
     assert "".join(client.stream("first", TEXT, **fields)) == expected
+    whole = model.run(TEXT, **{**fields, "preserve_input_text": True}).generated_text
+    assert client.generate("first", TEXT, **{**fields, "preserve_input_text": True}) == whole
 
 
 def test_it_tells_of_trainings(client: TuningClient) -> None:

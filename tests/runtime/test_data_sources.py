@@ -102,9 +102,10 @@ def test_a_file(client: TuningClient, name: str) -> None:
     assert report["records"] == len(RECORDS)
     told = any("are read with" in warning for warning in report["warnings"])
     assert told == (name.split(".")[0] in ("pairs", "labels", "responses", "chats"))
-    assert report["parameters"]["tuning_task"] == (
-        "classification" if name == "labels.jsonl" else "generation"
-    )
+    # Of the others it shows only by outputs that are few and repeated.
+    assert report["parameters"]["tuning_task"] == "classification"
+    origin = report["parameters"]["origins"]["tuning_task"]
+    assert (origin == "the type of the records") == (name == "labels.jsonl")
 
 
 def test_a_list_of_files(client: TuningClient) -> None:

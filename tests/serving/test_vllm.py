@@ -98,7 +98,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _stream(self, request: dict[str, Any]) -> None:
         first = {"index": 0, "delta": {"role": "user", "content": ""}, "logprobs": None}
-        reads = self.server.reads if self.server.reads is not None else self._reads
+        reads = self.server.reads if self.server.reads is not None else self._reads(request)
         self._event({"choices": [first], "prompt_token_ids": reads})
         if self.server.fails:
             self._event({"error": self.server.fails})
@@ -113,10 +113,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._event({"choices": [choice]})
         self.wfile.write(b"data: [DONE]\n\n")
 
-    @property
-    def _reads(self) -> list[int]:
+    def _reads(self, request: dict[str, Any]) -> list[int]:
         """The tokens that a real server would read."""
-        content = self.server.requests[-1]["messages"][0]["content"]
+        content = request["messages"][0]["content"]
         rows = len(tensor_of(content[0]["data"]))
         text = VllmText(locate(LLAMA, Settings(base_models_dir=str(BASE_MODELS))), server=None)  # type: ignore[arg-type]
         ids: list[int] = text.tokenizer(content[1]["text"], add_special_tokens=False)["input_ids"]
