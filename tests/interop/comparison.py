@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from google.protobuf.descriptor_pb2 import (
@@ -90,21 +91,28 @@ class Catalogue:
             self.packages[f"{prefix}.{proto.name}"] = file.package
 
 
-def compare(peer: FileDescriptorSet, ours: FileDescriptorSet, left_out: Iterable[str] = ()) -> Comparison:
+def compare(
+    peer: FileDescriptorSet,
+    ours: FileDescriptorSet,
+    left_out: Iterable[str] = (),
+    extended: Mapping[str, str] = MappingProxyType({}),
+) -> Comparison:
     """What of `peer` is missing or different in `ours`.
 
-    A method that fits one of the patterns in `left_out` may be missing. A pattern that fits none
+    A message of the peer that `extended` names has another full name in ours and is compared by its fields,
+    which is all that there is of it on the wire. A method that fits one of the patterns in `left_out` may be missing. A pattern that fits none
     is a difference itself, so that the list can't grow stale.
     """
-    return _Walk(Catalogue(peer), Catalogue(ours)).run(tuple(left_out))
+    return _Walk(Catalogue(peer), Catalogue(ours), extended).run(tuple(left_out))
 
 
 class _Walk:
     """One comparison under way; each pair of types is visited once."""
 
-    def __init__(self, peer: Catalogue, ours: Catalogue) -> None:
+    def __init__(self, peer: Catalogue, ours: Catalogue, extended: Mapping[str, str]) -> None:
         self.peer = peer
         self.ours = ours
+        self.extended = extended
         self.found = Comparison()
         self.visited: set[tuple[str, str]] = set()
 
@@ -167,7 +175,7 @@ class _Walk:
         if peer not in self.peer.packages or ours not in self.ours.packages:
             self.found.differences.append(f"{peer[1:]} or {ours[1:]} isn't defined in its files")
             return True
-        if peer == ours:
+        if peer == ours or self.extended.get(peer[1:]) == ours[1:]:
             return True
         data_classes = all(name[1:].startswith(DATA_CLASSES) for name in (peer, ours))
         return data_classes and self.peer.local_name(peer) == self.ours.local_name(ours)

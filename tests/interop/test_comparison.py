@@ -181,6 +181,21 @@ def test_a_method_that_is_left_out_is_listed() -> None:
     assert found.left_out == [PATH]
 
 
+def test_an_extended_message_is_compared_by_its_fields() -> None:
+    ours = files()
+    longer = ours.file[0].message_type.add()
+    longer.CopyFrom(ours.file[0].message_type[0])
+    longer.name = "Longer"
+    add(longer, "more", 3, FieldDescriptorProto.TYPE_STRING)
+    package = "caikit_data_model.caikit_nlp"
+    ours.file[1].service[0].method[0].output_type = f".{package}.Longer"
+    extended = {f"{package}.Result": f"{package}.Longer"}
+    assert compare(files(), ours).differences
+    assert compare(files(), ours, extended=extended).differences == []
+    longer.field[0].type = FieldDescriptorProto.TYPE_BYTES
+    assert len(compare(files(), ours, extended=extended).differences) == 1
+
+
 def test_a_stale_exception_is_a_difference() -> None:
     found = compare(files(), files(), left_out=["*/Embed*"])
     assert found.differences == ["left out, but not the peer's: */Embed*"]
