@@ -39,8 +39,8 @@ BASE_MODELS = ROOT / "examples" / "base_models"
 TRAINING_FILE, SOURCE_PROMPT = "records.jsonl", "average"
 # Messages of caikit's that have more fields here; caikit takes no second message of the same name.
 EXTENDED = {
-    "caikit_data_model.nlp.GeneratedTextResult": "caikit_data_model.caikit_nlp.LabelledTextResult",
-    "caikit_data_model.nlp.GeneratedTextStreamResult": "caikit_data_model.caikit_nlp.LabelledTextStreamResult",
+    f"caikit_data_model.nlp.Generated{name}": f"caikit_data_model.caikit_nlp.Labelled{name}"
+    for name in ("TextResult", "TextStreamResult")
 }
 # Tasks of caikit-nlp other than prompt tuning; nothing of ours stands in their place.
 LEFT_OUT = (

@@ -100,8 +100,8 @@ def compare(
     """What of `peer` is missing or different in `ours`.
 
     A message of the peer that `extended` names has another full name in ours and is compared by its fields,
-    which is all that there is of it on the wire. A method that fits one of the patterns in `left_out` may be missing. A pattern that fits none
-    is a difference itself, so that the list can't grow stale.
+    which is all that there is of it on the wire. A method that fits one of the patterns in `left_out` may be
+    missing. A pattern that fits none is a difference itself, so that the list can't grow stale.
     """
     return _Walk(Catalogue(peer), Catalogue(ours), extended).run(tuple(left_out))
 
