@@ -180,7 +180,7 @@ def test_a_prediction_that_is_killed_goes_on(tuned: str, address: str, tmp_path:
         ({"more": "--input-field=question"}, 2, "in.jsonl, line 1, column 1: fields “input”, “output”"),
         ({"rows": []}, 2, "in.jsonl: no records. Expected: at least one record"),
         ({"out": "in.jsonl"}, 2, "in.jsonl is the file of records"),
-        ({"out": "out.txt"}, 2, "out.txt' is not allowed. Allowed: a file whose name ends in .jsonl or .csv"),
+        ({"out": "out.txt"}, 2, "is not allowed. Allowed: a file whose name ends in .jsonl or .csv"),
         ({"out": "there.jsonl"}, 2, "there is no there.jsonl.run.json"),
         ({"in": "nowhere.jsonl"}, 2, "nowhere.jsonl: a file that can't be read (No such file"),
     ],

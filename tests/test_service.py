@@ -127,7 +127,8 @@ def test_a_name_that_occurs_in_the_root_is_a_name_like_any_other(
 
 
 def test_warnings_stand_among_the_reasons(client: Client) -> None:
-    request = {**QUICK, "base_model": T5, "num_epochs": 51, "max_source_length": 4}
+    lengths = {"num_epochs": 51, "max_source_length": 4}
+    request = {**QUICK, **lengths, "base_model": T5, "tuning_task": "classification"}
     training_id = client.submit("warned", request)
     assert client.wait(training_id) == "COMPLETED"
     _, reasons = client.status(training_id)

@@ -11,7 +11,6 @@ decoder's, would get no gradient.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from copy import deepcopy
 from math import isfinite
 from typing import Any
 
@@ -21,6 +20,7 @@ from transformers import get_linear_schedule_with_warmup
 
 from caikit_pt.base_model.checkpoint import CAUSAL
 from caikit_pt.base_model.frozen import BaseModel
+from caikit_pt.base_model.weights import read_weights
 from caikit_pt.errors import TrainingDiverged
 from caikit_pt.parameters.tuning import RANDOM, SAMPLE_VOCAB
 from caikit_pt.soft_prompt.initializers import Start, initial_prompt
@@ -85,7 +85,8 @@ class PeftLoop:
         return self._plan.parameters.prompt_tuning_init_method in (RANDOM, SAMPLE_VOCAB)
 
     def _wrapped(self) -> Any:
-        """peft changes the model that it wraps, so it gets a copy; torch's generator draws its start."""
+        """peft changes the model that it wraps, so it gets one of its own, as transformers loads it; torch's
+        generator draws its start."""
         parameters = self._plan.parameters
         config = PromptTuningConfig(
             task_type=TaskType.CAUSAL_LM if self._causal else TaskType.SEQ_2_SEQ_LM,
@@ -95,7 +96,8 @@ class PeftLoop:
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(parameters.seed)
-            model: Any = get_peft_model(deepcopy(self._base.model), config)
+            own = read_weights(self._base.checkpoint, str(self._base.dtype).removeprefix("torch."))
+            model: Any = get_peft_model(own.to(self._base.device), config)
         return model.eval()
 
     def _start_as_ours(self) -> None:

@@ -18,7 +18,6 @@ _FEWEST = 4  # points in a part that a rank test can say anything of
 _ENOUGH = 10  # points in a part, where that leaves four parts: fewer see only the coarsest difference
 _BEYOND_CHANCE = 2.3  # deviations: about one in a hundred by chance
 _DIVERGED_BY = 0.25  # of the loss at the start
-_QUICKLY = 2  # times: what so much was gained of in the first updates wasn't flat
 _FELL_BY = 0.01  # of the loss at the start
 _GAINS_BY = 0.01  # of what was gained since the start
 
@@ -76,8 +75,6 @@ def _fell(losses: Sequence[float], points: Sequence[float]) -> bool:
     """From the first tenth to the last; or from the very first losses, where a quick training is done
     within its first tenth."""
     first, *_, last = _tenths(points)
-    if median(last) < losses[0] / _QUICKLY:
-        return True
     return _fell_by_enough(first, last) or _fell_by_enough(losses[:_FEWEST], _tenths(losses)[-1])
 
 
