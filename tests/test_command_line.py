@@ -612,7 +612,12 @@ def test_ctrl_c_leaves_the_training_running(address: str, train: str, server: Se
         while "update " not in told:
             told += process.stderr.readline()
         process.send_signal(signal.SIGINT)
-        rest = process.communicate(timeout=60)[1]
+        try:
+            rest = process.communicate(timeout=20)[1]
+        except subprocess.TimeoutExpired:
+            # Python drops an interrupt that comes while it frees an object; whoever waits presses again.
+            process.send_signal(signal.SIGINT)
+            rest = process.communicate(timeout=60)[1]
     assert process.returncode == 130
     id = told.split()[1]
     assert rest.endswith(f"The training goes on. Watch it again: caikit-pt watch {id}\n")
