@@ -24,7 +24,7 @@ from caikit_pt.tuning.metrics import exact_match
 from caikit_pt.tuning.plan import TuningPlan, make_plan
 from caikit_pt.tuning.records import read_records
 from caikit_pt.tuning.search import candidates
-from caikit_pt.tuning.tuner import answer_labels, tune
+from caikit_pt.tuning.tuner import tune
 from caikit_pt.tuning.validation import Validation
 
 # To be raised when the training, the answers or what judges them change in a way that no parameter tells of:
@@ -174,5 +174,5 @@ def accuracy(base: BaseModel, plan: TuningPlan, prompt: SoftPrompt, records: Seq
     """The share of right answers to `records`, by the code that validates: confined to the plan's labels."""
     read = read_records(records, "test")
     examples = make_examples(read, base, plan.parameters)
-    judged = Validation(base, read, examples, "classification", answer_labels(base, plan))
+    judged = Validation(base, read, examples, "classification", plan.answer_labels(base))
     return judged.scores(prompt, len(read)).metrics["accuracy"].value

@@ -12,14 +12,10 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What is known before a training: the kind of model, the task, how many records and labels there are,
-    and whether the verbalizer ends with the input."""
+    """What rules go by: the kind of model, and whether the verbalizer ends with the input."""
 
     family: str
-    task: str
-    records: int
-    labels: int
-    ends_with_input: bool = True
+    ends_with_input: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import torch
 
 Ids = collections.abc.Sequence[int]
-_CONTEXT_TOKENS = 6  # of the text, in front of the answer, that decide its first space
+CONTEXT_TOKENS = 6  # of the text, in front of the answer, that decide its first space
 
 
 class FinishReason(Enum):
@@ -93,7 +93,7 @@ class Sequence:
         self._most = min(most, _checked_room(base, self.row, needed) or most)
         self._deadline = time.monotonic() + (parameters.max_time or float("inf"))
         self.sampler = Sampler(parameters, base.seen_ids(self.row), base.end_ids)
-        context = self.row.ids[-_CONTEXT_TOKENS:] if prefix else ()
+        context = self.row.ids[-CONTEXT_TOKENS:] if prefix else ()
         self._detokenizer = Detokenizer(base.tokenizer, context, skip_space=behind_space and not prefix)
         stops = () if labels else parameters.stop_sequences
         self._stops = StopSequences(stops, parameters.include_stop_sequence)

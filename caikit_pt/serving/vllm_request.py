@@ -15,7 +15,7 @@ from caikit_pt.errors import DamagedArtifact, InvalidParameter
 from caikit_pt.parameters.generation import GenerationParameters
 from caikit_pt.parameters.tuning import DECODER
 from caikit_pt.serving.labels import Labels
-from caikit_pt.serving.sequence import Sequence
+from caikit_pt.serving.sequence import CONTEXT_TOKENS, Sequence
 from caikit_pt.serving.text import Detokenizer
 from caikit_pt.serving.vllm_text import VllmText
 from caikit_pt.soft_prompt.prompt import SoftPrompt
@@ -23,7 +23,6 @@ from caikit_pt.soft_prompt.prompt import SoftPrompt
 if TYPE_CHECKING:
     import torch
 
-_CONTEXT_TOKENS = 6
 _LARGEST_SEED = 2**63 - 1
 # Below, vLLM takes the former for it without a word; above, it refuses.
 _COLDEST, _HOTTEST = 0.01, 2.0
@@ -119,7 +118,7 @@ def choices(labels: Labels, ids: Items[int], text: VllmText) -> list[str]:
     """The labels as they are behind a text of `ids`: with the space that their first tokens have."""
     found = []
     for label in labels.ids:
-        detokenizer = Detokenizer(text.tokenizer, ids[-_CONTEXT_TOKENS:])
+        detokenizer = Detokenizer(text.tokenizer, ids[-CONTEXT_TOKENS:])
         found.append("".join(map(detokenizer.push, label)) + detokenizer.flush())
     return list(dict.fromkeys(found))
 

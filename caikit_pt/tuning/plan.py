@@ -14,6 +14,7 @@ from typing import Any
 from caikit_pt.base_model.checkpoint import Checkpoint, locate
 from caikit_pt.base_model.frozen import BaseModel
 from caikit_pt.base_model.pool import POOL, resolve_device, resolve_dtype
+from caikit_pt.base_model.text import TextSide
 from caikit_pt.base_model.text_of import text_of
 from caikit_pt.errors import InvalidParameter, InvalidSourcePrompt
 from caikit_pt.parameters.presets import preset
@@ -81,6 +82,11 @@ class TuningPlan:
         outputs = (record.output.strip() for records in streams for record in records.items)
         return tuple(sorted({*earlier, *outputs}))
 
+    def answer_labels(self, text: TextSide) -> Labels | None:
+        """The `labels` as tokens of `text`; None where answers are free."""
+        labels, parameters = self.labels, self.parameters
+        return Labels(text, labels, parameters.separator, parameters.max_target_length) if labels else None
+
     @property
     def warnings(self) -> tuple[str, ...]:
         """What is allowed and yet unlikely to be meant."""
@@ -103,9 +109,10 @@ class TuningPlan:
 
     def _doubtful_labels(self) -> list[str]:
         """Labels that may not be meant as such, or can't be told apart."""
-        labels, told = self.labels, []
-        if not labels:
+        known = self.answer_labels(text_of(self.checkpoint))
+        if known is None:
             return []
+        labels, told = known.texts, []
         if len(labels) > _MANY_LABELS and len(labels) > len(self.records) / 2:
             told.append(
                 f"the {len(self.records)} records have {len(labels)} different labels; are they free text? "
@@ -113,9 +120,7 @@ class TuningPlan:
             )
         if alike := len(labels) - len({label.casefold() for label in labels}):
             told.append(f"{alike} labels differ from others only in case")
-        text, parameters = text_of(self.checkpoint), self.parameters
-        ids = Labels(text, labels, parameters.separator, parameters.max_target_length).ids
-        if same := len(labels) - len(set(ids)):
+        if same := len(labels) - len(set(known.ids)):
             told.append(
                 f"{same} labels have the same tokens as others, cut at max_target_length or as the tokenizer "
                 "reads them: they will never be an answer"
@@ -246,9 +251,8 @@ def _resolve(
         **taken,
     }
     task = given.get("tuning_task", decided["tuning_task"][0])
-    labels = {record.output.strip() for record in records.items}
     verbalizer = Verbalizer(given.get("verbalizer", TUNING_PARAMETERS["verbalizer"].default))
-    rules = by_rules(Facts(checkpoint.family, task, len(records), len(labels), verbalizer.ends_with_input))
+    rules = by_rules(Facts(checkpoint.family, verbalizer.ends_with_input))
     decided.update({name: value for name, value in rules.items() if name not in taken})
     decided.update(preset(settings.tuning_presets, checkpoint.name, task))
     if source:

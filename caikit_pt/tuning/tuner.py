@@ -15,9 +15,7 @@ from typing import Any
 from caikit_pt import ending
 from caikit_pt.base_model.denormals import no_denormals
 from caikit_pt.base_model.frozen import BaseModel
-from caikit_pt.base_model.text import TextSide
 from caikit_pt.errors import TrainingInterrupted
-from caikit_pt.serving.labels import Labels
 from caikit_pt.soft_prompt.artifact import TunedPrompt
 from caikit_pt.soft_prompt.initial import FIELD
 from caikit_pt.tuning.batches import updates_per_epoch, windows
@@ -94,14 +92,6 @@ def tune(
         return tuning.run(snapshots)
 
 
-def answer_labels(base: TextSide, plan: TuningPlan) -> Labels | None:
-    """What answers of the prompt that `plan` makes are confined to."""
-    parameters = plan.parameters
-    return (
-        Labels(base, plan.labels, parameters.separator, parameters.max_target_length) if plan.labels else None
-    )
-
-
 class _Tuning:
     """One training while it runs: usually of one candidate, in a search of several."""
 
@@ -125,7 +115,7 @@ class _Tuning:
         if plan.validation:
             held_out = make_examples(plan.validation, base, parameters)
             self._validation = Validation(
-                base, plan.validation, held_out, parameters.tuning_task, answer_labels(base, plan)
+                base, plan.validation, held_out, parameters.tuning_task, plan.answer_labels(base)
             )
         self._steps = parameters.num_epochs * updates_per_epoch(len(self._examples), parameters.window)
         self._candidates = [

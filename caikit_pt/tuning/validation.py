@@ -105,12 +105,13 @@ class Validation:
         prompt = prompt.to(self._base.device)
         (rows,) = self.row_losses([prompt.tensors])
         few = self._labels is not None and len(self._labels.texts) <= _MOST_LABELS_TO_CALIBRATE
-        asked = self._answers(prompt, answered, calibration and few)
+        calibrated = calibration and few
+        asked = self._answers(prompt, answered, calibrated)
         answers = [request.text for request in asked]
         outputs = [self._records.items[index].output for index in self._drawn[:answered]]
         found = dict(scores(self._task, answers, outputs))
-        sure = [max(request.search.probabilities.values()) for request in asked if request.search]
-        if calibration and few and sure:
+        if calibrated:
+            sure = [max(request.search.probabilities.values()) for request in asked if request.search]
             found["calibration_error"] = calibration_error(sure, exact_match(answers, outputs))
         return Scores(self.loss(rows), found)
 
