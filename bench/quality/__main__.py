@@ -21,7 +21,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import caikit_pt
-from bench.quality.contender import CONTENDERS, DEFAULTS, OUTSIDERS
+from bench.quality.contender import CONTENDERS, DEFAULTS, OUTSIDERS, is_chosen_among
 from bench.quality.page import page
 from bench.quality.results import Results
 from bench.quality.task import Task, held_out_tasks, left_out, real_tasks
@@ -149,8 +149,10 @@ def _make(attempts: Sequence[Attempt], results: Results, minutes: float | None) 
     for one in attempts:
         if minutes is not None and time.monotonic() - started >= 60 * minutes:
             return
-        if not results.get(one.trial, one.basis):
-            results.add(one.make())
+        if results.get(one.trial, one.basis):
+            continue
+        selected = is_chosen_among(one.trial.contender)
+        results.add(results.of_equal(one.trial, one.basis, selected) or one.make())
 
 
 def _shown(options: argparse.Namespace) -> str:

@@ -1,4 +1,4 @@
-"""Who is compared: our defaults and our search, a grid of twelve, peft at four rates, and two outsiders."""
+"""Who is compared: our defaults, search and separators, a grid of twelve, peft at four rates, outsiders."""
 
 from __future__ import annotations
 
@@ -24,16 +24,24 @@ GRID: Mapping[str, Request] = {
 }
 # peft's loop at these learning rates.
 PEFT: Mapping[str, float] = {f"peft {rate}": rate for rate in RATES}
+# What may stand between text and answer, by what it is called in a table.
+SEPARATORS: Mapping[str, Request] = {
+    "nothing": {"separator": ""},
+    "line break": {"separator": "\n"},
+    "Label:": {"separator": " Label:"},
+}
 # What a contender of ours asks for; everything else is at its default.
-REQUESTS: Mapping[str, Request] = {DEFAULTS: {}, SEARCH: {"search": "auto"}, **GRID}
+REQUESTS: Mapping[str, Request] = {DEFAULTS: {}, SEARCH: {"search": "auto"}, **SEPARATORS, **GRID}
 
 # A column of a table, and the contenders of which the best by the selection records stands in it.
 COLUMNS: Mapping[str, tuple[str, ...]] = {
     MAJORITY: (MAJORITY,),
     TF_IDF: (TF_IDF,),
+    # Before whoever has the same parameters as one of its points, and takes over its outcome.
+    "grid": tuple(GRID),
     DEFAULTS: (DEFAULTS,),
     SEARCH: (SEARCH,),
-    "grid": tuple(GRID),
+    **{name: (name,) for name in SEPARATORS},
     "peft": tuple(PEFT),
 }
 GRID_COLUMN, PEFT_COLUMN = "grid", "peft"

@@ -16,6 +16,7 @@ from bench.quality.table import (
     by_records,
     costs,
     quality,
+    separators,
 )
 from bench.quality.task import Task
 from bench.quality.trial import Outcome, Trial
@@ -83,6 +84,7 @@ def page(
     for model in models:
         of_model = [Row(figures, model, task, task.size(records)) for name, task in rows if name == model]
         lines += ["", f"## {model}", "", *quality(of_model), "", "CPU seconds:", "", *costs(of_model)]
+        lines += ["", "What stands between text and answer, all else by default:", "", *separators(of_model)]
     lines += ["", "## By number of records", ""]
     lines += [f"At most {sizes[-1]} count as all.", "", *by_records(figures, models, tasks, sizes)]
     lines += ["", _METHOD.rstrip()]

@@ -6,7 +6,7 @@ import fcntl
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from bench.quality.trial import Outcome, Trial
@@ -27,6 +27,14 @@ class Results:
     def get(self, trial: Trial, basis: str) -> Outcome | None:
         """Its outcome, where it was made on the same basis."""
         return self._outcomes.get((trial, basis))
+
+    def of_equal(self, trial: Trial, basis: str, selected: bool) -> Outcome | None:
+        """Another contender's on the same basis, as an outcome of `trial`; `selected` where it has to be."""
+        for (other, of), outcome in self._outcomes.items():
+            same = of == basis and replace(other, contender=trial.contender) == trial
+            if same and (outcome.selected is not None or not selected):
+                return replace(outcome, trial=trial)
+        return None
 
     def add(self, outcome: Outcome) -> Outcome:
         """Keeps it, and tells of it."""

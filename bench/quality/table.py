@@ -12,6 +12,7 @@ from bench.quality.contender import (
     MAJORITY,
     PEFT_COLUMN,
     SEARCH,
+    SEPARATORS,
     TF_IDF,
 )
 from bench.quality.figures import Figures
@@ -107,6 +108,15 @@ def costs(rows: Sequence[Row]) -> list[str]:
         lines.append(_line([row.task.name, *seconds, cost]))
     names = [f"{name}, each" if name in (GRID_COLUMN, PEFT_COLUMN) else name for name in _TIMED]
     return [*_head("task", *names, "search in trainings"), *lines]
+
+
+def separators(rows: Sequence[Row]) -> list[str]:
+    """The table of one model by what stands between text and answer."""
+    lines = [
+        _line([row.task.name, *(_cell(mean([*row.points(name).values()])) for name in SEPARATORS)])
+        for row in rows
+    ]
+    return [*_head("task", *SEPARATORS), *lines]
 
 
 def by_records(

@@ -29,7 +29,7 @@ from caikit_pt.tuning.validation import Validation
 
 # To be raised when the training, the answers or what judges them change in a way that no parameter tells of:
 # outcomes of other editions aren't used.
-EDITION = 1
+EDITION = 2
 _CHOSEN = ("learning_rate", "prompt_tuning_init_method", "num_virtual_tokens")
 # They change nothing that is measured.
 _IRRELEVANT = ("origins", "silence_progress_bars")
@@ -90,17 +90,17 @@ class Attempt:
         """A short hash of the records, the parameters as they are resolved, and what else decides."""
         decides: dict[str, Any] = {"edition": EDITION, "records": self._task.digest}
         if self.trial.contender in OUTSIDERS:
-            decides["scikit-learn"] = version("scikit-learn")
+            decides[self.trial.contender] = version("scikit-learn")
         else:
             plan = self._plan()
-            tried = candidates(plan.parameters, plan.limits)
+            tried = candidates(plan.parameters, plan.limits, plan.labels)
             decides["model"] = plan.checkpoint.fingerprint
             decides["parameters"] = [
                 {name: value for name, value in one.to_dict().items() if name not in _IRRELEVANT}
                 for one in tried
             ]
         if self.trial.contender in PEFT:
-            decides["peft"] = version("peft")
+            decides["peft"] = [version("peft"), PEFT[self.trial.contender]]
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:12]
 
     def make(self) -> Outcome:

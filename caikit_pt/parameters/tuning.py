@@ -311,7 +311,8 @@ TUNING_PARAMETERS = ParameterTable(
         "early_stopping_patience",
         int,
         "Validations in a row without a better loss that end the training; 0: none do. Whether it ends early "
-        "or not, the prompt with the best validation loss is kept.",
+        "or not, the prompt with the best validation loss is kept; where answers are labels, the mean of the "
+        "last quarter's, if there is one and its answers aren't clearly worse.",
         default=0,
         source="caikit_pt",
         low=0,

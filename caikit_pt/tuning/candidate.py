@@ -40,12 +40,14 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Best:
-    """The prompt with the lowest validation loss, and when that was."""
+    """The prompt to keep, its validation loss, and the update it is of; or the last of `mean_of` updates,
+    whose mean it is."""
 
     prompt: SoftPrompt
     loss: float
     epoch: int
     step: int
+    mean_of: int = 1
 
 
 @dataclass(slots=True)
@@ -146,6 +148,11 @@ class Candidate:
     def mean(self) -> SoftPrompt:
         """The mean of the prompts that were watched."""
         return SoftPrompt({part: (total / self._watched).cpu() for part, total in self._sums.items()})
+
+    def keep_mean(self, loss: float) -> None:
+        """The mean is the one to keep, with its validation loss."""
+        last = self.curve[-1]
+        self.best = Best(self.mean(), loss, last.epoch, last.step, self._watched)
 
     def updated(self, epoch: int, step: int, rate: float, loss: torch.Tensor, made: torch.Tensor) -> None:
         """Remembers an update without waiting for its loss."""

@@ -2,9 +2,9 @@
 
 The candidates train side by side in the same forward passes over the one frozen model, on the same
 records in the same order; they differ in learning rate, initialisation and number of virtual tokens.
-With N updates in a whole training, eight candidates make N/8 updates, the best four go on to N/4, the
-best two to N/2, and one to N: 8/8 + 4/8 + 2/4 + 1/2 = 2.5 trainings in all. The first candidate is what
-would have been trained without a search.
+With N updates in a whole training, twelve candidates make N/12 updates, the best six go on to 2N/12, the
+best three to 4N/12, and one to N: 12/12 + 6/12 + 6/12 + 8/12 = 2.7 trainings in all. The first candidate is
+what would have been trained without a search.
 """
 
 from __future__ import annotations
@@ -21,21 +21,27 @@ from caikit_pt.parameters.tuning import (
     AUTO,
     RANDOM,
     SAMPLE_VOCAB,
+    TEXT,
     TUNING_PARAMETERS,
     TuningParameters,
 )
 
-# What is tried beside the parameters as they are: learning rate as a multiple of theirs, initialisation,
-# virtual tokens as a share of theirs. Small models want rates of 0.1 to 1, large causal ones a hundredth
-# of it; a short prompt is easier to train.
+# What is tried beside the parameters as they are: learning rate as a multiple of theirs, initialisation
+# (TEXT: the labels' own words), virtual tokens as a share of theirs. Rates go in steps of three on both
+# sides, and farther down for large causal models, which want a hundredth of what small ones do. A short
+# prompt is easier to train.
 _CANDIDATES: tuple[tuple[float, str, float], ...] = (
-    (1, RANDOM, 1 / 5),
-    (3, RANDOM, 1 / 5),
-    (2, RANDOM, 1),
     (3, RANDOM, 1),
+    (1 / 3, RANDOM, 1),
+    (3, RANDOM, 1 / 5),
+    (1, RANDOM, 1 / 5),
+    (1 / 3, RANDOM, 1 / 5),
+    (1, TEXT, 1),
+    (1 / 3, TEXT, 1),
+    (3, SAMPLE_VOCAB, 1),
     (1, SAMPLE_VOCAB, 1),
-    (1 / 30, SAMPLE_VOCAB, 1),
-    (1 / 300, SAMPLE_VOCAB, 1),
+    (1 / 9, SAMPLE_VOCAB, 1),
+    (1 / 100, SAMPLE_VOCAB, 1),
 )
 _VARIED = ("learning_rate", "prompt_tuning_init_method", "num_virtual_tokens")
 _SEARCHED = "search"
@@ -64,15 +70,18 @@ class Trial:
         }
 
 
-def candidates(parameters: TuningParameters, limits: Limits) -> list[TuningParameters]:
+def candidates(
+    parameters: TuningParameters, limits: Limits, labels: Sequence[str] = ()
+) -> list[TuningParameters]:
     """What to try: `parameters` alone without a search, else these first.
 
-    What a request names stays, and nothing leaves the `limits` that the operator sets.
+    What a request names stays, and nothing leaves the `limits` that the operator sets. Without `labels` no
+    prompt starts from their words.
     """
     if parameters.search != AUTO:
         return [parameters]
     tried: dict[tuple[Any, ...], TuningParameters] = {}
-    for one in (parameters, *(_varied(parameters, limits, *candidate) for candidate in _CANDIDATES)):
+    for one in (parameters, *(_varied(parameters, limits, labels, *candidate) for candidate in _CANDIDATES)):
         tried.setdefault(tuple(getattr(one, name) for name in _VARIED), one)
     return list(tried.values())
 
@@ -125,7 +134,12 @@ def _ranked(loss: float) -> float:
 
 
 def _varied(
-    parameters: TuningParameters, limits: Limits, rate: float, method: str, tokens: float
+    parameters: TuningParameters,
+    limits: Limits,
+    labels: Sequence[str],
+    rate: float,
+    method: str,
+    tokens: float,
 ) -> TuningParameters:
     open_names = {name for name, origin in parameters.origins.items() if origin != "request"}
     changed: dict[str, Any] = {}
@@ -139,7 +153,9 @@ def _varied(
             changed["task_learning_rate"] = TUNING_PARAMETERS["task_learning_rate"].nearest(rate, limits)
     # A source prompt and a tuned one decide both, and a text its own start.
     if parameters.origins.get("prompt_tuning_init_method") == "default":
-        changed["prompt_tuning_init_method"] = method
+        if method == TEXT and labels:
+            changed["prompt_tuning_init_text"] = ", ".join(labels)
+        changed["prompt_tuning_init_method"] = method if method != TEXT or labels else RANDOM
     if parameters.origins.get("num_virtual_tokens") == "default":
         fewer = max(1, round(tokens * parameters.num_virtual_tokens))
         changed["num_virtual_tokens"] = TUNING_PARAMETERS["num_virtual_tokens"].nearest(fewer, limits)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,7 @@ from caikit_pt.soft_prompt.initial import FIELD
 from caikit_pt.tuning.batches import updates_per_epoch, windows
 from caikit_pt.tuning.candidate import Candidate, Point
 from caikit_pt.tuning.course import DIVERGED, FLAT, SETTLED, course
+from caikit_pt.tuning.estimate import sign_test
 from caikit_pt.tuning.examples import make_examples
 from caikit_pt.tuning.learner import Gradients, gradients
 from caikit_pt.tuning.plan import TuningPlan
@@ -34,6 +36,7 @@ _LOG = logging.getLogger(__name__)
 _UPDATES_TO_A_LOOK = 10
 _LOOKS_AT_THE_COURSE = 10
 _FEWEST_TO_BE_FLAT = 20  # updates
+_CHANCE = 0.01  # the probability of a difference that is taken for chance, at least
 _DOUBTS = {FLAT: "the loss is flat", DIVERGED: "the loss is diverging"}
 
 
@@ -120,11 +123,12 @@ class _Tuning:
         self._steps = parameters.num_epochs * updates_per_epoch(len(self._examples), parameters.window)
         self._candidates = [
             Candidate.begin(base, one, plan.source, self._steps, plan.initial)
-            for one in candidates(parameters, plan.limits)
+            for one in candidates(parameters, plan.limits, plan.labels)
         ]
         self._trials = [candidate.trial for candidate in self._candidates]
         self._rungs = rungs(len(self._candidates), self._steps)
         self._judged_from = judged_from(self._rungs)
+        self._last_quarter = self._steps - self._steps // 4
         self._worse_in_a_row = 0
         self._done = 0  # updates
         self._epoch_began = self._order.get_state()
@@ -157,6 +161,7 @@ class _Tuning:
             if snapshots and snapshots.due:
                 self._keep(snapshots)
         self._look(self._steps)
+        self._choose()
         return self._tuned()
 
     def _windows(self) -> Iterator[tuple[int, int, list[int], bool]]:
@@ -219,10 +224,10 @@ class _Tuning:
             candidate.updated(epoch, step, rate, loss, candidate.learner.step(loss))
 
     def _watch(self, step: int) -> None:
-        """Keeps the mean of each prompt on the way to the next rung of a search."""
-        if len(self._candidates) > 1:
+        """Keeps the mean of each prompt on the way to the next rung of a search, and to the end."""
+        if len(self._candidates) > 1 or step >= self._last_quarter:
             for candidate in self._candidates:
-                candidate.watch(anew=step in self._judged_from)
+                candidate.watch(anew=step in self._judged_from or step == self._last_quarter)
 
     def _look(self, step: int) -> None:
         """Reads the losses now and then, and tells of them; drops what has diverged."""
@@ -335,6 +340,27 @@ class _Tuning:
         return 0 < patience <= self._worse_in_a_row
 
     # ---- the end ----
+
+    def _choose(self) -> None:
+        """Where answers are labels, the mean of the last quarter's prompts is kept, unless the prompt with
+        the lowest loss has more right answers than chance explains, which it was chosen by; or, where that is
+        the one that the training began with, not fewer.
+
+        The loss of labels rises long before fewer of them are right: with few records the lowest is often
+        that of a prompt that has hardly begun to learn (docs/log.md).
+        """
+        (candidate,) = self._candidates[:1]
+        validation, best = self._validation, candidate.best
+        if not self._plan.labels or validation is None or best is None or self._done < self._last_quarter:
+            return
+        mean = candidate.mean()
+        ours, others = (validation.right(prompt, JUDGED) for prompt in (mean, best.prompt))
+        only = Counter(zip(others, ours, strict=True))
+        fewer = only[1.0, 0.0] - only[0.0, 1.0]
+        is_chance = sign_test(only[1.0, 0.0], only[0.0, 1.0]) >= _CHANCE
+        if fewer < 0 or (best.step and (not fewer or is_chance)):
+            (rows,) = validation.row_losses([mean.to(self._base.device).tensors])
+            candidate.keep_mean(validation.loss(rows).value)
 
     def _tuned(self) -> TunedPrompt:
         checkpoint = self._plan.checkpoint

@@ -97,6 +97,11 @@ class Validation:
         """The mean over all target tokens, of the summed losses of the records."""
         return ratio(rows, [float(len(target)) for target in self._batch.targets])
 
+    def right(self, prompt: SoftPrompt, count: int) -> list[float]:
+        """For each of `count` records, always the same, 1 where the answer is the expected output, else 0."""
+        answers = self._answers(prompt.to(self._base.device), count)
+        return exact_match([request.text for request in answers], self._outputs(count))
+
     def scores(self, prompt: SoftPrompt, answered: int = WATCHED, calibration: bool = False) -> Scores:
         """Loss over all records, and the task's metrics over the answers to `answered` of them.
 
@@ -108,12 +113,15 @@ class Validation:
         calibrated = calibration and few
         asked = self._answers(prompt, answered, calibrated)
         answers = [request.text for request in asked]
-        outputs = [self._records.items[index].output for index in self._drawn[:answered]]
+        outputs = self._outputs(answered)
         found = dict(scores(self._task, answers, outputs))
         if calibrated:
             sure = [max(request.search.probabilities.values()) for request in asked if request.search]
             found["calibration_error"] = calibration_error(sure, exact_match(answers, outputs))
         return Scores(self.loss(rows), found)
+
+    def _outputs(self, count: int) -> list[str]:
+        return [self._records.items[index].output for index in self._drawn[:count]]
 
     def _answers(self, prompt: SoftPrompt, count: int, probabilities: bool = False) -> list[Request]:
         """Greedy answers by the code that serves, each as long as the longest output and one token more."""

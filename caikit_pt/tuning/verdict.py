@@ -22,11 +22,10 @@ def verdict(
     """Plain values: how the loss went, which update is kept, the nearest words of each virtual token,
     and, on the validation records, what the untuned base, the initial and the tuned prompt are worth, each
     with 95 % intervals; of a search, all its `trials`."""
-    best = candidate.best
     validated = [entry["data"]["value"] for entry in candidate.logs if entry["name"] == "validation_loss"]
     told: dict[str, Any] = {
         "course": course([point.loss for point in candidate.curve], validated),
-        "kept": {"epoch": best.epoch, "step": best.step} if best else _last(candidate),
+        "kept": _kept(candidate),
         "skipped_updates": candidate.skipped,
         "nearest_words": {
             part: nearest_words(base, tensor) for part, tensor in candidate.prompt.tensors.items()
@@ -51,14 +50,7 @@ def in_words(verdict: Mapping[str, Any]) -> list[str]:
     if not verdict:
         return []
     kept = verdict["kept"]
-    lines = [
-        f"The course of the loss: {verdict['course']}. "
-        + (
-            f"Kept is the prompt after epoch {kept['epoch']}, update {kept['step']}."
-            if kept["step"]
-            else "Kept is the prompt that it went on from: none was better."
-        )
-    ]
+    lines = [f"The course of the loss: {verdict['course']}. {_kept_in_words(kept)}"]
     if verdict["skipped_updates"]:
         lines.append(f"{verdict['skipped_updates']} updates were skipped, because they weren't finite.")
     trials = verdict.get("search", ())
@@ -91,5 +83,16 @@ def _shown(number: float | None) -> str:
     return "?" if number is None else f"{number:.3f}"
 
 
-def _last(candidate: Candidate) -> dict[str, int]:
-    return {"epoch": candidate.curve[-1].epoch, "step": candidate.curve[-1].step}
+def _kept(candidate: Candidate) -> dict[str, int]:
+    at = candidate.best or candidate.curve[-1]
+    mean_of = candidate.best.mean_of if candidate.best else 1
+    return {"epoch": at.epoch, "step": at.step, **({"mean_of": mean_of} if mean_of > 1 else {})}
+
+
+def _kept_in_words(kept: Mapping[str, int]) -> str:
+    if not kept["step"]:
+        return "Kept is the prompt that it went on from: none was better."
+    at = f"epoch {kept['epoch']}, update {kept['step']}"
+    if "mean_of" in kept:
+        return f"Kept is the mean of the prompts after the last {kept['mean_of']} updates, up to {at}."
+    return f"Kept is the prompt after {at}."

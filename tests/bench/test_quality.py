@@ -21,6 +21,7 @@ from bench.quality.contender import (
     PEFT_COLUMN,
     REQUESTS,
     SEARCH,
+    SEPARATORS,
     TF_IDF,
 )
 from bench.quality.figures import Figures, missing
@@ -28,7 +29,7 @@ from bench.quality.mean import difference, mean
 from bench.quality.outsiders import majority, tf_idf
 from bench.quality.peft_loop import PeftLoop
 from bench.quality.results import Results
-from bench.quality.table import Row, by_records, costs, quality
+from bench.quality.table import Row, by_records, costs, quality, separators
 from bench.quality.task import Record, Task, held_out_tasks, left_out, real_tasks, unspeakable
 from bench.quality.trial import Attempt, Outcome, Trial, accuracy
 from caikit_pt.base_model.frozen import BaseModel
@@ -219,6 +220,15 @@ def test_the_tables_tell_what_was_found() -> None:
     )
 
 
+def test_separators_are_beside_each_other() -> None:
+    nothing, line_break, _ = SEPARATORS
+    assert separators([row(outcomes({nothing: 0.6, line_break: 0.7}))]) == [
+        "| task | nothing | line break | Label: |",
+        "| --- | --- | --- | --- |",
+        "| task | 60.0 | 70.0 | 50.0 |",
+    ]
+
+
 def test_more_records_are_another_column() -> None:
     found = outcomes({DEFAULTS: 0.88, TF_IDF: 0.7})
     few = [replace(one, trial=replace(one.trial, records=16), accuracy=0.6) for one in found]
@@ -308,6 +318,20 @@ def test_a_trial_is_made_once_and_not_taken_for_another(tmp_path: Path) -> None:
     assert ours.get(second.trial, "basis") == second
 
 
+def test_who_has_the_parameters_of_another_has_its_outcome(tmp_path: Path) -> None:
+    file = tmp_path / "trials.jsonl"
+    (grid,) = (one for one in outcomes({}) if one.trial.contender == CHOSEN)
+    defaults = replace(grid.trial, contender=DEFAULTS)
+    results = Results(file)
+    results.add(grid)
+    assert results.of_equal(defaults, "basis", selected=False) == replace(grid, trial=defaults)
+    assert results.of_equal(replace(defaults, seed=2), "basis", selected=False) is None
+    assert results.of_equal(defaults, "other", selected=False) is None
+    unselected = replace(grid, trial=replace(defaults, seed=3), selected=None)
+    results.add(unselected)
+    assert results.of_equal(replace(grid.trial, seed=3), "basis", selected=True) is None
+
+
 def test_the_basis_is_all_that_an_outcome_depends_on(llama: BaseModel) -> None:
     def basis(contender: str = DEFAULTS, task: Task | None = None, seed: int = 1, **also: Any) -> str:
         trial = Trial("tiny-llama", NAME, contender, seed, 12, 9)
@@ -317,13 +341,16 @@ def test_the_basis_is_all_that_an_outcome_depends_on(llama: BaseModel) -> None:
         basis(),
         basis(SEARCH),
         basis(next(iter(PEFT))),
+        basis([*PEFT][1]),
         basis(MAJORITY),
+        basis(TF_IDF),
         basis(task=a_task(9, 13)),
         basis(task=a_task(8, 12)),
         basis(seed=2),
         basis(verbalizer="{{input}} Label:"),
     ]
     assert len(set(others)) == len(others)
+    assert basis() == basis("0.3 RANDOM 100") == basis("line break") != basis("nothing")
     assert basis() == basis()
     assert basis() == basis(silence_progress_bars=False)
 
@@ -341,7 +368,7 @@ def test_a_run_without_time_prints_the_page_and_what_is_missing(capsys: pytest.C
     text = capsys.readouterr().out
     assert "python -m bench.quality --quick\n" in text
     assert "| ticket_flag | - | - |" in text
-    assert "0 of 26 trials are there" in text
+    assert "0 of 29 trials are there" in text
     assert "- grid with 50 records: tiny-llama ticket_flag (seed 1)" in text
 
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
+import torch
 
 from caikit_pt.base_model.frozen import BaseModel
 from caikit_pt.errors import InvalidParameter
 from caikit_pt.module import PeftPromptTuning
+from caikit_pt.tuning.candidate import Candidate
 from caikit_pt.tuning.estimate import Estimate
 from caikit_pt.tuning.examples import make_examples
+from caikit_pt.tuning.learner import Learner, gradients
 from caikit_pt.tuning.losses import losses
 from caikit_pt.tuning.plan import TuningPlan
 from caikit_pt.tuning.records import Record, Records, read_records
@@ -149,7 +153,7 @@ def test_no_validation_records_no_validation(base: BaseModel) -> None:
 def test_the_best_prompt_is_kept_and_not_the_last(base: BaseModel, kind: str) -> None:
     """Judged by the opposite of what it learns, the best prompt is an early one."""
     request = {"reparameterization": kind} if kind == "residual" else {"tuning_type": kind}
-    planned = plan(base, PAIRS, CONTRADICTING, num_epochs=24, **request)
+    planned = plan(base, PAIRS, CONTRADICTING, num_epochs=24, tuning_task="generation", **request)
     tuned = tune(planned, base)
     seen = curve(tuned, "validation_loss")
     assert min(seen) < seen[-1]
@@ -158,6 +162,61 @@ def test_the_best_prompt_is_kept_and_not_the_last(base: BaseModel, kind: str) ->
     epoch = 1 + seen.index(min(seen))
     assert tuned.verdict["kept"] == {"epoch": epoch, "step": 4 * epoch}
     assert any(f"after epoch {epoch}, update {4 * epoch}." in line for line in in_words(tuned.verdict))
+
+
+@pytest.mark.parametrize("kind", ["PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "residual"])
+def test_of_labels_the_mean_of_the_last_quarter_is_kept(base: BaseModel, kind: str) -> None:
+    """Against every prompt after an update, as another learner makes them."""
+    asked: dict[str, Any] = {"reparameterization": kind} if kind == "residual" else {"tuning_type": kind}
+    planned = plan(base, PAIRS, HELD_OUT, num_epochs=4, tuning_task="classification", **asked)
+    seen: list[dict[str, torch.Tensor]] = []
+    known: list[Learner] = []
+
+    def kept(base: BaseModel, learners: Sequence[Learner], batches: Sequence[Any]) -> list[torch.Tensor]:
+        if known:
+            seen.append({part: rows.clone() for part, rows in known[0].prompt.finished().tensors.items()})
+        known[:] = learners
+        return gradients(base, learners, batches)
+
+    tuned = tune(planned, base, gradients=kept)
+    seen.append(dict(known[0].prompt.finished().tensors))
+    assert tuned.verdict["kept"] == {"epoch": 4, "step": 16, "mean_of": 5}
+    assert any(
+        "mean of the prompts after the last 5 updates, up to epoch 4, update 16." in line
+        for line in in_words(tuned.verdict)
+    )
+    for part, rows in tuned.prompt.tensors.items():
+        expected = torch.stack([prompt[part] for prompt in seen[11:]]).double().mean(0)
+        torch.testing.assert_close(rows.double(), expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize(
+    ("more", "fewer", "begun", "is_mean"),
+    [
+        # Records that the mean alone, and that the prompt with the lowest loss alone, has right.
+        (0, 0, False, True),
+        (0, 7, False, True),
+        (0, 8, False, False),
+        (2, 12, False, True),
+        # Beside the prompt that the training began with.
+        (0, 0, True, False),
+        (1, 0, True, True),
+        (1, 1, True, False),
+    ],
+)
+def test_the_lowest_loss_of_labels_counts_where_more_answers_are_right_than_by_chance(
+    llama: BaseModel, more: int, fewer: int, begun: bool, is_mean: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = iter([[1.0] * more + [0.0] * fewer + [1.0], [0.0] * more + [1.0] * fewer + [1.0]])
+    monkeypatch.setattr(Validation, "right", lambda *_: next(asked))
+    real = Candidate.validated
+    monkeypatch.setattr(
+        Candidate,
+        "validated",
+        lambda self, epoch, step, values: real(self, epoch, 0 if begun else step, values),
+    )
+    tuned = tune(plan(llama, PAIRS, HELD_OUT, num_epochs=2, tuning_task="classification"), llama)
+    assert ("mean_of" in tuned.verdict["kept"]) == is_mean
 
 
 @pytest.mark.parametrize("patience", [0, 1, 2, 3])
@@ -171,7 +230,12 @@ def test_a_training_ends_after_so_many_validations_without_a_better_loss(
         return Scores(Estimate(value, value, value), {})
 
     monkeypatch.setattr(Validation, "scores", scripted)
-    planned = plan(llama, validation=HELD_OUT, num_epochs=8, early_stopping_patience=patience)
+    asked: dict[str, Any] = {
+        "num_epochs": 8,
+        "early_stopping_patience": patience,
+        "tuning_task": "generation",
+    }
+    planned = plan(llama, validation=HELD_OUT, **asked)
     tuned = tune(planned, llama)
     # Without patience all eight epochs; with one it is the third that is worse; with two the sixth; with
     # three the seventh.
