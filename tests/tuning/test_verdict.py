@@ -45,7 +45,7 @@ def test_a_verdict_is_saved_and_read_back(base: BaseModel, tmp_path: Path) -> No
     assert caikit.load(str(tmp_path / "model")).tuned.verdict == verdict
     json.dumps(verdict, allow_nan=False)
     assert verdict["course"] in ("flat", "still improving", "settled", "diverged")
-    assert set(verdict["kept"]) == {"epoch", "step"}
+    assert set(verdict["kept"]) == {"epoch", "step", "mean_of"}
     assert verdict["skipped_updates"] == 0
     assert (verdict["validation_records"], verdict["answers"]) == (8, 8)
     assert list(verdict["validation"]) == ["untuned", "initial", "tuned"]
