@@ -16,6 +16,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -134,13 +135,16 @@ def _attempts(
 
 
 def _of_part(attempts: Sequence[Attempt], part: tuple[int, int]) -> list[Attempt]:
-    """Those of a process: by chance, as slow and fast ones take turns, and the same in every run."""
+    """Those of a process: by chance, as slow and fast ones take turns, and the same in every run.
+
+    All contenders of a model, a task and a seed are of one, for some share an outcome.
+    """
     number, of = part
     return [one for one in attempts if _drawn(one.trial) % of == number - 1]
 
 
 def _drawn(trial: Trial) -> int:
-    return int.from_bytes(hashlib.sha256(repr(trial).encode()).digest()[:8])
+    return int.from_bytes(hashlib.sha256(repr(replace(trial, contender="")).encode()).digest()[:8])
 
 
 def _make(attempts: Sequence[Attempt], results: Results, minutes: float | None) -> None:
@@ -149,6 +153,7 @@ def _make(attempts: Sequence[Attempt], results: Results, minutes: float | None) 
     for one in attempts:
         if minutes is not None and time.monotonic() - started >= 60 * minutes:
             return
+        results.read()
         if results.get(one.trial, one.basis):
             continue
         selected = is_chosen_among(one.trial.contender)

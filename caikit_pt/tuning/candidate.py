@@ -40,14 +40,12 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Best:
-    """The prompt to keep, its validation loss, and the update it is of; or the last of `mean_of` updates,
-    whose mean it is."""
+    """The prompt with the lowest validation loss, and when that was."""
 
     prompt: SoftPrompt
     loss: float
     epoch: int
     step: int
-    mean_of: int = 1
 
 
 @dataclass(slots=True)
@@ -74,6 +72,7 @@ class Candidate:
     logs: list[dict[str, Any]] = field(default_factory=list)
     best: Best | None = None
     skipped: int = 0
+    keeps_mean: bool = False
     _in_a_row: int = 0
     _pending: list[_Pending] = field(default_factory=list)
     _sums: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -104,7 +103,9 @@ class Candidate:
 
     @property
     def prompt(self) -> SoftPrompt:
-        """The one to keep: the best where there was a validation, else the one there is now."""
+        """The one to keep: the mean, the best where there was a validation, else the one there is now."""
+        if self.keeps_mean:
+            return self.mean()
         return self.best.prompt if self.best else self.learner.prompt.finished()
 
     def state_dict(self) -> dict[str, Any]:
@@ -149,10 +150,14 @@ class Candidate:
         """The mean of the prompts that were watched."""
         return SoftPrompt({part: (total / self._watched).cpu() for part, total in self._sums.items()})
 
-    def keep_mean(self, loss: float) -> None:
-        """The mean is the one to keep, with its validation loss."""
+    @property
+    def kept(self) -> dict[str, int]:
+        """The update that `prompt` is of: of a mean the last, and of how many."""
         last = self.curve[-1]
-        self.best = Best(self.mean(), loss, last.epoch, last.step, self._watched)
+        if self.keeps_mean:
+            return {"epoch": last.epoch, "step": last.step, "mean_of": self._watched}
+        at = self.best or last
+        return {"epoch": at.epoch, "step": at.step}
 
     def updated(self, epoch: int, step: int, rate: float, loss: torch.Tensor, made: torch.Tensor) -> None:
         """Remembers an update without waiting for its loss."""

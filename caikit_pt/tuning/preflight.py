@@ -29,7 +29,7 @@ _SHARE_OF_THE_PEAK = 0.9
 _REST = 22_500
 # Numbers that are kept of a position in a layer, in widths of the model: Llama 26, T5 12 (bench.training).
 _KEPT_WIDTHS = 26
-_SEARCH = 2.5  # trainings
+_SEARCH = 2.7  # trainings
 _MATMUL_SIZE = 512
 _COUNTED = 4096  # tokens of a text; of a longer one not all, for it is cut
 

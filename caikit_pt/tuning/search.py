@@ -45,7 +45,8 @@ _CANDIDATES: tuple[tuple[float, str, float], ...] = (
 )
 _VARIED = ("learning_rate", "prompt_tuning_init_method", "num_virtual_tokens")
 _SEARCHED = "search"
-_ERRORS = 1.5  # standard errors that are more than chance
+# Standard errors that are more than chance: of eleven others none is that much better once in twenty times.
+_ERRORS = 2.6
 
 
 @dataclass(slots=True)
@@ -107,8 +108,8 @@ def survivors(
     """The numbers of the `left` candidates that go on, best first, by their `losses` on held-out records.
 
     The `favoured` one, what would be trained without a search, has the benefit of the doubt: it goes on
-    unless the last of the others that would is better by more than one and a half standard errors of the
-    difference over the records, or has less than half of its loss. `rows` has, for each
+    unless the last of the others that would is better by more than chance explains, by the standard error of
+    the difference over the records, or has less than half of its loss. `rows` has, for each
     candidate, the loss of each record.
     """
     order = sorted(range(len(losses)), key=lambda number: _ranked(losses[number]))
@@ -153,9 +154,10 @@ def _varied(
             changed["task_learning_rate"] = TUNING_PARAMETERS["task_learning_rate"].nearest(rate, limits)
     # A source prompt and a tuned one decide both, and a text its own start.
     if parameters.origins.get("prompt_tuning_init_method") == "default":
-        if method == TEXT and labels:
-            changed["prompt_tuning_init_text"] = ", ".join(labels)
-        changed["prompt_tuning_init_method"] = method if method != TEXT or labels else RANDOM
+        text = parameters.prompt_tuning_init_text or ", ".join(labels)
+        if method == TEXT and text:
+            changed["prompt_tuning_init_text"] = text
+        changed["prompt_tuning_init_method"] = method if method != TEXT or text else RANDOM
     if parameters.origins.get("num_virtual_tokens") == "default":
         fewer = max(1, round(tokens * parameters.num_virtual_tokens))
         changed["num_virtual_tokens"] = TUNING_PARAMETERS["num_virtual_tokens"].nearest(fewer, limits)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import torch
 
 _LOG = logging.getLogger(__name__)
-_FORMAT_VERSION = 1
+_FORMAT_VERSION = 2
 _KEPT = 2
 _STATE = "state"
 # How what JSON hasn't got is written.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -128,7 +128,7 @@ class _Tuning:
         self._trials = [candidate.trial for candidate in self._candidates]
         self._rungs = rungs(len(self._candidates), self._steps)
         self._judged_from = judged_from(self._rungs)
-        self._last_quarter = self._steps - self._steps // 4
+        self._last_quarter = self._steps - self._steps // 4 + 1  # its first update
         self._worse_in_a_row = 0
         self._done = 0  # updates
         self._epoch_began = self._order.get_state()
@@ -155,9 +155,9 @@ class _Tuning:
                 self._halve(epoch, step, self._rungs[step])
             self._look(step)
             self._doubt(step)
+            self._done = step
             if self._validates(step, ends_epoch) and self._is_settled(epoch, step):
                 break
-            self._done = step
             if snapshots and snapshots.due:
                 self._keep(snapshots)
         self._look(self._steps)
@@ -342,9 +342,8 @@ class _Tuning:
     # ---- the end ----
 
     def _choose(self) -> None:
-        """Where answers are labels, the mean of the last quarter's prompts is kept, unless the prompt with
-        the lowest loss has more right answers than chance explains, which it was chosen by; or, where that is
-        the one that the training began with, not fewer.
+        """Of labels, the mean of the last quarter's prompts is kept, unless the one with the lowest loss is
+        clearly better at them; or, of a training that goes on from a tuned prompt, not worse.
 
         The loss of labels rises long before fewer of them are right: with few records the lowest is often
         that of a prompt that has hardly begun to learn (docs/log.md).
@@ -353,14 +352,9 @@ class _Tuning:
         validation, best = self._validation, candidate.best
         if not self._plan.labels or validation is None or best is None or self._done < self._last_quarter:
             return
-        mean = candidate.mean()
-        ours, others = (validation.right(prompt, JUDGED) for prompt in (mean, best.prompt))
-        only = Counter(zip(others, ours, strict=True))
-        fewer = only[1.0, 0.0] - only[0.0, 1.0]
-        is_chance = sign_test(only[1.0, 0.0], only[0.0, 1.0]) >= _CHANCE
-        if fewer < 0 or (best.step and (not fewer or is_chance)):
-            (rows,) = validation.row_losses([mean.to(self._base.device).tensors])
-            candidate.keep_mean(validation.loss(rows).value)
+        mean, lowest = (validation.right(prompt, JUDGED) for prompt in (candidate.mean(), best.prompt))
+        is_better = sum(mean) > sum(lowest)
+        candidate.keeps_mean = is_better if self._plan.initial else not _clearly_more(lowest, mean)
 
     def _tuned(self) -> TunedPrompt:
         checkpoint = self._plan.checkpoint
@@ -385,3 +379,14 @@ class _Tuning:
             training_logs=candidate.logs,
             verdict=found,
         )
+
+
+def _clearly_more(one: Sequence[float], other: Sequence[float]) -> bool:
+    """Whether more is right by more than chance explains (McNemar), or twice as much; 1 or 0 a record.
+
+    It takes a lot: the one with the lowest loss was chosen by these very records.
+    """
+    only = Counter(zip(one, other, strict=True))
+    only_one, only_other = only[1.0, 0.0], only[0.0, 1.0]
+    is_chance = sign_test(only_one, only_other) >= _CHANCE
+    return sum(one) > 2 * sum(other) or (only_one > only_other and not is_chance)

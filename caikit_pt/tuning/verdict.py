@@ -25,7 +25,7 @@ def verdict(
     validated = [entry["data"]["value"] for entry in candidate.logs if entry["name"] == "validation_loss"]
     told: dict[str, Any] = {
         "course": course([point.loss for point in candidate.curve], validated),
-        "kept": _kept(candidate),
+        "kept": candidate.kept,
         "skipped_updates": candidate.skipped,
         "nearest_words": {
             part: nearest_words(base, tensor) for part, tensor in candidate.prompt.tensors.items()
@@ -81,12 +81,6 @@ def _comparison(name: str, scores: Mapping[str, Any]) -> str:
 def _shown(number: float | None) -> str:
     """None is what can't be told: one record has no interval."""
     return "?" if number is None else f"{number:.3f}"
-
-
-def _kept(candidate: Candidate) -> dict[str, int]:
-    at = candidate.best or candidate.curve[-1]
-    mean_of = candidate.best.mean_of if candidate.best else 1
-    return {"epoch": at.epoch, "step": at.step, **({"mean_of": mean_of} if mean_of > 1 else {})}
 
 
 def _kept_in_words(kept: Mapping[str, int]) -> str:

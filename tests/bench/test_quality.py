@@ -356,11 +356,13 @@ def test_the_basis_is_all_that_an_outcome_depends_on(llama: BaseModel) -> None:
 
 
 def test_parts_share_nothing_and_leave_nothing() -> None:
-    attempts = [Attempt(one.trial, a_task(), None) for seed in range(1, 4) for one in outcomes({}, seed)]
+    attempts = [Attempt(one.trial, a_task(), None) for seed in range(1, 31) for one in outcomes({}, seed)]
     parts = [_of_part(attempts, (number, 3)) for number in (1, 2, 3)]
     assert sum(map(len, parts)) == len(attempts)
     assert {one.trial for part in parts for one in part} == {one.trial for one in attempts}
     assert min(map(len, parts)) > len(attempts) / 6
+    of_seed_one = [{one.trial.model for one in part if one.trial.seed == 1} for part in parts]
+    assert sum(MODEL in models for models in of_seed_one) == 1
 
 
 def test_a_run_without_time_prints_the_page_and_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None:

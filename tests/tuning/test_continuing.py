@@ -18,6 +18,7 @@ from caikit_pt.tuning.candidate import Candidate
 from caikit_pt.tuning.learner import Learner, gradients
 from caikit_pt.tuning.snapshot import Snapshots
 from caikit_pt.tuning.tuner import Validated, tune
+from caikit_pt.tuning.validation import Validation
 from caikit_pt.tuning.verdict import in_words
 from tests.soft_prompt.test_initial import continued, predecessor
 from tests.tuning.test_snapshot import Interrupting, same
@@ -81,6 +82,18 @@ def test_it_never_ends_worse(llama: BaseModel, search: str) -> None:
     assert found.verdict["kept"] == {"epoch": 0, "step": 0}
     assert "Kept is the prompt that it went on from" in in_words(found.verdict)[0]
     assert equal(found.prompt, before.tuned.prompt)
+
+
+@pytest.mark.parametrize(("mean", "lowest"), [(0, 0), (2, 1), (1, 2)])
+def test_a_mean_is_kept_only_where_more_is_right(
+    llama: BaseModel, mean: int, lowest: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where an update in between had a lower loss than the prompt that it began with."""
+    answers = iter([[1.0] * count + [0.0] * (3 - count) for count in (mean, lowest)])
+    monkeypatch.setattr(Validation, "right", lambda *_: next(answers))
+    before = predecessor(llama, labels=("bad", "good"))
+    kept = tune(continued(before, **QUICK, tuning_task="classification"), llama).verdict["kept"]
+    assert ("mean_of" in kept) == (mean > lowest)
 
 
 def test_a_search_varies_only_rates(base: BaseModel) -> None:

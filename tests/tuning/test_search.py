@@ -96,6 +96,15 @@ def test_labels_are_one_more_start(llama: BaseModel) -> None:
         assert one.origins["prompt_tuning_init_text"] == "search"
 
 
+def test_a_text_that_the_request_names_is_what_a_prompt_starts_from(llama: BaseModel) -> None:
+    asked = {**AUTO, "tuning_task": "classification", "prompt_tuning_init_text": "how is it"}
+    planned = plan(llama, **asked)
+    tried = candidates(planned.parameters, planned.limits, planned.labels)
+    assert len(tried) == 12
+    assert {one.prompt_tuning_init_text for one in tried} == {"how is it"}
+    assert {one.origins["prompt_tuning_init_text"] for one in tried} == {"request"}
+
+
 def test_rates_are_steps_of_three_on_both_sides(llama: BaseModel) -> None:
     rates = {one.learning_rate for one in candidates(plan(llama, **AUTO).parameters, {})}
     assert {0.9, 0.3, 0.1, 0.0333} <= rates

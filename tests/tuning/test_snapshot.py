@@ -36,7 +36,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 def plan_of(base: BaseModel, kind: str) -> TuningPlan:
-    validation = PAIRS[14:] if kind in ("search", "early") else None
+    validation = None if kind in ("plain", "adafactor") else PAIRS[14:]
     return plan(base, PAIRS[:12], validation, **KINDS[kind])
 
 
