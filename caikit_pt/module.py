@@ -47,8 +47,8 @@ from caikit_pt.serving.backend import Backend
 from caikit_pt.serving.backends import backend_for, base_for
 from caikit_pt.serving.generation import Generation
 from caikit_pt.serving.labels import Labels, labels_of
-from caikit_pt.serving.sequence import Sequence, text_ids
-from caikit_pt.serving.sequence import Token as ServedToken
+from caikit_pt.serving.request import Request
+from caikit_pt.serving.request import Token as ServedToken
 from caikit_pt.soft_prompt import artifact
 from caikit_pt.soft_prompt.artifact import TunedPrompt
 from caikit_pt.soft_prompt.initial import FIELD, Predecessor, published
@@ -264,21 +264,21 @@ class PeftPromptTuning(ModuleBase):
 
         Raises CaikitRuntimeException with INVALID_ARGUMENT for a bad request.
         """
-        request = dict(locals())
-        del request["self"]
+        fields = dict(locals())
+        del fields["self"]
         with caikit_errors():
-            sequence = self._sequence(**request)
-            self._backend.submit(sequence).result()
+            request = self._request(**fields)
+            self._backend.submit(request).result()
             return LabelledTextResult(
-                generated_text=sequence.text,
-                generated_tokens=len(sequence.generated),
-                finish_reason=_finish_reason(sequence),
+                generated_text=request.text,
+                generated_tokens=len(request.generated),
+                finish_reason=_finish_reason(request),
                 producer_id=self.PRODUCER_ID,
-                input_token_count=len(sequence.row.ids),
-                seed=_seed(sequence),
-                tokens=_messages(sequence.tokens),
-                input_tokens=self._input_tokens(sequence),
-                label_probabilities=_label_probabilities(sequence),
+                input_token_count=len(request.row.ids),
+                seed=_seed(request),
+                tokens=_messages(request.tokens),
+                input_tokens=self._input_tokens(request),
+                label_probabilities=_label_probabilities(request),
             )
 
     @TextGenerationTask.taskmethod(output_streaming=True)
@@ -310,11 +310,11 @@ class PeftPromptTuning(ModuleBase):
         label_probabilities: Optional[bool] = None,
     ) -> Iterable[LabelledTextStreamResult]:
         """The answer to `text` a token at a time; its texts joined are the text of `run`."""
-        request = dict(locals())
-        del request["self"]
+        fields = dict(locals())
+        del fields["self"]
         with caikit_errors():
-            sequence = self._sequence(**request)
-            return self._stream(sequence, self._backend.submit(sequence))
+            request = self._request(**fields)
+            return self._stream(request, self._backend.submit(request))
 
     @TokenizationTask.taskmethod()
     def run_tokenizer(self, text: str) -> TokenizationResults:
@@ -325,8 +325,8 @@ class PeftPromptTuning(ModuleBase):
         tokens = [Token(start, end, text[start:end]) for start, end in encoded["offset_mapping"]]
         return TokenizationResults(results=tokens, token_count=len(tokens))
 
-    def _stream(self, sequence: Sequence, generation: Generation) -> Iterable[LabelledTextStreamResult]:
-        front, asked = sequence.prefix, self._input_tokens(sequence)
+    def _stream(self, request: Request, generation: Generation) -> Iterable[LabelledTextStreamResult]:
+        front, asked = request.prefix, self._input_tokens(request)
         with caikit_errors():
             for step in generation.steps():
                 yield LabelledTextStreamResult(
@@ -335,12 +335,12 @@ class PeftPromptTuning(ModuleBase):
                     details=TokenStreamDetails(
                         finish_reason=FinishReason[step.finish_reason.name],
                         generated_tokens=step.generated,
-                        seed=_seed(sequence),
-                        input_token_count=len(sequence.row.ids),
+                        seed=_seed(request),
+                        input_token_count=len(request.row.ids),
                     ),
                     producer_id=self.PRODUCER_ID,
                     input_tokens=asked,
-                    label_probabilities=_label_probabilities(sequence) if step.ends else None,
+                    label_probabilities=_label_probabilities(request) if step.ends else None,
                 )
                 front, asked = "", None
 
@@ -349,7 +349,7 @@ class PeftPromptTuning(ModuleBase):
         """Who answers the requests to all prompts over this base model."""
         return backend_for(self.base, settings.current())
 
-    def _sequence(self, text: str, exponential_decay_length_penalty: _Decay, **request: Any) -> Sequence:
+    def _request(self, text: str, exponential_decay_length_penalty: _Decay, **fields: Any) -> Request:
         """A request as the serving side knows it."""
         _check_text(text)
         limit = settings.current().max_new_tokens_limit
@@ -357,37 +357,26 @@ class PeftPromptTuning(ModuleBase):
         decay = exponential_decay_length_penalty
         if isinstance(decay, ExponentialDecayLengthPenalty):
             decay = (decay.start_index, decay.decay_factor)
-        parameters = GenerationParameters.from_request(request, decay, limits)
+        parameters = GenerationParameters.from_request(fields, decay, limits)
         shown = parameters.preserve_input_text and self.base.continues_text
-        return Sequence(
-            self.base,
-            self.tuned.prompt,
-            text_ids(self.base, self._verbalizer.render(text), parameters),
-            parameters,
-            prefix=text + self.tuned.separator.rstrip(" ") if shown else "",
-            behind_space=self.tuned.separator.endswith(" "),
-            labels=self._labels_for(parameters),
-        )
-
-    def _labels_for(self, parameters: GenerationParameters) -> Optional[Labels]:
-        """What the answer is confined to. Raises InvalidParameter for probabilities of nothing."""
-        confined = parameters.labels_only and self._labels is not None
-        if parameters.label_probabilities and not confined:
+        contender = self._contender(labels_only=parameters.labels_only)
+        if parameters.label_probabilities and contender.labels is None:
             raise InvalidParameter(
                 "label_probabilities",
                 True,
                 "false or unset, unless the prompt was tuned for a classification and labels_only is true",
             )
-        return self._labels if confined else None
+        prefix = text + self.tuned.separator.rstrip(" ") if shown else ""
+        return contender.request(contender.source_ids(text, parameters), parameters, prefix)
 
     @cached_property
     def _labels(self) -> Optional[Labels]:
         return labels_of(self.tuned, self.base)
 
-    def _input_tokens(self, sequence: Sequence) -> Optional[List[GeneratedToken]]:
-        if not sequence.parameters.input_tokens:
+    def _input_tokens(self, request: Request) -> Optional[List[GeneratedToken]]:
+        if not request.parameters.input_tokens:
             return None
-        return _messages(self._backend.input_tokens(sequence))
+        return _messages(self._backend.input_tokens(request))
 
     # ---- evaluation ----
 
@@ -454,7 +443,7 @@ class PeftPromptTuning(ModuleBase):
                 asked.get("truncate_input_tokens", 0),
             )
 
-    def _contender(self, name: str, labels_only: bool = True) -> Contender:
+    def _contender(self, name: str = "", labels_only: bool = True) -> Contender:
         return Contender(
             model_name=name,
             base=self.base,
@@ -539,18 +528,18 @@ def _plain(config: Mapping[str, Any]) -> Dict[str, Any]:
     return {name: config[name] for name in config}
 
 
-def _finish_reason(sequence: Sequence) -> FinishReason:
-    return FinishReason[sequence.finish_reason.name]
+def _finish_reason(request: Request) -> FinishReason:
+    return FinishReason[request.finish_reason.name]
 
 
-def _seed(sequence: Sequence) -> Optional[int]:
-    return sequence.parameters.seed if sequence.parameters.samples else None
+def _seed(request: Request) -> Optional[int]:
+    return request.parameters.seed if request.parameters.samples else None
 
 
-def _label_probabilities(sequence: Sequence) -> Optional[List[LabelProbability]]:
-    search = sequence.search
+def _label_probabilities(request: Request) -> Optional[List[LabelProbability]]:
+    search = request.search
     # Of a search that its time has ended some are unknown.
-    if search is None or search.wanted is not None or not sequence.parameters.label_probabilities:
+    if search is None or search.wanted is not None or not request.parameters.label_probabilities:
         return None
     return [LabelProbability(*pair) for pair in search.probabilities.items()]
 

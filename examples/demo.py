@@ -121,15 +121,15 @@ def untuned(base_model: str, texts: Sequence[str]) -> list[str]:
     from caikit_pt import load_base_model
     from caikit_pt.parameters.generation import GenerationParameters
     from caikit_pt.serving.engine import generate
-    from caikit_pt.serving.sequence import Sequence as Asked
+    from caikit_pt.serving.request import Request
     from caikit_pt.soft_prompt.prompt import SoftPrompt
 
     base = load_base_model(str(ROOT / "examples" / "base_models" / base_model))
     parameters = GenerationParameters(preserve_input_text=False)
-    asked = [Asked(base, SoftPrompt({}), base.source_ids(text), parameters) for text in texts]
+    asked = [Request(base, SoftPrompt({}), base.source_ids(text), parameters) for text in texts]
     for _ in generate(base, asked):
         pass
-    return [sequence.text for sequence in asked]
+    return [request.text for request in asked]
 
 
 def print_table(rows: Sequence[dict[str, Any]]) -> None:

@@ -36,7 +36,7 @@ def serve(models: Path, base_models: Path) -> None:
     from caikit_pt.serving.backends import backend_for, base_for
     from caikit_pt.serving.generation import Generation
     from caikit_pt.serving.labels import labels_of
-    from caikit_pt.serving.sequence import Sequence, text_ids
+    from caikit_pt.serving.request import Request, text_ids
     from caikit_pt.settings import Settings
     from caikit_pt.soft_prompt import artifact
     from caikit_pt.tuning.verbalizer import Verbalizer
@@ -59,13 +59,13 @@ def serve(models: Path, base_models: Path) -> None:
         front = request.text + tuned.separator.rstrip(" ") if parameters.preserve_input_text else ""
         labels = labels_of(tuned, base) if parameters.labels_only else None
         behind_space = tuned.separator.endswith(" ")
-        return engine.submit(Sequence(base, tuned.prompt, ids, parameters, front, behind_space, labels))
+        return engine.submit(Request(base, tuned.prompt, ids, parameters, front, behind_space, labels))
 
     class Nlp(nlp_grpc.NlpServiceServicer):  # type: ignore[misc]
         def TextGenerationTaskPredict(self, request: Any, context: grpc.ServicerContext) -> Any:
-            sequence = submit(request, context).result()
+            answered = submit(request, context).result()
             return own.LabelledTextResult(
-                generated_text=sequence.text, finish_reason=sequence.finish_reason.name
+                generated_text=answered.text, finish_reason=answered.finish_reason.name
             )
 
         def ServerStreamingTextGenerationTaskPredict(

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from bench.serving.checkpoint import Models
-from bench.serving.contenders import ONE_BY_ONE, OURS, by_round, one_by_one, ours, sequences_of, steps
+from bench.serving.contenders import ONE_BY_ONE, OURS, by_round, one_by_one, ours, requests_of, steps
 from bench.serving.load import Load
 from bench.serving.measured import cost, interleaved, middle, synchronize
 from bench.serving.table import milliseconds, number, table
@@ -43,7 +43,7 @@ def decode(base: BaseModel, load: Load) -> str:
     rows = []
     for count in (1, 64):
         asked = replace(load, requests=count, prompts=1, new=_WARM_UP + _STEPS + 1)
-        walk = steps(base, sequences_of(base, asked))
+        walk = steps(base, requests_of(base, asked))
         _advance(walk, _WARM_UP)
         once = cost(partial(_advance, walk, _STEPS), base.device.type)
         a_second = _STEPS / once.wall

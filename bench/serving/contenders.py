@@ -11,8 +11,8 @@ from bench.serving.checkpoint import Models
 from bench.serving.load import Load
 from caikit_pt.base_model.frozen import BaseModel
 from caikit_pt.serving.engine import Engine
+from caikit_pt.serving.request import Request
 from caikit_pt.serving.scheduler import Limits
-from caikit_pt.serving.sequence import Sequence
 
 Answers = list[list[int]]
 Contender = Callable[[Load], Answers]
@@ -59,30 +59,30 @@ def static(models: Models, load: Load) -> Answers:
 
 def ours(base: BaseModel, load: Load) -> Answers:
     """The engine that serves, without its thread."""
-    return answered(base, sequences_of(base, load))
+    return answered(base, requests_of(base, load))
 
 
-def answered(base: BaseModel, sequences: list[Sequence], rows: int = 64) -> Answers:
+def answered(base: BaseModel, requests: list[Request], rows: int = 64) -> Answers:
     """The engine's answers, with up to `rows` of the requests running at once."""
-    for _ in steps(base, sequences, rows):
+    for _ in steps(base, requests, rows):
         pass
-    return [sequence.generated for sequence in sequences]
+    return [request.generated for request in requests]
 
 
-def sequences_of(base: BaseModel, load: Load) -> list[Sequence]:
+def requests_of(base: BaseModel, load: Load) -> list[Request]:
     """The requests of `load` as the engine takes them."""
     part = base.checkpoint.prompt_parts[0]
     return [
-        Sequence(base, load.prompt(number, part), text, load.parameters)
+        Request(base, load.prompt(number, part), text, load.parameters)
         for number, text in enumerate(load.texts)
     ]
 
 
-def steps(base: BaseModel, sequences: list[Sequence], rows: int = 64) -> Iterator[None]:
-    """Yields after each step of an engine that answers `sequences`."""
-    engine = Engine(base, Limits(rows=rows, waiting=len(sequences)))
-    for sequence in sequences:
-        engine.submit(sequence)
+def steps(base: BaseModel, requests: list[Request], rows: int = 64) -> Iterator[None]:
+    """Yields after each step of an engine that answers `requests`."""
+    engine = Engine(base, Limits(rows=rows, waiting=len(requests)))
+    for request in requests:
+        engine.submit(request)
     while engine.busy:
         engine.step()
         yield

@@ -19,7 +19,7 @@ from bench.serving.table import number, table
 from caikit_pt.base_model.frozen import BaseModel
 from caikit_pt.base_model.prompt_cache import PromptCache
 from caikit_pt.module import PeftPromptTuning
-from caikit_pt.serving.sequence import Sequence
+from caikit_pt.serving.request import Request
 
 _HEAD = ("prompts registered", "kB a prompt", "times its tensor")
 _SOAK = ("MB of this process", "MB of prompts' keys and values", "prompts kept")
@@ -56,11 +56,11 @@ def soak(base: BaseModel, load: Load, prompts: int, requests: int) -> str:
     shown = max(1, requests // _AT_ONCE // _ROWS)
     try:
         for turn in range(-(-requests // _AT_ONCE)):
-            sequences = [
-                Sequence(base, many.prompt(rng.randrange(prompts), part), text, many.parameters)
+            asked = [
+                Request(base, many.prompt(rng.randrange(prompts), part), text, many.parameters)
                 for text in many.texts
             ]
-            if any(len(answer) != many.new for answer in answered(base, sequences)):
+            if any(len(answer) != many.new for answer in answered(base, asked)):
                 raise RuntimeError("a request wasn't answered")
             if turn % shown == 0:
                 kept = base.prompts

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, TypeAlias
 
 from bench.serving.checkpoint import Models
-from bench.serving.contenders import Answers, answered, by_round, one_by_one, sequences_of
+from bench.serving.contenders import Answers, answered, by_round, one_by_one, requests_of
 from bench.serving.load import Load
 from bench.serving.measured import Cost, interleaved, middle
 from bench.serving.table import milliseconds, number, table
@@ -60,7 +60,7 @@ def prompt_cache(models: Models, load: Load, rounds: int) -> str:
 
 def _engine(base: BaseModel, cache: PromptCache, rows: int, load: Load) -> Answers:
     base.prompts = cache
-    return answered(base, sequences_of(base, load), rows)
+    return answered(base, requests_of(base, load), rows)
 
 
 def _row(asked: Load, costs: dict[_Key, Cost], together: int) -> list[str]:

@@ -17,7 +17,7 @@ import psutil
 import torch
 
 from bench.serving.checkpoint import text_of
-from bench.serving.contenders import answered, by_round, sequences_of
+from bench.serving.contenders import answered, by_round, requests_of
 from bench.serving.load import Load
 from bench.serving.measured import Cost, cost, interleaved, middle, percentile
 from bench.serving.table import milliseconds, number, table
@@ -210,7 +210,7 @@ def _beside(load: Load, name: str, one: Cost, engine: Cost) -> list[str]:
 
 
 def _engine(base: BaseModel, rows: int, load: Load) -> object:
-    return answered(base, sequences_of(base, load), rows)
+    return answered(base, requests_of(base, load), rows)
 
 
 def _publish_all(base: BaseModel, at: Running, load: Load) -> None:

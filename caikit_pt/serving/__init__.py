@@ -1,1 +1,1 @@
-"""Sequences -> logits -> tokens -> text. Knows nothing of gRPC or caikit."""
+"""Requests -> logits -> tokens -> text. Knows nothing of gRPC or caikit."""

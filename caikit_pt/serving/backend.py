@@ -5,19 +5,19 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 from caikit_pt.serving.generation import Generation
-from caikit_pt.serving.sequence import Sequence, Token
+from caikit_pt.serving.request import Request, Token
 
 
 class Backend(ABC):
     """Answers requests to one base model, whatever their soft prompts."""
 
     @abstractmethod
-    def submit(self, sequence: Sequence) -> Generation:
+    def submit(self, request: Request) -> Generation:
         """Takes a request on. Raises TooManyRequests, and InvalidParameter where it can never run.
 
         Who leaves the generation before its end cancels the rest.
         """
 
     @abstractmethod
-    def input_tokens(self, sequence: Sequence) -> list[Token]:
+    def input_tokens(self, request: Request) -> list[Token]:
         """The tokens of the text, with what the request asks to know of them."""

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator
-from collections.abc import Sequence as Items
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -18,9 +17,9 @@ from caikit_pt.base_model.frozen import BaseModel
 from caikit_pt.errors import OutOfMemory
 from caikit_pt.serving.generation import Generation
 from caikit_pt.serving.labels import log_shares
+from caikit_pt.serving.request import Request
 from caikit_pt.serving.sampler import pick
 from caikit_pt.serving.scheduler import Limits, Scheduler
-from caikit_pt.serving.sequence import Sequence
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,9 +56,9 @@ class Engine:
         """Whether there is anything to do."""
         return bool(self._running or self._reading or len(self._scheduler))
 
-    def submit(self, sequence: Sequence) -> Generation:
+    def submit(self, request: Request) -> Generation:
         """Takes a request on. Raises TooManyRequests, and InvalidParameter where it can never run."""
-        generation = Generation(sequence)
+        generation = Generation(request)
         self._scheduler.add(generation)
         return generation
 
@@ -97,7 +96,7 @@ class Engine:
 
     def _read_on(self) -> None:
         """Goes on with the micro-batch at hand, and lets it join when it is read."""
-        rows = [each.sequence.so_far for each in self._reading]
+        rows = [each.request.so_far for each in self._reading]
         if self._prefill is None:
             self._prefill = self.base.prefill(rows)
         prefill = self._prefill
@@ -112,7 +111,7 @@ class Engine:
         self._reading, self._prefill = [], None
         self._take(running, joined, logits)
 
-    def _batch_for(self, joining: Items[Generation]) -> _Running:
+    def _batch_for(self, joining: Sequence[Generation]) -> _Running:
         """The batch that `joining` may join; a new one where there is none."""
         company = [each for each in self._running if not any(one.alone for one in each.generations)]
         if company and self.base.rows_join and not joining[0].alone:
@@ -128,11 +127,11 @@ class Engine:
 
         if not running.generations:
             return
-        last = [each.sequence.generated[-1] for each in running.generations]
+        last = [each.request.generated[-1] for each in running.generations]
         logits = running.batch.advance(torch.tensor(last).to(self.base.device, non_blocking=True))
         self._take(running, range(len(last)), logits)
 
-    def _take(self, running: _Running, rows: Items[int], logits: Tensor) -> None:
+    def _take(self, running: _Running, rows: Sequence[int], logits: Tensor) -> None:
         """Picks tokens for `rows` from their logits; who is finished leaves."""
         generations = [running.generations[row] for row in rows]
         # All is computed before any is taken: what fails here fails as if nothing had been.
@@ -140,19 +139,19 @@ class Engine:
         for row, generation in enumerate(generations):
             try:
                 if row in tokens:
-                    generation.sequence.take(tokens[row], logits[row])
+                    generation.request.take(tokens[row], logits[row])
                 else:
-                    generation.sequence.take_label(shares.get(row, ()), logits[row])
+                    generation.request.take_label(shares.get(row, ()), logits[row])
             except Exception as error:  # of one request's text
                 generation.fail(error)
         for row in reversed(rows):
             generation = running.generations[row]
-            if generation.ended or generation.sequence.finished:
+            if generation.ended or generation.request.finished:
                 running.leave(row)
-            elif generation.sequence.is_elsewhere:
+            elif generation.request.is_elsewhere:
                 running.leave(row)
                 self._scheduler.put_last(generation)
-            elif generation.sequence.outgrows_its_keys(self.base):
+            elif generation.request.outgrows_its_keys(self.base):
                 running.leave(row)
                 self._scheduler.put_back([generation])
         for generation in generations:
@@ -211,7 +210,7 @@ class Engine:
     def _running_now(self) -> list[Generation]:
         return [each for running in self._running for each in running.generations]
 
-    def _withdraw(self, generations: Items[Generation]) -> None:
+    def _withdraw(self, generations: Sequence[Generation]) -> None:
         """They are neither read nor running any more; who shared a batch with them is read again."""
         if any(each in generations for each in self._reading):
             self._reading, self._prefill = [], None
@@ -221,30 +220,30 @@ class Engine:
                 self._scheduler.put_back([each for each in running.generations if each not in generations])
 
 
-def _tokens(generations: Items[Generation], logits: Tensor) -> dict[int, int]:
+def _tokens(generations: Sequence[Generation], logits: Tensor) -> dict[int, int]:
     """The next token of each free answer, by its row in `logits` [B, V]."""
-    free = [row for row, each in enumerate(generations) if each.sequence.search is None]
+    free = [row for row, each in enumerate(generations) if each.request.search is None]
     if not free:
         return {}
     of_them = logits if len(free) == len(generations) else logits[free]
-    picked = pick(of_them, [generations[row].sequence.sampler for row in free])
+    picked = pick(of_them, [generations[row].request.sampler for row in free])
     return dict(zip(free, picked, strict=True))
 
 
-def _shares(generations: Items[Generation], logits: Tensor) -> dict[int, list[float]]:
+def _shares(generations: Sequence[Generation], logits: Tensor) -> dict[int, list[float]]:
     """The log-probabilities of the choices of each answer that is a label and at one, by its row."""
-    choosing = [row for row, each in enumerate(generations) if each.sequence.is_at_a_choice]
+    choosing = [row for row, each in enumerate(generations) if each.request.is_at_a_choice]
     if not choosing:
         return {}
-    choices = [generations[row].sequence.choices for row in choosing]
+    choices = [generations[row].request.choices for row in choosing]
     return dict(zip(choosing, log_shares(logits[choosing], choices), strict=True))
 
 
-def generate(base: BaseModel, sequences: Items[Sequence]) -> Iterator[None]:
-    """Extends `sequences` by a token each and yields, until all are finished, in the caller's thread."""
-    limits = Limits(rows=max(1, len(sequences)), waiting=len(sequences), wait_seconds=math.inf)
+def generate(base: BaseModel, requests: Sequence[Request]) -> Iterator[None]:
+    """Extends `requests` by a token each and yields, until all are finished, in the caller's thread."""
+    limits = Limits(rows=max(1, len(requests)), waiting=len(requests), wait_seconds=math.inf)
     engine = Engine(base, limits)
-    generations = [engine.submit(sequence) for sequence in sequences]
+    generations = [engine.submit(request) for request in requests]
     while engine.busy:
         engine.step()
         yield

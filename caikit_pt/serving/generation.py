@@ -1,4 +1,4 @@
-"""A sequence on its way through an engine, as the one who waits for its answer sees it."""
+"""A request on its way through an engine, as the one who waits for its answer sees it."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import threading
 import time
 from collections.abc import Generator
 
-from caikit_pt.serving.sequence import Sequence, Step
+from caikit_pt.serving.request import Request, Step
 
 # Who waits wakes up so often, in seconds: an exception that is raised in a thread gets through then.
 _NAP = 0.1
 
 
 class Generation:
-    """What an engine does for one sequence. The engine's thread writes, another one reads."""
+    """What an engine does for one request. The engine's thread writes, another one reads."""
 
-    def __init__(self, sequence: Sequence) -> None:
-        self.sequence = sequence
+    def __init__(self, request: Request) -> None:
+        self.request = request
         self.arrived = time.monotonic()
         # It has failed in company, and is tried once more without.
         self.alone = False
@@ -36,8 +36,8 @@ class Generation:
         """Whether it has ended, once it has or so many seconds have passed."""
         return self._ended.wait(seconds)
 
-    def result(self) -> Sequence:
-        """The finished sequence; waits for it. Raises what the engine failed with."""
+    def result(self) -> Request:
+        """The finished request; waits for it. Raises what the engine failed with."""
         try:
             while not self._ended.wait(_NAP):
                 pass
@@ -45,12 +45,12 @@ class Generation:
             self.cancel()
         if self.error:
             raise self.error
-        return self.sequence
+        return self.request
 
     def steps(self) -> Generator[Step]:
         """Each step as soon as it is taken; a reader who leaves cancels the rest.
 
-        Steps wait in the sequence for a slow reader: no more of them than tokens it may have.
+        Steps wait in the request for a slow reader: no more of them than tokens it may have.
         """
         self._news = news = threading.Event()
         sent = 0
@@ -58,8 +58,8 @@ class Generation:
             while True:
                 news.clear()
                 ended = self.ended
-                while sent < len(self.sequence.steps):
-                    yield self.sequence.steps[sent]
+                while sent < len(self.request.steps):
+                    yield self.request.steps[sent]
                     sent += 1
                 if ended:
                     break
@@ -77,7 +77,7 @@ class Generation:
 
     def tell(self) -> None:
         """A step has been taken, or the last one."""
-        if self.sequence.finished:
+        if self.request.finished:
             self._ended.set()
         if self._news:
             self._news.set()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence as Items
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from caikit_pt.base_model.frozen import BaseModel
@@ -49,14 +49,14 @@ class Scheduler:
 
     def add(self, generation: Generation) -> None:
         """Takes a request on. Raises InvalidParameter where it can never run, TooManyRequests."""
-        needed = generation.sequence.most_positions
+        needed = generation.request.most_positions
         if self._most_positions and needed > self._most_positions:
-            labelled = generation.sequence.labels is not None
+            labelled = generation.request.labels is not None
             raise InvalidParameter(
                 "text" if labelled else "max_new_tokens",
-                f"{len(generation.sequence.row.ids)} tokens"
+                f"{len(generation.request.row.ids)} tokens"
                 if labelled
-                else generation.sequence.parameters.max_new_tokens,
+                else generation.request.parameters.max_new_tokens,
                 f"at most {self._most_positions} positions of soft prompt, text and answer together "
                 f"(here {needed}); the setting kv_cache_mib holds no more",
             )
@@ -68,7 +68,7 @@ class Scheduler:
                 )
             self._waiting.append(generation)
 
-    def put_back(self, generations: Items[Generation]) -> None:
+    def put_back(self, generations: Sequence[Generation]) -> None:
         """They were running, and are the first to do so again."""
         with self._lock:
             self._waiting.extendleft(reversed(generations))
@@ -98,10 +98,10 @@ class Scheduler:
         with self._lock:
             waiting, self._waiting = self._waiting, deque()
             for generation in waiting:
-                generation.sequence.end_in_time()
+                generation.request.end_in_time()
                 if generation.cancelled:
                     generation.fail()
-                elif generation.sequence.finished:
+                elif generation.request.finished:
                     generation.tell()
                 elif now - generation.arrived > self._limits.wait_seconds and not generation.has_run:
                     waited = f"{self._limits.wait_seconds:g} seconds"
@@ -109,7 +109,7 @@ class Scheduler:
                 else:
                     self._waiting.append(generation)
 
-    def take(self, running: Items[Generation]) -> list[Generation]:
+    def take(self, running: Sequence[Generation]) -> list[Generation]:
         """The next requests to be read together, beside those `running`; none where there is no room."""
         with self._lock:
             ready = self._room_for(running)
@@ -120,11 +120,11 @@ class Scheduler:
             if oldest.alone or not self._base.serves_batched:
                 taken = [oldest]
             else:
-                cohort = self._base.cohort(oldest.sequence.so_far)
+                cohort = self._base.cohort(oldest.request.so_far)
                 alike = [
                     each
                     for each in ready
-                    if not each.alone and self._base.cohort(each.sequence.so_far) == cohort
+                    if not each.alone and self._base.cohort(each.request.so_far) == cohort
                 ]
                 alike.sort(key=lambda each: abs(_length(each) - length))
                 taken = [oldest]
@@ -137,13 +137,13 @@ class Scheduler:
                 each.has_run = True
             return taken
 
-    def _room_for(self, running: Items[Generation]) -> list[Generation]:
+    def _room_for(self, running: Sequence[Generation]) -> list[Generation]:
         """The first of those that wait, as many as may run beside `running`."""
         ready: list[Generation] = []
-        longest = max((each.sequence.most_positions for each in running), default=0)
+        longest = max((each.request.most_positions for each in running), default=0)
         for each in list(self._waiting)[:_LOOK_AHEAD]:
             rows = len(running) + len(ready) + 1
-            longest = max(longest, each.sequence.most_positions)
+            longest = max(longest, each.request.most_positions)
             # All rows of a batch have room for as many positions as the longest.
             if rows > self.rows or (self._most_positions and rows * longest > self._most_positions):
                 break
@@ -152,4 +152,4 @@ class Scheduler:
 
 
 def _length(generation: Generation) -> int:
-    return len(generation.sequence.row.ids) + len(generation.sequence.generated)
+    return len(generation.request.row.ids) + len(generation.request.generated)

@@ -1,7 +1,7 @@
 """Requests answered by a vLLM server, as it is, over its OpenAI API.
 
 vLLM picks the tokens. What they are as text, where a stop sequence or the time ends them, and what
-the caller is told is decided here, by the sequence, as for the engine of this process.
+the caller is told is decided here, by the request, as for the engine of this process.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from caikit_pt.errors import (
 from caikit_pt.serving import vllm_request
 from caikit_pt.serving.backend import Backend
 from caikit_pt.serving.generation import Generation
-from caikit_pt.serving.sequence import FinishReason, Sequence, Token, token_text
+from caikit_pt.serving.request import FinishReason, Request, Token, token_text
 from caikit_pt.serving.vllm_text import VllmText
 
 _LOG = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ _MOMENT = 0.01  # seconds by which a timer may be early
 
 
 class RemoteGeneration(Generation):
-    """What a server does for one sequence."""
+    """What a server does for one request."""
 
     task: Future[None] | None = None
 
@@ -48,10 +48,10 @@ class VllmBackend(Backend):
         """`waiting`: requests that may be under way."""
         self._text, self._waiting = text, waiting
 
-    def submit(self, sequence: Sequence) -> Generation:
-        vllm_request.check(sequence.parameters, self._text.checkpoint.name)
-        body = vllm_request.body(sequence, self._text)
-        generation = RemoteGeneration(sequence)
+    def submit(self, request: Request) -> Generation:
+        vllm_request.check(request.parameters, self._text.checkpoint.name)
+        body = vllm_request.body(request, self._text)
+        generation = RemoteGeneration(request)
         server = self._text.server
         if server.under_way >= self._waiting:
             raise TooManyRequests(
@@ -61,15 +61,15 @@ class VllmBackend(Backend):
         generation.task = server.start(partial(self._answer, generation, body))
         return generation
 
-    def input_tokens(self, sequence: Sequence) -> list[Token]:
-        return [Token(token_text(self._text, token)) for token in sequence.row.ids]
+    def input_tokens(self, request: Request) -> list[Token]:
+        return [Token(token_text(self._text, token)) for token in request.row.ids]
 
     async def _answer(self, generation: Generation, body: bytes) -> None:
-        sequence = generation.sequence
+        request = generation.request
         try:
             await self._follow(generation, body)
         except TimeoutError:
-            sequence.end_in_time()
+            request.end_in_time()
             generation.tell()
         except asyncio.CancelledError:
             generation.fail()
@@ -81,47 +81,47 @@ class VllmBackend(Backend):
             generation.fail(error)
 
     async def _follow(self, generation: Generation, body: bytes) -> None:
-        """Takes what the server sends until the sequence is finished."""
-        sequence, read = generation.sequence, False
+        """Takes what the server sends until the request is finished."""
+        request, read = generation.request, False
         async with (
-            asyncio.timeout(_seconds(sequence)),
+            asyncio.timeout(_seconds(request)),
             aclosing(self._text.server.chunks(body)) as chunks,
         ):
             async for chunk in chunks:
                 if not read:
-                    self._check_read(chunk, sequence)
+                    self._check_read(chunk, request)
                     read = True
                 for choice in chunk["choices"]:
-                    self._take(choice, sequence)
+                    self._take(choice, request)
                 generation.tell()
-                if sequence.finished:
+                if request.finished:
                     return
         raise BackendUnavailable(f"{self._text.server} ended an answer early. Try again later")
 
-    def _check_read(self, chunk: Mapping[str, Any], sequence: Sequence) -> None:
+    def _check_read(self, chunk: Mapping[str, Any], request: Request) -> None:
         """Raises BackendMismatch where the server has read anything but the prompt and the text."""
         read = chunk.get("prompt_token_ids") or []
-        virtual = sequence.prompt.num_virtual_tokens
-        if len(read) != virtual + len(sequence.row.ids) or read[virtual:] != list(sequence.row.ids):
+        virtual = request.prompt.num_virtual_tokens
+        if len(read) != virtual + len(request.row.ids) or read[virtual:] != list(request.row.ids):
             raise BackendMismatch(
                 f"{self._text.server} reads other tokens than it is sent: it needs the tokenizer of "
                 f"{self._text.checkpoint.name} and the pass-through chat template (docs/vllm.md)"
             )
 
-    def _take(self, choice: Mapping[str, Any], sequence: Sequence) -> None:
+    def _take(self, choice: Mapping[str, Any], request: Request) -> None:
         """Extends the answer by the tokens of a chunk."""
         tokens = choice.get("token_ids") or []
         told = (choice.get("logprobs") or {}).get("content") or [{}] * len(tokens)
         for token, told_of in zip(tokens, told, strict=True):
-            if sequence.finished:
+            if request.finished:
                 return
             described = None
-            if sequence.parameters.generated_tokens:
+            if request.parameters.generated_tokens:
                 described = Token(token_text(self._text, token), told_of.get("logprob"))
-            sequence.extend(token, described)
+            request.extend(token, described)
         reason = choice.get("finish_reason")
-        if reason and not sequence.finished:
-            sequence.end(self._reason(reason))
+        if reason and not request.finished:
+            request.end(self._reason(reason))
 
     def _reason(self, reason: str) -> FinishReason:
         """Why the server has ended an answer that could have gone on, by what is known here."""
@@ -132,6 +132,6 @@ class VllmBackend(Backend):
         raise BackendUnavailable(f"{self._text.server} ended an answer ({reason}). Try again later")
 
 
-def _seconds(sequence: Sequence) -> float | None:
-    left = sequence.seconds_left
+def _seconds(request: Request) -> float | None:
+    left = request.seconds_left
     return None if left == float("inf") else max(0.0, left) + _MOMENT

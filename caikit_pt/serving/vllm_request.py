@@ -1,4 +1,4 @@
-"""A sequence as vLLM's server wants to be asked for it, and what it can't be asked for."""
+"""A request as vLLM's server wants to be asked for it, and what it can't be asked for."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import hashlib
 import io
 import json
 import threading
-from collections.abc import Sequence as Items
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from caikit_pt.errors import DamagedArtifact, InvalidParameter
 from caikit_pt.parameters.generation import GenerationParameters
 from caikit_pt.parameters.tuning import DECODER
 from caikit_pt.serving.labels import Labels
-from caikit_pt.serving.sequence import CONTEXT_TOKENS, Sequence
+from caikit_pt.serving.request import CONTEXT_TOKENS, Request
 from caikit_pt.serving.text import Detokenizer
 from caikit_pt.serving.vllm_text import VllmText
 from caikit_pt.soft_prompt.prompt import SoftPrompt
@@ -51,23 +51,23 @@ def _refused(field: str, value: object, allowed: str, model: str) -> InvalidPara
     return InvalidParameter(field, value, f"{allowed}, for the base model {model} is served by vLLM")
 
 
-def body(sequence: Sequence, text: VllmText) -> bytes:
+def body(request: Request, text: VllmText) -> bytes:
     """The request for a chat completion. Raises InvalidParameter where the text can't be written."""
-    written = text.written(sequence.row.ids)
+    written = text.written(request.row.ids)
     if written is None:
         raise InvalidParameter(
             "text",
-            f"{len(sequence.row.ids)} tokens",
+            f"{len(request.row.ids)} tokens",
             "tokens that text can be written for (no <prompt_embeds> among them, and truncate_input_tokens "
             f"leaves a whole word), for the base model {text.checkpoint.name} is served by vLLM",
         )
-    fields = json.dumps({"model": text.server.model, **_fields(sequence, text)}).encode()
+    fields = json.dumps({"model": text.server.model, **_fields(request, text)}).encode()
     # The prompt's megabytes are copied, and never looked at again.
     return b"".join(
         (
             fields[:-1],
             b', "messages": [{"role": "user", "content": [{"type": "prompt_embeds", "data": "',
-            encoded(sequence.prompt, text.checkpoint.hidden_size).data,
+            encoded(request.prompt, text.checkpoint.hidden_size).data,
             b'"}, ',
             json.dumps({"type": "text", "text": written}).encode(),
             b"]}]}",
@@ -75,18 +75,18 @@ def body(sequence: Sequence, text: VllmText) -> bytes:
     )
 
 
-def _fields(sequence: Sequence, text: VllmText) -> dict[str, Any]:
+def _fields(request: Request, text: VllmText) -> dict[str, Any]:
     """All fields but the message. Stop sequences are matched here, as the engine does."""
-    parameters = sequence.parameters
+    parameters = request.parameters
     fields = {
         "stream": True,
         # The text is taken as it is; the tokens are checked, and those of the answer are read here.
         "add_special_tokens": False,
         "add_generation_prompt": False,
         "return_token_ids": True,
-        "cache_salt": _cache_salt(sequence.prompt, text),
-        "max_tokens": sequence.most_tokens,
-        "min_tokens": min(parameters.min_new_tokens, sequence.most_tokens),
+        "cache_salt": _cache_salt(request.prompt, text),
+        "max_tokens": request.most_tokens,
+        "min_tokens": min(parameters.min_new_tokens, request.most_tokens),
         "stop_token_ids": sorted(text.end_ids),
         "repetition_penalty": parameters.repetition_penalty or 1.0,
         "logprobs": parameters.generated_tokens and parameters.token_logprobs,
@@ -98,9 +98,9 @@ def _fields(sequence: Sequence, text: VllmText) -> dict[str, Any]:
         "presence_penalty": 0.0,
         "frequency_penalty": 0.0,
     }
-    if sequence.labels:
+    if request.labels:
         fields |= {
-            "structured_outputs": {"choice": choices(sequence.labels, sequence.row.ids, text)},
+            "structured_outputs": {"choice": choices(request.labels, request.row.ids, text)},
             "min_tokens": 0,
             "repetition_penalty": 1.0,
         }
@@ -114,7 +114,7 @@ def _fields(sequence: Sequence, text: VllmText) -> dict[str, Any]:
     return fields
 
 
-def choices(labels: Labels, ids: Items[int], text: VllmText) -> list[str]:
+def choices(labels: Labels, ids: Sequence[int], text: VllmText) -> list[str]:
     """The labels as they are behind a text of `ids`: with the space that their first tokens have."""
     found = []
     for label in labels.ids:

@@ -13,8 +13,8 @@ from caikit_pt.errors import BackendUnavailable
 from caikit_pt.serving.backend import Backend
 from caikit_pt.serving.engine import Engine
 from caikit_pt.serving.generation import Generation
+from caikit_pt.serving.request import Request, Token, input_tokens
 from caikit_pt.serving.scheduler import Limits
-from caikit_pt.serving.sequence import Sequence, Token, input_tokens
 from caikit_pt.settings import Settings
 
 _LOG = logging.getLogger(__name__)
@@ -33,15 +33,15 @@ class Worker(Backend):
         # What it is told when nobody holds it is nothing that the interpreter's end has to wait for.
         weakref.finalize(self, wake.set).atexit = False
 
-    def submit(self, sequence: Sequence) -> Generation:
+    def submit(self, request: Request) -> Generation:
         if ending.is_near():
             raise BackendUnavailable("This process is ending, and answers nothing more")
-        generation = self._engine.submit(sequence)
+        generation = self._engine.submit(request)
         self._wake.set()
         return generation
 
-    def input_tokens(self, sequence: Sequence) -> list[Token]:
-        return input_tokens(sequence, self._engine.base)
+    def input_tokens(self, request: Request) -> list[Token]:
+        return input_tokens(request, self._engine.base)
 
 
 def _work(engine: weakref.ref[Engine], wake: threading.Event) -> None:

@@ -21,8 +21,7 @@ from caikit_pt.parameters.generation import GenerationParameters
 from caikit_pt.serving.backend import Backend
 from caikit_pt.serving.generation import Generation
 from caikit_pt.serving.labels import Labels
-from caikit_pt.serving.sequence import Sequence as Request
-from caikit_pt.serving.sequence import text_ids
+from caikit_pt.serving.request import Request, text_ids
 from caikit_pt.soft_prompt.prompt import SoftPrompt
 from caikit_pt.tuning.losses import losses
 from caikit_pt.tuning.records import Record, Records, in_words
@@ -60,10 +59,11 @@ class Contender:
         """The tokens of a text as it is served."""
         return text_ids(self.base, self.verbalizer.render(text), parameters)
 
-    def request(self, ids: Sequence[int], parameters: GenerationParameters) -> Request:
-        """As it is served. Raises InvalidParameter where the text doesn't fit."""
+    def request(self, ids: Sequence[int], parameters: GenerationParameters, prefix: str = "") -> Request:
+        """As it is served, with `prefix` in front of the answer. Raises InvalidParameter where the text
+        doesn't fit."""
         behind_space = self.verbalizer.separator.endswith(" ")
-        return Request(self.base, self.prompt, ids, parameters, behind_space=behind_space, labels=self.labels)
+        return Request(self.base, self.prompt, ids, parameters, prefix, behind_space, self.labels)
 
     def target_ids(self, output: str) -> list[int]:
         """The tokens of the answer that is expected, as a training has them."""
@@ -156,7 +156,7 @@ class Answers:
             return False
         if generation.error:
             raise generation.error
-        self.texts[number] = generation.sequence.text
+        self.texts[number] = generation.request.text
         return True
 
 

@@ -10,7 +10,7 @@ from caikit_pt.base_model.frozen import BaseModel, PromptTensors
 from caikit_pt.parameters.generation import GenerationParameters
 from caikit_pt.serving.engine import generate
 from caikit_pt.serving.labels import Labels
-from caikit_pt.serving.sequence import Sequence as Request
+from caikit_pt.serving.request import Request
 from caikit_pt.soft_prompt.prompt import SoftPrompt
 from caikit_pt.tuning.estimate import Estimate, ratio
 from caikit_pt.tuning.examples import Examples

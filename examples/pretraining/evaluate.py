@@ -15,7 +15,7 @@ from caikit_pt import GenerationTrainRecord, load_base_model
 from caikit_pt.base_model.frozen import BaseModel
 from caikit_pt.parameters.generation import GenerationParameters
 from caikit_pt.serving.engine import generate
-from caikit_pt.serving.sequence import Sequence as Asked
+from caikit_pt.serving.request import Request
 from caikit_pt.settings import Settings
 from caikit_pt.soft_prompt.prompt import SoftPrompt
 from caikit_pt.tuning.plan import make_plan
@@ -52,7 +52,7 @@ def accuracy(base: BaseModel, prompt: SoftPrompt, task: str) -> float:
     """The share of test records that are answered exactly, greedily, in up to 40 tokens."""
     test = read(task, "test")
     parameters = GenerationParameters(preserve_input_text=False, max_new_tokens=40)
-    asked = [Asked(base, prompt, base.source_ids(record["input"]), parameters) for record in test]
+    asked = [Request(base, prompt, base.source_ids(record["input"]), parameters) for record in test]
     for _ in generate(base, asked):
         pass
     right = [a.text.strip() == record["output"] for a, record in zip(asked, test, strict=True)]

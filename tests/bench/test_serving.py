@@ -12,7 +12,7 @@ import torch
 
 from bench.serving.alone import alone, bytes_of_a_step, decode
 from bench.serving.checkpoint import Models, make_models, text_of
-from bench.serving.contenders import CONTINUOUS, contenders, sequences_of
+from bench.serving.contenders import CONTINUOUS, contenders, requests_of
 from bench.serving.engines import engines, many_prompts
 from bench.serving.load import Load
 from bench.serving.measured import Cost, equal_answers, interleaved, middle, percentile
@@ -116,7 +116,7 @@ def test_requests_are_those_of_the_load(models: Models) -> None:
 def test_every_request_has_its_prompt(models: Models) -> None:
     asked = load_of(models, 5, prompts=2)
     part = models.base.checkpoint.prompt_parts[0]
-    tensors = [sequence.prompt.tensors[part] for sequence in sequences_of(models.base, asked)]
+    tensors = [request.prompt.tensors[part] for request in requests_of(models.base, asked)]
     assert [tensor is asked.tensors[number % 2] for number, tensor in enumerate(tensors)] == [True] * 5
 
 

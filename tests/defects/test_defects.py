@@ -37,7 +37,7 @@ from caikit_pt.parameters.tuning import (
     TEXT,
 )
 from caikit_pt.serving.engine import generate
-from caikit_pt.serving.sequence import Sequence
+from caikit_pt.serving.request import Request
 from caikit_pt.settings import Settings
 from caikit_pt.soft_prompt.artifact import TunedPrompt
 from caikit_pt.soft_prompt.initializers import initial_prompt
@@ -425,13 +425,13 @@ def test_d9_concurrent_requests_keep_their_own_prompts(zoo: Zoo) -> None:
 # ---- helpers ----
 
 
-def _answers(base: BaseModel, requests: list[tuple[SoftPrompt, str]]) -> list[Sequence]:
+def _answers(base: BaseModel, requests: list[tuple[SoftPrompt, str]]) -> list[Request]:
     """The greedy answers to `requests`, all in one call."""
     parameters = GenerationParameters(max_new_tokens=NEW_TOKENS, min_new_tokens=NEW_TOKENS)
-    sequences = [Sequence(base, prompt, base.source_ids(text), parameters) for prompt, text in requests]
-    for _ in generate(base, sequences):
+    asked = [Request(base, prompt, base.source_ids(text), parameters) for prompt, text in requests]
+    for _ in generate(base, asked):
         pass
-    return sequences
+    return asked
 
 
 def _served(base: BaseModel, seed: int) -> PeftPromptTuning:

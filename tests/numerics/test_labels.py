@@ -16,7 +16,7 @@ from caikit_pt.base_model.frozen import BaseModel, Row
 from caikit_pt.parameters.generation import GenerationParameters
 from caikit_pt.serving.engine import generate
 from caikit_pt.serving.labels import Labels
-from caikit_pt.serving.sequence import FinishReason, Sequence
+from caikit_pt.serving.request import FinishReason, Request
 from caikit_pt.soft_prompt.prompt import SoftPrompt
 
 from .answers import sample_rows
@@ -88,12 +88,12 @@ def test_what_is_told_of_tokens_is_what_the_model_thinks_of_them(
             assert [step.text for step in request.steps][-1] == request.text in TEXTS
 
 
-def _request(base: BaseModel, row: Row, labels: Labels | None = None, **parameters: Any) -> Sequence:
+def _request(base: BaseModel, row: Row, labels: Labels | None = None, **parameters: Any) -> Request:
     asked = GenerationParameters(max_new_tokens=6, preserve_input_text=False, **parameters)
-    return Sequence(base, SoftPrompt(row.prompt), row.ids, asked, labels=labels)
+    return Request(base, SoftPrompt(row.prompt), row.ids, asked, labels=labels)
 
 
-def _run(base: BaseModel, requests: list[Sequence]) -> None:
+def _run(base: BaseModel, requests: list[Request]) -> None:
     for _ in generate(base, requests):
         pass
 

@@ -6,7 +6,7 @@ batch. Each row must equal its single run, plain transformers and peft's own mod
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Items
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ from caikit_pt.base_model.seq2seq import Seq2SeqModel
 from caikit_pt.parameters.generation import GenerationParameters
 from caikit_pt.parameters.tuning import DECODER, ENCODER
 from caikit_pt.serving.engine import generate
-from caikit_pt.serving.sequence import Sequence
+from caikit_pt.serving.request import Request
 from caikit_pt.soft_prompt.prompt import SoftPrompt
 
 from .answers import (
@@ -156,27 +156,27 @@ def test_generate_answers_each_sequence_as_if_it_were_alone(
 ) -> None:
     """Also where some rows of the batch have ended before the others."""
     base = zoo.model(family)
-    together = _sequences(base, parts)
+    together = _requests(base, parts)
     _run(base, together)
-    for sequence, alone in zip(together, _sequences(base, parts), strict=True):
+    for request, alone in zip(together, _requests(base, parts), strict=True):
         _run(base, [alone])
-        assert len(sequence.generated) >= 12
-        assert sequence.generated == alone.generated
-        assert sequence.text == alone.text
-        assert sequence.finish_reason is alone.finish_reason
-        assert _logprobs(sequence) == pytest.approx(_logprobs(alone), abs=TOLERANCE)
+        assert len(request.generated) >= 12
+        assert request.generated == alone.generated
+        assert request.text == alone.text
+        assert request.finish_reason is alone.finish_reason
+        assert _logprobs(request) == pytest.approx(_logprobs(alone), abs=TOLERANCE)
 
 
 @uses_peft
 @peft_cases
 def test_generate_equals_the_generate_of_peft(zoo: Zoo, family: str, parts: tuple[str, ...]) -> None:
     base = zoo.model(family)
-    sequences = _sequences(base, parts, lengths=(STEPS,) * 5)
-    _run(base, sequences)
-    for sequence in sequences:
-        if sequence.row.prompt:
-            reference = peft_prompt_tuning(base, sequence.row.prompt[parts[0]])
-            assert sequence.generated == peft_generate(reference, sequence.row, STEPS)
+    requests = _requests(base, parts, lengths=(STEPS,) * 5)
+    _run(base, requests)
+    for request in requests:
+        if request.row.prompt:
+            reference = peft_prompt_tuning(base, request.row.prompt[parts[0]])
+            assert request.generated == peft_generate(reference, request.row, STEPS)
 
 
 @pytest.mark.parametrize(("family", "batches"), [("llama", 1), ("t5", 1), ("bart", 4), ("bart_scaled", 4)])
@@ -185,12 +185,12 @@ def test_only_absolute_decoder_positions_need_batches_of_their_own(
 ) -> None:
     """BART's decoder would count the padding in front of a short prompt as positions."""
     base = zoo.model(family)
-    sequences = _sequences(base, base.checkpoint.prompt_parts)
-    assert len({base.cohort(sequence.row) for sequence in sequences}) == batches
+    requests = _requests(base, base.checkpoint.prompt_parts)
+    assert len({base.cohort(request.row) for request in requests}) == batches
     read = _spy_on_reading(base, monkeypatch)
-    _run(base, sequences)
+    _run(base, requests)
     assert len(read) == batches
-    assert sum(read) == len(sequences)
+    assert sum(read) == len(requests)
 
 
 @pytest.mark.parametrize("family", SEQ2SEQ_FAMILIES)
@@ -228,12 +228,12 @@ def test_source_logits_are_those_that_predicted_the_text(zoo: Zoo, family: str) 
 # ---- helpers ----
 
 
-def _sequences(
-    base: BaseModel, parts: Items[str], lengths: Items[int] = (12, 17, 14, 20, 12)
-) -> list[Sequence]:
+def _requests(
+    base: BaseModel, parts: Sequence[str], lengths: Sequence[int] = (12, 17, 14, 20, 12)
+) -> list[Request]:
     """A request for each of LENGTHS, with answers of `lengths` tokens."""
     return [
-        Sequence(
+        Request(
             base,
             SoftPrompt(row.prompt),
             base.source_ids(words(count, seed=index)),
@@ -250,13 +250,13 @@ def _sequences(
     ]
 
 
-def _run(base: BaseModel, sequences: list[Sequence]) -> None:
-    for _ in generate(base, sequences):
+def _run(base: BaseModel, requests: list[Request]) -> None:
+    for _ in generate(base, requests):
         pass
 
 
-def _logprobs(sequence: Sequence) -> list[float | None]:
-    return [token.logprob for token in sequence.tokens]
+def _logprobs(request: Request) -> list[float | None]:
+    return [token.logprob for token in request.tokens]
 
 
 def _spy_on_reading(base: BaseModel, monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -264,7 +264,7 @@ def _spy_on_reading(base: BaseModel, monkeypatch: pytest.MonkeyPatch) -> list[in
     read: list[int] = []
     prefill = base.prefill
 
-    def spy(rows: Items[Row]) -> Prefill:
+    def spy(rows: Sequence[Row]) -> Prefill:
         read.append(len(rows))
         return prefill(rows)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Items
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -13,8 +13,8 @@ from caikit_pt.base_model.frozen import BaseModel, Row, TrainingBatch
 from caikit_pt.parameters.generation import GenerationParameters
 from caikit_pt.parameters.tuning import DECODER
 from caikit_pt.serving.engine import Engine
+from caikit_pt.serving.request import Request
 from caikit_pt.serving.scheduler import Limits
-from caikit_pt.serving.sequence import Sequence
 from caikit_pt.soft_prompt.prompt import SoftPrompt
 
 from .answers import TOLERANCE, soft_prompt, words
@@ -37,14 +37,14 @@ def test_an_answer_is_what_the_model_alone_would_say(
     assert base.serves_batched
     rows = [_row(base, number) for number in order]
     engine = Engine(base, Limits(rows=8, waiting=8, read_positions=read_positions))
-    sequences = [_sequence(base, row) for row in rows]
-    for sequence in sequences:
-        engine.submit(sequence)
+    requests = [_request(base, row) for row in rows]
+    for request in requests:
+        engine.submit(request)
         engine.step()
     while engine.busy:
         engine.step()
-    for row, sequence in zip(rows, sequences, strict=True):
-        assert sequence.generated == _obvious_answer(base, row)
+    for row, request in zip(rows, requests, strict=True):
+        assert request.generated == _obvious_answer(base, row)
 
 
 @every_family
@@ -107,10 +107,10 @@ def _row(base: BaseModel, number: int) -> Row:
     return Row(prompt, base.source_ids(words(text, seed=number)))
 
 
-def _sequence(base: BaseModel, row: Row) -> Sequence:
+def _request(base: BaseModel, row: Row) -> Request:
     # No token ends an answer before its time.
     parameters = GenerationParameters(max_new_tokens=NEW, min_new_tokens=NEW)
-    return Sequence(base, SoftPrompt(row.prompt), row.ids, parameters)
+    return Request(base, SoftPrompt(row.prompt), row.ids, parameters)
 
 
 def _taken(leaf: torch.Tensor) -> torch.Tensor:
@@ -140,7 +140,7 @@ def _obvious_answer(base: BaseModel, row: Row) -> list[int]:
 
 
 def _obvious_loss(
-    base: BaseModel, prompt: torch.Tensor, source: Items[int], target: Items[int]
+    base: BaseModel, prompt: torch.Tensor, source: Sequence[int], target: Sequence[int]
 ) -> torch.Tensor:
     whole = base.join(prompt, [*source, *target[:-1]])[None]
     logits = _plain(base)(inputs_embeds=whole, use_cache=False).logits[0, -len(target) :]

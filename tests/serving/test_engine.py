@@ -16,9 +16,8 @@ from caikit_pt.errors import InvalidParameter, OutOfMemory, TooManyRequests, Wai
 from caikit_pt.parameters.generation import GenerationParameters
 from caikit_pt.serving.engine import Engine, generate
 from caikit_pt.serving.generation import Generation
+from caikit_pt.serving.request import FinishReason, Request
 from caikit_pt.serving.scheduler import Limits
-from caikit_pt.serving.sequence import FinishReason
-from caikit_pt.serving.sequence import Sequence as Request
 from caikit_pt.soft_prompt.prompt import SoftPrompt
 
 WORDS = ["the", "kettle", "from", "your", "shop", "is", "dreadful", "and", "I", "want", "money", "back"]
@@ -169,7 +168,7 @@ def test_a_text_that_cannot_be_decoded_fails_its_own_request(
 ) -> None:
     engine = Engine(base, Limits())
     bad, good = (engine.submit(request(base, seed)) for seed in (1, 2))
-    monkeypatch.setattr(bad.sequence, "take", broken)
+    monkeypatch.setattr(bad.request, "take", broken)
     finish(engine)
     with pytest.raises(UnicodeError):
         bad.result()
@@ -185,11 +184,11 @@ def test_a_cancelled_row_leaves_before_the_next_step(base: BaseModel) -> None:
     gone, stays = (engine.submit(request(base, seed, **fields)) for seed in (1, 2))
     for _ in range(3):
         engine.step()
-    before = len(gone.sequence.generated)
+    before = len(gone.request.generated)
     gone.cancel()
     engine.step()
     assert gone.ended
-    assert len(gone.sequence.generated) == before > 0
+    assert len(gone.request.generated) == before > 0
     finish(engine)
     assert stays.result().generated == alone(base, 2, **fields)
 
@@ -221,14 +220,14 @@ def test_time_that_is_over_before_the_turn_ends_the_answer(base: BaseModel) -> N
     late = engine.submit(request(base, 2, max_time=0.01))
     finish(engine)
     assert late.result().finish_reason is FinishReason.TIME_LIMIT
-    assert late.sequence.generated == []
+    assert late.request.generated == []
 
 
 def test_what_can_never_fit_is_refused_at_once(base: BaseModel) -> None:
     engine = Engine(base, Limits(kv_bytes=100 * base.position_bytes))
     with pytest.raises(InvalidParameter, match=r"max_new_tokens: 500 .* at most 100 positions"):
         engine.submit(request(base, 1, max_new_tokens=500))
-    assert engine.submit(request(base, 1, max_new_tokens=40)).sequence.most_positions <= 100
+    assert engine.submit(request(base, 1, max_new_tokens=40)).request.most_positions <= 100
 
 
 def test_keys_and_values_stay_within_their_room(base: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -239,7 +238,7 @@ def test_keys_and_values_stay_within_their_room(base: BaseModel, monkeypatch: py
     while engine.busy:
         engine.step()
         present = engine._running_now()
-        longest = max((each.sequence.most_positions for each in present), default=0)
+        longest = max((each.request.most_positions for each in present), default=0)
         assert len(present) * longest <= room
     assert [each.result().generated for each in generations] == [
         alone(base, seed, max_new_tokens=20) for seed in range(12)
@@ -280,8 +279,8 @@ def test_texts_of_like_length_are_read_together(llama: BaseModel, monkeypatch: p
     """The oldest first, with those nearest to it: no short text is padded to a long one's length."""
     engine = Engine(llama, Limits(read_positions=64))
     for length in (30, 5, 31, 6, 5, 7):
-        sequence = request(llama, length)
-        engine.submit(Request(llama, sequence.prompt, [40] * length, sequence.parameters))
+        one = request(llama, length)
+        engine.submit(Request(llama, one.prompt, [40] * length, one.parameters))
     lengths: list[list[int]] = []
     prefill = llama.prefill
 

@@ -13,7 +13,7 @@ from caikit_pt.errors import InvalidParameter
 from caikit_pt.parameters.generation import GENERATION_PARAMETERS, GenerationParameters
 from caikit_pt.serving import sampler
 from caikit_pt.serving.engine import generate
-from caikit_pt.serving.sequence import FinishReason, Sequence, input_tokens, text_ids
+from caikit_pt.serving.request import FinishReason, Request, input_tokens, text_ids
 from caikit_pt.soft_prompt.prompt import SoftPrompt
 
 TEXT = "The kettle from your shop is dreadful"
@@ -26,13 +26,13 @@ def prompt_for(base: BaseModel, tokens: int = 5) -> SoftPrompt:
     return SoftPrompt({part: base.embed(ids).float().cpu()})
 
 
-def answer(base: BaseModel, text: str = TEXT, **request: Any) -> Sequence:
+def answer(base: BaseModel, text: str = TEXT, **request: Any) -> Request:
     decay = request.pop("decay", None)
     parameters = GenerationParameters.from_request({"preserve_input_text": False, **request}, decay, {})
-    sequence = Sequence(base, prompt_for(base), text_ids(base, text, parameters), parameters)
-    for _ in generate(base, [sequence]):
+    answered = Request(base, prompt_for(base), text_ids(base, text, parameters), parameters)
+    for _ in generate(base, [answered]):
         pass
-    return sequence
+    return answered
 
 
 def test_defaults() -> None:
@@ -53,20 +53,20 @@ def test_max_and_min_new_tokens(base: BaseModel) -> None:
 
 
 def test_the_end_token_ends_an_answer_and_counts(base: BaseModel) -> None:
-    sequence = answer(base, max_new_tokens=40)
-    assert sequence.finish_reason is FinishReason.EOS_TOKEN
-    assert sequence.generated[-1] in base.end_ids
-    assert sequence.text == base.tokenizer.decode(sequence.generated, skip_special_tokens=True)
+    answered = answer(base, max_new_tokens=40)
+    assert answered.finish_reason is FinishReason.EOS_TOKEN
+    assert answered.generated[-1] in base.end_ids
+    assert answered.text == base.tokenizer.decode(answered.generated, skip_special_tokens=True)
 
 
 def test_the_context_ends_an_answer(llama: BaseModel) -> None:
     room = 1024 - 5
-    sequence = answer(
+    answered = answer(
         llama, "a " * 1008, max_new_tokens=1000, min_new_tokens=1000, truncate_input_tokens=1010
     )
-    assert len(sequence.row.ids) == 1010
-    assert len(sequence.generated) == room - 1010
-    assert sequence.finish_reason is FinishReason.TOKEN_LIMIT
+    assert len(answered.row.ids) == 1010
+    assert len(answered.generated) == room - 1010
+    assert answered.finish_reason is FinishReason.TOKEN_LIMIT
 
 
 def test_truncation_keeps_the_last_tokens_and_the_one_that_begins(base: BaseModel) -> None:
@@ -120,9 +120,9 @@ def test_a_stop_sequence_counts_only_after_the_minimum(base: BaseModel) -> None:
 
 
 def test_time_runs_out(base: BaseModel) -> None:
-    sequence = answer(base, max_new_tokens=4000, min_new_tokens=900, max_time=0.05)
-    assert sequence.finish_reason is FinishReason.TIME_LIMIT
-    assert 0 < len(sequence.generated) < 900
+    answered = answer(base, max_new_tokens=4000, min_new_tokens=900, max_time=0.05)
+    assert answered.finish_reason is FinishReason.TIME_LIMIT
+    assert 0 < len(answered.generated) < 900
 
 
 def test_a_seed_gives_the_same_answer_alone_and_in_company(base: BaseModel) -> None:
@@ -136,7 +136,7 @@ def test_a_seed_gives_the_same_answer_alone_and_in_company(base: BaseModel) -> N
     assert answer(base, **request).generated == alone
     assert answer(base, **{**request, "seed": 8}).generated != alone
     rows = [
-        Sequence(
+        Request(
             base,
             prompt_for(base, 3 + n),
             base.source_ids(text),
@@ -144,7 +144,7 @@ def test_a_seed_gives_the_same_answer_alone_and_in_company(base: BaseModel) -> N
         )
         for n, (text, asked) in enumerate([("hi", {}), (TEXT, request), ("a longer text " * 5, request)])
     ]
-    rows[1] = Sequence(
+    rows[1] = Request(
         base,
         prompt_for(base),
         base.source_ids(TEXT),
@@ -168,10 +168,10 @@ def test_sampling_without_a_seed_draws_one() -> None:
 
 
 def test_what_is_told_of_tokens(base: BaseModel) -> None:
-    sequence = answer(base, generated_tokens=True, token_logprobs=True, token_ranks=True)
-    assert len(sequence.tokens) == len(sequence.generated)
-    assert all(token.rank == 1 for token in sequence.tokens)
-    assert all(token.logprob is not None and token.logprob <= 0 for token in sequence.tokens)
+    answered = answer(base, generated_tokens=True, token_logprobs=True, token_ranks=True)
+    assert len(answered.tokens) == len(answered.generated)
+    assert all(token.rank == 1 for token in answered.tokens)
+    assert all(token.logprob is not None and token.logprob <= 0 for token in answered.tokens)
     bare = answer(base, generated_tokens=True).tokens
     assert all(token.logprob is None and token.rank is None for token in bare)
     assert answer(base).tokens == []
@@ -180,13 +180,13 @@ def test_what_is_told_of_tokens(base: BaseModel) -> None:
 def test_what_is_told_of_the_text(llama: BaseModel, t5: BaseModel) -> None:
     """A causal model predicts each token of the text, the first one from the soft prompt."""
     request: dict[str, Any] = {"input_tokens": True, "token_logprobs": True, "token_ranks": True}
-    sequence = answer(llama, **request)
-    tokens = input_tokens(sequence, llama)
-    assert len(tokens) == len(sequence.row.ids)
-    row = llama.join(sequence.row.prompt["DECODER"], sequence.row.ids)[None]
+    answered = answer(llama, **request)
+    tokens = input_tokens(answered, llama)
+    assert len(tokens) == len(answered.row.ids)
+    row = llama.join(answered.row.prompt["DECODER"], answered.row.ids)[None]
     with torch.no_grad():
         logits = llama.model(inputs_embeds=row).logits[0].log_softmax(-1)[4:-1]
-    expected = [float(logits[at, token]) for at, token in enumerate(sequence.row.ids)]
+    expected = [float(logits[at, token]) for at, token in enumerate(answered.row.ids)]
     assert [token.logprob for token in tokens] == pytest.approx(expected, abs=1e-4)
     assert all(token.logprob is None for token in input_tokens(answer(t5, **request), t5))
 

@@ -34,7 +34,7 @@ from caikit_pt.serving import vllm_request
 from caikit_pt.serving.backends import backend_for, base_for
 from caikit_pt.serving.generation import Generation
 from caikit_pt.serving.labels import Labels
-from caikit_pt.serving.sequence import FinishReason, Sequence, text_ids
+from caikit_pt.serving.request import FinishReason, Request, text_ids
 from caikit_pt.serving.vllm_text import VllmText
 from caikit_pt.settings import Remote, Settings
 from caikit_pt.soft_prompt.artifact import TunedPrompt
@@ -169,11 +169,11 @@ def submit(
     base = text_side(fake, **now)
     decay = request.pop("decay", None)
     parameters = GenerationParameters.from_request(request, decay, {})
-    sequence = Sequence(base, prompt, text_ids(base, text, parameters), parameters, prefix=text)
-    return backend_for(base, settings(fake, **now)).submit(sequence)
+    answered = Request(base, prompt, text_ids(base, text, parameters), parameters, prefix=text)
+    return backend_for(base, settings(fake, **now)).submit(answered)
 
 
-def answer(fake: Fake, text: str = TEXT, **request: Any) -> Sequence:
+def answer(fake: Fake, text: str = TEXT, **request: Any) -> Request:
     return submit(fake, text, **request).result()
 
 
@@ -224,8 +224,8 @@ def test_the_weights_have_a_say_in_the_cache(fake: Fake) -> None:
     text = text_side(fake)
     text.checkpoint.__dict__["fingerprint"] = "sha256:" + "0" * 64
     parameters = GenerationParameters.from_request({}, None, {})
-    sequence = Sequence(text, PROMPT, text.source_ids(TEXT), parameters)
-    assert json.loads(vllm_request.body(sequence, text))["cache_salt"] != salt
+    answered = Request(text, PROMPT, text.source_ids(TEXT), parameters)
+    assert json.loads(vllm_request.body(answered, text))["cache_salt"] != salt
 
 
 def test_labels_are_the_choices_that_a_server_is_given(fake: Fake) -> None:
@@ -235,8 +235,8 @@ def test_labels_are_the_choices_that_a_server_is_given(fake: Fake) -> None:
     parameters = GenerationParameters.from_request(
         {"max_new_tokens": 1, "min_new_tokens": 1, "repetition_penalty": 2.0}, None, {}
     )
-    sequence = Sequence(text, PROMPT, text.source_ids(TEXT), parameters, labels=labels)
-    fields = json.loads(vllm_request.body(sequence, text))
+    answered = Request(text, PROMPT, text.source_ids(TEXT), parameters, labels=labels)
+    fields = json.loads(vllm_request.body(answered, text))
     assert fields["structured_outputs"] == {"choice": [" good", " very bad"]}
     assert fields["max_tokens"] == labels.most_tokens
     assert (fields["min_tokens"], fields["repetition_penalty"]) == (0, 1)
@@ -320,9 +320,9 @@ def test_text_that_cannot_be_written_is_refused(fake: Fake) -> None:
 def test_the_smaller_context_counts(fake: Fake) -> None:
     fake.models = {"served": 20}
     ids = len(text_side(fake).source_ids(TEXT))
-    sequence = answer(fake, max_new_tokens=100)
+    answered = answer(fake, max_new_tokens=100)
     assert fake.requests[-1]["max_tokens"] == 20 - 4 - ids
-    assert sequence.finish_reason is FinishReason.TOKEN_LIMIT
+    assert answered.finish_reason is FinishReason.TOKEN_LIMIT
     with pytest.raises(InvalidParameter, match="context of 20 tokens"):
         submit(fake, TEXT * 3)
 
@@ -350,12 +350,12 @@ def test_a_model_with_an_encoder_is_refused(fake: Fake) -> None:
 
 
 def test_the_answer(fake: Fake, llama: BaseModel) -> None:
-    sequence = answer(fake, max_new_tokens=3)
-    context = sequence.row.ids
+    answered = answer(fake, max_new_tokens=3)
+    context = answered.row.ids
     whole = llama.tokenizer.decode([*context, *fake.says], skip_special_tokens=True)
-    assert sequence.generated == fake.says
-    assert sequence.text == whole
-    assert sequence.finish_reason is FinishReason.MAX_TOKENS
+    assert answered.generated == fake.says
+    assert answered.text == whole
+    assert answered.finish_reason is FinishReason.MAX_TOKENS
     assert "".join(step.text for step in submit(fake, max_new_tokens=3).steps()) == whole[len(TEXT) :]
 
 
@@ -373,17 +373,17 @@ def test_why_it_ends(
     fake: Fake, says: list[int], reason: str, request_: dict[str, Any], expected: FinishReason
 ) -> None:
     fake.says, fake.reason = says, reason
-    sequence = answer(fake, **request_)
-    assert (sequence.generated, sequence.finish_reason) == (says, expected)
+    answered = answer(fake, **request_)
+    assert (answered.generated, answered.finish_reason) == (says, expected)
 
 
 def test_a_stop_sequence_ends_it_here_and_there(fake: Fake, llama: BaseModel) -> None:
     fake.says, fake.pause = [300, *[301] * 500], 0.01
     stop = llama.tokenizer.decode([301]).strip()
-    sequence = answer(fake, max_new_tokens=1000, stop_sequences=[stop])
-    assert sequence.finish_reason is FinishReason.STOP_SEQUENCE
-    assert sequence.text.endswith(stop)
-    assert len(sequence.generated) < 10
+    answered = answer(fake, max_new_tokens=1000, stop_sequences=[stop])
+    assert answered.finish_reason is FinishReason.STOP_SEQUENCE
+    assert answered.text.endswith(stop)
+    assert len(answered.generated) < 10
     assert fake.left_alone.wait(5)
 
 
@@ -397,16 +397,16 @@ def test_what_is_told_of_tokens(fake: Fake, llama: BaseModel) -> None:
 
 def test_what_is_told_of_the_text(fake: Fake) -> None:
     base = text_side(fake)
-    sequence = answer(fake, input_tokens=True)
-    told = backend_for(base, settings(fake)).input_tokens(sequence)
-    assert [token.text for token in told] == base.tokenizer.convert_ids_to_tokens(list(sequence.row.ids))
+    answered = answer(fake, input_tokens=True)
+    told = backend_for(base, settings(fake)).input_tokens(answered)
+    assert [token.text for token in told] == base.tokenizer.convert_ids_to_tokens(list(answered.row.ids))
 
 
 def test_time_runs_out(fake: Fake) -> None:
     fake.says, fake.pause = [300] * 100, 0.1
-    sequence = answer(fake, max_new_tokens=1000, max_time=2)
-    assert sequence.finish_reason is FinishReason.TIME_LIMIT
-    assert 0 < len(sequence.generated) < 100
+    answered = answer(fake, max_new_tokens=1000, max_time=2)
+    assert answered.finish_reason is FinishReason.TIME_LIMIT
+    assert 0 < len(answered.generated) < 100
     assert fake.left_alone.wait(5)
 
 

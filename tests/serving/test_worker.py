@@ -14,8 +14,8 @@ from caikit_pt.base_model.checkpoint import locate
 from caikit_pt.base_model.frozen import BaseModel
 from caikit_pt.base_model.pool import load
 from caikit_pt.serving.engine import Engine
+from caikit_pt.serving.request import FinishReason
 from caikit_pt.serving.scheduler import Limits
-from caikit_pt.serving.sequence import FinishReason
 from caikit_pt.serving.worker import Worker, limits, worker_for
 from caikit_pt.settings import Settings
 from tests.conftest import LLAMA, SETTINGS
@@ -38,10 +38,10 @@ def test_steps_come_one_by_one_and_first_before_the_last_is_made(base: BaseModel
     steps = generation.steps()
     first = next(steps)
     assert first.generated == 1
-    assert len(generation.sequence.steps) < 300, "all were made before the first was told"
+    assert len(generation.request.steps) < 300, "all were made before the first was told"
     rest = list(steps)
     assert [step.generated for step in rest] == list(range(2, 301))
-    assert "".join(step.text for step in (first, *rest)) == generation.sequence.text
+    assert "".join(step.text for step in (first, *rest)) == generation.request.text
     assert [step.finish_reason for step in rest[:-1]] == [FinishReason.NOT_FINISHED] * 298
     assert rest[-1].finish_reason is FinishReason.MAX_TOKENS
 
@@ -52,10 +52,10 @@ def test_a_reader_who_leaves_frees_the_row(base: BaseModel) -> None:
     steps = generation.steps()
     next(steps)
     steps.close()
-    made = len(generation.sequence.steps)
+    made = len(generation.request.steps)
     wait_for(lambda: generation.ended)
     # The step that was under way may have been taken.
-    assert len(generation.sequence.steps) <= made + 2
+    assert len(generation.request.steps) <= made + 2
 
 
 def test_a_slow_reader_holds_nobody_up_and_misses_nothing(base: BaseModel) -> None:
@@ -64,7 +64,7 @@ def test_a_slow_reader_holds_nobody_up_and_misses_nothing(base: BaseModel) -> No
     steps = slow.steps()
     next(steps)
     assert worker.submit(request(base, 2)).result().generated == alone(base, 2)
-    wait_for(lambda: slow.sequence.finished)
+    wait_for(lambda: slow.request.finished)
     assert sum(1 for _ in steps) == 299
 
 
@@ -87,12 +87,12 @@ def test_an_exception_in_the_waiting_thread_frees_the_row(base: BaseModel) -> No
 
     thread = threading.Thread(target=wait)
     thread.start()
-    wait_for(lambda: len(generation.sequence.steps) > 2)
+    wait_for(lambda: len(generation.request.steps) > 2)
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(Gone))
     thread.join(timeout=10)
     assert ended == [True]
     wait_for(lambda: generation.ended)
-    assert not generation.sequence.finished
+    assert not generation.request.finished
 
 
 def test_a_defect_of_the_engine_ends_what_it_held_and_no_more(

@@ -19,8 +19,7 @@ from caikit_pt.serving.backend import Backend
 from caikit_pt.serving.backends import backend_for
 from caikit_pt.serving.generation import Generation
 from caikit_pt.serving.labels import Labels
-from caikit_pt.serving.sequence import Sequence as Request
-from caikit_pt.serving.sequence import Token
+from caikit_pt.serving.request import Request, Token
 from caikit_pt.soft_prompt.prompt import SoftPrompt
 from caikit_pt.tuning.contender import Contender
 from caikit_pt.tuning.evaluation import Evaluation
@@ -43,17 +42,17 @@ class Scripted(Backend):
         self.base, self.requests = base, 0
         self.known = {tuple(base.source_ids(text)): answer for text, answer in answers.items()}
 
-    def submit(self, sequence: Request) -> Generation:
+    def submit(self, request: Request) -> Generation:
         self.requests += 1
-        generation = Generation(sequence)
-        answer = self.known[tuple(sequence.row.ids)] if sequence.row.prompt else ""
+        generation = Generation(request)
+        answer = self.known[tuple(request.row.ids)] if request.row.prompt else ""
         for token in [*self.base.target_ids(answer), self.base.end_id]:
-            if not sequence.finished:
-                sequence.extend(token, None)
+            if not request.finished:
+                request.extend(token, None)
         generation.tell()
         return generation
 
-    def input_tokens(self, sequence: Request) -> list[Token]:
+    def input_tokens(self, request: Request) -> list[Token]:
         raise AssertionError("nobody asks")
 
 
@@ -273,11 +272,11 @@ def test_others_may_have_taken_all_the_room(t5: BaseModel, monkeypatch: pytest.M
     tuned = scripted(t5, ANSWERS)
     submit, calls = tuned.backend.submit, Counter[str]()
 
-    def busy(sequence: Request) -> Generation:
+    def busy(request: Request) -> Generation:
         calls["all"] += 1
         if calls["all"] % 3 == 1:
             raise TooManyRequests("later")
-        generation = submit(sequence)
+        generation = submit(request)
         if calls["all"] in (2, 6):
             generation.fail(WaitedTooLong("too long"))
         return generation
@@ -293,8 +292,8 @@ def test_who_leaves_cancels_what_is_under_way(t5: BaseModel) -> None:
     generations: list[Generation] = []
 
     class Slow(Scripted):
-        def submit(self, sequence: Request) -> Generation:
-            generations.append(Generation(sequence))
+        def submit(self, request: Request) -> Generation:
+            generations.append(Generation(request))
             return generations[-1]
 
     evaluation = Evaluation(
@@ -310,8 +309,8 @@ def test_who_leaves_cancels_what_is_under_way(t5: BaseModel) -> None:
 
 def test_a_request_that_fails_ends_it(t5: BaseModel) -> None:
     class Broken(Scripted):
-        def submit(self, sequence: Request) -> Generation:
-            generation = Generation(sequence)
+        def submit(self, request: Request) -> Generation:
+            generation = Generation(request)
             generation.fail(RuntimeError("broken"))
             return generation
 

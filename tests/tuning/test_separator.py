@@ -14,7 +14,7 @@ from caikit_pt.base_model.frozen import BaseModel
 from caikit_pt.errors import InvalidParameter
 from caikit_pt.module import PeftPromptTuning
 from caikit_pt.parameters.generation import GenerationParameters
-from caikit_pt.serving.sequence import Sequence
+from caikit_pt.serving.request import Request
 from caikit_pt.soft_prompt.prompt import SoftPrompt
 from caikit_pt.tuning.examples import make_examples
 from caikit_pt.tuning.records import Record, Records
@@ -56,10 +56,10 @@ def test_what_is_served_is_what_was_trained(base: BaseModel, separator: str, tmp
     assert served.tuned.separator == separator
     asked = GenerationParameters(preserve_input_text=False)
     for record, example in zip(planned.records.items, trained.items, strict=True):
-        request = served._sequence(record.input, None)
+        request = served._request(record.input, None)
         assert list(request.row.ids) == example.source
         # The tokens of the target, as text, are the output.
-        answer = Sequence(base, SoftPrompt({}), example.source, asked, behind_space=separator.endswith(" "))
+        answer = Request(base, SoftPrompt({}), example.source, asked, behind_space=separator.endswith(" "))
         for token in example.target:
             answer.extend(token, None)
         assert answer.text == record.output

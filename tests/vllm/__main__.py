@@ -26,7 +26,7 @@ from caikit_pt.parameters.generation import GenerationParameters
 from caikit_pt.serving.backend import Backend
 from caikit_pt.serving.backends import backend_for, base_for
 from caikit_pt.serving.generation import Generation
-from caikit_pt.serving.sequence import FinishReason, Sequence, text_ids
+from caikit_pt.serving.request import FinishReason, Request, text_ids
 from caikit_pt.settings import Remote, Settings
 from caikit_pt.soft_prompt.prompt import SoftPrompt
 from examples.local_server import ROOT
@@ -72,7 +72,7 @@ class Side:
 
     def submit(self, prompt: SoftPrompt, ids: list[int], request: dict[str, Any]) -> Generation:
         parameters = GenerationParameters.from_request(request, None, {})
-        return self.backend.submit(Sequence(self.base, prompt, ids, parameters, prefix="The text: "))
+        return self.backend.submit(Request(self.base, prompt, ids, parameters, prefix="The text: "))
 
 
 def compare(here: Side, there: Side) -> int:
@@ -96,7 +96,7 @@ def compare(here: Side, there: Side) -> int:
     return different
 
 
-def same(one: Sequence, other: Sequence) -> bool:
+def same(one: Request, other: Request) -> bool:
     """Whether two answers are the same, but for the rounding of log-probabilities."""
     close = all(
         a.text == b.text and abs((a.logprob or 0) - (b.logprob or 0)) < LOGPROBS_DIFFER_BY

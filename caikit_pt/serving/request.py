@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import collections.abc
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -20,7 +20,7 @@ from caikit_pt.soft_prompt.prompt import SoftPrompt
 if TYPE_CHECKING:
     import torch
 
-Ids = collections.abc.Sequence[int]
+Ids = Sequence[int]
 CONTEXT_TOKENS = 6  # of the text, in front of the answer, that decide its first space
 
 
@@ -59,7 +59,7 @@ class Step:
         return self.finish_reason is not FinishReason.NOT_FINISHED
 
 
-class Sequence:
+class Request:
     """A text with its soft prompt, and the answer as it grows.
 
     Raises InvalidParameter where the text has no token or doesn't fit into the model's context.
@@ -156,7 +156,7 @@ class Sequence:
             described = _described(self._base, token, logits, self.parameters)
         self.extend(token, described)
 
-    def take_label(self, logs: collections.abc.Sequence[float], logits: torch.Tensor) -> None:
+    def take_label(self, logs: Sequence[float], logits: torch.Tensor) -> None:
         """Goes on towards one of the labels: by the log-probabilities of the choices among themselves where
         it `is_at_a_choice`, by `logits` [V] where the label found is to be described token by token."""
         search, self._moved = self.search, False
@@ -285,17 +285,17 @@ class Sequence:
         return shown
 
 
-def input_tokens(sequence: Sequence, base: BaseModel) -> list[Token]:
+def input_tokens(request: Request, base: BaseModel) -> list[Token]:
     """The tokens of the text, with what the request asks to know of them."""
-    parameters = sequence.parameters
-    texts = [token_text(base, token) for token in sequence.row.ids]
+    parameters = request.parameters
+    texts = [token_text(base, token) for token in request.row.ids]
     logits = None
     if parameters.token_logprobs or parameters.token_ranks:
-        logits = base.source_logits(sequence.row)
+        logits = base.source_logits(request.row)
     if logits is None:
         return [Token(text) for text in texts]
     return [
-        _described(base, token, row, parameters) for token, row in zip(sequence.row.ids, logits, strict=True)
+        _described(base, token, row, parameters) for token, row in zip(request.row.ids, logits, strict=True)
     ]
 
 
