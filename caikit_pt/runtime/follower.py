@@ -21,7 +21,7 @@ from caikit_pt.runtime.job_store import JobStore
 from caikit_pt.soft_prompt.history import Verdict
 from caikit_pt.tracking.point import Point, of_progress, of_validation, of_verdict
 from caikit_pt.tracking.track import FAILED, FINISHED, KILLED, Refused, Track, Tracker, Training
-from caikit_pt.tuning.verdict import in_words
+from caikit_pt.tuning.verdict import sentences
 
 _LOG = logging.getLogger(__name__)
 _ENDS = {COMPLETED: FINISHED, CANCELED: KILLED, ERRORED: FAILED}
@@ -113,7 +113,7 @@ class Follower:
         verdicts = self._store.events(job, kinds=[kinds.VERDICT])
         verdict = verdicts[-1].data if verdicts else {}
         completed = end.data["state"] == COMPLETED
-        lines = in_words(verdict) if completed else map(without_excerpts, end.data.get("reasons", ()))
+        lines = sentences(verdict) if completed else map(without_excerpts, end.data.get("reasons", ()))
         track.end(_ENDS[end.data["state"]], "\n".join(lines), end.time)
         if not completed or not self._tracker.keeps_prompts:
             return

@@ -31,7 +31,7 @@ from caikit_pt.runtime.reports import BROKEN, ENDS, FAILED, FINISHED, Report, re
 from caikit_pt.soft_prompt.history import Verdict
 from caikit_pt.soft_prompt.publication import replacing
 from caikit_pt.tuning.failure import explained
-from caikit_pt.tuning.verdict import in_words
+from caikit_pt.tuning.verdict import sentences
 
 _LOG = logging.getLogger(__name__)
 _SECONDS_BETWEEN_TRIES = 1.0
@@ -374,7 +374,7 @@ class Supervisor:
         self._store.add_event(job.id, kinds.ARTIFACT, {"model_name": job.model_name, "path": job.path})
         warnings = self._store.events(job, kinds=[kinds.WARNING], limit=1000)
         told_before = list(dict.fromkeys(event.data["text"] for event in warnings))
-        self._end(job, COMPLETED, [*told_before, *in_words(verdict)])
+        self._end(job, COMPLETED, [*told_before, *sentences(verdict)])
 
     def _published(self, job: Job, made: Path) -> bool:
         """Whether the disk took it. Raises _Canceled and _Stopped, as long as nothing is changed."""

@@ -18,7 +18,7 @@ from caikit_pt.tracking.track import FAILED, FINISHED, KILLED, Track, Training
 from caikit_pt.tracking.trackers import trackers
 from caikit_pt.tuning.plan import TuningPlan
 from caikit_pt.tuning.tuner import Progress, Validated
-from caikit_pt.tuning.verdict import in_words
+from caikit_pt.tuning.verdict import sentences
 
 _SECONDS_TO_END = 10.0
 
@@ -54,7 +54,7 @@ class Recording:
 
         for recorder in self._recorders:
             recorder.log(of_verdict(verdict, time.time()))
-        self._end(FINISHED, "\n".join(in_words(verdict)), keep)
+        self._end(FINISHED, "\n".join(sentences(verdict)), keep)
 
     def failed(self, error: BaseException) -> None:
         """At another end."""

@@ -24,7 +24,7 @@ from caikit_pt.serving.labels import Labels
 from caikit_pt.serving.request import Request, text_ids
 from caikit_pt.soft_prompt.prompt import SoftPrompt
 from caikit_pt.tuning.losses import losses
-from caikit_pt.tuning.records import Record, Records, in_words
+from caikit_pt.tuning.records import Record, Records, numbered
 from caikit_pt.tuning.verbalizer import Verbalizer
 
 # Requests under way: half of what an engine has rows for by default, so that others get in between.
@@ -180,7 +180,7 @@ def _sources(contender: Contender, records: Records, parameters: GenerationParam
             bad.append(record.number)
             allowed = allowed or error.allowed
     if bad:
-        asked = f"{len(bad)} records that {contender.model_name} can't be asked with ({in_words(bad)})"
+        asked = f"{len(bad)} records that {contender.model_name} can't be asked with ({numbered(bad)})"
         raise InvalidRecord(records.stream, asked, allowed)
     return sources
 

@@ -9,7 +9,7 @@ from caikit_pt.base_model.frozen import TrainingBatch
 from caikit_pt.base_model.text import TextSide
 from caikit_pt.errors import InvalidRecord, UnknownToken, excerpt
 from caikit_pt.parameters.tuning import CLASSIFICATION, TuningParameters
-from caikit_pt.tuning.records import Record, Records, in_words
+from caikit_pt.tuning.records import Record, Records, numbered
 from caikit_pt.tuning.verbalizer import Verbalizer
 
 
@@ -116,7 +116,7 @@ def make_examples(records: Records, base: TextSide, parameters: TuningParameters
     if bad:
         raise InvalidRecord(
             records.stream,
-            f"{len(bad)} records whose input has no token ({in_words(bad)})",
+            f"{len(bad)} records whose input has no token ({numbered(bad)})",
             f"records whose input is text that the tokenizer of {base.checkpoint.name} doesn't leave out",
         )
     return Examples(tuple(items), cut_sources, cut_targets)

@@ -20,7 +20,7 @@ from caikit_pt.parameters.tuning import AUTO
 from caikit_pt.tuning.batches import updates_per_epoch
 from caikit_pt.tuning.examples import tokens_of
 from caikit_pt.tuning.plan import TuningPlan
-from caikit_pt.tuning.records import Records, in_words
+from caikit_pt.tuning.records import Records, numbered
 from caikit_pt.tuning.verbalizer import Verbalizer
 
 # Products of weights run at this share of the speed of one alone. For the rest (attention, norms, softmax),
@@ -138,7 +138,7 @@ def _token_counts(plan: TuningPlan, records: Records) -> tuple[list[int], list[i
     if bad:
         raise InvalidRecord(
             records.stream,
-            f"{len(bad)} records whose input has no token ({in_words(bad)})",
+            f"{len(bad)} records whose input has no token ({numbered(bad)})",
             f"records whose input is text that the tokenizer of {plan.checkpoint.name} doesn't leave out",
         )
     return sources, targets

@@ -111,7 +111,7 @@ def read_records(stream: Iterable[Any], field: str, asked: Asked = _NOTHING_ASKE
             unread.setdefault(name, []).append(number)
     if first:
         found, expected = first
-        more = f"; {len(bad)} records can't be used ({in_words(bad)})" if len(bad) > 1 else ""
+        more = f"; {len(bad)} records can't be used ({numbered(bad)})" if len(bad) > 1 else ""
         raise InvalidRecord(field, found + more, expected)
     if not items:
         raise InvalidRecord(field, "no records", "at least one record")
@@ -125,12 +125,12 @@ def _holds_several(value: Any) -> bool:
 def field_doubts(records: Records) -> list[str]:
     """What of the fields of `records` is read otherwise than it may be meant."""
     guessed = [
-        f"{len(numbers)} records of {records.stream} are read with {told} ({in_words(numbers)})"
+        f"{len(numbers)} records of {records.stream} are read with {told} ({numbered(numbers)})"
         for told, numbers in records.guessed.items()
     ]
     return guessed + [
         f"{len(numbers)} records of {records.stream} have a field {name!r}, which nothing reads "
-        f"({in_words(numbers)})"
+        f"({numbered(numbers)})"
         for name, numbers in records.unread.items()
     ]
 
@@ -147,19 +147,19 @@ def doubts(records: Records, validation: Records | None) -> list[str]:
         if first.setdefault((record.input, record.output), record.number) != record.number
     ]
     if repeated:
-        told.append(f"{len(repeated)} records are there before, word for word ({in_words(repeated)})")
+        told.append(f"{len(repeated)} records are there before, word for word ({numbered(repeated)})")
     outputs: dict[str, set[str]] = {}
     for record in records.items:
         outputs.setdefault(record.input, set()).add(record.output)
     torn = [record.number for record in records.items if len(outputs[record.input]) > 1]
     if torn:
-        told.append(f"{len(torn)} records have inputs that occur with other outputs ({in_words(torn)})")
+        told.append(f"{len(torn)} records have inputs that occur with other outputs ({numbered(torn)})")
     if len({record.output for record in records.items}) == 1 and len(records) > 1:
         told.append("all records have the same output")
     if validation is not None:
         seen = [record.number for record in validation.items if record.input in outputs]
         if seen:
-            told.append(f"{len(seen)} records to validate with are trained on, too ({in_words(seen)})")
+            told.append(f"{len(seen)} records to validate with are trained on, too ({numbered(seen)})")
     return told
 
 
@@ -178,7 +178,7 @@ def _unread(fields: Mapping[str, Any], chosen: Chosen) -> Sequence[str]:
     return [name for name in named if name.isidentifier() and len(name) <= _LONGEST_NAME]
 
 
-def in_words(numbers: Sequence[int]) -> str:
+def numbered(numbers: Sequence[int]) -> str:
     """The `numbers` of records in an error text, the first of many."""
     return f"record {', '.join(map(str, numbers[:_SHOWN]))}" + (", …" if len(numbers) > _SHOWN else "")
 

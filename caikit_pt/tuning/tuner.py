@@ -29,7 +29,7 @@ from caikit_pt.tuning.plan import TuningPlan
 from caikit_pt.tuning.search import candidates, judged_from, rungs, survivors
 from caikit_pt.tuning.snapshot import Snapshots
 from caikit_pt.tuning.validation import JUDGED, Validation
-from caikit_pt.tuning.verdict import in_words, verdict
+from caikit_pt.tuning.verdict import sentences, verdict
 
 _LOG = logging.getLogger(__name__)
 # On a GPU, losses are fetched every so many updates: fetching one waits for all that was computed before.
@@ -360,7 +360,7 @@ class _Tuning:
         checkpoint = self._plan.checkpoint
         (candidate,) = self._candidates[:1]
         found = verdict(candidate, self._base, self._validation, self._trials)
-        for line in in_words(found):
+        for line in sentences(found):
             _LOG.info(line)
         return TunedPrompt(
             prompt=candidate.prompt,

@@ -45,12 +45,12 @@ def verdict(
     return told
 
 
-def in_words(verdict: Mapping[str, Any]) -> list[str]:
-    """The verdict in a few lines, for a status."""
+def sentences(verdict: Mapping[str, Any]) -> list[str]:
+    """The verdict for a status: a sentence or two a line."""
     if not verdict:
         return []
     kept = verdict["kept"]
-    lines = [f"The course of the loss: {verdict['course']}. {_kept_in_words(kept)}"]
+    lines = [f"The course of the loss: {verdict['course']}. {_kept_sentence(kept)}"]
     if verdict["skipped_updates"]:
         lines.append(f"{verdict['skipped_updates']} updates were skipped, because they weren't finite.")
     trials = verdict.get("search", ())
@@ -83,7 +83,7 @@ def _shown(number: float | None) -> str:
     return "?" if number is None else f"{number:.3f}"
 
 
-def _kept_in_words(kept: Mapping[str, int]) -> str:
+def _kept_sentence(kept: Mapping[str, int]) -> str:
     if not kept["step"]:
         return "Kept is the prompt that it went on from: none was better."
     at = f"epoch {kept['epoch']}, update {kept['step']}"

@@ -19,7 +19,7 @@ from caikit_pt.tuning.learner import Learner, gradients
 from caikit_pt.tuning.snapshot import Snapshots
 from caikit_pt.tuning.tuner import Validated, tune
 from caikit_pt.tuning.validation import Validation
-from caikit_pt.tuning.verdict import in_words
+from caikit_pt.tuning.verdict import sentences
 from tests.soft_prompt.test_initial import continued, predecessor
 from tests.tuning.test_snapshot import Interrupting, same
 from tests.tuning.training import curve, weights_of
@@ -80,7 +80,7 @@ def test_it_never_ends_worse(llama: BaseModel, search: str) -> None:
     before = predecessor(llama)
     found = tune(continued(before, **QUICK, search=search), llama, gradients=uphill)
     assert found.verdict["kept"] == {"epoch": 0, "step": 0}
-    assert "Kept is the prompt that it went on from" in in_words(found.verdict)[0]
+    assert "Kept is the prompt that it went on from" in sentences(found.verdict)[0]
     assert equal(found.prompt, before.tuned.prompt)
 
 

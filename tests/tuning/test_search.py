@@ -20,7 +20,7 @@ from caikit_pt.tuning.plan import make_plan
 from caikit_pt.tuning.search import candidates, judged_from, rungs, survivors
 from caikit_pt.tuning.tuner import Progress, tune
 from caikit_pt.tuning.validation import JUDGED, Validation
-from caikit_pt.tuning.verdict import in_words
+from caikit_pt.tuning.verdict import sentences
 
 from .training import PAIRS, curve, plan, spoilt
 
@@ -219,7 +219,7 @@ def test_the_verdict_keeps_what_was_tried(llama: BaseModel, caplog: pytest.LogCa
     (kept,) = (trial for trial in trials if trial["kept"])
     assert [at["loss"] for at in kept["losses"]] == curve(tuned, "search_loss")
     assert kept["learning_rate"] == tuned.tuning_parameters["learning_rate"]
-    (line,) = (line for line in in_words(tuned.verdict) if "candidates" in line)
+    (line,) = (line for line in sentences(tuned.verdict) if "candidates" in line)
     assert line.startswith(f"Of 12 candidates the search kept learning_rate {kept['learning_rate']:g}, ")
     assert line in caplog.messages
 

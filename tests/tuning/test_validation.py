@@ -21,7 +21,7 @@ from caikit_pt.tuning.plan import TuningPlan
 from caikit_pt.tuning.records import Record, Records, read_records
 from caikit_pt.tuning.tuner import Validated, tune
 from caikit_pt.tuning.validation import Scores, Validation
-from caikit_pt.tuning.verdict import in_words
+from caikit_pt.tuning.verdict import sentences
 
 from .training import PAIRS, curve, plan
 
@@ -161,7 +161,7 @@ def test_the_best_prompt_is_kept_and_not_the_last(base: BaseModel, kind: str) ->
     assert tuned.verdict["validation"]["tuned"]["loss"]["value"] == pytest.approx(min(seen), rel=1e-5)
     epoch = 1 + seen.index(min(seen))
     assert tuned.verdict["kept"] == {"epoch": epoch, "step": 4 * epoch}
-    assert any(f"after epoch {epoch}, update {4 * epoch}." in line for line in in_words(tuned.verdict))
+    assert any(f"after epoch {epoch}, update {4 * epoch}." in line for line in sentences(tuned.verdict))
 
 
 @pytest.mark.parametrize("kind", ["PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "residual"])
@@ -183,7 +183,7 @@ def test_of_labels_the_mean_of_the_last_quarter_is_kept(base: BaseModel, kind: s
     assert tuned.verdict["kept"] == {"epoch": 4, "step": 16, "mean_of": 4}
     assert any(
         "mean of the prompts after the last 4 updates, up to epoch 4, update 16." in line
-        for line in in_words(tuned.verdict)
+        for line in sentences(tuned.verdict)
     )
     for part, rows in tuned.prompt.tensors.items():
         expected = torch.stack([prompt[part] for prompt in seen[12:]]).double().mean(0)

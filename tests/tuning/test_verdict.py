@@ -16,7 +16,7 @@ from caikit_pt.module import PeftPromptTuning
 from caikit_pt.tuning.course import FLAT
 from caikit_pt.tuning.learner import Learner, gradients
 from caikit_pt.tuning.tuner import tune
-from caikit_pt.tuning.verdict import in_words
+from caikit_pt.tuning.verdict import sentences
 
 from .training import PAIRS, plan, spoilt
 
@@ -70,7 +70,7 @@ def test_without_validation_records_there_is_no_comparison(base: BaseModel) -> N
     verdict = tune(plan(base), base).verdict
     assert set(verdict) == {"course", "kept", "skipped_updates", "nearest_words"}
     assert verdict["course"] == FLAT
-    assert in_words(verdict) == [
+    assert sentences(verdict) == [
         "The course of the loss: flat. Kept is the prompt after epoch 2, update 4.",
     ]
 
@@ -83,7 +83,7 @@ def test_one_validation_record_has_no_interval_and_all_is_finite(base: BaseModel
     assert loss["low"] is None is loss["high"]
     assert math.isfinite(loss["value"])
     assert all_finite(verdict)
-    (_, line) = in_words(verdict)
+    (_, line) = sentences(verdict)
     assert line.startswith("On 1 validation records: ")
     assert f"loss {loss['value']:.3f} [?, ?] with the tuned prompt" in line
 
@@ -104,7 +104,7 @@ def test_a_loss_that_is_no_number_stays_out_of_the_files(
     assert verdict["validation"]["tuned"]["perplexity"] is None
     assert verdict["kept"] == {"epoch": 2, "step": 4}
     said = "loss ? [?, ?] with the tuned prompt, ? with the initial one, ? without"
-    assert said in in_words(verdict)[-1]
+    assert said in sentences(verdict)[-1]
 
 
 def test_skipped_updates_are_told(base: BaseModel, caplog: pytest.LogCaptureFixture) -> None:
@@ -113,17 +113,17 @@ def test_skipped_updates_are_told(base: BaseModel, caplog: pytest.LogCaptureFixt
 
     verdict = tune(plan(base), base, gradients=spoilt(gradients, spoil)).verdict
     assert verdict["skipped_updates"] == 2
-    assert any(line.startswith("2 updates were skipped") for line in in_words(verdict))
+    assert any(line.startswith("2 updates were skipped") for line in sentences(verdict))
     assert "the loss is not finite at update 2 of 4, which is skipped" in caplog.text
 
 
 def test_the_verdict_is_logged(base: BaseModel, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO"):
         verdict = tune(plan(base, validation=HELD_OUT), base).verdict
-    for line in in_words(verdict):
+    for line in sentences(verdict):
         assert line in caplog.messages
 
 
 def test_no_verdict_no_words() -> None:
     """Prompts that were saved before there was one."""
-    assert in_words({}) == []
+    assert sentences({}) == []
