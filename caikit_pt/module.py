@@ -61,11 +61,11 @@ from caikit_pt.tuning.joining import round_of
 from caikit_pt.tuning.learner import gradients
 from caikit_pt.tuning.plan import TuningPlan, make_plan
 from caikit_pt.tuning.preflight import Preflight, preflight
-from caikit_pt.tuning.progress import show_progress
+from caikit_pt.tuning.progress import Progress, show_progress
 from caikit_pt.tuning.record_fields import Asked
 from caikit_pt.tuning.record_file import rows
 from caikit_pt.tuning.records import read_records
-from caikit_pt.tuning.tuner import Progress, tune
+from caikit_pt.tuning.tuner import tune
 from caikit_pt.tuning.verbalizer import Verbalizer
 
 _Decay = Optional[Union[Tuple[int, float], ExponentialDecayLengthPenalty]]

@@ -89,7 +89,8 @@ def train(base: BaseModel, records: Sequence[Mapping[str, str]], epochs: int = 0
     """With the defaults, but `epochs` where they aren't 0."""
     from caikit_pt.settings import Settings
     from caikit_pt.tuning.plan import make_plan
-    from caikit_pt.tuning.tuner import Progress, tune
+    from caikit_pt.tuning.progress import Progress
+    from caikit_pt.tuning.tuner import tune
 
     asked: dict[str, Any] = {"base_model": base.checkpoint.name, "tuning_task": "classification"}
     if epochs:

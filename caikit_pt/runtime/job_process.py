@@ -31,9 +31,10 @@ from caikit_pt.errors import (
 from caikit_pt.runtime import job as kinds
 from caikit_pt.runtime.job_folder import JobFolder
 from caikit_pt.runtime.reports import BROKEN, FAILED, FINISHED, INTERRUPTED, Report, Reporter
+from caikit_pt.tuning.exams import Validated
 from caikit_pt.tuning.failure import explained, told
+from caikit_pt.tuning.progress import Progress
 from caikit_pt.tuning.snapshot import Snapshots
-from caikit_pt.tuning.tuner import Progress, Validated
 
 _LOG = logging.getLogger(__name__)
 # From a wish to stop to the end, whatever is under way: SIGTERM's ten seconds less what the server needs.

@@ -16,8 +16,9 @@ from caikit_pt.tracking.point import of_progress, of_validation, of_verdict
 from caikit_pt.tracking.recorder import Recorder
 from caikit_pt.tracking.track import FAILED, FINISHED, KILLED, Track, Training
 from caikit_pt.tracking.trackers import trackers
+from caikit_pt.tuning.exams import Validated
 from caikit_pt.tuning.plan import TuningPlan
-from caikit_pt.tuning.tuner import Progress, Validated
+from caikit_pt.tuning.progress import Progress
 from caikit_pt.tuning.verdict import sentences
 
 _SECONDS_TO_END = 10.0

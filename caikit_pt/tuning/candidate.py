@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import astuple, dataclass, field
 from datetime import UTC, datetime
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from caikit_pt.base_model.frozen import BaseModel
@@ -191,6 +192,13 @@ class Candidate:
         if better:
             self.best = Best(self.learner.prompt.finished(), loss, epoch, step)
         return better
+
+    @property
+    def validations_since_best(self) -> int:
+        """In a row without a better loss; what it began with isn't one of them."""
+        best = self.best.step if self.best else 0
+        steps = (one["data"]["step"] for one in reversed(self.logs) if one["name"] == "validation_loss")
+        return sum(1 for _ in takewhile(lambda step: step > best, steps))
 
     def log(self, name: str, epoch: int, step: int, value: float) -> None:
         """A line of training_logs.jsonl, as caikit-nlp has them."""

@@ -17,7 +17,7 @@ from typing import Any
 from caikit_pt.parameters.tuning import TUNING_PARAMETERS
 from caikit_pt.tuning.contender import Answers, Contender
 from caikit_pt.tuning.estimate import Estimate
-from caikit_pt.tuning.judged import Judged, differences, whose_are_right
+from caikit_pt.tuning.judged import Judged, Split, differences
 from caikit_pt.tuning.metrics import label_set
 from caikit_pt.tuning.records import Records, field_doubts
 
@@ -123,7 +123,7 @@ class Evaluation:
             "models": self._models(),
             "scores": {name: _plain(one.estimates()) for name, one in judged.items()},
             "differences": {
-                name: {**_plain(found), "right": whose_are_right(tuned, others[name])}
+                name: {**_plain(found), "right": Split.of(tuned.right, others[name].right).to_dict()}
                 for name, found in differences(tuned, others).items()
             },
             "confusion": self._confusion(tuned),

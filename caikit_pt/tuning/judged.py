@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -105,17 +106,36 @@ def differences(one: Judged, others: Mapping[str, Judged]) -> dict[str, dict[str
     return found
 
 
-def whose_are_right(one: Judged, other: Judged) -> dict[str, Any]:
-    """Who has how many records right, with the probability of McNemar's test."""
-    seen = Counter(zip(one.right, other.right, strict=True))
-    only_one, only_other = seen[1.0, 0.0], seen[0.0, 1.0]
-    return {
-        "both": seen[1.0, 1.0],
-        "only_tuned": only_one,
-        "only_other": only_other,
-        "neither": seen[0.0, 0.0],
-        "p_value": sign_test(only_one, only_other),
-    }
+@dataclass(frozen=True, slots=True)
+class Split:
+    """How many of the same records two have right: both, one alone, the other alone, neither."""
+
+    both: int
+    only_one: int
+    only_other: int
+    neither: int
+
+    @classmethod
+    def of(cls, one: Sequence[float], other: Sequence[float]) -> Split:
+        """That of two lists with 1 for what is right and 0 for what isn't. Raises ValueError where their
+        lengths differ."""
+        seen = Counter(zip(one, other, strict=True))
+        return cls(seen[1.0, 1.0], seen[1.0, 0.0], seen[0.0, 1.0], seen[0.0, 0.0])
+
+    @property
+    def p_value(self) -> float:
+        """The probability of McNemar's test."""
+        return sign_test(self.only_one, self.only_other)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values; the one is the tuned prompt."""
+        return {
+            "both": self.both,
+            "only_tuned": self.only_one,
+            "only_other": self.only_other,
+            "neither": self.neither,
+            "p_value": self.p_value,
+        }
 
 
 def _exp(value: float) -> float:

@@ -5,11 +5,30 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-
-from caikit_pt.tuning.tuner import Progress
+from dataclasses import dataclass
 
 _LOG = logging.getLogger(__name__)
 _SECONDS_BETWEEN_LINES = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a training stands after an update. `loss` is nats a target token."""
+
+    epoch: int
+    step: int
+    steps: int
+    loss: float
+    seconds: float
+    learning_rate: float = 0.0
+    validation_loss: float | None = None  # the best so far
+    samples: int = 0  # so far
+    tokens: int = 0  # so far, of sources and targets
+
+    @property
+    def eta_seconds(self) -> float:
+        """Seconds that the rest takes if it goes on like this."""
+        return self.seconds / self.step * (self.steps - self.step)
 
 
 @contextmanager

@@ -13,9 +13,10 @@ from caikit_pt.serving.labels import Labels
 from caikit_pt.serving.request import Request
 from caikit_pt.soft_prompt.prompt import SoftPrompt
 from caikit_pt.tuning.estimate import Estimate, ratio
-from caikit_pt.tuning.examples import Examples
+from caikit_pt.tuning.examples import Examples, make_examples
 from caikit_pt.tuning.losses import losses
 from caikit_pt.tuning.metrics import calibration_error, exact_match, label_set, scores
+from caikit_pt.tuning.plan import TuningPlan
 from caikit_pt.tuning.records import Records
 
 _ANSWERS_AT_ONCE = 32
@@ -97,34 +98,38 @@ class Validation:
         """The mean over all target tokens, of the summed losses of the records."""
         return ratio(rows, [float(len(target)) for target in self._batch.targets])
 
-    def right(self, prompt: SoftPrompt, count: int) -> list[float]:
-        """For each of `count` records, always the same, 1 where the answer is the expected output, else 0."""
-        answers = self._answers(prompt.to(self._base.device), count)
-        return exact_match([request.text for request in answers], self._outputs(count))
+    def right(self, asked: Sequence[Request]) -> list[float]:
+        """For each of the `answers`, 1 where it is the expected output, else 0."""
+        return exact_match([request.text for request in asked], self._outputs(len(asked)))
 
-    def scores(self, prompt: SoftPrompt, answered: int = WATCHED, calibration: bool = False) -> Scores:
-        """Loss over all records, and the task's metrics over the answers to `answered` of them.
+    def scores(
+        self,
+        prompt: SoftPrompt,
+        answered: int = WATCHED,
+        calibration: bool = False,
+        asked: Sequence[Request] | None = None,
+    ) -> Scores:
+        """Loss over all records, and the task's metrics over the answers to `answered` of them, where these
+        haven't been `asked` for already.
 
         With `calibration` that of the labels' probabilities, too, where answers are labels.
         """
-        prompt = prompt.to(self._base.device)
-        (rows,) = self.row_losses([prompt.tensors])
-        few = self._labels is not None and len(self._labels.texts) <= _MOST_LABELS_TO_CALIBRATE
-        calibrated = calibration and few
-        asked = self._answers(prompt, answered, calibrated)
-        answers = [request.text for request in asked]
-        outputs = self._outputs(answered)
+        (rows,) = self.row_losses([prompt.to(self._base.device).tensors])
+        asked = self.answers(prompt, answered, calibration) if asked is None else asked
+        answers, outputs = [request.text for request in asked], self._outputs(len(asked))
         found = dict(scores(self._task, answers, outputs))
-        if calibrated:
+        if calibration and self._calibrates:
             sure = [max(request.search.probabilities.values()) for request in asked if request.search]
             found["calibration_error"] = calibration_error(sure, exact_match(answers, outputs))
         return Scores(self.loss(rows), found)
 
-    def _outputs(self, count: int) -> list[str]:
-        return [self._records.items[index].output for index in self._drawn[:count]]
+    def answers(self, prompt: SoftPrompt, count: int, calibration: bool = False) -> list[Request]:
+        """Greedy answers to `count` records, always the same, by the code that serves; each as long as the
+        longest output and one token more.
 
-    def _answers(self, prompt: SoftPrompt, count: int, probabilities: bool = False) -> list[Request]:
-        """Greedy answers by the code that serves, each as long as the longest output and one token more."""
+        With `calibration` their labels have probabilities, where answers are labels and these not too many.
+        """
+        prompt, probabilities = prompt.to(self._base.device), calibration and self._calibrates
         longest = max(len(target) for target in self._batch.targets)
         parameters = GenerationParameters(
             max_new_tokens=longest + 1, preserve_input_text=False, label_probabilities=probabilities
@@ -140,3 +145,21 @@ class Validation:
                 pass
             answers += requests
         return answers
+
+    @property
+    def _calibrates(self) -> bool:
+        return self._labels is not None and len(self._labels.texts) <= _MOST_LABELS_TO_CALIBRATE
+
+    def _outputs(self, count: int) -> list[str]:
+        return [self._records.items[index].output for index in self._drawn[:count]]
+
+
+def held_out(plan: TuningPlan, base: BaseModel) -> Validation | None:
+    """What the training of `plan` is judged by; None where it has no records for that.
+
+    Raises InvalidRecord as `make_examples` does.
+    """
+    if plan.validation is None:
+        return None
+    examples = make_examples(plan.validation, base, plan.parameters)
+    return Validation(base, plan.validation, examples, plan.parameters.tuning_task, plan.answer_labels(base))

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from caikit_pt.base_model.frozen import BaseModel
+from caikit_pt.serving.request import Request
 from caikit_pt.soft_prompt.prompt import SoftPrompt
 from caikit_pt.tuning.candidate import Candidate
 from caikit_pt.tuning.course import course
@@ -17,11 +18,16 @@ UNTUNED, INITIAL, TUNED = "untuned", "initial", "tuned"
 
 
 def verdict(
-    candidate: Candidate, base: BaseModel, validation: Validation | None, trials: Sequence[Trial] = ()
+    candidate: Candidate,
+    base: BaseModel,
+    validation: Validation | None,
+    trials: Sequence[Trial] = (),
+    answers: Sequence[Request] | None = None,
 ) -> dict[str, Any]:
     """Plain values: how the loss went, which update is kept, the nearest words of each virtual token,
     and, on the validation records, what the untuned base, the initial and the tuned prompt are worth, each
-    with 95 % intervals; of a search, all its `trials`."""
+    with 95 % intervals; of a search, all its `trials`. `answers` are those of the prompt that is kept, where
+    they are known (`Validation.answers`)."""
     validated = [entry["data"]["value"] for entry in candidate.logs if entry["name"] == "validation_loss"]
     told: dict[str, Any] = {
         "course": course([point.loss for point in candidate.curve], validated),
@@ -37,7 +43,7 @@ def verdict(
         told["validation_digest"] = validation.digest
         told["answers"] = min(JUDGED, len(validation))
         told["validation"] = {
-            name: validation.scores(prompt, JUDGED, calibration=True).to_dict()
+            name: validation.scores(prompt, JUDGED, True, answers if name == TUNED else None).to_dict()
             for name, prompt in compared.items()
         }
     if len(trials) > 1:

@@ -15,9 +15,10 @@ from caikit_pt.errors import TrainingInterrupted
 from caikit_pt.soft_prompt.initial import Predecessor
 from caikit_pt.soft_prompt.prompt import SoftPrompt
 from caikit_pt.tuning.candidate import Candidate
+from caikit_pt.tuning.exams import Validated
 from caikit_pt.tuning.learner import Learner, gradients
 from caikit_pt.tuning.snapshot import Snapshots
-from caikit_pt.tuning.tuner import Validated, tune
+from caikit_pt.tuning.tuner import tune
 from caikit_pt.tuning.validation import Validation
 from caikit_pt.tuning.verdict import sentences
 from tests.soft_prompt.test_initial import continued, predecessor

@@ -23,7 +23,8 @@ from caikit_pt.tuning.examples import make_examples
 from caikit_pt.tuning.joining import Round, round_of
 from caikit_pt.tuning.learner import Learner, gradients
 from caikit_pt.tuning.plan import TuningPlan
-from caikit_pt.tuning.tuner import Progress, tune
+from caikit_pt.tuning.progress import Progress
+from caikit_pt.tuning.tuner import tune
 
 from .training import PAIRS, curve, plan, weights_of
 

@@ -16,7 +16,8 @@ from caikit_pt.base_model.pool import POOL
 from caikit_pt.errors import TrainingDiverged
 from caikit_pt.tuning.examples import make_examples
 from caikit_pt.tuning.learner import Learner, gradients
-from caikit_pt.tuning.tuner import Progress, tune
+from caikit_pt.tuning.progress import Progress
+from caikit_pt.tuning.tuner import tune
 from tests.conftest import LLAMA, SETTINGS
 
 from .training import curve, drawn_gradients, learner_of, plan, spoilt, weights_of

@@ -17,8 +17,9 @@ from caikit_pt.errors import TrainingDiverged
 from caikit_pt.settings import Settings
 from caikit_pt.tuning.learner import Learner, gradients
 from caikit_pt.tuning.plan import make_plan
+from caikit_pt.tuning.progress import Progress
 from caikit_pt.tuning.search import candidates, judged_from, rungs, survivors
-from caikit_pt.tuning.tuner import Progress, tune
+from caikit_pt.tuning.tuner import tune
 from caikit_pt.tuning.validation import JUDGED, Validation
 from caikit_pt.tuning.verdict import sentences
 

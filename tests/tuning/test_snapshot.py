@@ -21,8 +21,9 @@ from caikit_pt.base_model.pool import load
 from caikit_pt.errors import TrainingInterrupted
 from caikit_pt.soft_prompt.artifact import TunedPrompt
 from caikit_pt.tuning.plan import TuningPlan
+from caikit_pt.tuning.progress import Progress
 from caikit_pt.tuning.snapshot import Snapshots, flattened, restored
-from caikit_pt.tuning.tuner import Progress, tune
+from caikit_pt.tuning.tuner import tune
 from tests.tuning.training import PAIRS, curve, plan
 
 KINDS: dict[str, dict[str, Any]] = {

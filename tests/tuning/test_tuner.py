@@ -13,8 +13,9 @@ from caikit_pt.base_model.frozen import BaseModel, TrainingBatch
 from caikit_pt.errors import InvalidRecord, TrainingDiverged
 from caikit_pt.tuning.examples import make_examples
 from caikit_pt.tuning.plan import TuningPlan, make_plan
+from caikit_pt.tuning.progress import Progress
 from caikit_pt.tuning.records import Record, Records
-from caikit_pt.tuning.tuner import Progress, tune
+from caikit_pt.tuning.tuner import tune
 from tests.conftest import SETTINGS
 from tests.perturbation import SEED
 

@@ -15,11 +15,12 @@ from caikit_pt.errors import InvalidParameter
 from caikit_pt.module import PeftPromptTuning
 from caikit_pt.tuning.estimate import Estimate
 from caikit_pt.tuning.examples import make_examples
+from caikit_pt.tuning.exams import Validated
 from caikit_pt.tuning.learner import Learner, gradients
 from caikit_pt.tuning.losses import losses
 from caikit_pt.tuning.plan import TuningPlan
 from caikit_pt.tuning.records import Record, Records, read_records
-from caikit_pt.tuning.tuner import Validated, tune
+from caikit_pt.tuning.tuner import tune
 from caikit_pt.tuning.validation import Scores, Validation
 from caikit_pt.tuning.verdict import sentences
 
@@ -233,7 +234,7 @@ def test_a_training_of_labels_that_ends_early_keeps_what_there_is(
     script = iter([5.0, 4.0, 4.5, 4.6])
     real = Validation.scores
 
-    def scripted(self: Validation, prompt: Any, answered: int = 4, calibration: bool = False) -> Scores:
+    def scripted(self: Validation, prompt: Any, answered: int = 4, *_: Any) -> Scores:
         value = next(script, 1.0)
         return Scores(Estimate(value, value, value), real(self, prompt, answered).metrics)
 
@@ -262,7 +263,7 @@ def test_a_training_ends_after_so_many_validations_without_a_better_loss(
 ) -> None:
     script = iter([5.0, 4.0, 4.5, 3.0, 3.0, math.nan, 3.5, 2.0, 2.5, 2.4])
 
-    def scripted(self: Validation, prompt: Any, answered: int = 0, calibration: bool = False) -> Scores:
+    def scripted(self: Validation, prompt: Any, *_: Any) -> Scores:
         value = next(script, 1.0)
         return Scores(Estimate(value, value, value), {})
 
@@ -311,7 +312,7 @@ def test_answers_are_those_that_a_server_gives(base: BaseModel) -> None:
     # Asked in an order of their own, so that a look at some of a sorted stream is a fair one.
     drawn = validation._drawn
     assert sorted(drawn) == list(range(len(expected))) != drawn
-    answers = [answer.text for answer in validation._answers(tuned.prompt, len(expected))]
+    answers = [answer.text for answer in validation.answers(tuned.prompt, len(expected))]
     assert answers == [expected[index] for index in drawn]
     right = [
         answer.strip() == record.output

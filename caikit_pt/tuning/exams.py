@@ -1,0 +1,71 @@
+"""When a training is validated, what is told of it, and when it may stop early."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from caikit_pt.parameters.tuning import TuningParameters
+from caikit_pt.tuning.candidate import Candidate
+from caikit_pt.tuning.candidates import Candidates
+from caikit_pt.tuning.epochs import Update
+from caikit_pt.tuning.validation import Validation
+
+
+@dataclass(frozen=True, slots=True)
+class Validated:
+    """What a validation found: `scores` by name (loss, perplexity, metrics); whether it is the `best` yet."""
+
+    epoch: int
+    step: int
+    scores: Mapping[str, float]
+    best: bool
+
+
+class Exams:
+    """The validations of one training on `validation`, without which there are none."""
+
+    def __init__(
+        self,
+        validation: Validation | None,
+        parameters: TuningParameters,
+        updates: int,
+        on_validation: Callable[[Validated], None],
+    ) -> None:
+        self._validation, self._parameters, self._updates = validation, parameters, updates
+        self._on_validation = on_validation
+
+    def begin(self, candidates: Candidates) -> None:
+        """A tuned prompt that all candidates start from is the first that may be the best, so that none of
+        them ends worse than it began."""
+        if self._validation is None:
+            return
+        values = _values(self._validation, candidates.first)
+        for candidate in candidates:
+            candidate.validated(0, 0, values)
+        self._on_validation(Validated(0, 0, values, best=True))
+
+    def settle(self, candidates: Candidates, update: Update) -> bool:
+        """Validates where it is time to; whether the training may stop.
+
+        While a search goes on its rungs are the validations.
+        """
+        if self._validation is None or len(candidates) > 1 or not self._is_due(update):
+            return False
+        candidate = candidates.first
+        values = _values(self._validation, candidate)
+        better = candidate.validated(update.epoch, update.step, values)
+        self._on_validation(Validated(update.epoch, update.step, values, better))
+        patience = self._parameters.early_stopping_patience
+        return 0 < patience <= candidate.validations_since_best
+
+    def _is_due(self, update: Update) -> bool:
+        every = self._parameters.validation_steps
+        due = update.step % every == 0 if every else update.ends_epoch
+        return due or update.step == self._updates
+
+
+def _values(validation: Validation, candidate: Candidate) -> dict[str, float]:
+    scores = validation.scores(candidate.learner.prompt.finished())
+    values = {name: estimate.value for name, estimate in scores.metrics.items()}
+    return {**values, "loss": scores.loss.value, "perplexity": scores.perplexity}
