@@ -13,9 +13,7 @@ from caikit_pt.errors import (
     InvalidParameter,
     InvalidRecord,
     TooManyRequests,
-    UnknownToken,
     WaitedTooLong,
-    excerpt,
 )
 from caikit_pt.parameters.generation import GenerationParameters
 from caikit_pt.serving.backend import Backend
@@ -23,6 +21,7 @@ from caikit_pt.serving.generation import Generation
 from caikit_pt.serving.labels import Labels
 from caikit_pt.serving.request import Request, text_ids
 from caikit_pt.soft_prompt.prompt import SoftPrompt
+from caikit_pt.tuning.examples import known_tokens, target_text
 from caikit_pt.tuning.losses import losses
 from caikit_pt.tuning.records import Record, Records, numbered
 from caikit_pt.tuning.verbalizer import Verbalizer
@@ -67,8 +66,8 @@ class Contender:
 
     def target_ids(self, output: str) -> list[int]:
         """The tokens of the answer that is expected, as a training has them."""
-        output = output.strip() if self.labels else output
-        answer = self.base.answer_text(output, self.verbalizer.separator)
+        text = target_text(output, self.labels is not None)
+        answer = self.base.answer_text(text, self.verbalizer.separator)
         return [*self.base.target_ids(answer), self.base.end_id]
 
 
@@ -161,12 +160,8 @@ class Answers:
 
 
 def _target(contender: Contender, record: Record, stream: str) -> list[int]:
-    try:
+    with known_tokens(record, stream):
         return contender.target_ids(record.output)
-    except UnknownToken as error:
-        raise InvalidRecord(
-            stream, f"record {record.number} with token {excerpt(str(error.value))}", error.allowed
-        ) from error
 
 
 def _sources(contender: Contender, records: Records, parameters: GenerationParameters) -> list[list[int]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from caikit_pt.base_model.frozen import TrainingBatch
@@ -40,8 +41,7 @@ class Examples:
     @property
     def warnings(self) -> list[str]:
         """How many were cut, where any were."""
-        cuts = {"max_source_length": self.cut_sources, "max_target_length": self.cut_targets}
-        return [f"{cut} of {len(self)} records cut at {name}" for name, cut in cuts.items() if cut]
+        return cut_warnings(self.cut_sources, self.cut_targets, len(self))
 
     def batch(self, indices: Iterable[int], prompts: Sequence[int] = ()) -> TrainingBatch:
         """The examples at `indices`, in that order, behind the prompts of these numbers."""
@@ -49,35 +49,53 @@ class Examples:
         return TrainingBatch([item.source for item in items], [item.target for item in items], prompts)
 
 
-def target_text(output: str, task: str) -> str:
+def cut_warnings(cut_sources: int, cut_targets: int, records: int) -> list[str]:
+    """How many of so many records were cut at which length, where any were."""
+    cuts = {"max_source_length": cut_sources, "max_target_length": cut_targets}
+    return [f"{cut} of {records} records cut at {name}" for name, cut in cuts.items() if cut]
+
+
+def target_text(output: str, is_label: bool) -> str:
     """What of an output is learnt: of a label all but the blanks around it, which don't make it another."""
-    return output.strip() if task == CLASSIFICATION else output
+    return output.strip() if is_label else output
 
 
-def tokens_of(
-    record: Record,
-    stream: str,
-    verbalizer: Verbalizer,
-    text: TextSide,
-    most_source: int,
-    most_target: int,
-    task: str,
-) -> tuple[list[int], list[int]]:
-    """The tokens of source, without a separator, and target, as `TextSide.first_source_ids` has them.
-
-    Raises InvalidRecord where the base model has no embedding for one.
-    """
+@contextmanager
+def known_tokens(record: Record, stream: str) -> Iterator[None]:
+    """Raises InvalidRecord, by number, in the place of the UnknownToken of a text of `record`."""
     try:
-        return (
-            text.first_source_ids(verbalizer.without_separator(record.input), most_source),
-            text.first_target_ids(
-                text.answer_text(target_text(record.output, task), verbalizer.separator), most_target
-            ),
-        )
+        yield
     except UnknownToken as error:
         raise InvalidRecord(
             stream, f"record {record.number} with token {excerpt(str(error.value))}", error.allowed
         ) from error
+
+
+def tokens(
+    records: Records, text: TextSide, parameters: TuningParameters, most_source: int, most_target: int
+) -> Iterator[tuple[list[int], list[int]]]:
+    """The tokens of each record's source, without a separator, and target, as `TextSide.first_source_ids` has
+    them.
+
+    Raises InvalidRecord where the base model has no embedding for one, and in the end where sources have
+    no token but special ones: numbers are named and texts are not.
+    """
+    verbalizer = Verbalizer(parameters.verbalizer, parameters.separator)
+    is_label, nothing, bad = parameters.tuning_task == CLASSIFICATION, text.source_ids(""), []
+    for record in records.items:
+        with known_tokens(record, records.stream):
+            source = text.first_source_ids(verbalizer.without_separator(record.input), most_source)
+            answer = text.answer_text(target_text(record.output, is_label), verbalizer.separator)
+            target = text.first_target_ids(answer, most_target)
+        if source == nothing:
+            bad.append(record.number)
+        yield source, target
+    if bad:
+        raise InvalidRecord(
+            records.stream,
+            f"{len(bad)} records whose input has no token ({numbered(bad)})",
+            f"records whose input is text that the tokenizer of {text.checkpoint.name} doesn't leave out",
+        )
 
 
 def make_examples(records: Records, base: TextSide, parameters: TuningParameters) -> Examples:
@@ -85,38 +103,19 @@ def make_examples(records: Records, base: TextSide, parameters: TuningParameters
 
     A source is cut to max_source_length tokens, special ones included; the separator comes on top. A target
     is cut to max_target_length tokens and always gets EOS on top, so that a tuned prompt learns to stop.
-    Raises InvalidRecord where a source has no token but special ones: numbers are named and texts are not.
-    Raises InvalidRecord, too, as `tokens_of` does.
+    Raises InvalidRecord as `tokens` does.
     """
     verbalizer = Verbalizer(parameters.verbalizer, parameters.separator)
-    items, bad, cut_sources, cut_targets = [], [], 0, 0
-    nothing = base.source_ids("")
-    for record in records.items:
-        source, target = tokens_of(
-            record,
-            records.stream,
-            verbalizer,
-            base,
-            parameters.max_source_length,
-            parameters.max_target_length,
-            parameters.tuning_task,
-        )
-        if source == nothing:
-            bad.append(record.number)
-        is_cut = len(source) > parameters.max_source_length
+    most_source, most_target = parameters.max_source_length, parameters.max_target_length
+    items, cut_sources, cut_targets = [], 0, 0
+    read = tokens(records, base, parameters, most_source, most_target)
+    for (source, target), record in zip(read, records.items, strict=True):
+        is_cut = len(source) > most_source
         cut_sources += is_cut
-        cut_targets += len(target) > parameters.max_target_length
+        cut_targets += len(target) > most_target
         if is_cut:
-            source = base.separated(
-                base.cut_source(source, parameters.max_source_length), parameters.separator
-            )
+            source = base.separated(base.cut_source(source, most_source), parameters.separator)
         elif parameters.separator:
             source = base.source_ids(verbalizer.render(record.input))
-        items.append(Example(source, [*target[: parameters.max_target_length], base.end_id]))
-    if bad:
-        raise InvalidRecord(
-            records.stream,
-            f"{len(bad)} records whose input has no token ({numbered(bad)})",
-            f"records whose input is text that the tokenizer of {base.checkpoint.name} doesn't leave out",
-        )
+        items.append(Example(source, [*target[:most_target], base.end_id]))
     return Examples(tuple(items), cut_sources, cut_targets)

@@ -15,13 +15,11 @@ from typing import Any
 from caikit_pt.base_model.budget import budget_for
 from caikit_pt.base_model.text_of import text_of
 from caikit_pt.base_model.work import tokens_read, work_of
-from caikit_pt.errors import InvalidRecord
 from caikit_pt.parameters.tuning import AUTO
 from caikit_pt.tuning.batches import updates_per_epoch
-from caikit_pt.tuning.examples import tokens_of
+from caikit_pt.tuning.examples import cut_warnings, tokens
 from caikit_pt.tuning.plan import TuningPlan
-from caikit_pt.tuning.records import Records, numbered
-from caikit_pt.tuning.verbalizer import Verbalizer
+from caikit_pt.tuning.records import Records
 
 # Products of weights run at this share of the speed of one alone. For the rest (attention, norms, softmax),
 # each number of a position in a layer takes the time of so many operations: fitted to `bench.jobs`.
@@ -93,7 +91,7 @@ class Preflight:
 
 
 def preflight(plan: TuningPlan) -> Preflight:
-    """Looks through all records of `plan`. Raises InvalidRecord where a source has no token."""
+    """Looks through all records of `plan`. Raises InvalidRecord as `tokens` does."""
     parameters = plan.parameters
     sources, targets = _token_counts(plan, plan.records)
     if plan.validation is not None:
@@ -114,41 +112,19 @@ def preflight(plan: TuningPlan) -> Preflight:
         seconds=_seconds(plan, read, answered, per_epoch),
         device_memory=_memory(plan, read + answered),
         parameters=parameters.to_dict(),
-        warnings=(*plan.warnings, *_cuts(source, target, len(plan.records))),
+        warnings=(*plan.warnings, *cut_warnings(source.cut, target.cut, len(plan.records))),
     )
 
 
 def _token_counts(plan: TuningPlan, records: Records) -> tuple[list[int], list[int]]:
-    """Tokens of each source and target. Raises InvalidRecord."""
-    text = text_of(plan.checkpoint)
+    """Tokens of each source and target. Raises InvalidRecord as `tokens` does."""
     parameters = plan.parameters
-    verbalizer = Verbalizer(parameters.verbalizer, parameters.separator)
-    nothing = len(text.source_ids(""))
-    limits = (
-        max(_COUNTED, parameters.max_source_length),
-        max(_COUNTED, parameters.max_target_length),
+    most_source, most_target = (
+        max(_COUNTED, length) for length in (parameters.max_source_length, parameters.max_target_length)
     )
-    sources, targets, bad = [], [], []
-    for record in records.items:
-        source, target = tokens_of(record, records.stream, verbalizer, text, *limits, parameters.tuning_task)
-        sources.append(len(source))
-        targets.append(len(target))
-        if sources[-1] <= nothing:
-            bad.append(record.number)
-    if bad:
-        raise InvalidRecord(
-            records.stream,
-            f"{len(bad)} records whose input has no token ({numbered(bad)})",
-            f"records whose input is text that the tokenizer of {plan.checkpoint.name} doesn't leave out",
-        )
-    return sources, targets
-
-
-def _cuts(source: Lengths, target: Lengths, records: int) -> list[str]:
-    named = {"max_source_length": source, "max_target_length": target}
-    return [
-        f"{lengths.cut} of {records} records cut at {name}" for name, lengths in named.items() if lengths.cut
-    ]
+    read = tokens(records, text_of(plan.checkpoint), parameters, most_source, most_target)
+    sources, targets = zip(*((len(source), len(target)) for source, target in read), strict=True)
+    return list(sources), list(targets)
 
 
 def _seconds(plan: TuningPlan, sources: int, targets: int, updates: int) -> float:
