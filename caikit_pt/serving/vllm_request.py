@@ -8,7 +8,7 @@ import io
 import json
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from caikit_pt.errors import DamagedArtifact, InvalidParameter
@@ -24,27 +24,62 @@ if TYPE_CHECKING:
     import torch
 
 _LARGEST_SEED = 2**63 - 1
+# What the fields of a request to vLLM are made of, and what is done in this process, whoever picks the
+# tokens. Any other parameter is refused.
+TRANSLATED = frozenset(
+    (
+        "max_new_tokens",
+        "min_new_tokens",
+        "decoding_method",
+        "temperature",
+        "top_k",
+        "top_p",
+        "repetition_penalty",
+        "seed",
+        "token_logprobs",
+    )
+)
+DONE_HERE = frozenset(
+    (
+        "truncate_input_tokens",
+        "max_time",
+        "stop_sequences",
+        "include_stop_sequence",
+        "preserve_input_text",
+        "input_tokens",
+        "generated_tokens",
+        "labels_only",
+    )
+)
 # Below, vLLM takes the former for it without a word; above, it refuses.
 _COLDEST, _HOTTEST = 0.01, 2.0
 
 
 def check(parameters: GenerationParameters, model: str) -> None:
     """Raises InvalidParameter for what `parameters` ask for and vLLM hasn't got."""
-    decay, typical_p = parameters.exponential_decay, parameters.typical_p % 1
-    told_of = parameters.generated_tokens or parameters.input_tokens
+    decay = parameters.exponential_decay
     if decay:
         shown = {"start_index": decay.start, "decay_factor": decay.factor}
         raise _refused("exponential_decay_length_penalty", shown, "unset", model)
-    if typical_p and parameters.samples:
-        raise _refused("typical_p", parameters.typical_p, "1", model)
     if parameters.samples and not _COLDEST <= parameters.temperature <= _HOTTEST:
         raise _refused("temperature", parameters.temperature, f"0, or {_COLDEST} to {_HOTTEST}", model)
-    if parameters.label_probabilities:
-        raise _refused("label_probabilities", True, "false", model)
-    if parameters.token_ranks and told_of:
-        raise _refused("token_ranks", True, "false", model)
     if parameters.token_logprobs and parameters.input_tokens:
         raise _refused("token_logprobs", True, "false with input_tokens", model)
+    for field in fields(parameters):
+        value = getattr(parameters, field.name)
+        if value != field.default and not _is_known(field.name, parameters):
+            default = field.default
+            allowed = f"{default:g}" if isinstance(default, float) else str(default).lower()
+            raise _refused(field.name, value, allowed, model)
+
+
+def _is_known(name: str, parameters: GenerationParameters) -> bool:
+    """Whether something comes of a parameter, or nothing would anyway."""
+    if name == "typical_p":
+        return not (parameters.samples and parameters.typical_p % 1)
+    if name == "token_ranks":
+        return not (parameters.generated_tokens or parameters.input_tokens)
+    return name in TRANSLATED | DONE_HERE
 
 
 def _refused(field: str, value: object, allowed: str, model: str) -> InvalidParameter:
@@ -61,11 +96,11 @@ def body(request: Request, text: VllmText) -> bytes:
             "tokens that text can be written for (no <prompt_embeds> among them, and truncate_input_tokens "
             f"leaves a whole word), for the base model {text.checkpoint.name} is served by vLLM",
         )
-    fields = json.dumps({"model": text.server.model, **_fields(request, text)}).encode()
+    plain = json.dumps({"model": text.server.model, **_fields(request, text)}).encode()
     # The prompt's megabytes are copied, and never looked at again.
     return b"".join(
         (
-            fields[:-1],
+            plain[:-1],
             b', "messages": [{"role": "user", "content": [{"type": "prompt_embeds", "data": "',
             encoded(request.prompt, text.checkpoint.hidden_size).data,
             b'"}, ',

@@ -8,6 +8,7 @@ import json
 import threading
 import time
 from collections.abc import Generator, Iterator
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,8 @@ from caikit_pt.errors import (
     TooManyRequests,
     WaitedTooLong,
 )
-from caikit_pt.parameters.generation import GenerationParameters
+from caikit_pt.parameters.generation import GENERATION_PARAMETERS, GenerationParameters
+from caikit_pt.parameters.table import Parameter
 from caikit_pt.serving import vllm_request
 from caikit_pt.serving.backends import backend_for, base_for
 from caikit_pt.serving.generation import Generation
@@ -294,6 +296,51 @@ def test_what_vllm_cannot_do_is_refused(fake: Fake, field: str, request_: dict[s
     with pytest.raises(InvalidParameter, match=f"^{field}: .* not allowed. Allowed: .*{LLAMA} is served by"):
         submit(fake, **request_)
     assert not fake.requests
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Later(GenerationParameters):
+    """With a parameter that the translation has never heard of."""
+
+    novel: float = 0.5
+
+
+def test_what_is_not_known_is_refused() -> None:
+    vllm_request.check(_Later(), LLAMA)
+    with pytest.raises(InvalidParameter, match=r"^novel: 0\.7 is not allowed\. Allowed: 0\.5, for"):
+        vllm_request.check(_Later(novel=0.7), LLAMA)
+
+
+@pytest.mark.parametrize("parameter", list(GENERATION_PARAMETERS), ids=lambda parameter: parameter.name)
+def test_every_parameter_is_translated_done_here_or_refused(
+    fake: Fake, llama: BaseModel, parameter: Parameter
+) -> None:
+    """Where others have made it count: one that is dropped would go unnoticed."""
+    name, base = parameter.name, text_side(fake)
+    at_work = {"decoding_method": "SAMPLING", "seed": 1, "generated_tokens": True, "top_k": 5}
+    other = {
+        bool: not parameter.default,
+        int: 3,
+        float: 0.5,
+        str: next((one for one in parameter.choices if one != at_work.get(name)), "x"),
+    }[parameter.kind]
+    given = {**at_work, name: [other] if parameter.many else other}
+
+    def sent(fields: dict[str, Any]) -> dict[str, Any]:
+        parameters = GenerationParameters.from_request(fields, None, {})
+        vllm_request.check(parameters, LLAMA)
+        request = Request(base, PROMPT, text_ids(base, TEXT, parameters), parameters)
+        fields = json.loads(vllm_request.body(request, base))
+        fields.pop("messages")
+        return fields
+
+    if name in vllm_request.TRANSLATED:
+        assert sent(given) != sent(at_work)
+    elif name in vllm_request.DONE_HERE:
+        assert sent(given) == sent(at_work)
+    else:
+        with pytest.raises(InvalidParameter, match=f"^{name}: .* is not allowed"):
+            sent(given)
 
 
 @pytest.mark.parametrize("text", [TEXT, "  two\n\nlines ", "Zürich 漢字 🙂", "</s> in <s> between", "9" * 40])
