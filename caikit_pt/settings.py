@@ -8,12 +8,16 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from caikit_pt.errors import InvalidParameter
 from caikit_pt.parameters.table import Limits, Parameter
 from caikit_pt.parameters.tuning import DTYPES, PRESET_PARAMETERS, TUNING_PARAMETERS
 
 # Words that an environment variable may say true and false in.
 _TRUTHS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+# config.yml is the one place that they stand in.
+_DEFAULTS: Mapping[str, Any] = yaml.safe_load(Path(__file__).with_name("config.yml").read_text("utf-8"))
 _TASKS = (*TUNING_PARAMETERS["tuning_task"].choices, "default")
 
 
@@ -31,38 +35,38 @@ class Tracking:
     """Where trainings are told of; empty: nowhere."""
 
     mlflow_uri: str = ""
-    mlflow_experiment: str = "caikit_pt"
+    mlflow_experiment: str = _DEFAULTS["tracking"]["mlflow"]["experiment"]
     tensorboard_directory: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What config.yml describes; see there for the meaning of each."""
+    """What config.yml describes; see there for the meaning of each. Unset, lists and sections are empty."""
 
-    base_models_dir: str = ""
-    allow_downloads: bool = False
-    device: str = ""
-    torch_dtype: str = ""
-    linear_kernel: str = ""
-    cache_dir: str = ""
-    source_prompt_base: str = ""
+    base_models_dir: str = _DEFAULTS["base_models_dir"]
+    allow_downloads: bool = _DEFAULTS["allow_downloads"]
+    device: str = _DEFAULTS["device"]
+    torch_dtype: str = _DEFAULTS["torch_dtype"]
+    linear_kernel: str = _DEFAULTS["linear_kernel"]
+    cache_dir: str = _DEFAULTS["cache_dir"]
+    source_prompt_base: str = _DEFAULTS["source_prompt_base"]
     tuning_presets: tuple[Mapping[str, Any], ...] = ()
     tuning_limits: Limits = field(default_factory=dict)
-    max_new_tokens_limit: int = 4096
-    join_trainings: bool = False
-    max_batch_size: int = 64
-    max_waiting_requests: int = 1024
-    max_wait_seconds: float = 120.0
-    max_prefill_tokens: int = 512
-    kv_cache_mib: int = 0
-    prompt_cache_mib: int = 256
+    max_new_tokens_limit: int = _DEFAULTS["max_new_tokens_limit"]
+    join_trainings: bool = _DEFAULTS["join_trainings"]
+    max_batch_size: int = _DEFAULTS["max_batch_size"]
+    max_waiting_requests: int = _DEFAULTS["max_waiting_requests"]
+    max_wait_seconds: float = float(_DEFAULTS["max_wait_seconds"])
+    max_prefill_tokens: int = _DEFAULTS["max_prefill_tokens"]
+    kv_cache_mib: int = _DEFAULTS["kv_cache_mib"]
+    prompt_cache_mib: int = _DEFAULTS["prompt_cache_mib"]
     backends: tuple[Remote, ...] = ()
-    state_dir: str = "state"
-    slots: int = 0
-    max_queued: int = 1000
-    checkpoint_seconds: float = 60.0
-    max_attempts: int = 3
-    retention_days: float = 0.0
+    state_dir: str = _DEFAULTS["state_dir"]
+    slots: int = _DEFAULTS["slots"]
+    max_queued: int = _DEFAULTS["max_queued"]
+    checkpoint_seconds: float = float(_DEFAULTS["checkpoint_seconds"])
+    max_attempts: int = _DEFAULTS["max_attempts"]
+    retention_days: float = float(_DEFAULTS["retention_days"])
     tracking: Tracking = field(default_factory=Tracking)
 
     @property

@@ -140,6 +140,10 @@ GENERATION_PARAMETERS = ParameterTable(
 )
 
 
+def _default(name: str) -> Any:
+    return GENERATION_PARAMETERS[name].default
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExponentialDecay:
     """The end token's score grows by `factor` a token, from `start` generated tokens on."""
@@ -152,27 +156,27 @@ class ExponentialDecay:
 class GenerationParameters:
     """What one inference request asks for, checked and with every default resolved."""
 
-    max_new_tokens: int = 20
-    min_new_tokens: int = 0
-    truncate_input_tokens: int = 0
-    decoding_method: str = GREEDY
-    top_k: int = 0
-    top_p: float = 1.0
-    typical_p: float = 1.0
-    temperature: float = 1.0
-    repetition_penalty: float = 1.0
-    max_time: float | None = None
+    max_new_tokens: int = _default("max_new_tokens")
+    min_new_tokens: int = _default("min_new_tokens")
+    truncate_input_tokens: int = _default("truncate_input_tokens")
+    decoding_method: str = _default("decoding_method")
+    top_k: int = _default("top_k")
+    top_p: float = _default("top_p")
+    typical_p: float = _default("typical_p")
+    temperature: float = _default("temperature")
+    repetition_penalty: float = _default("repetition_penalty")
+    max_time: float | None = _default("max_time")
     exponential_decay: ExponentialDecay | None = None
-    stop_sequences: tuple[str, ...] = ()
+    stop_sequences: tuple[str, ...] = _default("stop_sequences")
     seed: int = 0
-    preserve_input_text: bool = True
-    input_tokens: bool = False
-    generated_tokens: bool = False
-    token_logprobs: bool = False
-    token_ranks: bool = False
-    include_stop_sequence: bool = True
-    labels_only: bool = True
-    label_probabilities: bool = False
+    preserve_input_text: bool = _default("preserve_input_text")
+    input_tokens: bool = _default("input_tokens")
+    generated_tokens: bool = _default("generated_tokens")
+    token_logprobs: bool = _default("token_logprobs")
+    token_ranks: bool = _default("token_ranks")
+    include_stop_sequence: bool = _default("include_stop_sequence")
+    labels_only: bool = _default("labels_only")
+    label_probabilities: bool = _default("label_probabilities")
 
     @property
     def samples(self) -> bool:

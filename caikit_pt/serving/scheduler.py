@@ -11,25 +11,29 @@ from dataclasses import dataclass
 from caikit_pt.base_model.frozen import BaseModel
 from caikit_pt.errors import InvalidParameter, TooManyRequests, WaitedTooLong
 from caikit_pt.serving.generation import Generation
+from caikit_pt.settings import Settings
 
 # Behind the oldest request, so many are looked through for texts of about its length.
 _LOOK_AHEAD = 32
 _BETWEEN_LOOKS = 0.05  # seconds
+# Of all rows, where neither a setting nor the device says.
+KV_BYTES_ON_A_CPU = 2**32
+_DEFAULTS = Settings()
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What an engine may take on."""
 
-    rows: int = 64
-    waiting: int = 1024
-    wait_seconds: float = 120.0
+    rows: int = _DEFAULTS.max_batch_size
+    waiting: int = _DEFAULTS.max_waiting_requests
+    wait_seconds: float = _DEFAULTS.max_wait_seconds
     # Keys and values of all rows together.
-    kv_bytes: int = 2**32
+    kv_bytes: int = KV_BYTES_ON_A_CPU
     # Positions that are read between two steps of the rows that are running.
-    read_positions: int = 512
+    read_positions: int = _DEFAULTS.max_prefill_tokens
     # Keys and values of the soft prompts that were used last.
-    prompt_bytes: int = 2**28
+    prompt_bytes: int = _DEFAULTS.prompt_cache_mib * 2**20
 
 
 class Scheduler:

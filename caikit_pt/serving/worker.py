@@ -14,11 +14,10 @@ from caikit_pt.serving.backend import Backend
 from caikit_pt.serving.engine import Engine
 from caikit_pt.serving.generation import Generation
 from caikit_pt.serving.request import Request, Token, input_tokens
-from caikit_pt.serving.scheduler import Limits
+from caikit_pt.serving.scheduler import KV_BYTES_ON_A_CPU, Limits
 from caikit_pt.settings import Settings
 
 _LOG = logging.getLogger(__name__)
-_KV_BYTES_ON_A_CPU = 2**32
 
 
 class Worker(Backend):
@@ -82,7 +81,7 @@ def _free(base: BaseModel) -> int:
     import torch
 
     if base.device.type != "cuda":
-        return _KV_BYTES_ON_A_CPU
+        return KV_BYTES_ON_A_CPU
     return torch.cuda.mem_get_info(base.device)[0] // 2
 
 

@@ -20,6 +20,7 @@ from caikit_pt.serving.backend import Backend
 from caikit_pt.serving.generation import Generation
 from caikit_pt.serving.labels import Labels
 from caikit_pt.serving.request import Request, text_ids
+from caikit_pt.settings import Settings
 from caikit_pt.soft_prompt.prompt import SoftPrompt
 from caikit_pt.tuning.examples import known_tokens, target_text
 from caikit_pt.tuning.losses import losses
@@ -27,7 +28,7 @@ from caikit_pt.tuning.records import Record, Records, numbered
 from caikit_pt.tuning.verbalizer import Verbalizer
 
 # Requests under way: half of what an engine has rows for by default, so that others get in between.
-_AT_ONCE = 32
+_AT_ONCE = Settings().max_batch_size // 2
 # Seconds after which whoever follows hears of it, whether anything is done or not.
 _NAP = 0.1
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from caikit_pt.parameters.generation import GENERATION_PARAMETERS
 from caikit_pt.parameters.tuning import TUNING_PARAMETERS
 from caikit_pt.tuning.contender import Answers, Contender
 from caikit_pt.tuning.estimate import Estimate
@@ -60,12 +61,15 @@ class Evaluation:
         records: Records,
         task: str,
         against: Contender | None = None,
-        most_new_tokens: int = 1_000_000,
+        most_new_tokens: int | None = None,
         truncate_input_tokens: int = 0,
     ) -> None:
-        """`task` is one of `tuning_task`: outputs are labels in classification, and in generation where
+        """Answers have `most_new_tokens` at the most; None: as many as a request may ask for.
+
+        `task` is one of `tuning_task`: outputs are labels in classification, and in generation where
         `label_set` takes them for these."""
         self.task = str(TUNING_PARAMETERS["tuning_task"].check(task))
+        most = most_new_tokens or int(GENERATION_PARAMETERS["max_new_tokens"].high or 0)
         self._records = records
         self._outputs = [record.output.strip() for record in records.items]
         contenders = {TUNED: tuned}
@@ -85,7 +89,7 @@ class Evaluation:
                     f"{against.base.checkpoint.name}, is another one, with tokens of its own"
                 )
         self._answers = {
-            name: Answers(contender, records, most_new_tokens, truncate_input_tokens)
+            name: Answers(contender, records, most, truncate_input_tokens)
             for name, contender in contenders.items()
         }
         for answers in self._answers.values():
