@@ -26,7 +26,6 @@ from caikit_pt.parameters.tuning import (
     FEWEST_TO_SPLIT,
     MANY_EPOCHS,
     MOST_SPLIT_OFF,
-    OFF,
     SOURCE_INIT_METHODS,
     TUNING_PARAMETERS,
     VALIDATION_SHARE,
@@ -160,7 +159,7 @@ def make_plan(
     given = check_request(request, settings.tuning_limits)
     taken = predecessor.taken(settings.tuning_limits) if predecessor else {}
     known = {**{name: value for name, (value, _) in taken.items()}, **given}
-    Verbalizer(known.get("verbalizer", TUNING_PARAMETERS["verbalizer"].default))
+    Verbalizer(_asked(known, "verbalizer"))
     checkpoint = resource.checkpoint if resource else locate(known["base_model"], settings)
     if predecessor:
         predecessor.check(given, checkpoint)
@@ -168,7 +167,7 @@ def make_plan(
     _ = checkpoint.fingerprint, checkpoint.tokenizer
     text_of(checkpoint).init_ids(given.get("prompt_tuning_init_text", ""))
     source = _source(given, checkpoint, settings)
-    asked = Asked(given.get("input_field", ""), given.get("output_field", ""))
+    asked = Asked(_asked(given, "input_field"), _asked(given, "output_field"))
     records = read_records(train_stream, "train_stream", asked)
     validation = None if val_stream is None else read_records(val_stream, "val_stream", asked)
     decided = _validation_share(given, len(records), validation is not None)
@@ -193,13 +192,15 @@ def make_plan(
     return plan
 
 
+def _asked(given: Mapping[str, Any], name: str) -> Any:
+    """A parameter of a request, with the table's default."""
+    return given.get(name, TUNING_PARAMETERS[name].default)
+
+
 def _validation_share(given: Mapping[str, Any], records: int, has_stream: bool) -> Decided:
     """The share of the records to validate with. Raises InvalidParameter where one is needed and missing."""
-    needed = [
-        name
-        for name, off in (("search", OFF), ("early_stopping_patience", 0), ("validation_steps", 0))
-        if given.get(name, off) != off
-    ]
+    needing = ("search", "early_stopping_patience", "validation_steps")
+    needed = [name for name in needing if _asked(given, name) != TUNING_PARAMETERS[name].default]
     if has_stream:
         if given.get("validation_share"):
             raise InvalidParameter(
@@ -230,7 +231,7 @@ def _source(given: Mapping[str, Any], checkpoint: Checkpoint, settings: Settings
             f"{source.num_virtual_tokens}, as the source prompt {source.name} has it, or unset",
         )
     if method == EXACT_SOURCE_TASK:
-        source.task(given.get("prompt_tuning_init_task", 0))
+        source.task(_asked(given, "prompt_tuning_init_task"))
     return source
 
 
@@ -251,7 +252,7 @@ def _resolve(
         **taken,
     }
     task = given.get("tuning_task", decided["tuning_task"][0])
-    verbalizer = Verbalizer(given.get("verbalizer", TUNING_PARAMETERS["verbalizer"].default))
+    verbalizer = Verbalizer(_asked(given, "verbalizer"))
     rules = by_rules(Facts(checkpoint.family, verbalizer.ends_with_input))
     decided.update({name: value for name, value in rules.items() if name not in taken})
     decided.update(preset(settings.tuning_presets, checkpoint.name, task))

@@ -7,15 +7,22 @@ from typing import Any
 
 import torch
 
-from caikit_pt.base_model.frozen import BaseModel, TrainingBatch
+from caikit_pt.base_model.frozen import BaseModel, PromptTensors, TrainingBatch
 from caikit_pt.parameters.tuning import TuningParameters
 from caikit_pt.soft_prompt.prompt import SoftPrompt, TrainablePrompt, trainable
+from caikit_pt.tuning.examples import make_examples
 from caikit_pt.tuning.learner import Learner
+from caikit_pt.tuning.losses import losses
 from caikit_pt.tuning.plan import TuningPlan, make_plan
 from tests.conftest import SETTINGS
 
 THINGS = ("kettle", "lamp", "desk", "chair", "mixer", "fan", "phone", "clock", "sofa", "radio")
 PAIRS = [{"input": f"the {thing} is {mood}", "output": mood} for thing in THINGS for mood in ("good", "bad")]
+HELD_OUT = PAIRS[12:]
+# Everything is the other way round: the better the training goes, the worse this gets.
+CONTRADICTING = [
+    {"input": pair["input"], "output": "bad" if pair["output"] == "good" else "good"} for pair in PAIRS
+]
 
 
 def plan(
@@ -28,6 +35,14 @@ def plan(
     quick = {"num_virtual_tokens": 4, "num_epochs": 2, "batch_size": 5}
     request = {"base_model": base.checkpoint.name, **quick, **request}
     return make_plan(request, records, validation, SETTINGS)
+
+
+def validation_loss(planned: TuningPlan, base: BaseModel, prompt: PromptTensors) -> float:
+    """Nats a target token of all records that a training is validated with."""
+    assert planned.validation is not None
+    examples = make_examples(planned.validation, base, planned.parameters)
+    batch = examples.batch(range(len(examples)))
+    return float(losses(base, [prompt], batch).sum()) / batch.target_tokens
 
 
 def learner_of(parameters: TuningParameters, updates: int, parts: Sequence[str]) -> Learner:

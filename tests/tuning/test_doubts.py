@@ -1,0 +1,31 @@
+"""What is doubted of a training while it runs, and that it is said once."""
+
+from __future__ import annotations
+
+import pytest
+
+from caikit_pt.base_model.frozen import BaseModel
+from caikit_pt.tuning.candidate import Candidate, Point
+from caikit_pt.tuning.doubts import Doubts
+
+from .training import plan
+
+UPDATES = 100
+
+
+@pytest.mark.parametrize(
+    ("slope", "told"),
+    [
+        (-0.01, []),
+        (0.0, ["the loss is flat at update 30 of 100"]),
+        (0.05, ["the loss is diverging at update 20 of 100"]),
+    ],
+)
+def test_a_doubt_is_told_once(
+    llama: BaseModel, slope: float, told: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    candidate, doubts = Candidate.begin(llama, plan(llama).parameters, None, UPDATES), Doubts(UPDATES)
+    for step in range(1, UPDATES + 1):
+        candidate.curve.append(Point(1, step, 2.0 + slope * step, 0.3, True))
+        doubts.look(candidate, step)
+    assert [record.message for record in caplog.records if record.name.endswith("doubts")] == told
