@@ -325,23 +325,30 @@ class Supervisor:
         self._end(job, ERRORED, [event.data["text"] for event in told])
 
     def _leave(self, job: Job, finish: Callable[[], None]) -> None:
-        """Does `finish` until the store takes it, and frees the job's slot."""
+        """Does `finish`, and frees the job's slot whatever comes of that: later jobs wait for it."""
+        try:
+            try:
+                self._insist(job, finish)
+            except Exception as error:
+                _LOG.exception("the end of a job failed")
+                reason = str(explained(error))
+                self._insist(job, lambda: self._store.move(job.id, ERRORED, [reason]))
+        finally:
+            with self._lock:
+                self._running.pop(job.id, None)
+                self._devices.pop(job.id, None)
+                self._canceling.discard(job.id)
+                self._lock.notify_all()
+
+    def _insist(self, job: Job, note: Callable[[], object]) -> None:
+        """Does `note` until the store takes it."""
         while True:
             try:
-                finish()
-                break
+                note()
+                return
             except StateUnavailable as error:
                 _LOG.warning("the end of %s can't be noted yet: %s", job.id, error)
                 time.sleep(_SECONDS_BETWEEN_TRIES)
-            except Exception as error:
-                _LOG.exception("the end of a job failed")
-                self._store.move(job.id, ERRORED, [str(explained(error))])
-                break
-        with self._lock:
-            self._running.pop(job.id, None)
-            self._devices.pop(job.id, None)
-            self._canceling.discard(job.id)
-            self._lock.notify_all()
 
     def _end(self, job: Job, state: str, reasons: Sequence[str] = ()) -> None:
         if not self._store.move(job.id, state, reasons):

@@ -163,8 +163,11 @@ class TuningServicer:
         return training.to_proto()
 
     def WatchTraining(self, request: Any, context: Any) -> Iterator[Any]:
-        """Raises UnknownJob. Reads from the store at the client's pace; no training waits for it."""
-        with self._place(context):
+        """Raises UnknownJob, and StateUnavailable where the store can't be read now: clients come again.
+
+        Reads from the store at the client's pace; no training waits for it.
+        """
+        with self._place(context), _told(context):
             yield from self._events(request, context)
 
     @contextmanager
@@ -187,7 +190,7 @@ class TuningServicer:
         import grpc
 
         asked = WatchTrainingRequest.from_proto(request)
-        job = self._find(asked.training_id, context)
+        job = self._trainer.job(asked.training_id)
         last = asked.from_event
         while context.is_active():
             seen, stopping = self._store.changes, self._stopping
@@ -252,11 +255,6 @@ class TuningServicer:
             if done.seconds >= told + _SECONDS_BETWEEN_STEPS or done.done == done.of:
                 told = done.seconds
                 yield done
-
-    def _find(self, id: str, context: Any) -> Job:
-        with _told(context):
-            return self._trainer.job(id)
-        raise AssertionError("abort raises")
 
     def _training(self, job: Job) -> Training:
         return Training(

@@ -186,3 +186,32 @@ def test_deaths_are_counted_until_a_snapshot_is_newer(tmp_path: Path) -> None:
     found = store.find("a") or one
     assert (found.state, list(found.reasons)) == (ERRORED, ["SIGSEGV", "SIGBUS", "no memory", "exit code 3"])
     assert [event.data["text"] for event in store.events(one, kinds=[kinds.DEATH])] == list(found.reasons)
+
+
+def test_a_slot_is_free_again_however_the_end_of_its_job_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Later jobs would wait for ever."""
+    monkeypatch.setattr("caikit_pt.runtime.supervisor._SECONDS_BETWEEN_TRIES", 0.01)
+    failing = supervisor(tmp_path)
+    store = failing._store
+    store.add(job("a"))
+    store.move("a", RUNNING)
+    failing._running["a"] = None
+    move, locked = store.move, iter([True, True, False])
+
+    def locked_for_a_while(*told: Any) -> bool:
+        if next(locked):
+            raise StateUnavailable("the database is locked")
+        return move(*told)
+
+    monkeypatch.setattr(store, "move", locked_for_a_while)
+
+    def fail() -> None:
+        raise ValueError("nobody has foreseen it")
+
+    failing._leave(job("a"), fail)
+    assert failing._running == {}
+    found = store.find("a") or job("a")
+    assert found.state == ERRORED
+    assert "nobody has foreseen it" in found.reasons[0]
