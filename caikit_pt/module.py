@@ -42,7 +42,6 @@ from caikit_pt.data_model import (
 from caikit_pt.errors import InvalidParameter
 from caikit_pt.parameters.generation import GENERATION_PARAMETERS, GenerationParameters
 from caikit_pt.plotting import curves_of, figure_of
-from caikit_pt.runtime.status import caikit_errors
 from caikit_pt.serving.backend import Backend
 from caikit_pt.serving.backends import backend_for, base_for
 from caikit_pt.serving.generation import Generation
@@ -53,6 +52,7 @@ from caikit_pt.soft_prompt import artifact
 from caikit_pt.soft_prompt.artifact import TunedPrompt
 from caikit_pt.soft_prompt.initial import FIELD, Predecessor, published
 from caikit_pt.soft_prompt.publication import replacing
+from caikit_pt.status import caikit_errors
 from caikit_pt.tracking.recording import recording
 from caikit_pt.tuning.contender import Contender
 from caikit_pt.tuning.evaluation import AGAINST, TUNED, Done, Evaluation

@@ -15,7 +15,7 @@ from caikit_pt.runtime.job_process import _Run
 from caikit_pt.runtime.reports import BROKEN, FAILED, INTERRUPTED, Report
 from tests.tuning.training import plan
 
-from .test_trainer import job
+from .jobs import job
 
 
 class Reports:

@@ -18,7 +18,7 @@ from caikit_pt.runtime.tuning_messages import EvaluateRequest, WatchTrainingRequ
 from caikit_pt.runtime.tuning_service import TuningServicer, _thinned
 from caikit_pt.tuning.evaluation import Done
 
-from .test_trainer import job
+from .jobs import job
 
 
 @pytest.mark.parametrize("length", [0, 1, 9, 10, 11, 20, 95, 1001])
