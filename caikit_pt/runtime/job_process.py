@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -117,22 +117,17 @@ class _Run:
             self._tell(BROKEN, text=str(explained(error)))
 
     def _train(self) -> None:
-        from caikit_pt.base_model.pool import POOL
         from caikit_pt.module import PeftPromptTuning
-        from caikit_pt.tuning.joining import round_of
-        from caikit_pt.tuning.learner import gradients
-        from caikit_pt.tuning.tuner import tune
+        from caikit_pt.tuning.training import Training
 
         if self._folder.artifact.is_dir():
             return
         plan = self._folder.plan()
         self._tell(kinds.PHASE, phase="loading")
-        base = POOL.get(plan.checkpoint, plan.parameters.torch_dtype, self._device)
+        training = Training(plan, self._device)
         self._tell(kinds.PHASE, phase="training")
-        taking_part = round_of(base).member() if self._joined else nullcontext(gradients)
-        with taking_part as compute:
-            tuned = tune(plan, base, self._progress, compute, self._snapshots, self._validated)
-        PeftPromptTuning(tuned, base).save(str(self._folder.artifact))
+        tuned = training.run(self._joined, self._progress, self._validated, self._snapshots)
+        PeftPromptTuning(tuned, training.base).save(str(self._folder.artifact))
 
     def _progress(self, progress: Progress) -> None:
         """A report now and then, with all losses since the last."""
@@ -207,10 +202,10 @@ def _alone_with(folder: JobFolder) -> Iterator[None]:
 def _import_all() -> None:
     """Before the first command: the job that it brings begins sooner. No GPU is touched."""
     import caikit_pt.module
-    import caikit_pt.tuning.tuner
+    import caikit_pt.tuning.training
     from caikit_pt.base_model.pool import import_libraries
 
-    _ = caikit_pt.module, caikit_pt.tuning.tuner
+    _ = caikit_pt.module, caikit_pt.tuning.training
     import_libraries()
 
 

@@ -66,7 +66,7 @@ def test_whatever_ends_a_training_is_told_with_what_to_do(
         raise error
 
     JobFolder(tmp_path / "one").create(job("one"), plan(llama))
-    monkeypatch.setattr("caikit_pt.tuning.tuner.tune", fail)
+    monkeypatch.setattr("caikit_pt.tuning.training.tune", fail)
     reports: Any = Reports()
     _Run(reports, "one", str(tmp_path / "one"), "cpu", joined=False, seconds=60.0)._run()
     end = reports.sent[-1]
