@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from caikit_pt.client import Event
+    from caikit_pt.training import Event
 
 
 class ProgressBar:
