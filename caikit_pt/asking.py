@@ -16,7 +16,7 @@ from caikit_pt.errors import CaikitPtError
 IN_FLIGHT = 64
 # Questions in memory, in questions that may be under way: answers wait for a slow one in front of them.
 _HELD = 4
-_LOST = ("UNAVAILABLE", "CANCELLED")
+LOST = ("UNAVAILABLE", "CANCELLED")
 # A server that has more to do than it can, and may have less to do soon.
 _BUSY = ("RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED")
 _OF_THE_QUESTION = ("INVALID_ARGUMENT", *_BUSY, "INTERNAL", "UNKNOWN")
@@ -124,7 +124,7 @@ class Asking:
             question.answer = question.call.result()
         except CaikitPtError as error:
             question.refusals += error.status in _BUSY
-            if error.status in _LOST:
+            if error.status in LOST:
                 self._wait(error)
                 self._again.append(question)
             elif error.status in _BUSY and question.refusals < _MOST_REFUSALS:

@@ -6,9 +6,6 @@ from typing import Any
 
 from caikit_pt.errors import CaikitPtError
 
-# The server is gone for now: whoever waits may ask again.
-LOST = ("UNAVAILABLE", "CANCELLED")
-
 
 class ServerError(CaikitPtError):
     """What the server answered instead: `status` is the name of a gRPC status."""

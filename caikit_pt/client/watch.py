@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 
+from caikit_pt.asking import LOST
 from caikit_pt.client.connection import Connection
 from caikit_pt.client.message import as_event
-from caikit_pt.client.server_error import LOST, ServerError
+from caikit_pt.client.server_error import ServerError
 from caikit_pt.training import Event
 
 _SECONDS_TO_RECONNECT = 1.0
