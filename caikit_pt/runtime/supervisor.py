@@ -88,13 +88,16 @@ class Supervisor:
 
     def _dispatch(self) -> None:
         while not self._slots.closed:
-            try:
-                started = self._start_next()
-            except (StateUnavailable, OSError) as error:
-                _LOG.warning("no job can be started now: %s", error)
-                started = False
-            if not started:
+            if not self._has_started_one():
                 self._slots.wait(_SECONDS_BETWEEN_TRIES)
+
+    def _has_started_one(self) -> bool:
+        try:
+            return self._start_next()
+        except Exception as error:  # whatever it is, later jobs wait for the next try
+            foreseen = isinstance(error, StateUnavailable | OSError)
+            _LOG.warning("no job can be started now: %s", error, exc_info=not foreseen)
+            return False
 
     def _start_next(self) -> bool:
         """Whether there was a job, and a slot for it."""

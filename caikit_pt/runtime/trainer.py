@@ -14,6 +14,8 @@ import sys
 import threading
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,7 @@ from caikit.core.model_management.job_base import JobInfo
 from caikit.core.model_management.model_trainer_base import ModelTrainerBase, ModelTrainerFutureBase
 
 from caikit_pt import settings
-from caikit_pt.errors import CaikitPtError, InvalidParameter, UnknownJob, shown
+from caikit_pt.errors import CaikitPtError, InvalidParameter, StateUnavailable, UnknownJob, shown
 from caikit_pt.module import PeftPromptTuning
 from caikit_pt.paths import check_model_name
 from caikit_pt.runtime import job as kinds
@@ -112,9 +114,10 @@ class PromptTuningTrainer(ModelTrainerBase):
             return self._future(self._opened.accept(job, plan))
 
     def get_model_future(self, training_id: str) -> JobFuture:
-        """The job with this id. Raises CaikitCoreException with NOT_FOUND."""
+        """The job with this id. Raises CaikitCoreException: NOT_FOUND, or as those of the job itself."""
         try:
-            return self._future(self.job(training_id))
+            with _store_errors():
+                return self._future(self.job(training_id))
         except UnknownJob as error:
             raise CaikitCoreException(CaikitCoreStatusCode.NOT_FOUND, str(error)) from error
 
@@ -143,18 +146,24 @@ class JobFuture(ModelTrainerFutureBase):
         self._trainer = trainer
 
     def get_info(self) -> JobInfo:
-        """The state of the job; where it stands, its warnings and the verdict are among the reasons."""
-        job = self._trainer.job(self.id)
+        """The state of the job; where it stands, its warnings and the verdict are among the reasons.
+
+        Raises CaikitCoreException, CONNECTION_ERROR where the jobs can't be read now.
+        """
+        with _store_errors():
+            job = self._trainer.job(self.id)
+            told = reasons(self._trainer.store, job)
         return JobInfo(
             status=JobStatus[job.state],
-            errors=[RuntimeError(text) for text in reasons(self._trainer.store, job)] or None,
+            errors=[RuntimeError(text) for text in told] or None,
             submission_time=_moment(job.submitted),
             completion_time=_moment(job.ended),
         )
 
     def cancel(self) -> None:
-        """Ends the job."""
-        self._trainer.cancel(self.id)
+        """Ends the job. Raises CaikitCoreException, CONNECTION_ERROR where that can't be noted now."""
+        with _store_errors():
+            self._trainer.cancel(self.id)
 
     def wait(self) -> None:
         """Until the job has ended."""
@@ -169,6 +178,15 @@ class JobFuture(ModelTrainerFutureBase):
         if job.state != COMPLETED:
             raise CaikitPtError("; ".join(job.reasons) or f"The training is {job.state}")
         return caikit.load(job.path)
+
+
+@contextmanager
+def _store_errors() -> Iterator[None]:
+    """caikit makes UNAVAILABLE of it, and INTERNAL without a reason of what it doesn't know."""
+    try:
+        yield
+    except StateUnavailable as error:
+        raise CaikitCoreException(CaikitCoreStatusCode.CONNECTION_ERROR, str(error)) from error
 
 
 def reasons(store: JobStore, job: Job) -> list[str]:

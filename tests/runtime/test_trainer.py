@@ -1,0 +1,44 @@
+"""What caikit is told of jobs where the store can't be read. Nothing is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import aconfig
+import pytest
+from caikit.core.exceptions.caikit_core_exception import CaikitCoreException, CaikitCoreStatusCode
+
+from caikit_pt.errors import StateUnavailable
+from caikit_pt.runtime.job_store import JobStore
+from caikit_pt.runtime.trainer import PromptTuningTrainer
+
+from .jobs import job
+
+
+def test_a_poll_that_the_store_fails_is_to_be_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """caikit makes UNAVAILABLE of it, and INTERNAL without a reason of any other error."""
+    store, trainer = JobStore(tmp_path), PromptTuningTrainer(aconfig.Config({}), "default")
+    store.add(job("one"))
+    state: Any = SimpleNamespace(store=store, supervisor=SimpleNamespace(cancel=None), stop=lambda: None)
+    trainer._state = state
+    future = trainer.get_model_future("one")
+    assert future.get_info().status.name == "QUEUED"
+
+    def locked(*_: object) -> None:
+        raise StateUnavailable("The jobs in state_dir can't be read or written now: locked")
+
+    monkeypatch.setattr(store, "find", locked)
+    calls: list[Callable[[], object]] = [
+        lambda: trainer.get_model_future("one"),
+        future.get_info,
+        future.cancel,
+    ]
+    for call in calls:
+        with pytest.raises(CaikitCoreException, match="locked") as error:
+            call()
+        assert error.value.status_code is CaikitCoreStatusCode.CONNECTION_ERROR
