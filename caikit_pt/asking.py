@@ -11,11 +11,13 @@ from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
 from caikit_pt.errors import CaikitPtError
+from caikit_pt.settings import Settings
 
-# What an engine answers in one batch by default (`max_batch_size`).
-IN_FLIGHT = 64
+# What an engine answers in one batch by default.
+IN_FLIGHT = Settings().max_batch_size
 # Questions in memory, in questions that may be under way: answers wait for a slow one in front of them.
 _HELD = 4
+# The server is gone for now: whoever waits may ask again.
 LOST = ("UNAVAILABLE", "CANCELLED")
 # A server that has more to do than it can, and may have less to do soon.
 _BUSY = ("RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED")
