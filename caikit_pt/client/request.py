@@ -91,6 +91,7 @@ def _given(records: Iterable[Any] | None, stream: str) -> Iterator[Any]:
 def evaluation_message(
     model_name: str, records: GivenRecords | None, file: str, request: Mapping[str, Any]
 ) -> Any:
+    """An EvaluateRequest, records and all. Raises ServerError."""
     from google.protobuf import json_format
 
     from caikit_pt.runtime.tuning_messages import EvaluateRequest
