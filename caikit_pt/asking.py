@@ -11,12 +11,14 @@ from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
 from caikit_pt.errors import CaikitPtError
+from caikit_pt.settings import Settings
 
-# What an engine answers in one batch by default (`max_batch_size`).
-IN_FLIGHT = 64
+# What an engine answers in one batch by default.
+IN_FLIGHT = Settings().max_batch_size
 # Questions in memory, in questions that may be under way: answers wait for a slow one in front of them.
 _HELD = 4
-_LOST = ("UNAVAILABLE", "CANCELLED")
+# The server is gone for now: whoever waits may ask again.
+LOST = ("UNAVAILABLE", "CANCELLED")
 # A server that has more to do than it can, and may have less to do soon.
 _BUSY = ("RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED")
 _OF_THE_QUESTION = ("INVALID_ARGUMENT", *_BUSY, "INTERNAL", "UNKNOWN")
@@ -124,7 +126,7 @@ class Asking:
             question.answer = question.call.result()
         except CaikitPtError as error:
             question.refusals += error.status in _BUSY
-            if error.status in _LOST:
+            if error.status in LOST:
                 self._wait(error)
                 self._again.append(question)
             elif error.status in _BUSY and question.refusals < _MOST_REFUSALS:

@@ -10,7 +10,7 @@ from caikit_pt.evaluation_report import METRICS, estimate
 from caikit_pt.parameters.tuning import TUNING_PARAMETERS
 
 if TYPE_CHECKING:
-    from caikit_pt.client import Training
+    from caikit_pt.training import Training
 
 _FACTS = ("training_id", "model_name", "base_model", "state", "validation_records", "kept_update")
 _EVALUATE = "caikit-pt evaluate NAME --against OTHER --test FILE compares them on the same records"

@@ -19,7 +19,7 @@
     ├── TooManyJobs                  RESOURCE_EXHAUSTED
     └── UnknownJob                   NOT_FOUND
 
-This module knows nothing of gRPC: a status is the name of one, and `module.py` and `runtime/` turn
+This module knows nothing of gRPC: a status is the name of one, and `status.py` and `runtime/` turn
 the name into what caikit expects.
 """
 

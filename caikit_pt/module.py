@@ -6,7 +6,6 @@ what caikit can turn into protobuf: Optional and Union, no strings.
 """
 
 import logging
-from contextlib import nullcontext
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -29,7 +28,6 @@ from caikit.interfaces.nlp.tasks import TextGenerationTask, TokenizationTask
 from caikit_pt import settings
 from caikit_pt.base_model.checkpoint import locate
 from caikit_pt.base_model.frozen import BaseModel
-from caikit_pt.base_model.pool import POOL
 from caikit_pt.base_model.text import TextSide
 from caikit_pt.data_model import (
     ExponentialDecayLengthPenalty,
@@ -42,7 +40,6 @@ from caikit_pt.data_model import (
 from caikit_pt.errors import InvalidParameter
 from caikit_pt.parameters.generation import GENERATION_PARAMETERS, GenerationParameters
 from caikit_pt.plotting import curves_of, figure_of
-from caikit_pt.runtime.status import caikit_errors
 from caikit_pt.serving.backend import Backend
 from caikit_pt.serving.backends import backend_for, base_for
 from caikit_pt.serving.generation import Generation
@@ -53,19 +50,18 @@ from caikit_pt.soft_prompt import artifact
 from caikit_pt.soft_prompt.artifact import TunedPrompt
 from caikit_pt.soft_prompt.initial import FIELD, Predecessor, published
 from caikit_pt.soft_prompt.publication import replacing
+from caikit_pt.status import caikit_errors
 from caikit_pt.tracking.recording import recording
 from caikit_pt.tuning.contender import Contender
 from caikit_pt.tuning.evaluation import AGAINST, TUNED, Done, Evaluation
 from caikit_pt.tuning.failure import told
-from caikit_pt.tuning.joining import round_of
-from caikit_pt.tuning.learner import gradients
 from caikit_pt.tuning.plan import TuningPlan, make_plan
 from caikit_pt.tuning.preflight import Preflight, preflight
 from caikit_pt.tuning.progress import Progress, show_progress
 from caikit_pt.tuning.record_fields import Asked
 from caikit_pt.tuning.record_file import rows
 from caikit_pt.tuning.records import read_records
-from caikit_pt.tuning.tuner import tune
+from caikit_pt.tuning.training import Training
 from caikit_pt.tuning.verbalizer import Verbalizer
 
 _Decay = Optional[Union[Tuple[int, float], ExponentialDecayLengthPenalty]]
@@ -200,25 +196,20 @@ class PeftPromptTuning(ModuleBase):
     @classmethod
     def from_plan(cls, plan: TuningPlan, progress_bar: bool = False) -> "PeftPromptTuning":
         """Does what `plan` says: minutes to hours."""
+        now = settings.current()
         with caikit_errors(), told():
-            base = plan.resource or POOL.get(
-                plan.checkpoint, plan.parameters.torch_dtype, plan.parameters.device
-            )
-            taking_part = (
-                round_of(base).member() if settings.current().join_trainings else nullcontext(gradients)
-            )
+            training = Training(plan)
             with (
-                taking_part as compute,
                 show_progress(plan.checkpoint.name, progress_bar) as shown,
-                recording(plan, settings.current().tracking) as recorded,
+                recording(plan, now.tracking) as recorded,
             ):
 
                 def on_update(progress: Progress) -> None:
                     shown(progress)
                     recorded.updated(progress)
 
-                tuned = tune(plan, base, on_update, compute, on_validation=recorded.validated)
-                made = cls(tuned, base)
+                tuned = training.run(now.join_trainings, on_update, recorded.validated)
+                made = cls(tuned, training.base)
                 recorded.tuned(tuned.verdict, made.save)
                 return made
 

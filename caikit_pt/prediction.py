@@ -20,6 +20,7 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
+from caikit_pt.asking import LOST
 from caikit_pt.client import ServerError, TuningClient
 from caikit_pt.errors import CaikitPtError, InvalidParameter, InvalidRecord
 from caikit_pt.tuning.record_fields import OfType, UnusableField, input_field, input_text
@@ -31,7 +32,6 @@ _INPUT = "input"
 _LEFT_OUT = ("producer_id",)
 _JSON_LINES, _TABLE = ".jsonl", ".csv"
 _OUT = "--out"
-_LOST = ("UNAVAILABLE", "CANCELLED")
 _SECONDS_BETWEEN_CHECKS = 3.0
 # What tells a run from another, in words.
 _OTHER = {
@@ -314,7 +314,7 @@ class _SameTraining:
             try:
                 self.check()
             except ServerError as error:
-                if error.status not in _LOST:
+                if error.status not in LOST:
                     raise
 
     def check_soon(self) -> None:

@@ -5,19 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from caikit_pt.errors import InvalidParameter
-from caikit_pt.parameters.table import Limits, Parameter
+from caikit_pt.parameters.table import Limits, Parameter, ParameterTable
 from caikit_pt.parameters.tuning import DTYPES, PRESET_PARAMETERS, TUNING_PARAMETERS
 
 # Words that an environment variable may say true and false in.
 _TRUTHS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
-# config.yml is the one place that they stand in.
-_DEFAULTS: Mapping[str, Any] = yaml.safe_load(Path(__file__).with_name("config.yml").read_text("utf-8"))
 _TASKS = (*TUNING_PARAMETERS["tuning_task"].choices, "default")
 
 
@@ -30,43 +29,49 @@ class Remote:
     model: str
 
 
+def _default(name: str) -> Any:
+    """A field whose default is what config.yml says of the setting `name`: it stands nowhere else."""
+    return field(default_factory=lambda: _of_config_yml(name))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tracking:
     """Where trainings are told of; empty: nowhere."""
 
-    mlflow_uri: str = ""
-    mlflow_experiment: str = _DEFAULTS["tracking"]["mlflow"]["experiment"]
-    tensorboard_directory: str = ""
+    mlflow_uri: str = _default("tracking.mlflow.uri")
+    mlflow_experiment: str = _default("tracking.mlflow.experiment")
+    tensorboard_directory: str = _default("tracking.tensorboard.directory")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What config.yml describes; see there for the meaning of each. Unset, lists and sections are empty."""
+    """What config.yml describes; see there for the meaning of each."""
 
-    base_models_dir: str = _DEFAULTS["base_models_dir"]
-    allow_downloads: bool = _DEFAULTS["allow_downloads"]
-    device: str = _DEFAULTS["device"]
-    torch_dtype: str = _DEFAULTS["torch_dtype"]
-    linear_kernel: str = _DEFAULTS["linear_kernel"]
-    cache_dir: str = _DEFAULTS["cache_dir"]
-    source_prompt_base: str = _DEFAULTS["source_prompt_base"]
+    base_models_dir: str = _default("base_models_dir")
+    allow_downloads: bool = _default("allow_downloads")
+    device: str = _default("device")
+    torch_dtype: str = _default("torch_dtype")
+    linear_kernel: str = _default("linear_kernel")
+    cache_dir: str = _default("cache_dir")
+    source_prompt_base: str = _default("source_prompt_base")
+    # Those of config.yml are what a server begins with; whoever clears them wants none.
     tuning_presets: tuple[Mapping[str, Any], ...] = ()
-    tuning_limits: Limits = field(default_factory=dict)
-    max_new_tokens_limit: int = _DEFAULTS["max_new_tokens_limit"]
-    join_trainings: bool = _DEFAULTS["join_trainings"]
-    max_batch_size: int = _DEFAULTS["max_batch_size"]
-    max_waiting_requests: int = _DEFAULTS["max_waiting_requests"]
-    max_wait_seconds: float = float(_DEFAULTS["max_wait_seconds"])
-    max_prefill_tokens: int = _DEFAULTS["max_prefill_tokens"]
-    kv_cache_mib: int = _DEFAULTS["kv_cache_mib"]
-    prompt_cache_mib: int = _DEFAULTS["prompt_cache_mib"]
-    backends: tuple[Remote, ...] = ()
-    state_dir: str = _DEFAULTS["state_dir"]
-    slots: int = _DEFAULTS["slots"]
-    max_queued: int = _DEFAULTS["max_queued"]
-    checkpoint_seconds: float = float(_DEFAULTS["checkpoint_seconds"])
-    max_attempts: int = _DEFAULTS["max_attempts"]
-    retention_days: float = float(_DEFAULTS["retention_days"])
+    tuning_limits: Limits = field(default_factory=lambda: _of_config_yml("tuning_limits"))
+    max_new_tokens_limit: int = _default("max_new_tokens_limit")
+    join_trainings: bool = _default("join_trainings")
+    max_batch_size: int = _default("max_batch_size")
+    max_waiting_requests: int = _default("max_waiting_requests")
+    max_wait_seconds: float = _default("max_wait_seconds")
+    max_prefill_tokens: int = _default("max_prefill_tokens")
+    kv_cache_mib: int = _default("kv_cache_mib")
+    prompt_cache_mib: int = _default("prompt_cache_mib")
+    backends: tuple[Remote, ...] = _default("backends")
+    state_dir: str = _default("state_dir")
+    slots: int = _default("slots")
+    max_queued: int = _default("max_queued")
+    checkpoint_seconds: float = _default("checkpoint_seconds")
+    max_attempts: int = _default("max_attempts")
+    retention_days: float = _default("retention_days")
     tracking: Tracking = field(default_factory=Tracking)
 
     @property
@@ -81,7 +86,7 @@ def row(name: str, kind: type, low: float | None = None, high: float | None = No
     return Parameter(name, kind, "", low=low, high=high, **more)
 
 
-_ROWS = (
+_ROWS = ParameterTable(
     row("base_models_dir", str),
     row("allow_downloads", bool),
     row("device", str),
@@ -115,15 +120,8 @@ def current() -> Settings:
 
 def typed(config: Mapping[str, Any]) -> Settings:
     """The settings in `config`; what is unset or empty has its default. Raises InvalidParameter."""
-    readers = {
-        **{row.name: _reader(row) for row in _ROWS},
-        "tuning_presets": _presets,
-        "tuning_limits": _limits,
-        "backends": _remotes,
-        "tracking": _tracking,
-    }
     names = [one.name for one in fields(Settings) if config.get(one.name) not in (None, "")]
-    return Settings(**{name: readers[name](config[name]) for name in names})
+    return Settings(**{name: _read(name, config[name]) for name in names})
 
 
 def checked(row: Parameter, value: Any) -> Any:
@@ -148,8 +146,29 @@ def variable(name: str) -> str:
     return name.replace(".", "_").replace("-", "_").upper()
 
 
-def _reader(row: Parameter) -> Any:
-    return lambda value: checked(row, value)
+def _read(name: str, value: Any) -> Any:
+    """`value` as the setting of this name has it. Raises InvalidParameter."""
+    readers = {
+        "tuning_presets": _presets,
+        "tuning_limits": _limits,
+        "backends": _remotes,
+        "tracking": _tracking,
+    }
+    return readers[name](value) if name in readers else checked(_ROWS[name], value)
+
+
+@cache
+def _config_yml() -> Mapping[str, Any]:
+    content: Mapping[str, Any] = yaml.safe_load(Path(__file__).with_name("config.yml").read_text("utf-8"))
+    return content
+
+
+def _of_config_yml(name: str) -> Any:
+    value: Any = _config_yml()
+    for part in name.split("."):
+        value = value[part]
+    # Empty is no value of those that take only some.
+    return value if isinstance(value, str) else _read(name, value)
 
 
 def _presets(value: Any) -> tuple[Mapping[str, Any], ...]:

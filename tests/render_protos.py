@@ -16,7 +16,7 @@ import sys
 
 import caikit_pt
 from caikit.runtime import dump_services
-from caikit_pt.runtime.tuning_service import service
+from caikit_pt.runtime.tuning_rpcs import service
 
 of_caikit = dump_services._get_grpc_service_packages
 dump_services._get_grpc_service_packages = lambda *arguments: [*of_caikit(*arguments), service()]

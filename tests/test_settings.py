@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from caikit_pt import config_files
 from caikit_pt.errors import InvalidParameter
@@ -69,6 +71,15 @@ def test_no_credentials_in_a_setting(uri: str) -> None:
     with pytest.raises(InvalidParameter, match=r"tracking\.mlflow\.uri") as error:
         typed({"tracking": {"mlflow": {"uri": uri}}})
     assert "hidden" not in str(error.value)
+
+
+def test_defaults_are_those_of_config_yml() -> None:
+    content = yaml.safe_load((ROOT / "caikit_pt" / "config.yml").read_text())
+    found = typed(content)
+    assert len(found.tuning_presets) == 2
+    assert Settings() == replace(found, tuning_presets=()) == typed({})
+    assert (Settings().checkpoint_seconds, Settings().max_attempts, Settings().backends) == (60.0, 3, ())
+    assert isinstance(Settings().checkpoint_seconds, float)
 
 
 def test_trackers() -> None:

@@ -1,32 +1,25 @@
 """Every job that was ever accepted, with its events, in an SQLite database.
 
-Written ahead (WAL) and synchronously: what a call returned for is there after the power fails. Any thread
-may call. A job's folder holds the same facts as files, for the day the database is damaged.
+Any thread may call, and what a call returned for is there after the power fails. A job's folder holds the
+same facts as files, for the day the database is damaged. Every method raises StateUnavailable.
 """
 
 from __future__ import annotations
 
 import json
-import logging
-import os
 import sqlite3
-import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from caikit_pt.errors import StateUnavailable
 from caikit_pt.runtime import job as kinds
+from caikit_pt.runtime.database import Database, set_aside_if_damaged, state_errors
 from caikit_pt.runtime.job import PROGRESS, QUEUED, RUNNING, TERMINAL, Event, Job
 
-_LOG = logging.getLogger(__name__)
-
 DATABASE = "jobs.sqlite3"
-_LOCK_SECONDS = 10.0
-# `user_version` of the database is how many of these it has been through.
 _MIGRATIONS = (
     """
     CREATE TABLE jobs (
@@ -75,19 +68,16 @@ class JobStore:
     def __init__(self, directory: Path, trackers: Sequence[str] = ()) -> None:
         """Raises StateUnavailable where the database is from a later release, or can't be opened."""
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._file = directory / DATABASE
-        self._local = threading.local()
-        self._changed = threading.Condition()
-        self._changes = 0
+        file = directory / DATABASE
         self._trackers = tuple(trackers)
-        with _as_state_error():
-            damaged = _set_aside(self._file) if self._file.exists() and not _is_sound(self._file) else None
-            self._migrate()
-            for job, events in salvaged(damaged) if damaged else ():
-                self._take_over(job, events)
-            if trackers:
-                with self._writing() as connection:
-                    self._begin_to_track(connection, f"state NOT IN {TERMINAL}")
+        damaged = set_aside_if_damaged(file)
+        self._database = Database(file)
+        self._database.migrate(_MIGRATIONS)
+        for job, events in salvaged(damaged) if damaged else ():
+            self._take_over(job, events)
+        if trackers:
+            with self._database.writing() as connection:
+                self._begin_to_track(connection, f"state NOT IN {TERMINAL}")
 
     # ---- jobs ----
 
@@ -105,7 +95,7 @@ class JobStore:
             job.ended,
             _text(list(job.reasons)),
         )
-        with self._writing() as connection:
+        with self._database.writing() as connection:
             connection.execute(
                 "INSERT INTO jobs (id, model_name, path, digest, parameters, state, submitted, started,"
                 " ended, reasons) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
@@ -124,7 +114,7 @@ class JobStore:
         """As it was in another database."""
         values = {field.name: getattr(job, field.name) for field in fields(job)}
         values |= {name: _text(values[name]) for name in _JSON}
-        with self._writing() as connection:
+        with self._database.writing() as connection:
             connection.execute(
                 f"INSERT OR IGNORE INTO jobs ({', '.join(values)}) VALUES ({', '.join('?' * len(values))})",
                 tuple(values.values()),
@@ -136,7 +126,7 @@ class JobStore:
 
     def find(self, id: str) -> Job | None:
         """The job with this id."""
-        rows = self._read("SELECT * FROM jobs WHERE id = ?", (id,))
+        rows = self._database.read("SELECT * FROM jobs WHERE id = ?", (id,))
         return as_job(rows[0]) if rows else None
 
     def next_queued(self, besides: Sequence[str] = ()) -> Job | None:
@@ -144,9 +134,9 @@ class JobStore:
 
         Jobs with one path run one after the other, so that what was submitted last is what stays published.
         """
-        running = self._read("SELECT path FROM jobs WHERE state = ?", (RUNNING,))
+        running = self._database.read("SELECT path FROM jobs WHERE state = ?", (RUNNING,))
         taken = {row["path"] for row in running}
-        for row in self._read("SELECT * FROM jobs WHERE state = ? ORDER BY number", (QUEUED,)):
+        for row in self._database.read("SELECT * FROM jobs WHERE state = ? ORDER BY number", (QUEUED,)):
             if row["id"] not in besides and row["path"] not in taken:
                 return as_job(row)
             taken.add(row["path"])
@@ -154,12 +144,12 @@ class JobStore:
 
     def count(self, state: str) -> int:
         """Jobs in `state`."""
-        return int(self._read("SELECT COUNT(*) FROM jobs WHERE state = ?", (state,))[0][0])
+        return int(self._database.read("SELECT COUNT(*) FROM jobs WHERE state = ?", (state,))[0][0])
 
     def ahead_of(self, job: Job) -> int:
         """Jobs that wait before `job`."""
         query = "SELECT COUNT(*) FROM jobs WHERE state = ? AND number < ?"
-        return int(self._read(query, (QUEUED, job.number))[0][0])
+        return int(self._database.read(query, (QUEUED, job.number))[0][0])
 
     def search(
         self,
@@ -187,7 +177,7 @@ class JobStore:
                 conditions.append(condition)
                 values.append(value)
         query = f"SELECT * FROM jobs WHERE {' AND '.join(conditions)} ORDER BY number DESC LIMIT ?"
-        return [as_job(row) for row in self._read(query, (*values, limit))]
+        return [as_job(row) for row in self._database.read(query, (*values, limit))]
 
     def move(self, id: str, state: str, reasons: Sequence[str] = ()) -> bool:
         """Puts a job into `state`; whether it was possible: where a job has ended, it stays.
@@ -195,7 +185,7 @@ class JobStore:
         QUEUED again keeps the start; a terminal state has an end no earlier than the submission.
         """
         now, runs, ends = time.time(), state == RUNNING, state in TERMINAL
-        with self._writing() as connection:
+        with self._database.writing() as connection:
             moved = connection.execute(
                 "UPDATE jobs SET state = ?, reasons = ?,"
                 " started = CASE WHEN ? THEN COALESCE(started, ?) ELSE started END,"
@@ -220,7 +210,7 @@ class JobStore:
 
     def count_death(self, id: str, reason: str) -> int:
         """The process of a job has died without a new snapshot; how often that was so, in a row."""
-        with self._writing() as connection:
+        with self._database.writing() as connection:
             row = connection.execute(
                 "UPDATE jobs SET deaths = deaths + 1 WHERE id = ? RETURNING number, deaths", (id,)
             ).fetchone()
@@ -229,12 +219,12 @@ class JobStore:
 
     def forget_deaths(self, id: str) -> None:
         """The job has got further than ever before."""
-        with self._writing() as connection:
+        with self._database.writing() as connection:
             connection.execute("UPDATE jobs SET deaths = 0 WHERE id = ? AND deaths > 0", (id,))
 
     def delete_ended_before(self, time: float) -> Sequence[str]:
         """Forgets the jobs that ended before `time`, with their events; their ids."""
-        with self._writing() as connection:
+        with self._database.writing() as connection:
             marks = ", ".join("?" * len(TERMINAL))
             query = f"DELETE FROM jobs WHERE state IN ({marks}) AND ended < ? RETURNING id"
             return [row[0] for row in connection.execute(query, (*TERMINAL, time)).fetchall()]
@@ -244,11 +234,11 @@ class JobStore:
     def to_track(self, tracker: str) -> Sequence[Job]:
         """The jobs that `tracker` hasn't told the end of."""
         query = "SELECT jobs.* FROM jobs JOIN tracked ON job = number WHERE tracker = ? ORDER BY number"
-        return [as_job(row) for row in self._read(query, (tracker,))]
+        return [as_job(row) for row in self._database.read(query, (tracker,))]
 
     def set_tracked(self, id: str, tracker: str) -> None:
         """All of the job has been told, or nothing more will be."""
-        with self._writing() as connection:
+        with self._database.writing() as connection:
             connection.execute(
                 "DELETE FROM tracked WHERE tracker = ? AND job = (SELECT number FROM jobs WHERE id = ?)",
                 (tracker, id),
@@ -264,7 +254,7 @@ class JobStore:
 
     def add_event(self, id: str, kind: str, data: Mapping[str, Any]) -> None:
         """Something that happened to a job. Progress is kept beside the job, too."""
-        with self._writing() as connection:
+        with self._database.writing() as connection:
             row = connection.execute("SELECT number FROM jobs WHERE id = ?", (id,)).fetchone()
             if row is None:
                 return
@@ -277,7 +267,7 @@ class JobStore:
     ) -> Sequence[Event]:
         """The next events of a job behind number `after`, in order; of all kinds or some."""
         condition = f" AND kind IN ({', '.join('?' * len(kinds))})" if kinds else ""
-        rows = self._read(
+        rows = self._database.read(
             f"SELECT number, time, kind, data FROM events WHERE job = ? AND number > ?{condition}"
             " ORDER BY number LIMIT ?",
             (job.number, after, *kinds, limit),
@@ -287,83 +277,17 @@ class JobStore:
     @property
     def changes(self) -> int:
         """Grows with every write of this process."""
-        return self._changes
+        return self._database.changes
 
     def wait_for_change(self, seen: int, seconds: float) -> int:
         """Until there are other than the `seen` changes, or so long; how many there are now."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._changes != seen, seconds)
-            return self._changes
-
-    # ---- SQLite ----
-
-    def _migrate(self) -> None:
-        with self._writing() as connection:
-            version = connection.execute("PRAGMA user_version").fetchone()[0]
-            if version > len(_MIGRATIONS):
-                raise StateUnavailable(
-                    f"{self._file.name} in state_dir has schema {version}, from a later release; this one "
-                    f"knows schemas up to {len(_MIGRATIONS)}. Run that release, or name another state_dir."
-                )
-            for step in _MIGRATIONS[version:]:
-                for statement in filter(str.strip, step.split(";")):
-                    connection.execute(statement)
-            connection.execute(f"PRAGMA user_version = {len(_MIGRATIONS)}")
-
-    @property
-    def _connection(self) -> sqlite3.Connection:
-        """One for each thread."""
-        found: sqlite3.Connection | None = getattr(self._local, "connection", None)
-        if found is None:
-            found = _open(self._file)
-            self._local.connection = found
-        return found
-
-    def _read(self, query: str, values: Sequence[Any] = ()) -> list[Any]:
-        with _as_state_error():
-            return self._connection.execute(query, values).fetchall()
-
-    @contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
-        """A transaction that has the lock from its start, so that it can't fail half-way for want of it."""
-        with _as_state_error():
-            connection = self._connection
-            connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield connection
-                connection.execute("COMMIT")
-            except BaseException:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
-                raise
-        with self._changed:
-            self._changes += 1
-            self._changed.notify_all()
-
-
-def _open(file: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(file, timeout=_LOCK_SECONDS, isolation_level=None, check_same_thread=False)
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = FULL")
-    connection.execute("PRAGMA foreign_keys = ON")
-    connection.row_factory = sqlite3.Row
-    return connection
-
-
-def _is_sound(file: Path) -> bool:
-    try:
-        with closing(sqlite3.connect(file, timeout=_LOCK_SECONDS)) as connection:
-            return bool(connection.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok")
-    except sqlite3.OperationalError:
-        raise  # locked, or not readable: not damaged
-    except sqlite3.DatabaseError:
-        return False
+        return self._database.wait_for_change(seen, seconds)
 
 
 def salvaged(file: Path) -> list[tuple[Job, list[Event]]]:
     """What a damaged database still tells, row by row."""
     found = []
-    with closing(sqlite3.connect(file)) as connection:
+    with state_errors(), closing(sqlite3.connect(file)) as connection:
         connection.row_factory = sqlite3.Row
         jobs = _rows(connection, "SELECT number FROM jobs ORDER BY number")
         for number in range(1, max([row[0] for row in jobs], default=0) + 1):
@@ -382,19 +306,6 @@ def _rows(connection: sqlite3.Connection, query: str, *values: Any) -> list[sqli
     except sqlite3.DatabaseError:
         pass
     return rows
-
-
-def _set_aside(file: Path) -> Path:
-    """A damaged database makes room for a new one. Nothing of it is deleted."""
-    aside = file.with_name(f"{file.name}.damaged-{time.time_ns()}")
-    for ending in ("", "-wal", "-shm"):
-        part = file.with_name(file.name + ending)
-        if part.exists():
-            os.replace(part, aside.with_name(aside.name + ending))
-    _LOG.error(
-        "%s is damaged; it is kept as %s, and what can be read of it is taken over", file.name, aside.name
-    )
-    return aside
 
 
 def _add_event(connection: sqlite3.Connection, job: int, kind: str, data: Mapping[str, Any]) -> None:
@@ -419,12 +330,3 @@ def as_event(row: sqlite3.Row) -> Event:
 
 def _text(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-
-
-@contextmanager
-def _as_state_error() -> Iterator[None]:
-    """Raises StateUnavailable in the place of SQLite's errors."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        raise StateUnavailable(f"The jobs in state_dir can't be read or written now: {error}") from error

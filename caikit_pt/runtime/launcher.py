@@ -42,7 +42,8 @@ def serve() -> None:
 
     from caikit_pt.runtime.published import PublishedPrompts
     from caikit_pt.runtime.trainer import PromptTuningTrainer
-    from caikit_pt.runtime.tuning_service import TuningServicer, service
+    from caikit_pt.runtime.tuning_rpcs import service
+    from caikit_pt.runtime.tuning_service import TuningServicer
 
     class Server(grpc_server.RuntimeGRPCServer):
         """The runtime, with one service more."""

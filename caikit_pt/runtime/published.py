@@ -12,7 +12,7 @@ from caikit.runtime.types.caikit_runtime_exception import CaikitRuntimeException
 
 from caikit_pt.errors import InvalidParameter, shown
 from caikit_pt.paths import MAX_NAME_BYTES, check_model_name, inside
-from caikit_pt.runtime.status import caikit_errors
+from caikit_pt.status import caikit_errors
 
 
 class PublishedPrompts(ModelManager):

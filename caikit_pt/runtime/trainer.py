@@ -6,19 +6,19 @@ A request is checked before a job exists, so that a bad one is refused by the RP
 from __future__ import annotations
 
 import atexit
-import fcntl
 import hashlib
 import json
-import logging
 import os
 import re
 import sys
 import threading
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import aconfig
 import caikit
@@ -28,29 +28,18 @@ from caikit.core.model_management.job_base import JobInfo
 from caikit.core.model_management.model_trainer_base import ModelTrainerBase, ModelTrainerFutureBase
 
 from caikit_pt import settings
-from caikit_pt.base_model.pool import import_libraries
-from caikit_pt.errors import CaikitPtError, InvalidParameter, StateUnavailable, TooManyJobs, UnknownJob, shown
+from caikit_pt.errors import CaikitPtError, InvalidParameter, StateUnavailable, UnknownJob, shown
 from caikit_pt.module import PeftPromptTuning
 from caikit_pt.paths import check_model_name
 from caikit_pt.runtime import job as kinds
-from caikit_pt.runtime.follower import Follower
-from caikit_pt.runtime.job import COMPLETED, ERRORED, QUEUED, RUNNING, Job
-from caikit_pt.runtime.job_folder import folders
+from caikit_pt.runtime.job import COMPLETED, QUEUED, Job
 from caikit_pt.runtime.job_store import JobStore
-from caikit_pt.runtime.status import caikit_errors
-from caikit_pt.runtime.supervisor import Allowance, Supervisor
-from caikit_pt.tracking.trackers import trackers
+from caikit_pt.runtime.state_directory import StateDirectory
+from caikit_pt.status import caikit_errors
 from caikit_pt.tuning.plan import TuningPlan
-from caikit_pt.tuning.preflight import preflight
 
-_LOG = logging.getLogger(__name__)
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
-_SECONDS_FOR_ANOTHER_SERVER = 15.0
 _SECONDS_BETWEEN_LOOKS = 1.0
-_SECONDS_A_DAY = 86_400
-_SECONDS_TO_TRACK = 0.5
-# More records than these are tokenised only when their turn comes.
-_MOST_LOOKED_THROUGH = 10_000
 
 
 class PromptTuningTrainer(ModelTrainerBase):
@@ -62,15 +51,15 @@ class PromptTuningTrainer(ModelTrainerBase):
         """Takes on nothing yet: caikit makes a trainer in each client, too. In a server it starts at once."""
         self._name = instance_name
         self._starting = threading.Lock()
-        self._office: _Office | None = None
+        self._state: StateDirectory | None = None
         if _serves():
             self.start()
 
     def start(self) -> None:
         """Takes over what an earlier server of the same `state_dir` has left. Raises StateUnavailable."""
         with self._starting:
-            if self._office is None:
-                self._office = _Office(settings.current())
+            if self._state is None:
+                self._state = StateDirectory(settings.current(), _forget)
                 atexit.register(self.stop)
 
     @property
@@ -79,15 +68,15 @@ class PromptTuningTrainer(ModelTrainerBase):
         return self._opened.store
 
     @property
-    def _opened(self) -> _Office:
+    def _opened(self) -> StateDirectory:
         self.start()
-        assert self._office is not None
-        return self._office
+        assert self._state is not None
+        return self._state
 
     def stop(self) -> None:
         """Every training keeps a snapshot and is queued again; less than ten seconds."""
-        if self._office is not None:
-            self._office.stop()
+        if self._state is not None:
+            self._state.stop()
 
     def train(
         self,
@@ -125,9 +114,10 @@ class PromptTuningTrainer(ModelTrainerBase):
             return self._future(self._opened.accept(job, plan))
 
     def get_model_future(self, training_id: str) -> JobFuture:
-        """The job with this id. Raises CaikitCoreException with NOT_FOUND."""
+        """The job with this id. Raises CaikitCoreException: NOT_FOUND, or as those of the job itself."""
         try:
-            return self._future(self.job(training_id))
+            with _store_errors():
+                return self._future(self.job(training_id))
         except UnknownJob as error:
             raise CaikitCoreException(CaikitCoreStatusCode.NOT_FOUND, str(error)) from error
 
@@ -146,102 +136,6 @@ class PromptTuningTrainer(ModelTrainerBase):
         return JobFuture(self, job, self._name)
 
 
-class _Office:
-    """What a trainer works with while it takes jobs on: it owns a `state_dir`."""
-
-    def __init__(self, now: settings.Settings) -> None:
-        # In one thread: the first requests come in many.
-        import_libraries()
-        self._settings = now
-        self._submitting = threading.Lock()
-        root = Path(now.state_dir).absolute()
-        self._owner = _owned(root)
-        tracking = trackers(now.tracking)
-        self.store = JobStore(root, [tracker.name for tracker in tracking])
-        self._jobs = root / "jobs"
-        slots = now.slots or _gpus() or 1
-        allowance = Allowance(slots, now.checkpoint_seconds, now.max_attempts, now.join_trainings)
-        self.supervisor = Supervisor(self.store, self._jobs, allowance, _forget)
-        self._followers = [Follower(self.store, tracker) for tracker in tracking]
-        self._recover()
-        self.supervisor.start()
-        for follower in self._followers:
-            follower.start()
-
-    def stop(self) -> None:
-        """Trainings first. What can't be tracked any more is so by the next server."""
-        self.supervisor.stop()
-        for follower in self._followers:
-            follower.stop(_SECONDS_TO_TRACK)
-
-    def accept(self, job: Job, plan: TuningPlan) -> Job:
-        """Raises TooManyJobs, InvalidRecord, StateUnavailable, OutOfMemory; InvalidParameter where the id is
-        another's or the base model can't be trained."""
-        warnings = plan.warnings if len(plan.records) > _MOST_LOOKED_THROUGH else preflight(plan).warnings
-        plan.check_training()
-        with self._submitting:
-            known = self.store.find(job.id)
-            if known is not None:
-                if known.digest != job.digest:
-                    raise InvalidParameter(
-                        "training_id", job.id, "a new id; this one is that of a training with other contents"
-                    )
-                return known
-            self._make_room()
-            folder = self.supervisor.folder(job.id)
-            try:
-                folder.create(job, plan)
-            except OSError as error:
-                raise StateUnavailable(
-                    f"The training isn't accepted, since it can't be written: {error.strerror or error}"
-                ) from error
-            try:
-                job = self.store.add(job)
-            except CaikitPtError:
-                folder.remove()
-                raise
-        try:
-            for warning in warnings:
-                self.store.add_event(job.id, kinds.WARNING, {"text": warning})
-        except StateUnavailable as error:
-            _LOG.warning("warnings of %s are lost: %s", job.id, error)
-        self.supervisor.wake()
-        return job
-
-    def _make_room(self) -> None:
-        days = self._settings.retention_days
-        if days:
-            for id in self.store.delete_ended_before(time.time() - days * _SECONDS_A_DAY):
-                self.supervisor.folder(id).remove()
-        queued = self.store.count(QUEUED)
-        if queued >= self._settings.max_queued:
-            raise TooManyJobs(
-                f"{queued} trainings are queued, as many as max_queued allows. Try again when some have ended"
-            )
-
-    def _recover(self) -> None:
-        """What ran when an earlier server ended is queued again; what isn't a whole submission goes."""
-        for folder in folders(self._jobs):
-            job = folder.job()
-            if not folder.accepted:
-                folder.remove()
-            elif job is None:
-                _LOG.warning("the files of %s in state_dir can't be read", folder.directory.name)
-            elif self.store.find(job.id) is None:
-                _LOG.warning("training %s wasn't in the database, and is taken over from its folder", job.id)
-                self.store.add(job)
-        for state in (RUNNING, QUEUED):
-            for job in self.store.search(states=[state], limit=1_000_000):
-                if not self.supervisor.folder(job.id).job():
-                    self.store.move(
-                        job.id,
-                        ERRORED,
-                        ["Its files in state_dir are gone, or can't be read. Submit it again."],
-                    )
-                elif state == RUNNING:
-                    self.store.move(job.id, QUEUED)
-
-
 class JobFuture(ModelTrainerFutureBase):
     """A job, for caikit. It holds no state of its own."""
 
@@ -252,18 +146,24 @@ class JobFuture(ModelTrainerFutureBase):
         self._trainer = trainer
 
     def get_info(self) -> JobInfo:
-        """The state of the job; where it stands, its warnings and the verdict are among the reasons."""
-        job = self._trainer.job(self.id)
+        """The state of the job; where it stands, its warnings and the verdict are among the reasons.
+
+        Raises CaikitCoreException, CONNECTION_ERROR where the jobs can't be read now.
+        """
+        with _store_errors():
+            job = self._trainer.job(self.id)
+            told = reasons(self._trainer.store, job)
         return JobInfo(
             status=JobStatus[job.state],
-            errors=[RuntimeError(text) for text in reasons(self._trainer.store, job)] or None,
+            errors=[RuntimeError(text) for text in told] or None,
             submission_time=_moment(job.submitted),
             completion_time=_moment(job.ended),
         )
 
     def cancel(self) -> None:
-        """Ends the job."""
-        self._trainer.cancel(self.id)
+        """Ends the job. Raises CaikitCoreException, CONNECTION_ERROR where that can't be noted now."""
+        with _store_errors():
+            self._trainer.cancel(self.id)
 
     def wait(self) -> None:
         """Until the job has ended."""
@@ -278,6 +178,15 @@ class JobFuture(ModelTrainerFutureBase):
         if job.state != COMPLETED:
             raise CaikitPtError("; ".join(job.reasons) or f"The training is {job.state}")
         return caikit.load(job.path)
+
+
+@contextmanager
+def _store_errors() -> Iterator[None]:
+    """caikit makes UNAVAILABLE of it, and INTERNAL without a reason of what it doesn't know."""
+    try:
+        yield
+    except StateUnavailable as error:
+        raise CaikitCoreException(CaikitCoreStatusCode.CONNECTION_ERROR, str(error)) from error
 
 
 def reasons(store: JobStore, job: Job) -> list[str]:
@@ -322,37 +231,10 @@ def _digest(plan: TuningPlan, model_name: str) -> str:
     return hashed.hexdigest()
 
 
-def _owned(root: Path) -> IO[str]:
-    """The lock of a `state_dir`: two servers would run each job twice. Raises StateUnavailable."""
-    try:
-        root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        lock = (root / "lock").open("a")
-    except OSError as error:
-        raise StateUnavailable(f"state_dir {root} can't be written: {error.strerror}") from error
-    deadline = time.monotonic() + _SECONDS_FOR_ANOTHER_SERVER
-    while True:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return lock
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                lock.close()
-                raise StateUnavailable(
-                    f"state_dir {root} is in use by another server. Give each server one of its own."
-                ) from None
-            time.sleep(0.2)
-
-
 def _serves() -> bool:
     """Whether this process is caikit's server, started as `python -m caikit.runtime`."""
     spec = getattr(sys.modules.get("__main__"), "__spec__", None)
     return spec is not None and spec.name == "caikit.runtime.__main__"
-
-
-def _gpus() -> int:
-    import torch
-
-    return torch.cuda.device_count()
 
 
 def _moment(seconds: float | None) -> datetime | None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
-from functools import cache, wraps
+from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from caikit_pt.errors import CaikitPtError, InvalidParameter, InvalidRecord
@@ -16,7 +16,6 @@ from caikit_pt.runtime import job as kinds
 from caikit_pt.runtime.job import STATES, Event, Job
 from caikit_pt.runtime.trainer import PromptTuningTrainer, reasons
 from caikit_pt.runtime.tuning_messages import (
-    PACKAGE,
     EvaluateRequest,
     EvaluationEvent,
     GetTrainingRequest,
@@ -34,7 +33,6 @@ from caikit_pt.tuning.evaluation import Done, Evaluation
 if TYPE_CHECKING:
     from caikit_pt.module import PeftPromptTuning
 
-NAME = "TuningService"
 _PAGE, _LARGEST_PAGE = 100, 1000
 _MOST_POINTS = 10_000
 # A watcher looks whether its client is still there, and whether another process has changed the job.
@@ -44,47 +42,6 @@ WRONG_ANSWERS = Parameter(
     "wrong_answers", int, "Wrong answers that come back at the most.", 0, low=0, high=1_000_000
 )
 _Answer = TypeVar("_Answer")
-
-
-@cache
-def service() -> Any:
-    """What json_to_service makes of it: registration_function, client_stub_class, descriptor ..."""
-    from caikit.runtime.service_factory import ServicePackageFactory
-    from py_to_proto.json_to_service import json_to_service
-
-    training = ServicePackageFactory.get_service_package(ServicePackageFactory.ServiceType.TRAINING)
-    (train,) = training.descriptor.methods
-    rpcs = [
-        {
-            "name": "WatchTraining",
-            "input_type": f"{PACKAGE}.WatchTrainingRequest",
-            "output_type": f"{PACKAGE}.TrainingEvent",
-            "server_streaming": True,
-        },
-        {
-            "name": "ListTrainings",
-            "input_type": f"{PACKAGE}.ListTrainingsRequest",
-            "output_type": f"{PACKAGE}.ListTrainingsResponse",
-        },
-        {
-            "name": "GetTraining",
-            "input_type": f"{PACKAGE}.GetTrainingRequest",
-            "output_type": f"{PACKAGE}.Training",
-        },
-        {
-            # The request of the train RPC, which isn't carried out.
-            "name": "CheckTraining",
-            "input_type": train.input_type.full_name,
-            "output_type": f"{PACKAGE}.TrainingCheck",
-        },
-        {
-            "name": "Evaluate",
-            "input_type": f"{PACKAGE}.EvaluateRequest",
-            "output_type": f"{PACKAGE}.EvaluationEvent",
-            "server_streaming": True,
-        },
-    ]
-    return json_to_service(name=NAME, package=PACKAGE, json_service_def={"service": {"rpcs": rpcs}})
 
 
 @contextmanager
@@ -163,8 +120,11 @@ class TuningServicer:
         return training.to_proto()
 
     def WatchTraining(self, request: Any, context: Any) -> Iterator[Any]:
-        """Raises UnknownJob. Reads from the store at the client's pace; no training waits for it."""
-        with self._place(context):
+        """Raises UnknownJob, and StateUnavailable where the store can't be read now: clients come again.
+
+        Reads from the store at the client's pace; no training waits for it.
+        """
+        with self._place(context), _told(context):
             yield from self._events(request, context)
 
     @contextmanager
@@ -187,7 +147,7 @@ class TuningServicer:
         import grpc
 
         asked = WatchTrainingRequest.from_proto(request)
-        job = self._find(asked.training_id, context)
+        job = self._trainer.job(asked.training_id)
         last = asked.from_event
         while context.is_active():
             seen, stopping = self._store.changes, self._stopping
@@ -252,11 +212,6 @@ class TuningServicer:
             if done.seconds >= told + _SECONDS_BETWEEN_STEPS or done.done == done.of:
                 told = done.seconds
                 yield done
-
-    def _find(self, id: str, context: Any) -> Job:
-        with _told(context):
-            return self._trainer.job(id)
-        raise AssertionError("abort raises")
 
     def _training(self, job: Job) -> Training:
         return Training(

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from caikit_pt.parameters.tuning import MULTITASK_PROMPT_TUNING, RESIDUAL, TuningParameters
+from caikit_pt.parameters.tuning import TuningParameters
 
 if TYPE_CHECKING:
     import torch
@@ -101,16 +101,3 @@ class MultitaskPrompt(TrainablePrompt):
             {"params": list(self._shared.values()), "lr": self._learning_rate},
             {"params": task, "lr": self._task_learning_rate},
         ]
-
-
-def trainable(
-    initial: SoftPrompt, parameters: TuningParameters, generator: torch.Generator
-) -> TrainablePrompt:
-    """`initial` as the tuning type and the reparameterization want it."""
-    if parameters.tuning_type == MULTITASK_PROMPT_TUNING:
-        return MultitaskPrompt(initial, parameters)
-    if parameters.reparameterization == RESIDUAL:
-        from caikit_pt.soft_prompt.residual import ResidualPrompt
-
-        return ResidualPrompt(initial, parameters, generator)
-    return PlainPrompt(initial, parameters)

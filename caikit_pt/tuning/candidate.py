@@ -15,8 +15,9 @@ from caikit_pt.errors import TrainingDiverged
 from caikit_pt.parameters.tuning import TuningParameters
 from caikit_pt.soft_prompt.initial import InitialPrompt
 from caikit_pt.soft_prompt.initializers import Start, initial_prompt
-from caikit_pt.soft_prompt.prompt import SoftPrompt, trainable
+from caikit_pt.soft_prompt.prompt import SoftPrompt
 from caikit_pt.soft_prompt.source import SourcePrompt
+from caikit_pt.soft_prompt.trainable import trainable
 from caikit_pt.tuning.learner import Learner
 from caikit_pt.tuning.search import Trial
 

@@ -41,8 +41,9 @@ from caikit_pt.serving.request import Request
 from caikit_pt.settings import Settings
 from caikit_pt.soft_prompt.artifact import TunedPrompt
 from caikit_pt.soft_prompt.initializers import initial_prompt
-from caikit_pt.soft_prompt.prompt import SoftPrompt, trainable
+from caikit_pt.soft_prompt.prompt import SoftPrompt
 from caikit_pt.soft_prompt.tensor_file import read_tensors
+from caikit_pt.soft_prompt.trainable import trainable
 from caikit_pt.tuning.plan import TuningPlan, make_plan
 from caikit_pt.tuning.tuner import tune
 

@@ -31,8 +31,8 @@ from caikit_pt.parameters.tuning import (
 from caikit_pt.settings import Settings
 from caikit_pt.soft_prompt.artifact import write
 from caikit_pt.soft_prompt.initializers import Start, initial_prompt
-from caikit_pt.soft_prompt.prompt import trainable
 from caikit_pt.soft_prompt.tensor_file import read_tensors
+from caikit_pt.soft_prompt.trainable import trainable
 from caikit_pt.tuning.plan import TuningPlan
 from caikit_pt.tuning.tuner import tune
 

@@ -84,7 +84,7 @@ def check(client: TuningClient, stream: dict[str, Any], **parameters: Any) -> di
     message = client._stubs.training_messages.TextGenerationTaskPeftPromptTuningTrainRequest()
     told = {"base_model": T5, "train_stream": stream, **parameters}
     json_format.ParseDict({"model_name": "never", "parameters": told}, message)
-    answer = client._answer(client._stubs.tuning.CheckTraining, message)
+    answer = client._connection.answer(client._stubs.tuning.CheckTraining, message)
     return dict(json_format.MessageToDict(answer.report))
 
 

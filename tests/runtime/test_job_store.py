@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from caikit_pt.errors import StateUnavailable
-from caikit_pt.runtime import job_store
+from caikit_pt.runtime import database, job_store
 from caikit_pt.runtime.job import (
     CANCELED,
     COMPLETED,
@@ -224,7 +224,7 @@ def test_a_later_schema_is_left_alone(tmp_path: Path) -> None:
 def test_a_locked_database_is_waited_for_and_then_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(job_store, "_LOCK_SECONDS", 0.3)
+    monkeypatch.setattr(database, "_LOCK_SECONDS", 0.3)
     store = JobStore(tmp_path)
     store.add(job("one"))
     other = sqlite3.connect(tmp_path / DATABASE, isolation_level=None)
@@ -247,8 +247,8 @@ def test_a_damaged_database_gives_what_it_still_has(tmp_path: Path, page: str) -
         store.move(f"job-{number}", RUNNING)
     for step in range(300):
         store.add_event("job-7", PROGRESS, {"step": step, "points": [[step, 0.5]]})
-    store._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    store._connection.close()
+    store._database._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    store._database._connection.close()
     file = tmp_path / DATABASE
     content = bytearray(file.read_bytes())
     where = len(content) - 4096 if page == "last" else 0

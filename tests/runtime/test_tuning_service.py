@@ -5,15 +5,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import count, pairwise
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from caikit_pt.errors import StateUnavailable
 from caikit_pt.runtime import tuning_service
-from caikit_pt.runtime.tuning_messages import EvaluateRequest
+from caikit_pt.runtime.job_store import JobStore
+from caikit_pt.runtime.tuning_messages import EvaluateRequest, WatchTrainingRequest
 from caikit_pt.runtime.tuning_service import TuningServicer, _thinned
 from caikit_pt.tuning.evaluation import Done
+
+from .jobs import job
 
 
 @pytest.mark.parametrize("length", [0, 1, 9, 10, 11, 20, 95, 1001])
@@ -102,6 +107,28 @@ def test_as_many_as_may_evaluate_and_none_while_the_server_stops(
         next(first)
     assert one.status == "UNAVAILABLE"
     assert endless.closed
+
+
+def test_a_watch_that_the_store_fails_is_to_be_taken_up_again(tmp_path: Path) -> None:
+    """The client reconnects on UNAVAILABLE alone; what gRPC makes of an exception is UNKNOWN."""
+    store = JobStore(tmp_path)
+    store.add(job("one"))
+    trainer: Any = SimpleNamespace(store=store, job=store.find)
+    servicer, request = TuningServicer(trainer, 1), WatchTrainingRequest(training_id="one").to_proto()
+    for failing in ("find", "events"):
+        watched = servicer.WatchTraining(request, context := Context(9))
+        assert next(watched).kind == "state"
+        with pytest.MonkeyPatch.context() as locked:
+            locked.setattr(store, failing, _locked)
+            trainer.job = store.find
+            with pytest.raises(Left, match="can't be read or written now: locked"):
+                next(watched)
+        trainer.job = store.find
+        assert context.status == "UNAVAILABLE"
+
+
+def _locked(*_: object, **__: object) -> None:
+    raise StateUnavailable("The jobs in state_dir can't be read or written now: locked")
 
 
 @pytest.mark.parametrize("confined", [None, False, True])

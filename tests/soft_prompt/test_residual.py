@@ -11,9 +11,10 @@ from caikit_pt.base_model.frozen import BaseModel
 from caikit_pt.errors import InvalidParameter
 from caikit_pt.soft_prompt.artifact import write
 from caikit_pt.soft_prompt.initializers import initial_prompt
-from caikit_pt.soft_prompt.prompt import SoftPrompt, trainable
+from caikit_pt.soft_prompt.prompt import SoftPrompt
 from caikit_pt.soft_prompt.residual import ResidualPrompt
 from caikit_pt.soft_prompt.tensor_file import read_tensors
+from caikit_pt.soft_prompt.trainable import trainable
 from caikit_pt.tuning.candidate import Candidate
 from caikit_pt.tuning.tuner import tune
 from tests.numerics.tunings import start_of

@@ -56,8 +56,8 @@ def test_a_training_is_told_of_as_it_runs(tracked: Path, llama: BaseModel) -> No
 def test_a_training_that_fails_is_told_with_its_reason(
     llama: BaseModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import caikit_pt.module
     from caikit_pt.tracking import recording
+    from caikit_pt.tuning import training
 
     board = _Ends()
     monkeypatch.setattr(recording, "trackers", lambda _: [board])
@@ -65,7 +65,7 @@ def test_a_training_that_fails_is_told_with_its_reason(
         (TrainingDiverged("not finite at “a text of the user”"), ("FAILED", "not finite at “…”")),
         (KeyboardInterrupt(), ("KILLED", "")),
     ):
-        monkeypatch.setattr(caikit_pt.module, "tune", _raising(error))
+        monkeypatch.setattr(training, "tune", _raising(error))
         with pytest.raises((CaikitRuntimeException, KeyboardInterrupt)):
             train(llama)
         assert (board.state, board.text) == ended

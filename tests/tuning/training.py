@@ -9,7 +9,8 @@ import torch
 
 from caikit_pt.base_model.frozen import BaseModel, PromptTensors, TrainingBatch
 from caikit_pt.parameters.tuning import TuningParameters
-from caikit_pt.soft_prompt.prompt import SoftPrompt, TrainablePrompt, trainable
+from caikit_pt.soft_prompt.prompt import SoftPrompt, TrainablePrompt
+from caikit_pt.soft_prompt.trainable import trainable
 from caikit_pt.tuning.examples import make_examples
 from caikit_pt.tuning.learner import Learner
 from caikit_pt.tuning.losses import losses

@@ -1,4 +1,4 @@
-"""How one run of a job ends, by what its training raises. The process itself: test_jobs.py."""
+"""How one run of a job ends, by what its training raises. Its process: test_jobs.py."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import torch
 from caikit_pt.base_model.frozen import BaseModel
 from caikit_pt.errors import InvalidParameter, TrainingInterrupted
 from caikit_pt.runtime.job_folder import JobFolder
-from caikit_pt.runtime.job_process import _Run
+from caikit_pt.runtime.job_run import JobRun
 from caikit_pt.runtime.reports import BROKEN, FAILED, INTERRUPTED, Report
 from tests.tuning.training import plan
 
-from .test_trainer import job
+from .jobs import job
 
 
 class Reports:
@@ -66,9 +66,9 @@ def test_whatever_ends_a_training_is_told_with_what_to_do(
         raise error
 
     JobFolder(tmp_path / "one").create(job("one"), plan(llama))
-    monkeypatch.setattr("caikit_pt.tuning.tuner.tune", fail)
+    monkeypatch.setattr("caikit_pt.tuning.training.tune", fail)
     reports: Any = Reports()
-    _Run(reports, "one", str(tmp_path / "one"), "cpu", joined=False, seconds=60.0)._run()
+    JobRun(reports, "one", str(tmp_path / "one"), "cpu", joined=False, seconds=60.0)._run()
     end = reports.sent[-1]
     assert end.kind == kind
     assert end.data.get("text", "").startswith(text)

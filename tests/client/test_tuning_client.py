@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from caikit_pt.client import Progress, ServerError, Training, TuningClient, request_of
+from caikit_pt.client.connection import Connection
 from caikit_pt.errors import InvalidParameter
 
 RECORDS = [{"input": "a", "output": "b"}]
@@ -71,8 +72,8 @@ def test_a_training_is_as_good_as_its_id(monkeypatch: pytest.MonkeyPatch) -> Non
         asked.append(request.training_id)
         raise ServerError("NOT_FOUND", "nothing here")
 
-    monkeypatch.setattr(TuningClient, "_answer", answer)
-    monkeypatch.setattr(TuningClient, "_stream", answer)
+    monkeypatch.setattr(Connection, "answer", answer)
+    monkeypatch.setattr(Connection, "stream", answer)
     with TuningClient("localhost:1") as client:
         calls: list[Callable[[Any], object]] = [client.wait, client.training, client.compare, client.cancel]
         calls.append(lambda one: next(client.watch(one)))

@@ -1,0 +1,105 @@
+"""A connection to a server: its RPCs by name, whose errors are ServerErrors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from caikit_pt.client.message import plain
+from caikit_pt.client.request import MESSAGE_BYTES
+from caikit_pt.client.server_error import ServerError, server_error
+
+if TYPE_CHECKING:
+    import grpc
+
+
+class Connection:
+    """Whatever asks the server asks here."""
+
+    def __init__(self, address: str, channel: grpc.Channel | None) -> None:
+        """A `channel` of one's own is closed with the connection."""
+        import grpc
+
+        sizes = [(f"grpc.max_{way}_message_length", MESSAGE_BYTES) for way in ("send", "receive")]
+        self._channel = channel or grpc.insecure_channel(address, sizes)
+
+    def close(self) -> None:
+        """Lets go of it."""
+        self._channel.close()
+
+    @cached_property
+    def stubs(self) -> Stubs:
+        """Made when they are first needed."""
+        return Stubs(self._channel)
+
+    def answer(self, rpc: Any, request: Any, model_name: str = "") -> Any:
+        """The answer to `request`. Raises ServerError."""
+        import grpc
+
+        try:
+            return rpc(request, metadata=_metadata(model_name))
+        except grpc.RpcError as error:
+            raise server_error(error) from error
+
+    def stream(self, rpc: Any, request: Any, model_name: str = "") -> Iterator[Any]:
+        """The answers to `request`, as they come. Raises ServerError."""
+        import grpc
+
+        call = rpc(request, metadata=_metadata(model_name))
+        try:
+            yield from call
+        except grpc.RpcError as error:
+            raise server_error(error) from error
+        finally:
+            call.cancel()
+
+    def call(self, rpc: Any, request: Any, model_name: str = "") -> Call:
+        """The answer to `request` is under way."""
+        return Call(rpc.future(request, metadata=_metadata(model_name)))
+
+
+class Call:
+    """A request under way, whose errors are ServerErrors."""
+
+    def __init__(self, call: Any) -> None:
+        self._call = call
+        self.add_done_callback, self.cancel = call.add_done_callback, call.cancel
+
+    def result(self) -> dict[str, Any]:
+        """The answer as plain values. Raises ServerError."""
+        import grpc
+
+        try:
+            return plain(self._call.result())
+        except grpc.FutureCancelledError as error:
+            raise ServerError("CANCELLED", "The request was cancelled") from error
+        except grpc.RpcError as error:
+            raise server_error(error) from error
+
+
+class Stubs:
+    """caikit makes messages and stubs of the installed module; it takes a second or two."""
+
+    def __init__(self, channel: grpc.Channel) -> None:
+        from caikit.runtime.service_factory import ServicePackageFactory as Factory
+
+        import caikit_pt  # noqa: F401
+        from caikit_pt.runtime.tuning_rpcs import service
+
+        kinds = Factory.ServiceType
+        training, inference = (
+            Factory.get_service_package(kind) for kind in (kinds.TRAINING, kinds.INFERENCE)
+        )
+        self.training_messages, self.messages = training.messages, inference.messages
+        self.train = training.stub_class(channel).TextGenerationTaskPeftPromptTuningTrain
+        asked = inference.stub_class(channel)
+        self.predict = asked.TextGenerationTaskPredict
+        self.answer = inference.descriptor.methods_by_name["TextGenerationTaskPredict"].output_type
+        self.stream = asked.ServerStreamingTextGenerationTaskPredict
+        self.management = Factory.get_service_package(kinds.TRAINING_MANAGEMENT).stub_class(channel)
+        self.tuning = service().client_stub_class(channel)
+
+
+def _metadata(model_name: str) -> list[tuple[str, str]]:
+    return [("mm-model-id", model_name)] if model_name else []

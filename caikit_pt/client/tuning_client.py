@@ -1,0 +1,248 @@
+"""All that a server of caikit_pt can be asked, as calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, nullcontext
+from datetime import datetime
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from caikit_pt.asking import IN_FLIGHT, Asking
+from caikit_pt.client.connection import Call, Connection, Stubs
+from caikit_pt.client.message import as_training, plain, struct
+from caikit_pt.client.request import GivenRecords, evaluation_message, id_of, train_message
+from caikit_pt.client.server_error import ServerError
+from caikit_pt.client.watch import Watch
+from caikit_pt.comparison import comparison
+from caikit_pt.errors import CaikitPtError, InvalidParameter
+from caikit_pt.progress_bar import ProgressBar
+from caikit_pt.training import COMPLETED, Event, Training
+from caikit_pt.tuning.evaluation import Done
+
+if TYPE_CHECKING:
+    import grpc
+
+DEFAULT_ADDRESS = "localhost:8085"
+# A text to see whether any could be answered.
+_PROBE = "a"
+
+
+class TuningClient:
+    """Every call raises ServerError where the server refuses or can't be reached.
+
+    A `training_id` may also be the Training itself.
+    """
+
+    def __init__(self, address: str = DEFAULT_ADDRESS, channel: grpc.Channel | None = None) -> None:
+        """A `channel` of one's own is for TLS; it is closed with the client."""
+        self._connection = Connection(address, channel)
+
+    def close(self) -> None:
+        """Lets go of the connection."""
+        self._connection.close()
+
+    def __enter__(self) -> TuningClient:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # ---- training ----
+
+    def tune(self, model_name: str, **request: Any) -> str:
+        """Queues a training and returns its id. Takes what `request_of` takes."""
+        return str(
+            self._connection.answer(self._stubs.train, self._train_message(model_name, request)).training_id
+        )
+
+    def check(self, model_name: str, **request: Any) -> dict[str, Any]:
+        """What `tune` with the same arguments would do and what it would warn of, without doing it."""
+        answer = self._connection.answer(
+            self._stubs.tuning.CheckTraining, self._train_message(model_name, request)
+        )
+        return struct(answer, "report")
+
+    def watch(
+        self,
+        training_id: str | Training,
+        from_event: int = 0,
+        on_lost: Callable[[ServerError], None] | None = None,
+    ) -> Iterator[Event]:
+        """Its events behind number `from_event` until it has ended, as they come.
+
+        A server that restarts in between, or can't read its jobs for a while, is waited for; `on_lost` is
+        called when the wait begins.
+        """
+        return Watch(self._connection, id_of(training_id), from_event).events(on_lost)
+
+    def wait(self, training_id: str | Training, progress_bar: bool = False) -> Training:
+        """The training, when it has ended; until then, with `progress_bar`, a bar with its loss."""
+        with ProgressBar() if progress_bar else nullcontext() as bar:
+            for event in self.watch(training_id):
+                if bar is not None:
+                    bar.show(event)
+        return self.training(training_id)
+
+    def training(self, training_id: str | Training) -> Training:
+        """Everything of one training, as it is now."""
+        from caikit_pt.runtime.tuning_messages import GetTrainingRequest
+
+        request = GetTrainingRequest(training_id=id_of(training_id)).to_proto()
+        return as_training(self._connection.answer(self._stubs.tuning.GetTraining, request))
+
+    def trainings(
+        self,
+        states: Sequence[str] = (),
+        model_name: str = "",
+        submitted_from: datetime | None = None,
+        submitted_until: datetime | None = None,
+    ) -> Iterator[Training]:
+        """All of them, the latest first."""
+        from caikit_pt.runtime.tuning_messages import ListTrainingsRequest
+
+        token = ""
+        while True:
+            asked = ListTrainingsRequest(
+                states=list(states),
+                model_name=model_name,
+                submitted_from=submitted_from,
+                submitted_until=submitted_until,
+                page_token=token,
+            )
+            page = self._connection.answer(self._stubs.tuning.ListTrainings, asked.to_proto())
+            yield from map(as_training, page.trainings)
+            token = page.next_page_token
+            if not token:
+                return
+
+    def compare(self, *training_ids: str | Training) -> dict[str, Any]:
+        """Trainings side by side, as `comparison` tells: parameters that differ, validation metrics."""
+        return comparison([self.training(id) for id in training_ids])
+
+    def trained_by(self, model_name: str) -> str:
+        """The id of the last training that was completed under this name; empty where none is known."""
+        last = next(self.trainings((COMPLETED,), model_name), None)
+        return last.training_id if last else ""
+
+    def cancel(self, training_id: str | Training) -> str:
+        """Ends a training; returns its state, which is another than CANCELED where it had ended before."""
+        from caikit.interfaces.runtime.data_model import TrainingInfoRequest
+
+        request = TrainingInfoRequest(training_id=id_of(training_id)).to_proto()
+        answer = self._connection.answer(self._stubs.management.CancelTraining, request)
+        return str(answer.DESCRIPTOR.fields_by_name["state"].enum_type.values_by_number[answer.state].name)
+
+    # ---- asking ----
+
+    def generate(self, model_name: str, text: str, **parameters: Any) -> str:
+        """The answer to `text`, by default without the text in front. Parameters: docs/parameters.md."""
+        return str(self.answer(model_name, text, **parameters)["generated_text"])
+
+    def answer(self, model_name: str, text: str, **parameters: Any) -> dict[str, Any]:
+        """All that comes with the answer to `text`, by the names in its message: `finish_reason`, its
+        tokens where they are asked for, and more."""
+        return plain(
+            self._connection.answer(self._stubs.predict, self._question(text, parameters), model_name)
+        )
+
+    def predict(
+        self,
+        model_name: str,
+        texts: Iterable[str],
+        in_flight: int = IN_FLIGHT,
+        on_lost: Callable[[CaikitPtError], None] | None = None,
+        **parameters: Any,
+    ) -> Iterator[dict[str, Any]]:
+        """What `answer` has for each of `texts`, in their order, as it comes; `{"error": ...}` for one that
+        the server refuses.
+
+        `in_flight` requests are under way at a time, and no more than four times as many texts and answers in
+        memory. A server that goes away in between is waited for, ten minutes at the most; `on_lost` is called
+        when the wait begins. Raises InvalidParameter for one text alone.
+        """
+        if isinstance(texts, str):
+            raise InvalidParameter("texts", texts, "a list of texts")
+        return self._predicted(model_name, texts, in_flight, on_lost, parameters)
+
+    def _predicted(
+        self,
+        model_name: str,
+        texts: Iterable[str],
+        in_flight: int,
+        on_lost: Callable[[CaikitPtError], None] | None,
+        parameters: Mapping[str, Any],
+    ) -> Iterator[dict[str, Any]]:
+        rpc = self._stubs.predict
+
+        def ask(text: str) -> Call:
+            return self._connection.call(rpc, self._question(text, parameters), model_name)
+
+        asking = Asking(ask, in_flight, on_lost)
+        for found in asking.answers(texts):
+            yield {"error": f"{found.status}: {found}"} if isinstance(found, CaikitPtError) else found
+
+    def check_predict(self, model_name: str, **parameters: Any) -> None:
+        """Raises ServerError where no text could be answered, for the model or a parameter. Costs a token."""
+        with closing(self.stream(model_name, _PROBE, **parameters)) as parts:
+            try:
+                next(parts, None)
+            except ServerError as error:
+                if not str(error).startswith("text:"):
+                    raise
+
+    @property
+    def answer_fields(self) -> list[str]:
+        """The names of all that can come with an answer."""
+        return [field.name for field in self._stubs.answer.fields]
+
+    def stream(self, model_name: str, text: str, **parameters: Any) -> Generator[str, None, None]:
+        """The answer as it comes."""
+        parameters = {"preserve_input_text": False, **parameters}
+        request = self._stubs.messages.ServerStreamingTextGenerationTaskRequest(text=text, **parameters)
+        for part in self._connection.stream(self._stubs.stream, request, model_name):
+            yield part.generated_text
+
+    # ---- evaluation ----
+
+    def evaluate(
+        self,
+        model_name: str,
+        records: GivenRecords | None = None,
+        file: str = "",
+        on_progress: Callable[[Done], object] = lambda _: None,
+        **request: Any,
+    ) -> dict[str, Any]:
+        """What a prompt is worth on test records: the report of tuning/evaluation.py.
+
+        Records go along with the request, or lie in a `file` on the server, as for `tune`. Of `request`:
+        `against` (another prompt, to compare with), `tuning_task`, `wrong_answers` (so many come back, as
+        `wrong`), `input_field`, `output_field`, `max_new_tokens`, `truncate_input_tokens`,
+        `labels_only`.
+        """
+        report: dict[str, Any] = {}
+        wrong: list[dict[str, Any]] = []
+        message = evaluation_message(model_name, records, file, request)
+        for event in self._connection.stream(self._stubs.tuning.Evaluate, message):
+            if event.HasField("wrong"):
+                names = event.wrong.DESCRIPTOR.fields_by_name
+                wrong.append({name: getattr(event.wrong, name) for name in names})
+            elif event.HasField("report"):
+                report = struct(event, "report")
+            else:
+                on_progress(Done(event.done, event.of, event.seconds))
+        return {**report, "wrong": wrong} if request.get("wrong_answers") else report
+
+    def _question(self, text: str, parameters: Mapping[str, Any]) -> Any:
+        parameters = {"preserve_input_text": False, **parameters}
+        return self._stubs.messages.TextGenerationTaskRequest(text=text, **parameters)
+
+    def _train_message(self, model_name: str, request: Mapping[str, Any]) -> Any:
+        kind = self._stubs.training_messages.TextGenerationTaskPeftPromptTuningTrainRequest
+        return train_message(kind, model_name, request)
+
+    @property
+    def _stubs(self) -> Stubs:
+        return self._connection.stubs

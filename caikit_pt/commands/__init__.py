@@ -1,0 +1,1 @@
+"""What caikit-pt can be told to do: one file a group of commands, each beside its options."""

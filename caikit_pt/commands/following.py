@@ -1,0 +1,54 @@
+"""A training that is watched, on a terminal, in a pipe or as JSON."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from caikit_pt.client import CANCELED, COMPLETED, ENDED, Event, TuningClient
+from caikit_pt.commands.outcome import DONE, FAILED, INTERRUPTED, WAS_CANCELED
+from caikit_pt.commands.output import as_json, known
+from caikit_pt.errors import CaikitPtError
+from caikit_pt.progress_bar import ProgressBar
+
+_ENDS = {COMPLETED: DONE, CANCELED: WAS_CANCELED}
+
+
+def followed(client: TuningClient, id: str, from_event: int, options: argparse.Namespace) -> int:
+    """Shows events until the end. Ctrl-C leaves the training running."""
+    bar = ProgressBar() if sys.stderr.isatty() and not options.json else None
+    show = bar.show if bar else _print_json if options.json else _print_line
+    try:
+        for event in client.watch(id, from_event, tell_lost):
+            # Reasons stand below, a line each.
+            if options.json or event.state not in ENDED:
+                show(event)
+    except KeyboardInterrupt:
+        print(f"\nThe training goes on. Watch it again: caikit-pt watch {id}", file=sys.stderr)
+        return INTERRUPTED
+    finally:
+        if bar:
+            bar.close()
+    training = client.training(id)
+    if not options.json:
+        for reason in training.reasons:
+            print(reason, file=sys.stderr)
+        print(training.state)
+    return _ENDS.get(training.state, FAILED)
+
+
+def tell_lost(error: CaikitPtError) -> None:
+    """The server is gone for now."""
+    print(
+        f"The server doesn't answer, and is asked again every second ({error.status})",
+        file=sys.stderr,
+        flush=True,
+    )
+
+
+def _print_json(event: Event) -> None:
+    print(as_json(known(event)), flush=True)
+
+
+def _print_line(event: Event) -> None:
+    print(f"{event.time:%H:%M:%S} {event}", file=sys.stderr, flush=True)

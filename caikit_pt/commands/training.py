@@ -1,0 +1,163 @@
+"""`tune` and `check`, `watch`, `list`, `show` and `cancel`: trainings of a server."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from caikit_pt.client import CANCELED, TuningClient
+from caikit_pt.commands.files import records_of
+from caikit_pt.commands.following import followed
+from caikit_pt.commands.options import Commands, add_table, given, help_of
+from caikit_pt.commands.outcome import DONE, FAILED, WrongCommand
+from caikit_pt.commands.output import as_json, known, plain, print_table, time_of, where
+from caikit_pt.parameters.tuning import TUNING_PARAMETERS
+from caikit_pt.tuning.record_fields import Asked
+from caikit_pt.tuning.record_file import ENDINGS
+
+_REPORTED = (
+    "records",
+    "validation_records",
+    "updates_per_epoch",
+    "updates",
+    "source_tokens",
+    "target_tokens",
+    "seconds",
+    "device_memory_bytes",
+)
+_LENGTHS = ("median", "p90", "p99", "longest", "limit", "cut")
+_FROM = "prompt_tuning_init_prompt"
+# Not as the table has them: spelt otherwise, or not at all.
+_OF_EVERY_TRAINING = ("base_model", "silence_progress_bars", _FROM)
+
+
+def add_to(commands: Commands) -> None:
+    """All of them."""
+    tune = commands.ask("tune", _tune, "tune a prompt, and watch how it goes")
+    _add_request(tune)
+    tune.add_argument("--id", help="an id of your own: submitted twice, it is one training")
+    tune.add_argument("--detach", action="store_true", help="print the id, and don't watch")
+    watch = commands.ask("watch", _watch, "watch a training until it has ended")
+    watch.add_argument("training_id")
+    watch.add_argument("--from-event", type=int, default=0, metavar="N", help="what happened behind event N")
+    listed = commands.ask("list", _list, "the trainings, the latest first")
+    listed.add_argument("--state", action="append", help="only these; can be repeated")
+    listed.add_argument("--model-name")
+    for name in ("--since", "--until"):
+        listed.add_argument(name, type=datetime.fromisoformat, metavar="TIME", help="of submission, UTC")
+    commands.ask("show", _show, "all that is known of a training").add_argument("training_id")
+    commands.ask("cancel", _cancel, "end a training").add_argument("training_id")
+    _add_request(commands.ask("check", _check, "what a training would do, without doing it"))
+
+
+def _add_request(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model_name")
+    parser.add_argument("--base-model", help=help_of(TUNING_PARAMETERS["base_model"]))
+    parser.add_argument(
+        "--from",
+        dest=_FROM,
+        metavar="NAME",
+        help=help_of(TUNING_PARAMETERS[_FROM]),
+    )
+    for name, what in (("train", "to train on"), ("validation", "to validate with")):
+        group = parser.add_mutually_exclusive_group(required=name == "train")
+        group.add_argument(
+            f"--{name}", type=Path, metavar="FILE", help=f"records {what}: {', '.join(ENDINGS)}; sent along"
+        )
+        group.add_argument(f"--{name}-on-server", metavar="FILE", help="in the server's file_source_base")
+    add_table(parser, TUNING_PARAMETERS, _OF_EVERY_TRAINING)
+
+
+def _tune(options: argparse.Namespace) -> int:
+    request = _request(options)
+    with TuningClient(options.server) as client:
+        id = client.tune(options.model_name, training_id=options.id, **request)
+        if options.detach:
+            print(json.dumps({"training_id": id}) if options.json else id)
+            return DONE
+        if not options.json:
+            print(f"training {id}", file=sys.stderr, flush=True)
+        return followed(client, id, 0, options)
+
+
+def _watch(options: argparse.Namespace) -> int:
+    with TuningClient(options.server) as client:
+        return followed(client, options.training_id, options.from_event, options)
+
+
+def _list(options: argparse.Namespace) -> int:
+    with TuningClient(options.server) as client:
+        found = client.trainings(options.state or (), options.model_name or "", options.since, options.until)
+        if options.json:
+            for training in found:
+                print(as_json(known(training)), flush=True)
+            return DONE
+        rows = [
+            (one.training_id, one.state, one.model_name, one.base_model, time_of(one.submitted), where(one))
+            for one in found
+        ]
+    print_table(("TRAINING", "STATE", "MODEL", "BASE MODEL", "SUBMITTED", ""), rows)
+    return DONE
+
+
+def _show(options: argparse.Namespace) -> int:
+    with TuningClient(options.server) as client:
+        training = client.training(options.training_id)
+    if options.json:
+        print(as_json(asdict(training)))
+        return DONE
+    origins = training.parameters.get("origins", {})
+    print(f"{training.training_id}  {training.state}  {training.model_name}  {where(training)}".rstrip())
+    for name in ("submitted", "started", "ended"):
+        print(f"{name:10} {time_of(getattr(training, name))}")
+    print(f"published  {training.path}")
+    for reason in training.reasons:
+        print(f"- {reason}")
+    print()
+    names = [parameter.name for parameter in TUNING_PARAMETERS if parameter.name in training.parameters]
+    print_table(
+        ("PARAMETER", "VALUE", "FROM"),
+        [(name, plain(training.parameters[name]), origins.get(name, "")) for name in names],
+    )
+    return DONE
+
+
+def _cancel(options: argparse.Namespace) -> int:
+    with TuningClient(options.server) as client:
+        state = client.cancel(options.training_id)
+    print(as_json({"training_id": options.training_id, "state": state}) if options.json else state)
+    return DONE if state == CANCELED else FAILED
+
+
+def _check(options: argparse.Namespace) -> int:
+    with TuningClient(options.server) as client:
+        report = client.check(options.model_name, **_request(options))
+    if options.json:
+        print(as_json(report))
+        return DONE
+    for name in _REPORTED:
+        print(f"{name:22} {_reported(report[name])}")
+    for warning in report.get("warnings", ()):
+        print(f"- {warning}")
+    return DONE
+
+
+def _request(options: argparse.Namespace) -> dict[str, Any]:
+    if not (options.base_model or getattr(options, _FROM)):
+        raise WrongCommand("--base-model is needed, or the tuned prompt to go on from: --from")
+    request = {**given(options, TUNING_PARAMETERS), "file": options.train_on_server or ""}
+    asked = Asked(options.input_field or "", options.output_field or "")
+    if options.train:
+        request["records"] = records_of(options.train, "train_stream", asked)
+    if options.validation:
+        request["validation_records"] = records_of(options.validation, "val_stream", asked)
+    return {**request, "validation_file": options.validation_on_server or ""}
+
+
+def _reported(value: Any) -> str:
+    return ", ".join(f"{name} {value[name]}" for name in _LENGTHS) if isinstance(value, dict) else str(value)

@@ -1,0 +1,89 @@
+"""Attends to a process with jobs: what it tells is noted, and what comes of each job is seen to."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from functools import partial
+
+from caikit_pt.runtime.child import Child
+from caikit_pt.runtime.job import CANCELED, COMPLETED, ERRORED
+from caikit_pt.runtime.ledger import Ledger
+from caikit_pt.runtime.publisher import Publisher
+from caikit_pt.runtime.reports import BROKEN, ENDS, FAILED, FINISHED, Report
+from caikit_pt.runtime.slots import Slot, Slots
+
+
+class Attendant:
+    """Sees to it that a slot is free again, however its job ends: later jobs wait for it."""
+
+    def __init__(self, slots: Slots, ledger: Ledger, publisher: Publisher) -> None:
+        self._slots, self._ledger, self._publisher = slots, ledger, publisher
+
+    def attend(self, child: Child, name: str) -> None:
+        """From now on, in a thread of its own, until the process has ended."""
+        threading.Thread(target=self._attend, args=(child,), name=name, daemon=True).start()
+
+    def leave(self, slot: Slot, note: Callable[[], object]) -> None:
+        """Notes what has become of a job until the store takes it, and frees its slot."""
+        try:
+            self._ledger.settle(slot.job, note)
+        finally:
+            self._slots.free(slot)
+
+    def _attend(self, child: Child) -> None:
+        for report in child.reports():
+            self._take(child, report)
+        with self._slots.lock:
+            child.over = True
+            left = self._slots.of(child)
+        for slot in left:
+            self.leave(slot, partial(self._lost, slot, child))
+
+    def _take(self, child: Child, report: Report) -> None:
+        slot = self._slots.find(report.job)
+        if slot is None or slot.child is not child:
+            return
+        if report.kind not in ENDS:
+            self._ledger.note(slot.job, report)
+            return
+        self._part(slot, child)
+        self.leave(slot, partial(self._ended, slot, report))
+
+    def _part(self, slot: Slot, child: Child) -> None:
+        """The process is done with the job, and without another it ends."""
+        with self._slots.lock:
+            slot.child = None
+            if not self._slots.of(child):
+                child.over = True
+                child.stop()
+
+    def _ended(self, slot: Slot, report: Report) -> None:
+        if report.kind == FINISHED:
+            self._publish(slot)
+        elif slot.canceled:
+            self._ledger.end(slot.job, CANCELED)
+        elif report.kind == FAILED:
+            self._ledger.end(slot.job, ERRORED, [report.data["text"]])
+        elif report.kind == BROKEN:
+            self._ledger.died(slot.job, report.data["text"])
+        else:
+            self._ledger.queue_again(slot.job)
+
+    def _lost(self, slot: Slot, child: Child) -> None:
+        """The process has ended without a word on this job."""
+        if slot.canceled:
+            self._ledger.end(slot.job, CANCELED)
+        elif self._slots.closed or child.killed:
+            self._ledger.queue_again(slot.job)
+        else:
+            self._ledger.died(slot.job, child.cause_of_death())
+
+    def _publish(self, slot: Slot) -> None:
+        made = self._ledger.folder(slot.job.id).artifact
+        if self._publisher.publish(slot.job, made, lambda: not (slot.canceled or self._slots.closed)):
+            self._ledger.end(slot.job, COMPLETED, self._publisher.reasons(slot.job, made))
+        elif slot.canceled:
+            self._ledger.end(slot.job, CANCELED)
+        else:
+            self._ledger.queue_again(slot.job)

@@ -1,0 +1,88 @@
+"""What becomes of jobs: noted in the store, and at the end in their folders."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from caikit_pt.errors import StateUnavailable
+from caikit_pt.runtime import job as kinds
+from caikit_pt.runtime.job import ERRORED, QUEUED, Job
+from caikit_pt.runtime.job_folder import JobFolder
+from caikit_pt.runtime.job_store import JobStore
+from caikit_pt.runtime.reports import Report
+from caikit_pt.tuning.failure import explained
+
+_LOG = logging.getLogger(__name__)
+_SECONDS_BETWEEN_TRIES = 1.0
+_MOST_DEATHS = 10_000
+
+
+class Ledger:
+    """Of the jobs in `store`, whose folders are in `root`.
+
+    A job that dies is queued again, to go on from its last snapshot, unless it has died `max_attempts` times
+    without getting any further. Every method raises StateUnavailable, except `note` and `settle`.
+    """
+
+    def __init__(self, store: JobStore, root: Path, max_attempts: int) -> None:
+        self._store, self._root, self._max_attempts = store, root, max_attempts
+
+    def folder(self, id: str) -> JobFolder:
+        """Where the files of a job are."""
+        return JobFolder(self._root / id)
+
+    def note(self, job: Job, report: Report) -> None:
+        """Something that has happened to a job on its way. One that the store doesn't take is lost."""
+        if report.kind == kinds.WARNING:
+            _LOG.warning("training of %s: %s", job.model_name, report.data["text"])
+        try:
+            self._store.add_event(job.id, report.kind, report.data)
+            if report.kind == kinds.SNAPSHOT:
+                self._store.forget_deaths(job.id)
+        except StateUnavailable as error:
+            _LOG.warning("an event of %s is lost: %s", job.id, error)
+
+    def queue_again(self, job: Job) -> None:
+        """It goes on later, from its last snapshot."""
+        self._store.move(job.id, QUEUED)
+
+    def died(self, job: Job, reason: str) -> None:
+        """Its process has ended, and another may get further."""
+        _LOG.warning("training of %s: %s", job.model_name, reason)
+        if self._store.count_death(job.id, reason) < self._max_attempts:
+            self.queue_again(job)
+            return
+        told = self._store.events(job, kinds=[kinds.DEATH], limit=_MOST_DEATHS)
+        self.end(job, ERRORED, [event.data["text"] for event in told])
+
+    def end(self, job: Job, state: str, reasons: Sequence[str] = ()) -> None:
+        """It has ended in `state`; one that had ended before stays as it is."""
+        if not self._store.move(job.id, state, reasons):
+            return
+        ended = self._store.find(job.id)
+        assert ended is not None
+        try:
+            self.folder(job.id).end(ended)
+        except OSError as error:
+            _LOG.warning("files of %s remain in state_dir: %s", job.id, error)
+
+    def settle(self, job: Job, note: Callable[[], object]) -> None:
+        """Does `note` until the store takes it. Where that fails otherwise, the job ends in ERRORED."""
+        try:
+            self._insist(job, note)
+        except Exception as error:
+            _LOG.exception("the end of a job failed")
+            reason = str(explained(error))
+            self._insist(job, lambda: self._store.move(job.id, ERRORED, [reason]))
+
+    def _insist(self, job: Job, note: Callable[[], object]) -> None:
+        while True:
+            try:
+                note()
+                return
+            except StateUnavailable as error:
+                _LOG.warning("the end of %s can't be noted yet: %s", job.id, error)
+                time.sleep(_SECONDS_BETWEEN_TRIES)

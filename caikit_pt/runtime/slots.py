@@ -1,0 +1,105 @@
+"""The slots of a server: the jobs that are under way, each with its process and its place."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+
+from caikit_pt.runtime.child import Child
+from caikit_pt.runtime.job import Job
+from caikit_pt.runtime.placement import Placement
+
+
+@dataclass(slots=True, eq=False)
+class Slot:
+    """A job from its start until its end is noted."""
+
+    job: Job
+    placement: Placement | None = None
+    # The process that works at it.
+    child: Child | None = None
+    canceled: bool = False
+
+
+class Slots:
+    """`lock` guards every slot, too; who does several things at once holds it for so long."""
+
+    def __init__(self, count: int) -> None:
+        self.lock = threading.Condition()
+        self._count = count
+        self._taken: dict[str, Slot] = {}
+        self._closed = False
+
+    @property
+    def closed(self) -> bool:
+        """Whether no slot is given away any more, since the server stops."""
+        return self._closed
+
+    @property
+    def children(self) -> Sequence[Child]:
+        """The processes that work at jobs, the oldest first."""
+        with self.lock:
+            found = [slot.child for slot in self._taken.values() if slot.child is not None]
+            return list(dict.fromkeys(found))
+
+    @property
+    def gpus(self) -> Collection[int]:
+        """Those that a job has for itself."""
+        with self.lock:
+            placements = [slot.placement for slot in self._taken.values()]
+            return {one.gpu for one in placements if one is not None and one.gpu is not None}
+
+    def take(self, choose: Callable[[Sequence[str]], Job | None]) -> Slot | None:
+        """A slot for the job that `choose` finds besides those with the ids it gets; None without either."""
+        with self.lock:
+            if self._closed or len(self._taken) >= self._count:
+                return None
+            job = choose(list(self._taken))
+            if job is None:
+                return None
+            return self._taken.setdefault(job.id, Slot(job))
+
+    def find(self, id: str) -> Slot | None:
+        """That of the job with this id, while it is under way."""
+        with self.lock:
+            return self._taken.get(id)
+
+    def of(self, child: Child) -> Sequence[Slot]:
+        """Those that a process works at."""
+        with self.lock:
+            return [slot for slot in self._taken.values() if slot.child is child]
+
+    def free(self, slot: Slot) -> None:
+        """The job is under way no longer."""
+        with self.lock:
+            self._taken.pop(slot.job.id, None)
+            self.lock.notify_all()
+
+    def close(self) -> bool:
+        """No slot is given away any more; whether that is news."""
+        with self.lock:
+            news, self._closed = not self._closed, True
+            self.lock.notify_all()
+            return news
+
+    def wake(self) -> None:
+        """Whoever waits looks again."""
+        with self.lock:
+            self.lock.notify_all()
+
+    def wait(self, seconds: float) -> None:
+        """Until something changes, or so long; not at all where they are closed."""
+        with self.lock:
+            if not self._closed:
+                self.lock.wait(seconds)
+
+    def wait_until_free(self, id: str, seconds: float) -> bool:
+        """Until the job is under way no longer; whether that is so, after so long at most."""
+        with self.lock:
+            return self.lock.wait_for(lambda: id not in self._taken, seconds)
+
+    def wait_until_empty(self, seconds: float) -> bool:
+        """Until no job is under way; whether that is so, after so long at most."""
+        with self.lock:
+            return self.lock.wait_for(lambda: not self._taken, seconds)

@@ -1,0 +1,173 @@
+"""A `state_dir` that this process owns: what is accepted is on disk, and whatever lies there is seen to."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import IO
+
+from caikit_pt.base_model.pool import import_libraries
+from caikit_pt.errors import CaikitPtError, InvalidParameter, StateUnavailable, TooManyJobs
+from caikit_pt.runtime import job as kinds
+from caikit_pt.runtime.follower import Follower
+from caikit_pt.runtime.job import ERRORED, QUEUED, RUNNING, Job
+from caikit_pt.runtime.job_folder import JobFolder, folders
+from caikit_pt.runtime.job_store import JobStore
+from caikit_pt.runtime.supervisor import Supervisor
+from caikit_pt.settings import Settings
+from caikit_pt.tracking.trackers import trackers
+from caikit_pt.tuning.plan import TuningPlan
+from caikit_pt.tuning.preflight import preflight
+
+_LOG = logging.getLogger(__name__)
+_SECONDS_FOR_ANOTHER_SERVER = 15.0
+_SECONDS_A_DAY = 86_400
+_SECONDS_TO_TRACK = 0.5
+# More records than these are tokenised only when their turn comes.
+_MOST_LOOKED_THROUGH = 10_000
+_ALL = 1_000_000
+_GONE = "Its files in state_dir are gone, or can't be read. Submit it again."
+
+
+class StateDirectory:
+    """Its jobs are run, tracked and remembered by this process, and by no other meanwhile."""
+
+    def __init__(self, now: Settings, on_published: Callable[[str], None]) -> None:
+        """Takes over what an earlier server has left; `on_published` is told the path of each new prompt.
+
+        Raises StateUnavailable.
+        """
+        # In one thread: the first requests come in many.
+        import_libraries()
+        self._settings = now
+        self._submitting = threading.Lock()
+        root = Path(now.state_dir).absolute()
+        self._lock = _locked(root)
+        tracking = trackers(now.tracking)
+        self.store = JobStore(root, [tracker.name for tracker in tracking])
+        self._jobs = root / "jobs"
+        self.supervisor = Supervisor(self.store, self._jobs, now.slots or _gpus() or 1, now, on_published)
+        self._followers = [Follower(self.store, tracker) for tracker in tracking]
+        self._recover()
+        self.supervisor.start()
+        for follower in self._followers:
+            follower.start()
+
+    def stop(self) -> None:
+        """Trainings first. What can't be tracked any more is so by the next server."""
+        self.supervisor.stop()
+        for follower in self._followers:
+            follower.stop(_SECONDS_TO_TRACK)
+
+    def close(self) -> None:
+        """Another may have it."""
+        self._lock.close()
+
+    def accept(self, job: Job, plan: TuningPlan) -> Job:
+        """Raises TooManyJobs, InvalidRecord, StateUnavailable, OutOfMemory; InvalidParameter where the id is
+        another's or the base model can't be trained."""
+        warnings = plan.warnings if len(plan.records) > _MOST_LOOKED_THROUGH else preflight(plan).warnings
+        plan.check_training()
+        with self._submitting:
+            known = self._known(job)
+            if known is not None:
+                return known
+            self._make_room()
+            job = self._add(job, plan)
+        self._warn(job, warnings)
+        self.supervisor.wake()
+        return job
+
+    def _known(self, job: Job) -> Job | None:
+        """The job that it is, where it was submitted before. Raises InvalidParameter where it is another."""
+        known = self.store.find(job.id)
+        if known is not None and known.digest != job.digest:
+            raise InvalidParameter(
+                "training_id", job.id, "a new id; this one is that of a training with other contents"
+            )
+        return known
+
+    def _add(self, job: Job, plan: TuningPlan) -> Job:
+        """On disk, then in the store, or in neither."""
+        folder = self.supervisor.folder(job.id)
+        try:
+            folder.create(job, plan)
+        except OSError as error:
+            raise StateUnavailable(
+                f"The training isn't accepted, since it can't be written: {error.strerror or error}"
+            ) from error
+        try:
+            return self.store.add(job)
+        except CaikitPtError:
+            folder.remove()
+            raise
+
+    def _warn(self, job: Job, warnings: Iterable[str]) -> None:
+        try:
+            for warning in warnings:
+                self.store.add_event(job.id, kinds.WARNING, {"text": warning})
+        except StateUnavailable as error:
+            _LOG.warning("warnings of %s are lost: %s", job.id, error)
+
+    def _make_room(self) -> None:
+        days = self._settings.retention_days
+        if days:
+            for id in self.store.delete_ended_before(time.time() - days * _SECONDS_A_DAY):
+                self.supervisor.folder(id).remove()
+        queued = self.store.count(QUEUED)
+        if queued >= self._settings.max_queued:
+            raise TooManyJobs(
+                f"{queued} trainings are queued, as many as max_queued allows. Try again when some have ended"
+            )
+
+    def _recover(self) -> None:
+        """What ran when an earlier server ended is queued again; what isn't a whole submission goes."""
+        for folder in folders(self._jobs):
+            self._take_over(folder)
+        for state in (RUNNING, QUEUED):
+            for job in self.store.search(states=[state], limit=_ALL):
+                if not self.supervisor.folder(job.id).job():
+                    self.store.move(job.id, ERRORED, [_GONE])
+                elif state == RUNNING:
+                    self.store.move(job.id, QUEUED)
+
+    def _take_over(self, folder: JobFolder) -> None:
+        job = folder.job()
+        if not folder.accepted:
+            folder.remove()
+        elif job is None:
+            _LOG.warning("the files of %s in state_dir can't be read", folder.directory.name)
+        elif self.store.find(job.id) is None:
+            _LOG.warning("training %s wasn't in the database, and is taken over from its folder", job.id)
+            self.store.add(job)
+
+
+def _locked(root: Path) -> IO[str]:
+    """The lock of a `state_dir`: two servers would run each job twice. Raises StateUnavailable."""
+    try:
+        root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = (root / "lock").open("a")
+    except OSError as error:
+        raise StateUnavailable(f"state_dir {root} can't be written: {error.strerror}") from error
+    deadline = time.monotonic() + _SECONDS_FOR_ANOTHER_SERVER
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return lock
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                lock.close()
+                raise StateUnavailable(
+                    f"state_dir {root} is in use by another server. Give each server one of its own."
+                ) from None
+            time.sleep(0.2)
+
+
+def _gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count()

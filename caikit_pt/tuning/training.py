@@ -1,0 +1,47 @@
+"""A training put together: its plan, the base model that it is for, and the others that train on that.
+
+The one way to do it, in a server's job and in Python.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+
+from caikit_pt.base_model.frozen import BaseModel
+from caikit_pt.base_model.pool import POOL
+from caikit_pt.soft_prompt.artifact import TunedPrompt
+from caikit_pt.tuning.exams import Validated
+from caikit_pt.tuning.joining import round_of
+from caikit_pt.tuning.learner import gradients
+from caikit_pt.tuning.plan import TuningPlan
+from caikit_pt.tuning.progress import Progress
+from caikit_pt.tuning.snapshot import Snapshots
+from caikit_pt.tuning.tuner import tune
+
+
+class Training:
+    """What `plan` says, once its base model is there."""
+
+    def __init__(self, plan: TuningPlan, device: str = "") -> None:
+        """Reads the base model, where the plan doesn't bring it along; `device`: other than the plan has it.
+
+        Raises what `BaseModelPool.get` does.
+        """
+        parameters = plan.parameters
+        self.plan = plan
+        self.base: BaseModel = plan.resource or POOL.get(
+            plan.checkpoint, parameters.torch_dtype, device or parameters.device
+        )
+
+    def run(
+        self,
+        joined: bool,
+        on_update: Callable[[Progress], None],
+        on_validation: Callable[[Validated], None],
+        snapshots: Snapshots | None = None,
+    ) -> TunedPrompt:
+        """Minutes to hours. `joined`: with the others of this base model. Raises what `tune` does."""
+        company = round_of(self.base).member() if joined else nullcontext(gradients)
+        with company as compute:
+            return tune(self.plan, self.base, on_update, compute, snapshots, on_validation)

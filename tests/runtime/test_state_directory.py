@@ -1,0 +1,140 @@
+"""What a state_dir accepts, forgets and takes over. Nothing is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from caikit.runtime.types.caikit_runtime_exception import CaikitRuntimeException
+
+from caikit_pt.base_model.frozen import BaseModel
+from caikit_pt.base_model.pool import BaseModelPool
+from caikit_pt.errors import InvalidParameter, InvalidRecord, StateUnavailable, TooManyJobs
+from caikit_pt.module import PeftPromptTuning
+from caikit_pt.runtime.job import CANCELED, ERRORED, QUEUED, RUNNING
+from caikit_pt.runtime.state_directory import StateDirectory
+from caikit_pt.runtime.supervisor import Supervisor
+from caikit_pt.runtime.trainer import reasons
+from tests.conftest import SETTINGS
+from tests.tuning.training import PAIRS, plan
+
+from .jobs import job
+
+
+@pytest.fixture
+def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StateDirectory]:
+    """One whose jobs stay queued."""
+    monkeypatch.setattr(Supervisor, "start", lambda self: None)
+    settings = replace(SETTINGS, state_dir=str(tmp_path / "state"), max_queued=3, retention_days=0)
+    made = StateDirectory(settings, lambda path: None)
+    yield made
+    made.close()
+
+
+def test_a_submission_is_on_disk_and_warned_of(directory: StateDirectory, llama: BaseModel) -> None:
+    accepted = directory.accept(job("one"), plan(llama, [*PAIRS, PAIRS[0]]))
+    assert (accepted.state, accepted.number) == (QUEUED, 1)
+    assert directory.supervisor.folder("one").plan().records.items[0].input == PAIRS[0]["input"]
+    told = reasons(directory.store, accepted)
+    assert told[0] == "0 queued trainings are before it."
+    assert "1 records are there before, word for word (record 21)" in told
+
+
+def test_an_id_is_one_training(directory: StateDirectory, llama: BaseModel) -> None:
+    planned = plan(llama)
+    first = directory.accept(job("one"), planned)
+    assert directory.accept(job("one"), planned) == first
+    with pytest.raises(InvalidParameter, match="training_id: 'one'"):
+        directory.accept(job("one", digest="another"), planned)
+    assert directory.store.count(QUEUED) == 1
+
+
+def test_no_more_than_max_queued(directory: StateDirectory, llama: BaseModel) -> None:
+    for id in "abc":
+        directory.accept(job(id), plan(llama))
+    with pytest.raises(TooManyJobs, match="max_queued"):
+        directory.accept(job("d"), plan(llama))
+    assert not directory.supervisor.folder("d").directory.exists()
+    directory.supervisor.cancel(directory.store.find("a") or job("a"))
+    assert directory.accept(job("d"), plan(llama)).state == QUEUED
+
+
+def test_what_is_refused_leaves_nothing(
+    directory: StateDirectory, llama: BaseModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise StateUnavailable("the database is full")
+
+    monkeypatch.setattr(directory.store, "add", full)
+    with pytest.raises(StateUnavailable):
+        directory.accept(job("one"), plan(llama))
+    assert not directory.supervisor.folder("one").directory.exists()
+    monkeypatch.setattr("caikit_pt.runtime.state_directory.preflight", _refusing)
+    with pytest.raises(InvalidRecord):
+        directory.accept(job("two"), plan(llama))
+    assert not directory.supervisor.folder("two").directory.exists()
+
+
+@pytest.mark.parametrize("records", [10, 10_001])
+def test_a_base_model_that_cannot_be_trained_makes_no_job(
+    directory: StateDirectory, llama: BaseModel, monkeypatch: pytest.MonkeyPatch, records: int
+) -> None:
+    """However many records there are; CheckTraining says the same."""
+
+    def fail(*_: object) -> None:
+        raise InvalidParameter("base_model", "tiny-llama", "others")
+
+    planned = plan(llama, [{"input": f"a {number}", "output": "b"} for number in range(records)])
+    monkeypatch.setattr(BaseModelPool, "check_training", fail)
+    with pytest.raises(InvalidParameter, match="base_model"):
+        directory.accept(job("one"), planned)
+    assert not directory.supervisor.folder("one").directory.exists()
+    with pytest.raises(CaikitRuntimeException, match="base_model"):
+        PeftPromptTuning.preflight("tiny-llama", planned.records.items[:3], {"num_virtual_tokens": 3})
+
+
+def _refusing(_: object) -> None:
+    raise InvalidRecord("train_stream", "1 records", "others")
+
+
+def test_what_has_ended_is_kept_until_retention_days_are_over(
+    directory: StateDirectory, llama: BaseModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory.accept(job("old"), plan(llama))
+    directory.supervisor.cancel(job("old"))
+    directory.accept(job("running"), plan(llama))
+    monkeypatch.setattr("caikit_pt.runtime.state_directory.time.time", lambda: 4e9)
+    directory.accept(job("later"), plan(llama))
+    found = directory.store.find("old")
+    assert found is not None
+    assert found.state == CANCELED
+    directory._settings = replace(directory._settings, retention_days=30)
+    directory.accept(job("last"), plan(llama))
+    assert directory.store.find("old") is None
+    assert not directory.supervisor.folder("old").directory.exists()
+    assert directory.store.find("running") is not None
+
+
+def test_what_an_earlier_server_has_left_is_taken_over(
+    tmp_path: Path, llama: BaseModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Supervisor, "start", lambda self: None)
+    settings = replace(SETTINGS, state_dir=str(tmp_path / "state"))
+    first = StateDirectory(settings, lambda path: None)
+    for id in ("queued", "running", "gone"):
+        first.accept(job(id), plan(llama))
+    first.store.move("running", RUNNING)
+    first.supervisor.folder("gone").remove()
+    half = first.supervisor.folder("half").directory
+    half.mkdir()
+    (half / "records.jsonl").write_text("")
+    first.close()
+    second = StateDirectory(settings, lambda path: None)
+    states = {one.id: one.state for one in second.store.search()}
+    assert states == {"queued": QUEUED, "running": QUEUED, "gone": ERRORED}
+    (reason,) = (second.store.find("gone") or job("")).reasons
+    assert reason == "Its files in state_dir are gone, or can't be read. Submit it again."
+    assert not half.exists()
+    second.close()

@@ -1,0 +1,68 @@
+"""What keeps jobs from being started, and what doesn't. Real processes: test_jobs.py."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from caikit_pt.errors import StateUnavailable
+from caikit_pt.runtime.job import CANCELED, ERRORED, QUEUED
+from caikit_pt.runtime.job_store import JobStore
+from caikit_pt.runtime.supervisor import Supervisor
+from tests.conftest import SETTINGS
+
+from .jobs import job
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> JobStore:
+    """With one job that waits."""
+    store = JobStore(tmp_path)
+    store.add(job("a"))
+    return store
+
+
+def supervisor(store: JobStore, root: Path, max_attempts: int = 2) -> Supervisor:
+    """With a slot, and without a process."""
+    settings = replace(SETTINGS, max_attempts=max_attempts)
+    return Supervisor(store, root, slots=1, now=settings, on_published=lambda path: None)
+
+
+def test_nothing_that_a_start_fails_with_ends_the_search_for_jobs(
+    store: JobStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Later jobs would wait for ever."""
+    monkeypatch.setattr("caikit_pt.runtime.supervisor._SECONDS_BETWEEN_TRIES", 0.01)
+    searching = supervisor(store, tmp_path)
+    errors = [StateUnavailable("locked"), OSError(28, "no space"), ValueError("a row that can't be read")]
+
+    def fail(*_: object) -> None:
+        if errors:
+            raise errors.pop(0)
+        searching.stop()
+
+    monkeypatch.setattr(store, "next_queued", fail)
+    searching._dispatch()
+    assert errors == []
+
+
+def test_a_process_that_cannot_be_started_is_a_death(
+    store: JobStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(*_: object) -> None:
+        raise OSError(11, "no more processes")
+
+    monkeypatch.setattr("caikit_pt.runtime.child.Child.__init__", none)
+    starting = supervisor(store, tmp_path)
+    states = []
+    for _ in range(3):
+        states.append((starting._start_next(), (store.find("a") or job("a")).state))
+    assert states == [(True, QUEUED), (True, ERRORED), (False, ERRORED)]
+    assert "no more processes" in (store.find("a") or job("a")).reasons[0]
+
+
+def test_a_job_that_waits_is_cancelled_at_once(store: JobStore, tmp_path: Path) -> None:
+    supervisor(store, tmp_path).cancel(job("a"))
+    assert (store.find("a") or job("a")).state == CANCELED
