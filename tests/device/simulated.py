@@ -1,0 +1,137 @@
+"""A simulated accelerator: tensors on `sim:0` and `sim:1` are computed on the CPU, with real numbers.
+
+Inside `with SimulatedDevice() as device` whatever mixes devices raises as on CUDA, and all that would make the
+host wait is written down: `device.waits`, `device.operations`, and of a part `with device.counted() as part`.
+
+What a CPU can't show isn't shown: there are no streams, so that nothing is read before it is there; random
+numbers of a device's generator are the CPU's; operators are counted, not kernels. Another thread than the one
+that entered can work with tensors, but makes none from nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from .backend import register
+from .memory import Pinned
+from .record import Operation, Record, Wait
+from .tensor import BOOK, NAME, device_of, run
+
+
+class SimulatedDevice(TorchDispatchMode):
+    """The devices `sim:0` and `sim:1`, from `with` on to its end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        register()
+        self.record = Record()
+        self._patches = ExitStack()
+
+    @property
+    def waits(self) -> list[Wait]:
+        """All that made the host wait so far."""
+        return self.record.waits
+
+    @property
+    def operations(self) -> list[Operation]:
+        """All operators on the devices so far."""
+        return self.record.operations
+
+    @contextmanager
+    def counted(self) -> Iterator[Record]:
+        """What happens inside, by itself."""
+        part = Record()
+        BOOK.records.append(part)
+        try:
+            yield part
+        finally:
+            BOOK.records.remove(part)
+
+    def __enter__(self) -> SimulatedDevice:
+        assert not BOOK.records, "there is one at a time"
+        BOOK.records.append(self.record)
+        BOOK.pinned = Pinned()
+        for target, name, replacement in (
+            # Tensors that wrap others don't mix with those of inference mode.
+            (torch, "inference_mode", _without_gradients),
+            (torch, "Generator", Generator),
+            (torch.nn.Module, "to", _to),
+        ):
+            self._patches.enter_context(patch.object(target, name, replacement))
+        self._patches.enter_context(_PinsLists())
+        # The backward on the thread that asks for it, so that it is known who does.
+        self._patches.enter_context(torch.autograd.set_multithreading_enabled(False))
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self._patches.close()
+        BOOK.clear()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        return run(func, args, kwargs or {})
+
+
+class Generator(torch.Generator):
+    """A generator that says which device it is of; its numbers are those of a CPU."""
+
+    def __new__(cls, device: Any = "cpu") -> Generator:
+        made = super().__new__(cls)
+        named = torch.device(device)
+        if named.type == NAME:
+            # Operators are given another object of the same generator.
+            BOOK.generators[made._cdata] = made, torch.device(NAME, named.index or 0)
+        return made
+
+    def __init__(self, device: Any = "cpu") -> None: ...
+
+    @property
+    def device(self) -> torch.device:
+        return device_of(self)
+
+
+class _PinsLists(TorchFunctionMode):
+    """`torch.tensor(list, pin_memory=True)`, which asks for such memory before any operator is called.
+
+    It isn't replaced, as others are: torch remembers for good by which functions it makes tensors.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.tensor and kwargs.get("pin_memory"):
+            return torch.tensor(*args, **{**kwargs, "pin_memory": False}).pin_memory()
+        return func(*args, **kwargs)
+
+
+def _without_gradients(mode: bool = True) -> Any:
+    return torch.no_grad() if mode else torch.enable_grad()
+
+
+_REAL_TO = torch.nn.Module.to
+
+
+def _to(self: torch.nn.Module, *args: Any, **kwargs: Any) -> torch.nn.Module:
+    """As on a device of torch's own: weights that were one tensor stay one."""
+    before = [
+        (module, name, weight)
+        for module in self.modules()
+        for name, weight in module._parameters.items()
+        if weight is not None
+    ]
+    moved = _REAL_TO(self, *args, **kwargs)
+    first: dict[int, Any] = {}
+    for module, name, weight in before:
+        module._parameters[name] = first.setdefault(id(weight), module._parameters[name])
+    return moved
