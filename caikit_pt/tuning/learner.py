@@ -136,7 +136,7 @@ def _optimizer(
         return Adafactor(  # type: ignore[no-untyped-call]
             groups, scale_parameter=False, relative_step=False, weight_decay=parameters.weight_decay
         )
-    # Fused, the count of steps is on the accelerator, too; else a step that is skipped there would wait for it.
+    # Fused, the count of steps is on the device, too; else a step that is skipped there would wait for it.
     return torch.optim.AdamW(groups, weight_decay=parameters.weight_decay, fused=accelerated)
 
 

@@ -1,1 +1,1 @@
-"""The product on a simulated accelerator: what a GPU would refuse, and what it would make the host wait for."""
+"""The product on a simulated accelerator: what a GPU refuses, and what it makes the host wait for."""

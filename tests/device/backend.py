@@ -15,7 +15,7 @@ from .tensor import BOOK, NAME, SimulatedTensor, move, run, wait
 COUNT = 2
 FREE_BYTES = TOTAL_BYTES = 2**34
 # Kernels live as long as this.
-_LIBRARY = torch.library.Library("aten", "IMPL")
+_LIBRARY = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]
 
 
 class Module:
@@ -45,7 +45,7 @@ class Module:
     def manual_seed_all(self, seed: int) -> None: ...
 
 
-class _Hooks(torch._C._acc.PrivateUse1Hooks):  # type: ignore[name-defined,misc]
+class _Hooks(torch._C._acc.PrivateUse1Hooks):
     def is_available(self) -> bool:
         return is_in_use()
 
@@ -74,10 +74,12 @@ def register() -> None:
         ("_copy_from", _copy_from),
         ("_to_copy", _to_copy),
     ):
-        _LIBRARY.impl(name, kernel, "PrivateUse1")
+        _LIBRARY.impl(name, kernel, "PrivateUse1")  # type: ignore[no-untyped-call]
 
 
-def _empty(size: Any, dtype: Any = None, layout: Any = None, device: Any = None, *_: Any, **__: Any) -> Tensor:
+def _empty(
+    size: Any, dtype: Any = None, layout: Any = None, device: Any = None, *_: Any, **__: Any
+) -> Tensor:
     return _made(torch.empty(size, dtype=dtype), device)
 
 

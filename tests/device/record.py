@@ -50,7 +50,7 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """The innermost function of the package that asked; `library`: the one of a library that it asked through."""
+    """The innermost function of the package that asked, and that of a `library` that it asked through."""
 
     file: str
     function: str

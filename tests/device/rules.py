@@ -27,6 +27,9 @@ _SHAPES = {
     aten.unique_dim_consecutive.default,
     aten.bincount.default,
 }
+# Operators that read a number, to give it back or to look whether they can be computed at all.
+_READING = {aten._local_scalar_dense.default, aten.multinomial.default}
+_COMPARING = {aten.equal.default, aten.allclose.default}
 _INDEXING = {aten.index.Tensor, aten._unsafe_index.Tensor}
 _INDEXED_WRITING = {
     aten.index_put.default,
@@ -100,9 +103,9 @@ def refuse(
 
 def causes_to_wait(func: Any, args: Any, kwargs: dict[str, Any]) -> Iterator[Cause]:
     """Why the host waits for this operator on a device; copies are another matter."""
-    if func is aten._local_scalar_dense.default:
+    if func in _READING:
         yield Cause.ITEM
-    elif func is aten.equal.default:
+    elif func in _COMPARING:
         yield Cause.EQUAL
     elif func in _SHAPES or (func is aten.repeat_interleave.Tensor and kwargs.get("output_size") is None):
         yield Cause.SHAPE
@@ -112,7 +115,9 @@ def causes_to_wait(func: Any, args: Any, kwargs: dict[str, Any]) -> Iterator[Cau
         if len(there) < len(indices):
             yield Cause.HOST_INDEX
         masks = [each for each in there if each.dtype in (torch.bool, torch.uint8)]
-        if masks and not (func in _INDEXED_WRITING and len(masks) == len(indices) == 1 and _is_number(args[2])):
+        if masks and not (
+            func in _INDEXED_WRITING and len(masks) == len(indices) == 1 and _is_number(args[2])
+        ):
             yield Cause.MASK
 
 
@@ -120,7 +125,9 @@ def _allowed_on_host(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> 
     """The host tensors that CUDA takes beside its own: single numbers that are only read, and indices."""
     allowed: list[Tensor] = []
     if torch.Tag.pointwise in func.tags or func in _TAKE_A_NUMBER:
-        written = [each.name for each in func._schema.arguments if each.alias_info and each.alias_info.is_write]
+        written = [
+            each.name for each in func._schema.arguments if each.alias_info and each.alias_info.is_write
+        ]
         named = [*zip((each.name for each in func._schema.arguments), args, strict=False), *kwargs.items()]
         allowed += [
             value

@@ -1,7 +1,7 @@
 """A simulated accelerator: tensors on `sim:0` and `sim:1` are computed on the CPU, with real numbers.
 
-Inside `with SimulatedDevice() as device` whatever mixes devices raises as on CUDA, and all that would make the
-host wait is written down: `device.waits`, `device.operations`, and of a part `with device.counted() as part`.
+Inside `with SimulatedDevice() as device` whatever mixes devices raises as on CUDA, and all that would make
+the host wait is written down: `device.waits`, `device.operations`; of a part `with device.counted() as part`.
 
 What a CPU can't show isn't shown: there are no streams, so that nothing is read before it is there; random
 numbers of a device's generator are the CPU's; operators are counted, not kernels. Another thread than the one
@@ -22,14 +22,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from .backend import register
 from .memory import Pinned
 from .record import Operation, Record, Wait
-from .tensor import BOOK, NAME, device_of, run
+from .tensor import BOOK, NAME, address_of, device_of, run
 
 
-class SimulatedDevice(TorchDispatchMode):
+class SimulatedDevice(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """The devices `sim:0` and `sim:1`, from `with` on to its end."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         register()
         self.record = Record()
         self._patches = ExitStack()
@@ -68,11 +68,11 @@ class SimulatedDevice(TorchDispatchMode):
         self._patches.enter_context(_PinsLists())
         # The backward on the thread that asks for it, so that it is known who does.
         self._patches.enter_context(torch.autograd.set_multithreading_enabled(False))
-        super().__enter__()
+        super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
         self._patches.close()
         BOOK.clear()
 
@@ -89,14 +89,13 @@ class Generator(torch.Generator):
         made = super().__new__(cls)
         named = torch.device(device)
         if named.type == NAME:
-            # Operators are given another object of the same generator.
-            BOOK.generators[made._cdata] = made, torch.device(NAME, named.index or 0)
+            BOOK.generators[address_of(made)] = made, torch.device(NAME, named.index or 0)
         return made
 
     def __init__(self, device: Any = "cpu") -> None: ...
 
     @property
-    def device(self) -> torch.device:
+    def device(self) -> torch.device:  # type: ignore[override]
         return device_of(self)
 
 

@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 
 NAME = "sim"
 _COPIES = {aten._to_copy.default, aten.copy_.default}
+# What CUDA computes of more types than a CPU.
+_STAND_INS: dict[Any, Callable[..., Any]] = {
+    aten.histc.default: lambda counted, *args, **kwargs: torch.histc(counted.float(), *args, **kwargs).to(
+        counted.dtype
+    ),
+}
 
 
 class SimulatedTensor(Tensor):
@@ -30,7 +36,7 @@ class SimulatedTensor(Tensor):
 
     @staticmethod
     def __new__(cls, host: Tensor, device: torch.device, is_number: bool = False) -> SimulatedTensor:
-        made: SimulatedTensor = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+        made: SimulatedTensor = Tensor._make_wrapper_subclass(
             cls,
             host.size(),
             strides=host.stride(),
@@ -46,7 +52,7 @@ class SimulatedTensor(Tensor):
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @classmethod
-    def __torch_dispatch__(
+    def __torch_dispatch__(  # type: ignore[override]
         cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         return run(func, args, kwargs or {})
@@ -63,12 +69,12 @@ class SimulatedTensor(Tensor):
         """Where its numbers lie."""
         return self.host.data_ptr()
 
-    def __repr__(self, *, tensor_contents: Any = None) -> str:
+    def __repr__(self, **_: Any) -> str:  # type: ignore[override]
         return f"SimulatedTensor({self.host}, device={self.device})"
 
 
 class Book:
-    """Where records are written, all that are open; what memory is pinned; the devices' generators, by address."""
+    """Where records are written, all that are open; what memory is pinned; the devices' generators."""
 
     records: list[Record]
     pinned: Pinned | None
@@ -109,7 +115,8 @@ def run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     refuse(func, args, kwargs, device, tensors)
     for cause in causes_to_wait(func, args, kwargs):
         wait(cause, func)
-    result = func(*_mapped(_host, args), **_on_the_host(kwargs))
+    compute = _STAND_INS.get(func, func)
+    result = compute(*_mapped(_host, args), **_on_the_host(kwargs))
     if target is not None and target.type != NAME:
         return result
     wrapped = _wrapped(result, device, on_device, func is aten.scalar_tensor.default)
@@ -126,7 +133,7 @@ def move(source: Tensor, result: Tensor, non_blocking: bool, func: Any) -> None:
         if not non_blocking:
             wait(Cause.TO_HOST, func)
     elif to_device and not from_device:
-        # Other memory than pinned, or in another order or type, is copied by the host to where it is pinned first.
+        # What isn't pinned, or is in another order or of another type, is first copied by the host.
         as_it_is = source.is_contiguous() and source.dtype == result.dtype
         if not (as_it_is and BOOK.pinned and BOOK.pinned.has(source)):
             wait(Cause.PAGEABLE, func)
@@ -138,9 +145,14 @@ def move(source: Tensor, result: Tensor, non_blocking: bool, func: Any) -> None:
     _note(func, Kind.COPY if from_device != to_device else Kind.COMPUTE, [source, result])
 
 
+def address_of(generator: torch.Generator) -> int:
+    """The same of all objects that are one generator: operators are given another one than was made."""
+    return int(generator._cdata)  # type: ignore[attr-defined]
+
+
 def device_of(generator: torch.Generator) -> torch.device:
     """The device that a generator is of."""
-    known = BOOK.generators.get(generator._cdata)
+    known = BOOK.generators.get(address_of(generator))
     return known[1] if known else torch.device("cpu")
 
 
@@ -188,7 +200,9 @@ def _host(value: Any) -> Any:
     if not isinstance(value, SimulatedTensor):
         return value
     if value.shape != value.host.shape or value.dtype is not value.host.dtype:
-        raise NotImplementedError("a tensor on a simulated device was changed behind its back: set_data, resize_")
+        raise NotImplementedError(
+            "a tensor on a simulated device was changed behind its back: set_data, resize_"
+        )
     return value.host
 
 
