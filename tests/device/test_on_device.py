@@ -3,26 +3,35 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from tests.conftest import LLAMA, T5
+from tests.conftest import LLAMA, SETTINGS, T5
 from tests.numerics.families import PADDED_FAMILIES, Zoo
 from tests.tuning.training import curve, plan
 
+from .backend import FREE_BYTES
 from .bases import SECOND, embedded, on_device
 from .product import (
     BaseModel,
     Engine,
     Limits,
+    Progress,
     Request,
+    Snapshots,
+    TrainingInterrupted,
+    budget_for,
     check_batching,
     check_itself,
     check_packing,
     check_training,
+    free_memory_of,
+    limits,
     losses,
     recomputing,
     tune,
@@ -104,6 +113,12 @@ def test_what_is_made_on_the_host_is_noticed(
         Training(base_there).update()
 
 
+def test_what_fits_is_told_by_the_device(device: SimulatedDevice, base_there: BaseModel) -> None:
+    assert base_there.budget == budget_for("cuda", base_there.checkpoint.hidden_size)
+    assert free_memory_of("sim:0") == FREE_BYTES
+    assert limits(base_there, SETTINGS).kv_bytes == FREE_BYTES // 2
+
+
 # ---- training ----
 
 
@@ -159,6 +174,26 @@ def _trains_alike(planned: Any, base: BaseModel, base_there: BaseModel) -> None:
         assert str(tuned.prompt.tensors[part].device) == "cpu"
         assert _apart(tuned.prompt.tensors[part], tensor) < 0.02
     assert tuned.verdict["kept"] == expected.verdict["kept"]
+
+
+@pytest.mark.parametrize("kind", ["plain", "adafactor"])
+def test_a_training_that_was_interrupted_goes_on_there(
+    device: SimulatedDevice, base_there: BaseModel, kind: str, tmp_path: Path
+) -> None:
+    """What was kept is on the host, and goes back to where it was."""
+    asked = {"tuning_task": "generation", "num_epochs": 2, "batch_size": 4, **KINDS[kind]}
+    planned = plan(base_there, RECORDS[:8], **asked)
+    snapshots = Snapshots(tmp_path, 0.0)
+
+    def stop(progress: Progress) -> None:
+        if progress.step == 2:
+            snapshots.stop.set()
+
+    with pytest.raises(TrainingInterrupted):
+        tune(planned, base_there, stop, snapshots=snapshots)
+    resumed = tune(planned, base_there, snapshots=Snapshots(tmp_path, math.inf)).prompt
+    for part, tensor in tune(planned, base_there).prompt.tensors.items():
+        assert torch.equal(resumed.tensors[part], tensor)
 
 
 def test_losses_without_gradients(base: BaseModel, base_there: BaseModel) -> None:
