@@ -13,7 +13,7 @@ from caikit_pt.serving.engine import Engine
 from caikit_pt.serving.labels import Labels
 from caikit_pt.serving.scheduler import Limits
 from caikit_pt.serving.sequence import Sequence as Request
-from caikit_pt.serving.worker import limits
+from caikit_pt.serving.worker import Worker, limits
 from caikit_pt.soft_prompt.prompt import SoftPrompt
 from caikit_pt.tuning.candidate import Candidate
 from caikit_pt.tuning.examples import make_examples
@@ -37,6 +37,7 @@ __all__ = [
     "SoftPrompt",
     "TrainingBatch",
     "TrainingInterrupted",
+    "Worker",
     "budget_for",
     "check_batching",
     "check_itself",

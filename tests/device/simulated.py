@@ -4,12 +4,13 @@ Inside `with SimulatedDevice() as device` whatever mixes devices raises as on CU
 the host wait is written down: `device.waits`, `device.operations`; of a part `with device.counted() as part`.
 
 What a CPU can't show isn't shown: there are no streams, so that nothing is read before it is there; random
-numbers of a device's generator are the CPU's; operators are counted, not kernels. Another thread than the one
-that entered can work with tensors, but makes none from nothing.
+numbers of a device's generator are the CPU's; operators are counted, not kernels. It holds for the thread
+that enters it and for those that are started inside.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -25,7 +26,16 @@ from .record import Operation, Record, Wait
 from .tensor import BOOK, NAME, address_of, device_of, run
 
 
-class SimulatedDevice(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Dispatching(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Every operator of a thread goes through here, those without a tensor too."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        return run(func, args, kwargs or {})
+
+
+class SimulatedDevice(_Dispatching):  # type: ignore[no-untyped-call]
     """The devices `sim:0` and `sim:1`, from `with` on to its end."""
 
     def __init__(self) -> None:
@@ -63,11 +73,10 @@ class SimulatedDevice(TorchDispatchMode):  # type: ignore[no-untyped-call]
             (torch, "inference_mode", _without_gradients),
             (torch, "Generator", Generator),
             (torch.nn.Module, "to", _to),
+            (threading.Thread, "run", _run),
         ):
             self._patches.enter_context(patch.object(target, name, replacement))
-        self._patches.enter_context(_PinsLists())
-        # The backward on the thread that asks for it, so that it is known who does.
-        self._patches.enter_context(torch.autograd.set_multithreading_enabled(False))
+        self._patches.enter_context(_of_a_thread())
         super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
@@ -75,11 +84,6 @@ class SimulatedDevice(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__exit__(*error)  # type: ignore[no-untyped-call]
         self._patches.close()
         BOOK.clear()
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        return run(func, args, kwargs or {})
 
 
 class Generator(torch.Generator):
@@ -116,6 +120,22 @@ class _PinsLists(TorchFunctionMode):
 
 def _without_gradients(mode: bool = True) -> Any:
     return torch.no_grad() if mode else torch.enable_grad()
+
+
+_REAL_RUN = threading.Thread.run
+
+
+def _run(self: threading.Thread) -> None:
+    """A thread that is started inside."""
+    with _of_a_thread(), _Dispatching():  # type: ignore[no-untyped-call]
+        _REAL_RUN(self)
+
+
+@contextmanager
+def _of_a_thread() -> Iterator[None]:
+    """What each thread needs: the backward is on the one that asks for it, so that it is known who does."""
+    with _PinsLists(), torch.autograd.set_multithreading_enabled(False):
+        yield
 
 
 _REAL_TO = torch.nn.Module.to

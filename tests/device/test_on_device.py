@@ -25,6 +25,7 @@ from .product import (
     Request,
     Snapshots,
     TrainingInterrupted,
+    Worker,
     budget_for,
     check_batching,
     check_itself,
@@ -139,6 +140,19 @@ def test_losses_and_gradients_are_those_of_a_cpu(base: BaseModel, base_there: Ba
     assert second.waits == third.waits
 
 
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "adafactor"])
+def test_the_host_does_not_wait_for_an_update_to_be_made(
+    device: SimulatedDevice, base_there: BaseModel, kind: str
+) -> None:
+    """Whether all numbers are finite is decided there."""
+    training = Training(base_there, **KINDS[kind])
+    for _ in range(2):
+        loss, _ = training.compute()
+        with device.counted() as made:
+            training.learner.step(loss)
+        assert made.waits == []
+
+
 def test_layers_that_are_computed_twice(base: BaseModel, base_there: BaseModel) -> None:
     with SimulatedDevice(), recomputing():
         loss, gradients = Training(base_there).update()
@@ -231,6 +245,15 @@ def test_rows_of_every_kind_share_a_batch(base: BaseModel, base_there: BaseModel
     expected = _answered(base, requests(base))
     with SimulatedDevice():
         assert _answered(base_there, requests(base_there)) == expected
+
+
+def test_a_thread_of_its_own_answers_alike(base: BaseModel, base_there: BaseModel) -> None:
+    expected = [generated for generated, _ in _answered(base, [greedy(base, number) for number in range(3)])]
+    with SimulatedDevice() as device:
+        worker = Worker(base_there, limits(base_there, SETTINGS))
+        under_way = [worker.submit(greedy(base_there, number)) for number in range(3)]
+        assert [each.result().generated for each in under_way] == expected
+    assert device.record.causes[Cause.TO_HOST]
 
 
 def test_steps_are_alike_until_rows_come_or_go(base_there: BaseModel) -> None:

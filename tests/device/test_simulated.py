@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -258,6 +259,21 @@ def test_numbers_and_gradients_are_those_of_the_cpu(device: SimulatedDevice) -> 
     assert all(map(torch.equal, compute("sim:0"), compute("cpu")))
 
 
+def test_threads_that_are_started_inside_are_on_the_devices_too(device: SimulatedDevice) -> None:
+    seen: list[Any] = []
+
+    def work() -> None:
+        weight = on("sim:1", 2).requires_grad_()
+        (weight * weight).sum().backward()  # type: ignore[no-untyped-call]
+        seen.append(weight.grad)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen[0].tolist() == [2, 4]
+    assert device.record.causes == {Cause.TO_HOST: 1}
+
+
 def test_a_module_moves_as_a_whole(device: SimulatedDevice) -> None:
     one, other = torch.nn.Linear(3, 3), torch.nn.Linear(3, 3)
     other.weight = one.weight
@@ -277,11 +293,14 @@ def test_what_cannot_be_simulated_says_so(device: SimulatedDevice) -> None:
 
 
 def test_afterwards_all_is_as_it_was() -> None:
-    before = torch.inference_mode, torch.Generator, torch.nn.Module.to
+    def replaced() -> list[Any]:
+        return [torch.inference_mode, torch.Generator, torch.nn.Module.to, threading.Thread.run]
+
+    before = replaced()
     with SimulatedDevice():
         tensor = there(2)
         assert torch.get_device_module("sim").device_count() == 2
-    assert (torch.inference_mode, torch.Generator, torch.nn.Module.to) == before
+    assert replaced() == before
     assert not torch.get_device_module("sim").is_available()
     assert not torch.accelerator.is_available()
     assert tensor.tolist() == [1, 2]

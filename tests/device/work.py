@@ -52,12 +52,16 @@ class Training:
         self.batch: TrainingBatch = examples.batch(range(records))
 
     def update(self) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """The loss, and the gradients that the weights got."""
-        (loss,) = gradients(self.base, [self.learner], [self.batch])
-        weights = [weight for group in self.learner.prompt.parameter_groups() for weight in group["params"]]
-        kept = [weight.grad.clone() for weight in weights if weight.grad is not None]
+        """The loss, and the gradients that the weights got; and they are moved by them."""
+        loss, kept = self.compute()
         self.learner.step(loss)
         return loss, kept
+
+    def compute(self) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """As `update`, and nothing is moved."""
+        (loss,) = gradients(self.base, [self.learner], [self.batch])
+        weights = [weight for group in self.learner.prompt.parameter_groups() for weight in group["params"]]
+        return loss, [weight.grad.clone() for weight in weights if weight.grad is not None]
 
 
 def request(
