@@ -82,7 +82,7 @@ class Operation:
     place: Place
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Record:
     """All that was written down between two moments."""
 

@@ -3,9 +3,12 @@
 Inside `with SimulatedDevice() as device` whatever mixes devices raises as on CUDA, and all that would make
 the host wait is written down: `device.waits`, `device.operations`; of a part `with device.counted() as part`.
 
-What a CPU can't show isn't shown: there are no streams, so that nothing is read before it is there; random
-numbers of a device's generator are the CPU's; operators are counted, not kernels. It holds for the thread
-that enters it and for those that are started inside.
+Two things more raise, which CUDA lets pass: views in place, which aren't simulated, and a look at numbers
+that were copied to the host with `non_blocking` before anything has made the host wait.
+
+What a CPU can't show isn't shown: there are no streams and no events; random numbers of a device's generator
+are the CPU's; operators are counted, not kernels. It holds for the thread that enters it and for those that
+are started inside.
 """
 
 from __future__ import annotations
@@ -103,10 +106,10 @@ class Generator(torch.Generator):
         return device_of(self)
 
 
-class _PinsLists(TorchFunctionMode):
-    """`torch.tensor(list, pin_memory=True)`, which asks for such memory before any operator is called.
+class _PastOperators(TorchFunctionMode):
+    """What torch does to memory without an operator: it pins that of a new tensor, and looks into it.
 
-    It isn't replaced, as others are: torch remembers for good by which functions it makes tensors.
+    `torch.tensor` isn't replaced, as others are: torch remembers for good what it makes tensors with.
     """
 
     def __torch_function__(
@@ -115,7 +118,12 @@ class _PinsLists(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is torch.tensor and kwargs.get("pin_memory"):
             return torch.tensor(*args, **{**kwargs, "pin_memory": False}).pin_memory()
+        if func in _LOOKING and BOOK.pinned:
+            BOOK.pinned.check(args[0])
         return func(*args, **kwargs)
+
+
+_LOOKING = {torch.Tensor.tolist, torch.Tensor.numpy, torch.Tensor.__array__}
 
 
 def _without_gradients(mode: bool = True) -> Any:
@@ -134,7 +142,7 @@ def _run(self: threading.Thread) -> None:
 @contextmanager
 def _of_a_thread() -> Iterator[None]:
     """What each thread needs: the backward is on the one that asks for it, so that it is known who does."""
-    with _PinsLists(), torch.autograd.set_multithreading_enabled(False):
+    with _PastOperators(), torch.autograd.set_multithreading_enabled(False):
         yield
 
 

@@ -93,6 +93,8 @@ BOOK = Book()
 
 def wait(cause: Cause, func: Any) -> None:
     """The host waits for the device."""
+    if BOOK.pinned:
+        BOOK.pinned.all_arrived()
     if BOOK.records:
         entry = Wait(cause, str(func), place())
         for record in BOOK.records:
@@ -130,12 +132,13 @@ def move(source: Tensor, result: Tensor, non_blocking: bool, func: Any) -> None:
         return
     from_device, to_device = (isinstance(each, SimulatedTensor) for each in (source, result))
     if from_device and not to_device:
-        if not non_blocking:
+        if not (non_blocking and _as_it_is(source, result) and BOOK.pinned and BOOK.pinned.has(result)):
             wait(Cause.TO_HOST, func)
+        else:
+            BOOK.pinned.leaves_for(result)
     elif to_device and not from_device:
         # What isn't pinned, or is in another order or of another type, is first copied by the host.
-        as_it_is = source.is_contiguous() and source.dtype == result.dtype
-        if not (as_it_is and BOOK.pinned and BOOK.pinned.has(source)):
+        if not (_as_it_is(source, result) and BOOK.pinned and BOOK.pinned.has(source)):
             wait(Cause.PAGEABLE, func)
         elif not non_blocking:
             wait(Cause.BLOCKING, func)
@@ -176,6 +179,11 @@ def _copy(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], target: torc
         BOOK.pinned.add(result)
     move(source, result, non_blocking, func)
     return result
+
+
+def _as_it_is(source: Tensor, result: Tensor) -> bool:
+    """Whether a copy needs no other one in between."""
+    return source.is_contiguous() and result.is_contiguous() and source.dtype == result.dtype
 
 
 def _note(func: Any, kind: Kind, tensors: list[Tensor]) -> None:

@@ -136,6 +136,10 @@ WAITS: dict[str, tuple[Cause, Act]] = {
     "equal": (Cause.EQUAL, lambda: torch.equal(there(2), there(2))),
     "tolist": (Cause.TO_HOST, lambda: there(2).tolist()),
     "cpu": (Cause.TO_HOST, lambda: there(2).cpu()),
+    "copy_ to the host, non_blocking": (
+        Cause.TO_HOST,
+        lambda: torch.ones(2).copy_(there(2), non_blocking=True),
+    ),
     "copy_ to the host": (Cause.TO_HOST, lambda: torch.ones(2).copy_(there(2))),
     "to": (Cause.PAGEABLE, lambda: HOST.to("sim:0")),
     "to, non_blocking": (Cause.PAGEABLE, lambda: HOST.to("sim:0", non_blocking=True)),
@@ -185,6 +189,7 @@ FREE: dict[str, Act] = {
     "a list that is pinned": lambda: torch.tensor([1], pin_memory=True).to("sim:0", non_blocking=True),
     "copy_ of pinned": lambda: there(2, 3).copy_(HOST.pin_memory(), non_blocking=True),
     "to the host, non_blocking": lambda: there(2).to("cpu", non_blocking=True),
+    "copy_ to the host, to pinned": lambda: HOST.pin_memory().copy_(there(2, 3), non_blocking=True),
     "nothing": lambda: torch.tensor([], device="sim:0"),
     "another device": lambda: there(2).to("sim:1"),
     "indices that are there": lambda: there(2)[there(2).long() - 1],
@@ -202,15 +207,26 @@ def test_what_makes_nobody_wait_is_not_counted(device: SimulatedDevice, what: st
     assert device.waits == []
 
 
+@pytest.mark.parametrize("look", [Tensor.tolist, Tensor.numpy, Tensor.item, Tensor.sum])
+def test_nobody_looks_at_what_may_not_have_arrived(
+    device: SimulatedDevice, look: Callable[[Tensor], Any]
+) -> None:
+    arriving = there(1).to("cpu", non_blocking=True)
+    with pytest.raises(Refused, match="may not have arrived"):
+        look(arriving[:1])
+    there(1).item()
+    look(arriving)
+
+
 # ---- what is written down ----
 
 
 def test_a_part_is_counted_by_itself(device: SimulatedDevice) -> None:
     there(1).item()
     with device.counted() as part:
-        there(2)[0].item()
         with device.counted() as inner:
             there(2).sum()
+        there(2)[0].item()
     there(1).item()
     assert len(device.waits) == 3
     assert part.causes == {Cause.ITEM: 1}
