@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-_MOST_LOGITS = {"cpu": 2**24, "cuda": 2**28}
+# On a CPU, and on an accelerator of any type.
+_MOST_LOGITS = 2**24, 2**28
 # Positions times width, H. On a CPU products are at full speed from some hundred positions on, and caches
 # hold a few MB; a GPU wants as much as there is room for.
-_MOST_NUMBERS = {"cpu": 3 * 2**17, "cuda": 2**27}
+_MOST_NUMBERS = 3 * 2**17, 2**27
 _FEWEST_POSITIONS = 512
 
 
@@ -29,5 +30,6 @@ class Budget:
 
 
 def budget_for(device: str, width: int) -> Budget:
-    """What to begin with for a model of `width` H on a `device` of type cpu or cuda."""
-    return Budget(max(_FEWEST_POSITIONS, _MOST_NUMBERS[device] // width), _MOST_LOGITS[device])
+    """What to begin with for a model of `width` H on a `device` of a type of torch."""
+    kind = int(device != "cpu")
+    return Budget(max(_FEWEST_POSITIONS, _MOST_NUMBERS[kind] // width), _MOST_LOGITS[kind])

@@ -18,7 +18,7 @@ def free_memory_of(device: str) -> int:
     """Bytes that could still be taken of the memory of a `device` of torch."""
     import torch
 
-    return free_memory() if device == "cpu" else int(torch.cuda.mem_get_info(device)[0])
+    return free_memory() if device == "cpu" else int(torch.get_device_module(device).mem_get_info(device)[0])
 
 
 def free_memory(cgroup: Path = _CGROUP) -> int:

@@ -9,6 +9,7 @@ from functools import partial
 
 from caikit_pt import ending
 from caikit_pt.base_model.frozen import BaseModel
+from caikit_pt.base_model.memory import free_memory_of
 from caikit_pt.errors import BackendUnavailable
 from caikit_pt.serving.backend import Backend
 from caikit_pt.serving.engine import Engine
@@ -78,11 +79,9 @@ def limits(base: BaseModel, settings: Settings) -> Limits:
 
 
 def _free(base: BaseModel) -> int:
-    import torch
-
-    if base.device.type != "cuda":
+    if base.device.type == "cpu":
         return KV_BYTES_ON_A_CPU
-    return torch.cuda.mem_get_info(base.device)[0] // 2
+    return free_memory_of(str(base.device)) // 2
 
 
 _WORKERS: weakref.WeakKeyDictionary[BaseModel, weakref.ref[Worker]] = weakref.WeakKeyDictionary()

@@ -24,7 +24,7 @@ class Learner:
         self._max_grad_norm = parameters.max_grad_norm
         groups = prompt.parameter_groups()
         self._weights: list[torch.Tensor] = [weight for group in groups for weight in group["params"]]
-        self._optimizer = _optimizer(groups, parameters, self._weights[0].device.type == "cuda")
+        self._optimizer = _optimizer(groups, parameters, self._weights[0].device.type != "cpu")
         self._schedule = torch.optim.lr_scheduler.LambdaLR(self._optimizer, _factor(parameters, updates))
 
     @property
@@ -125,7 +125,7 @@ Gradients = Callable[[BaseModel, Sequence[Learner], Sequence[TrainingBatch]], "l
 
 
 def _optimizer(
-    groups: list[dict[str, Any]], parameters: TuningParameters, cuda: bool
+    groups: list[dict[str, Any]], parameters: TuningParameters, accelerated: bool
 ) -> torch.optim.Optimizer:
     import torch
 
@@ -136,8 +136,8 @@ def _optimizer(
         return Adafactor(  # type: ignore[no-untyped-call]
             groups, scale_parameter=False, relative_step=False, weight_decay=parameters.weight_decay
         )
-    # Fused, the count of steps is on the GPU, too; else a step that is skipped there would wait for it.
-    return torch.optim.AdamW(groups, weight_decay=parameters.weight_decay, fused=cuda)
+    # Fused, the count of steps is on the device, too; else a step that is skipped there would wait for it.
+    return torch.optim.AdamW(groups, weight_decay=parameters.weight_decay, fused=accelerated)
 
 
 def _factor(parameters: TuningParameters, updates: int) -> Callable[[int], float]:
