@@ -24,7 +24,7 @@ from caikit_pt.data_model import (  # noqa: E402
 from caikit_pt.module import PeftPromptTuning  # noqa: E402
 
 if TYPE_CHECKING:
-    from caikit_pt.base_model.frozen import BaseModel
+    from caikit_pt.base_model.model import BaseModel
 
 __all__ = [
     "ExponentialDecayLengthPenalty",
@@ -43,7 +43,7 @@ def load_base_model(directory: str, torch_dtype: str = "", device: str = "") -> 
     from pathlib import Path
 
     from caikit_pt import settings
-    from caikit_pt.base_model.checkpoint import locate
+    from caikit_pt.base_model.loading.checkpoint import locate
     from caikit_pt.base_model.pool import shared
     from caikit_pt.errors import InvalidParameter
 

@@ -26,9 +26,9 @@ from caikit.interfaces.nlp.data_model import (
 from caikit.interfaces.nlp.tasks import TextGenerationTask, TokenizationTask
 
 from caikit_pt import settings
-from caikit_pt.base_model.checkpoint import locate
-from caikit_pt.base_model.frozen import BaseModel
-from caikit_pt.base_model.text import TextSide
+from caikit_pt.base_model.language_model import LanguageModel
+from caikit_pt.base_model.loading.checkpoint import locate
+from caikit_pt.base_model.model import BaseModel
 from caikit_pt.data_model import (
     ExponentialDecayLengthPenalty,
     GenerationTrainRecord,
@@ -82,7 +82,7 @@ logging.getLogger("RNTM-NAMES").addFilter(lambda record: "<RUN35134050W>" not in
 class PeftPromptTuning(ModuleBase):
     """A soft prompt in front of a shared frozen language model."""
 
-    def __init__(self, tuned: TunedPrompt, base: TextSide) -> None:
+    def __init__(self, tuned: TunedPrompt, base: LanguageModel) -> None:
         """`base` is the model that `tuned` was made for: its shared copy, or only the side of the text."""
         super().__init__()
         tuned.check_base(base.checkpoint)
@@ -312,7 +312,7 @@ class PeftPromptTuning(ModuleBase):
         """The tokens of `text` with their offsets in characters, without special tokens."""
         with caikit_errors():
             _check_text(text)
-        encoded = self.base.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        encoded = self.base.text.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         tokens = [Token(start, end, text[start:end]) for start, end in encoded["offset_mapping"]]
         return TokenizationResults(results=tokens, token_count=len(tokens))
 
@@ -349,7 +349,7 @@ class PeftPromptTuning(ModuleBase):
         if isinstance(decay, ExponentialDecayLengthPenalty):
             decay = (decay.start_index, decay.decay_factor)
         parameters = GenerationParameters.from_request(fields, decay, limits)
-        shown = parameters.preserve_input_text and self.base.continues_text
+        shown = parameters.preserve_input_text and self.base.text.continues_text
         contender = self._contender(labels_only=parameters.labels_only)
         if parameters.label_probabilities and contender.labels is None:
             raise InvalidParameter(
@@ -362,7 +362,7 @@ class PeftPromptTuning(ModuleBase):
 
     @cached_property
     def _labels(self) -> Optional[Labels]:
-        return labels_of(self.tuned, self.base)
+        return labels_of(self.tuned, self.base.text)
 
     def _input_tokens(self, request: Request) -> Optional[List[GeneratedToken]]:
         if not request.parameters.input_tokens:

@@ -126,7 +126,7 @@ def untuned(base_model: str, texts: Sequence[str]) -> list[str]:
 
     base = load_base_model(str(ROOT / "examples" / "base_models" / base_model))
     parameters = GenerationParameters(preserve_input_text=False)
-    asked = [Request(base, SoftPrompt({}), base.source_ids(text), parameters) for text in texts]
+    asked = [Request(base.text, SoftPrompt({}), base.text.source_ids(text), parameters) for text in texts]
     for _ in generate(base, asked):
         pass
     return [request.text for request in asked]

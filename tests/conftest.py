@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from caikit_pt.base_model.checkpoint import Checkpoint, locate
-from caikit_pt.base_model.frozen import BaseModel
+from caikit_pt.base_model.loading.checkpoint import Checkpoint, locate
+from caikit_pt.base_model.model import BaseModel
 from caikit_pt.base_model.pool import POOL
 from caikit_pt.settings import Settings
 from examples.grpc_client import Client

@@ -29,8 +29,8 @@ def serve(models: Path, base_models: Path) -> None:
     import caikit_pt_pb2_grpc as tuning_grpc  # type: ignore[import-not-found]
     import caikit_runtime_Nlp_pb2_grpc as nlp_grpc  # type: ignore[import-not-found]
 
-    from caikit_pt.base_model.checkpoint import locate
-    from caikit_pt.base_model.text import TextSide
+    from caikit_pt.base_model.language_model import LanguageModel
+    from caikit_pt.base_model.loading.checkpoint import locate
     from caikit_pt.parameters.generation import GenerationParameters
     from caikit_pt.serving.backend import Backend
     from caikit_pt.serving.backends import backend_for, base_for
@@ -44,7 +44,7 @@ def serve(models: Path, base_models: Path) -> None:
     settings = Settings(base_models_dir=str(base_models), device="cpu")
 
     @cache
-    def loaded(name: str) -> tuple[TextSide, Backend]:
+    def loaded(name: str) -> tuple[LanguageModel, Backend]:
         """A base model and its engine, which are freed when nobody holds them."""
         base = base_for(locate(name, settings), settings)
         return base, backend_for(base, settings)
@@ -55,11 +55,13 @@ def serve(models: Path, base_models: Path) -> None:
         base, engine = loaded(tuned.base_model_name)
         fields = {field.name: value for field, value in request.ListFields() if field.name != "text"}
         parameters = GenerationParameters.from_request(fields, None, {})
-        ids = text_ids(base, Verbalizer(tuned.verbalizer, tuned.separator).render(request.text), parameters)
+        ids = text_ids(
+            base.text, Verbalizer(tuned.verbalizer, tuned.separator).render(request.text), parameters
+        )
         front = request.text + tuned.separator.rstrip(" ") if parameters.preserve_input_text else ""
-        labels = labels_of(tuned, base) if parameters.labels_only else None
+        labels = labels_of(tuned, base.text) if parameters.labels_only else None
         behind_space = tuned.separator.endswith(" ")
-        return engine.submit(Request(base, tuned.prompt, ids, parameters, front, behind_space, labels))
+        return engine.submit(Request(base.text, tuned.prompt, ids, parameters, front, behind_space, labels))
 
     class Nlp(nlp_grpc.NlpServiceServicer):  # type: ignore[misc]
         def TextGenerationTaskPredict(self, request: Any, context: grpc.ServicerContext) -> Any:

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 import torch
 
-from caikit_pt.base_model.frozen import BaseModel
+from caikit_pt.base_model.model import BaseModel
 from caikit_pt.cli import main
 from caikit_pt.client import ServerError, TuningClient
 from caikit_pt.module import PeftPromptTuning

@@ -56,7 +56,8 @@ ENDS = {
         """,
     "a model is loaded in a thread": """
         import threading
-        from caikit_pt.base_model import pool, self_test
+        from caikit_pt.base_model import pool
+        from caikit_pt.base_model.trials import training as self_test
         pool.import_libraries()
         check, begun = self_test.check_itself, threading.Event()
         self_test.check_itself = lambda base: [begun.set(), *(check(base) for _ in range(20))]

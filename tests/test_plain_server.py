@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from caikit_pt import PeftPromptTuning
-from caikit_pt.base_model.frozen import BaseModel
+from caikit_pt.base_model.model import BaseModel
 from caikit_pt.client import TuningClient
 from caikit_pt.soft_prompt.artifact import TunedPrompt
 from caikit_pt.soft_prompt.prompt import SoftPrompt

@@ -16,7 +16,7 @@ from caikit.interfaces.nlp.data_model import ClassificationTrainRecord
 from caikit.runtime.types.caikit_runtime_exception import CaikitRuntimeException
 
 from caikit_pt import GenerationTrainRecord, PeftPromptTuning, TuningConfig, load_base_model
-from caikit_pt.base_model.frozen import BaseModel
+from caikit_pt.base_model.model import BaseModel
 from caikit_pt.base_model.pool import POOL
 from caikit_pt.errors import InvalidParameter
 from caikit_pt.parameters.tuning import check_request

@@ -14,7 +14,7 @@ import grpc
 import pytest
 import torch
 
-from caikit_pt.base_model.frozen import BaseModel
+from caikit_pt.base_model.model import BaseModel
 from caikit_pt.module import PeftPromptTuning
 from caikit_pt.soft_prompt.artifact import TunedPrompt
 from caikit_pt.soft_prompt.prompt import SoftPrompt
@@ -140,7 +140,7 @@ def _save(base: BaseModel, number: int, directory: Path) -> None:
     ids = torch.randint(20, 400, (length,), generator=generator).tolist()
     part = base.checkpoint.prompt_parts[0]
     tuned = TunedPrompt(
-        prompt=SoftPrompt({part: base.embed(ids).float()}),
+        prompt=SoftPrompt({part: base.weights.embed(ids).float()}),
         base_model_name=base.checkpoint.name,
         base_model_fingerprint=base.checkpoint.fingerprint,
         verbalizer="{{input}}",

@@ -17,7 +17,7 @@ from unittest import mock
 
 if TYPE_CHECKING:
     from bench.training.case import Case
-    from caikit_pt.base_model.frozen import BaseModel
+    from caikit_pt.base_model.model import BaseModel
 
 _WAYS = ("torch", "onednn", "chosen")
 _ROWS, _TEXT, _NEW = 16, 40, 20
@@ -47,8 +47,8 @@ def main() -> None:
     lines = []
     for case in (Case(SHAPES[name], dtype) for name in names for dtype in (FLOAT32, BFLOAT16)):
         base = models.base(case)
-        base.pack()
-        _ = base.trains_packed
+        base.serving.pack()
+        _ = base.training.trains_packed
         for work, measured in _measured(case, base, rounds).items():
             best = min(measured["torch"], measured["onednn"])
             seconds = [f"{1000 * measured[way]:,.1f}" for way in _WAYS]
@@ -80,7 +80,7 @@ def _works(case: Case, base: BaseModel) -> Mapping[str, Callable[[int], Callable
     import torch
 
     from bench.training.product import ProductLoop
-    from caikit_pt.base_model.frozen import Row
+    from caikit_pt.base_model.row import Row
 
     def rows(number: int) -> list[Row]:
         chance = random.Random(number)
@@ -97,7 +97,7 @@ def _works(case: Case, base: BaseModel) -> Mapping[str, Callable[[int], Callable
     def reading(number: int) -> Callable[[], object]:
         def work() -> None:
             with torch.inference_mode():
-                prefill = base.batched_prefill(rows(number))
+                prefill = base.serving.batched_prefill(rows(number))
                 while prefill.columns:
                     prefill.advance(512)
 
@@ -105,10 +105,10 @@ def _works(case: Case, base: BaseModel) -> Mapping[str, Callable[[int], Callable
 
     def steps(number: int) -> Callable[[], object]:
         with torch.inference_mode():
-            prefill = base.batched_prefill(rows(number))
+            prefill = base.serving.batched_prefill(rows(number))
             while prefill.columns:
                 prefill.advance(512)
-            batch = base.growing_batch()
+            batch = base.serving.growing_batch()
             batch.join(prefill)
 
         def work() -> None:
@@ -124,10 +124,10 @@ def _works(case: Case, base: BaseModel) -> Mapping[str, Callable[[int], Callable
 @contextmanager
 def _under(way: str, base: BaseModel) -> Iterator[None]:
     """Inside, every product is computed by one kernel, or as the trial has chosen."""
-    from caikit_pt.base_model import fastest
-    from caikit_pt.base_model.fastest import CANDIDATES, Case
-    from caikit_pt.base_model.kernels import TORCH
-    from caikit_pt.base_model.linear import pack_linears
+    from caikit_pt.base_model.layers import fastest
+    from caikit_pt.base_model.layers.fastest import CANDIDATES, Case
+    from caikit_pt.base_model.layers.kernels import TORCH
+    from caikit_pt.base_model.layers.linear import pack_linears
 
     class Always(dict[Case, str]):
         def __contains__(self, case: object) -> bool:
@@ -138,7 +138,7 @@ def _under(way: str, base: BaseModel) -> Iterator[None]:
 
     chosen = fastest._CHOSEN if way == "chosen" else Always()
     with mock.patch.object(fastest, "_CHOSEN", chosen):
-        pack_linears(base.model)
+        pack_linears(base.weights.model)
         _forget(base)
         yield
     _forget(base)
@@ -147,7 +147,7 @@ def _under(way: str, base: BaseModel) -> Iterator[None]:
 def _forget(base: BaseModel) -> None:
     """What was derived from the kernels."""
     base.__dict__.pop("rounds_rows", None)
-    for module in base.model.modules():
+    for module in base.weights.model.modules():
         module.__dict__.pop("chosen", None)
 
 

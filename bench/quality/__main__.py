@@ -27,7 +27,7 @@ from bench.quality.page import page
 from bench.quality.results import Results
 from bench.quality.task import Task, held_out_tasks, left_out, real_tasks
 from bench.quality.trial import Attempt, Trial
-from caikit_pt.base_model.frozen import BaseModel
+from caikit_pt.base_model.model import BaseModel
 from examples.pretraining.make_demo_data import EXAMPLES
 
 MODELS = ("tiny-llama", "tiny-t5")

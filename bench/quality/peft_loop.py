@@ -18,9 +18,9 @@ import torch
 from peft import PromptTuningConfig, TaskType, get_peft_model
 from transformers import get_linear_schedule_with_warmup
 
-from caikit_pt.base_model.checkpoint import CAUSAL
-from caikit_pt.base_model.frozen import BaseModel
-from caikit_pt.base_model.weights import read_weights
+from caikit_pt.base_model.family import CAUSAL
+from caikit_pt.base_model.loading.weights import read_weights
+from caikit_pt.base_model.model import BaseModel
 from caikit_pt.errors import TrainingDiverged
 from caikit_pt.parameters.tuning import RANDOM, SAMPLE_VOCAB
 from caikit_pt.soft_prompt.initializers import Start, initial_prompt
@@ -53,7 +53,7 @@ class PeftLoop:
 
     def run(self, records: Records) -> SoftPrompt:
         """All updates, over and over `records`. Raises TrainingDiverged."""
-        examples = make_examples(records, self._base, self._plan.parameters)
+        examples = make_examples(records, self._base.text, self._plan.parameters)
         for window in self._windows(len(examples)):
             loss = self.update([examples.items[index] for index in window])
             if not isfinite(loss):
@@ -96,8 +96,8 @@ class PeftLoop:
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(parameters.seed)
-            own = read_weights(self._base.checkpoint, str(self._base.dtype).removeprefix("torch."))
-            model: Any = get_peft_model(own.to(self._base.device), config)
+            own = read_weights(self._base.checkpoint, str(self._base.weights.dtype).removeprefix("torch."))
+            model: Any = get_peft_model(own.to(self._base.weights.device), config)
         return model.eval()
 
     def _start_as_ours(self) -> None:
@@ -121,14 +121,14 @@ class PeftLoop:
     def _causal_batch(self, batch: Sequence[Example]) -> dict[str, torch.Tensor]:
         """Ids, mask and labels [B, T]: the text with its target behind it, then the padding."""
         return _tensors(
-            self._base.end_id,
+            self._base.text.end_id,
             [[*one.source, *one.target] for one in batch],
             [[_IGNORED] * len(one.source) + one.target for one in batch],
         )
 
     def _seq2seq_batch(self, batch: Sequence[Example]) -> dict[str, torch.Tensor]:
         """Ids and mask [B, T] of the sources, labels [B, K] of the targets, each padded behind."""
-        return _tensors(self._base.end_id, [one.source for one in batch], [one.target for one in batch])
+        return _tensors(self._base.text.end_id, [one.source for one in batch], [one.target for one in batch])
 
 
 def _tensors(padding: int, ids: list[list[int]], labels: list[list[int]]) -> dict[str, torch.Tensor]:

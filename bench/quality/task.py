@@ -11,7 +11,7 @@ from functools import cache, cached_property
 from itertools import islice
 from pathlib import Path
 
-from caikit_pt.base_model.frozen import BaseModel
+from caikit_pt.base_model.model import BaseModel
 from examples.pretraining.make_demo_data import EXAMPLES, TASKS, records
 from examples.pretraining.row import read_rows
 
@@ -97,13 +97,13 @@ def unspeakable(task: Task, base: BaseModel) -> list[str]:
     A soft prompt steers what a frozen decoder says, and can't teach it a word.
     """
     spoken = _spoken(base)
-    return [label for label in task.labels if not spoken.issuperset(base.target_ids(label))]
+    return [label for label in task.labels if not spoken.issuperset(base.text.target_ids(label))]
 
 
 @cache
 def _spoken(base: BaseModel) -> frozenset[int]:
     outputs = {row.output for row in read_rows(_TEXT)}
-    return frozenset(token for output in outputs for token in base.target_ids(output))
+    return frozenset(token for output in outputs for token in base.text.target_ids(output))
 
 
 def _parted(lines: list[Record], count: int) -> tuple[list[Record], list[Record]]:

@@ -15,7 +15,7 @@ from bench.quality.contender import OUTSIDERS, PEFT, REQUESTS, is_chosen_among
 from bench.quality.outsiders import ANSWERS
 from bench.quality.peft_loop import PeftLoop
 from bench.quality.task import Record, Task
-from caikit_pt.base_model.frozen import BaseModel
+from caikit_pt.base_model.model import BaseModel
 from caikit_pt.errors import TrainingDiverged
 from caikit_pt.settings import Settings
 from caikit_pt.soft_prompt.prompt import SoftPrompt
@@ -173,6 +173,6 @@ class Attempt:
 def accuracy(base: BaseModel, plan: TuningPlan, prompt: SoftPrompt, records: Sequence[Record]) -> float:
     """The share of right answers to `records`, by the code that validates: confined to the plan's labels."""
     read = read_records(records, "test")
-    examples = make_examples(read, base, plan.parameters)
-    judged = Validation(base, read, examples, "classification", plan.answer_labels(base))
+    examples = make_examples(read, base.text, plan.parameters)
+    judged = Validation(base, read, examples, "classification", plan.answer_labels(base.text))
     return judged.scores(prompt, len(read)).metrics["accuracy"].value

@@ -76,15 +76,15 @@ def _sections(name: str, options: argparse.Namespace) -> Iterator[str]:
     with tempfile.TemporaryDirectory() as scratch:
         models = make_models(shape, Path(scratch) / "base_models" / name, options.dtype, device)
         base = models.base
-        base.pack()
-        plain = Load(base.model.get_input_embeddings().weight, requests)
+        base.serving.pack()
+        plain = Load(base.weights.model.get_input_embeddings().weight, requests)
         loads = [
             replace(plain, virtual_tokens=tokens, prompts=prompts)
             for tokens in ((20,) if quick else (20, 100))
             for prompts in (1, requests)
         ]
         yield f"## {name}, {options.dtype}"
-        yield _described(shape, base.model)
+        yield _described(shape, base.weights.model)
         if "engines" in parts:
             yield "### Requests at once"
             wanted = shape.causal and device == "cpu" and not quick

@@ -12,7 +12,7 @@ from bench.serving.contenders import ONE_BY_ONE, OURS, by_round, one_by_one, our
 from bench.serving.load import Load
 from bench.serving.measured import cost, interleaved, middle, synchronize
 from bench.serving.table import milliseconds, number, table
-from caikit_pt.base_model.frozen import BaseModel
+from caikit_pt.base_model.model import BaseModel
 
 _ALONE = ("one request alone", "CPU", "passed")
 _DECODE = ("rows", "tokens/s", "of the memory's bandwidth")
@@ -29,7 +29,7 @@ def alone(models: Models, load: Load, rounds: int) -> str:
         ONE_BY_ONE: by_round(partial(one_by_one, models), single),
         OURS: by_round(partial(ours, models.base), single),
     }
-    found = interleaved(works, 3 * rounds, models.base.device.type)
+    found = interleaved(works, 3 * rounds, models.base.weights.device.type)
     costs = {name: middle(of_one) for name, of_one in found.items()}
     return table(
         _ALONE, ((name, milliseconds(one.cpu), milliseconds(one.wall)) for name, one in costs.items())
@@ -38,14 +38,14 @@ def alone(models: Models, load: Load, rounds: int) -> str:
 
 def decode(base: BaseModel, load: Load) -> str:
     """Steps of a whole batch: tokens a second, and the share of the bandwidth that reading the weights is."""
-    bandwidth = _bandwidth(base.device.type)
-    weights = bytes_of_a_step(base.model)
+    bandwidth = _bandwidth(base.weights.device.type)
+    weights = bytes_of_a_step(base.weights.model)
     rows = []
     for count in (1, 64):
         asked = replace(load, requests=count, prompts=1, new=_WARM_UP + _STEPS + 1)
         walk = steps(base, requests_of(base, asked))
         _advance(walk, _WARM_UP)
-        once = cost(partial(_advance, walk, _STEPS), base.device.type)
+        once = cost(partial(_advance, walk, _STEPS), base.weights.device.type)
         a_second = _STEPS / once.wall
         rows.append((str(count), number(count * a_second), f"{weights * a_second / bandwidth:.0%}"))
     return table(_DECODE, rows)

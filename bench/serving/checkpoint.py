@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from bench.training.shapes import Shape
 
 if TYPE_CHECKING:
-    from caikit_pt.base_model.frozen import BaseModel
+    from caikit_pt.base_model.model import BaseModel
 
 _SPECIAL = ("<s>", "</s>", "<unk>")
 FIRST_WORD = len(_SPECIAL)
@@ -32,10 +32,9 @@ def make_models(shape: Shape, directory: Path, dtype: str, device: str) -> Model
     from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
     from bench.training.models import copy_with_shared_weights
-    from caikit_pt.base_model.causal import CausalModel
-    from caikit_pt.base_model.checkpoint import opened
-    from caikit_pt.base_model.quicken import quicken
-    from caikit_pt.base_model.seq2seq import Seq2SeqModel
+    from caikit_pt.base_model.frozen import freeze
+    from caikit_pt.base_model.loading.checkpoint import opened
+    from caikit_pt.base_model.model import BaseModel
 
     auto: Any = AutoModelForCausalLM if shape.causal else AutoModelForSeq2SeqLM
     torch.manual_seed(0)
@@ -49,10 +48,8 @@ def make_models(shape: Shape, directory: Path, dtype: str, device: str) -> Model
         network.config.save_pretrained(directory)
         network.generation_config.save_pretrained(directory)
     checkpoint = opened(shape.name, directory)
-    served = copy_with_shared_weights(network)
-    packable = quicken(served)
-    kind = CausalModel if shape.causal else Seq2SeqModel
-    return Models(kind(checkpoint, served, checkpoint.tokenizer, packable), network)
+    served = freeze(copy_with_shared_weights(network))
+    return Models(BaseModel(checkpoint, served, checkpoint.tokenizer), network)
 
 
 def text_of(ids: list[int]) -> str:

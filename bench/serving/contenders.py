@@ -9,7 +9,7 @@ from typing import Any
 
 from bench.serving.checkpoint import Models
 from bench.serving.load import Load
-from caikit_pt.base_model.frozen import BaseModel
+from caikit_pt.base_model.model import BaseModel
 from caikit_pt.serving.engine import Engine
 from caikit_pt.serving.request import Request
 from caikit_pt.serving.scheduler import Limits
@@ -34,7 +34,7 @@ def contenders(models: Models, vllm: Contender | None = None) -> dict[str, Conte
         ONE_BY_ONE: partial(one_by_one, models),
         STATIC: partial(static, models),
     }
-    if models.base.continues_text:
+    if models.base.text.continues_text:
         found[CONTINUOUS] = Continuous(models.network)
     if vllm is not None:
         found[VLLM] = vllm
@@ -73,7 +73,7 @@ def requests_of(base: BaseModel, load: Load) -> list[Request]:
     """The requests of `load` as the engine takes them."""
     part = base.checkpoint.prompt_parts[0]
     return [
-        Request(base, load.prompt(number, part), text, load.parameters)
+        Request(base.text, load.prompt(number, part), text, load.parameters)
         for number, text in enumerate(load.texts)
     ]
 
@@ -131,11 +131,13 @@ def _generated(models: Models, load: Load, numbers: list[int]) -> Answers:
     embed = network.get_input_embeddings()
     rows = []
     for number in numbers:
-        tensor = load.prompt(number, part).tensors[part].to(base.device, base.dtype)
-        rows.append(torch.cat([tensor, embed(torch.tensor(load.texts[number], device=base.device))]))
+        tensor = load.prompt(number, part).tensors[part].to(base.weights.device, base.weights.dtype)
+        rows.append(torch.cat([tensor, embed(torch.tensor(load.texts[number], device=base.weights.device))]))
     longest = max(len(row) for row in rows)
     embeds = torch.stack([torch.nn.functional.pad(row, (0, 0, longest - len(row), 0)) for row in rows])
-    mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows], device=base.device)
+    mask = torch.tensor(
+        [[0] * (longest - len(row)) + [1] * len(row) for row in rows], device=base.weights.device
+    )
     with torch.inference_mode():
         found = network.generate(
             inputs_embeds=embeds,

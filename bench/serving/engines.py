@@ -13,14 +13,14 @@ from bench.serving.load import Load
 from bench.serving.measured import Cost, equal_answers, interleaved, middle
 from bench.serving.table import number, table
 from bench.serving.vllm import Vllm
-from caikit_pt.base_model.frozen import BaseModel
+from caikit_pt.base_model.model import BaseModel
 
 _HEAD = ("load", "who", "CPU s", "s", "new tokens/s", "times one by one", "equal answers")
 
 
 def engines(models: Models, loads: Sequence[Load], rounds: int, vllm: Vllm | None) -> str:
     """A row for each load and contender; tokens and ratios by CPU time, on a GPU by time that passed."""
-    device = models.base.device.type
+    device = models.base.weights.device.type
     known = contenders(models, vllm)
     works = {(load, name): by_round(run, load) for load in loads for name, run in known.items()}
     clocks = {(load, VLLM): vllm.clock for load in loads} if vllm else {}
@@ -29,7 +29,7 @@ def engines(models: Models, loads: Sequence[Load], rounds: int, vllm: Vllm | Non
     for load in loads:
         reference = costs[load, ONE_BY_ONE]
         rows += [_row(load, name, costs[load, name], reference, device) for name in known]
-        if vllm is None and models.base.continues_text:
+        if vllm is None and models.base.text.continues_text:
             rows.append([load.title, VLLM, "not installed", *[""] * (len(_HEAD) - 3)])
     return table(_HEAD, rows)
 
@@ -56,7 +56,7 @@ def many_prompts(base: BaseModel, loads: Sequence[Load], rounds: int) -> str:
     for one, many in product(loads, repeat=2):
         if one.prompts == 1 < many.prompts and replace(many, prompts=1) == one:
             works = {load: by_round(partial(ours, base), load) for load in (one, many)}
-            found = interleaved(works, rounds, base.device.type)
+            found = interleaved(works, rounds, base.weights.device.type)
             first, other = middle(found[one]), middle(found[many])
             lines.append(
                 f"{many.prompts} prompts of {many.virtual_tokens} against one: "

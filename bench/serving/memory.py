@@ -16,8 +16,8 @@ from bench.serving.contenders import answered
 from bench.serving.load import Load
 from bench.serving.server import publish
 from bench.serving.table import number, table
-from caikit_pt.base_model.frozen import BaseModel
-from caikit_pt.base_model.prompt_cache import PromptCache
+from caikit_pt.base_model.model import BaseModel
+from caikit_pt.base_model.serving.prompt_cache import PromptCache
 from caikit_pt.module import PeftPromptTuning
 from caikit_pt.serving.request import Request
 
@@ -52,22 +52,22 @@ def soak(base: BaseModel, load: Load, prompts: int, requests: int) -> str:
     many = replace(load, requests=_AT_ONCE, shortest=8, longest=20, new=4, prompts=prompts)
     part = base.checkpoint.prompt_parts[0]
     rng, rows = random.Random(2), []
-    own, base.prompts = base.prompts, PromptCache(_BUDGET)
+    own, base.serving.prompts = base.serving.prompts, PromptCache(_BUDGET)
     shown = max(1, requests // _AT_ONCE // _ROWS)
     try:
         for turn in range(-(-requests // _AT_ONCE)):
             asked = [
-                Request(base, many.prompt(rng.randrange(prompts), part), text, many.parameters)
+                Request(base.text, many.prompt(rng.randrange(prompts), part), text, many.parameters)
                 for text in many.texts
             ]
             if any(len(answer) != many.new for answer in answered(base, asked)):
                 raise RuntimeError("a request wasn't answered")
             if turn % shown == 0:
-                kept = base.prompts
+                kept = base.serving.prompts
                 figures = (number(_resident() / 1e6), number(kept.bytes / 1e6), str(len(kept)))
                 rows.append((f"{(turn + 1) * _AT_ONCE:,}", *figures))
     finally:
-        base.prompts = own
+        base.serving.prompts = own
     return table((f"requests so far to {prompts:,} prompts", *_SOAK), rows)
 
 

@@ -12,8 +12,8 @@ from bench.serving.contenders import Answers, answered, by_round, one_by_one, re
 from bench.serving.load import Load
 from bench.serving.measured import Cost, interleaved, middle
 from bench.serving.table import milliseconds, number, table
-from caikit_pt.base_model.frozen import BaseModel
-from caikit_pt.base_model.prompt_cache import PromptCache
+from caikit_pt.base_model.model import BaseModel
+from caikit_pt.base_model.serving.prompt_cache import PromptCache
 
 _HEAD = (
     "requests",
@@ -37,8 +37,8 @@ def prompt_cache(models: Models, load: Load, rounds: int) -> str:
 
     All requests at once, and one at a time: in company a text costs little, and the prompt is most of it.
     """
-    base, device = models.base, models.base.device.type
-    own, kept, none = base.prompts, PromptCache(), PromptCache(budget=0)
+    base, device = models.base, models.base.weights.device.type
+    own, kept, none = base.serving.prompts, PromptCache(), PromptCache(budget=0)
     few = max(1, load.requests // _SHARE_ALONE)
     loads = [
         replace(some, new=new)
@@ -54,12 +54,12 @@ def prompt_cache(models: Models, load: Load, rounds: int) -> str:
     try:
         costs = {key: middle(found) for key, found in interleaved(works, rounds, device).items()}
     finally:
-        base.prompts = own
+        base.serving.prompts = own
     return table(_HEAD, [_row(asked, costs, load.requests) for asked in loads])
 
 
 def _engine(base: BaseModel, cache: PromptCache, rows: int, load: Load) -> Answers:
-    base.prompts = cache
+    base.serving.prompts = cache
     return answered(base, requests_of(base, load), rows)
 
 

@@ -21,7 +21,7 @@ from bench.serving.contenders import answered, by_round, requests_of
 from bench.serving.load import Load
 from bench.serving.measured import Cost, cost, interleaved, middle, percentile
 from bench.serving.table import milliseconds, number, table
-from caikit_pt.base_model.frozen import BaseModel
+from caikit_pt.base_model.model import BaseModel
 from caikit_pt.module import PeftPromptTuning
 from caikit_pt.soft_prompt.artifact import TunedPrompt
 from caikit_pt.soft_prompt.prompt import SoftPrompt

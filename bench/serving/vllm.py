@@ -11,7 +11,7 @@ import psutil
 
 from bench.serving.contenders import Answers
 from bench.serving.load import Load
-from caikit_pt.base_model.checkpoint import Checkpoint
+from caikit_pt.base_model.loading.checkpoint import Checkpoint
 from caikit_pt.serving.backends import backend_for, base_for
 from caikit_pt.serving.request import Request
 from caikit_pt.settings import Remote, Settings
@@ -31,7 +31,7 @@ class Vllm:
     def __call__(self, load: Load) -> Answers:
         part = self._base.checkpoint.prompt_parts[0]
         under_way = [
-            self._backend.submit(Request(self._base, load.prompt(number, part), text, load.parameters))
+            self._backend.submit(Request(self._base.text, load.prompt(number, part), text, load.parameters))
             for number, text in enumerate(load.texts)
         ]
         return [generation.result().generated for generation in under_way]

@@ -12,8 +12,8 @@ from bench.training.product import ProductLoop
 from bench.training.records import Record, make_records
 from bench.training.rounds import Contender
 from bench.training.shapes import SHAPES
-from caikit_pt.base_model.checkpoint import locate
-from caikit_pt.base_model.frozen import BaseModel
+from caikit_pt.base_model.loading.checkpoint import locate
+from caikit_pt.base_model.model import BaseModel
 from caikit_pt.base_model.pool import POOL
 from caikit_pt.settings import Settings
 
@@ -32,7 +32,7 @@ class JoinedJobs:
     def contenders(self) -> list[Contender]:
         """Together, and one after the other."""
         return [
-            Contender((self.name, how), make, _UPDATES * _JOBS * _BATCH, self.base.device.type)
+            Contender((self.name, how), make, _UPDATES * _JOBS * _BATCH, self.base.weights.device.type)
             for how, make in (("joined", self._joined), ("in turn", self._in_turn))
         ]
 
@@ -62,7 +62,7 @@ class JoinedJobs:
         first = (number + 1) * _UPDATES * _JOBS
         seeds = iter(range(first, first + _UPDATES * _JOBS))
         return [
-            [make_records(_BATCH, SHORT, self.base.vocabulary, next(seeds)) for _ in range(_JOBS)]
+            [make_records(_BATCH, SHORT, self.base.weights.vocabulary, next(seeds)) for _ in range(_JOBS)]
             for _ in range(_UPDATES)
         ]
 

@@ -13,12 +13,11 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from bench.training.case import Case
 from bench.training.shapes import Shape
-from caikit_pt.base_model.causal import CausalModel
-from caikit_pt.base_model.checkpoint import Checkpoint
-from caikit_pt.base_model.frozen import BaseModel
-from caikit_pt.base_model.linear import freeze_linears
-from caikit_pt.base_model.quicken import quicken
-from caikit_pt.base_model.seq2seq import Seq2SeqModel
+from caikit_pt.base_model.frozen import FrozenWeights
+from caikit_pt.base_model.frozen import freeze as freeze_weights
+from caikit_pt.base_model.layers.linear import freeze_linears
+from caikit_pt.base_model.loading.checkpoint import Checkpoint
+from caikit_pt.base_model.model import BaseModel
 
 
 def model(case: Case) -> Any:
@@ -46,10 +45,10 @@ def copy_with_shared_weights(network: Any) -> Any:
 @cache
 def _base(shape: Shape, dtype: torch.dtype, device: str, packable: bool) -> BaseModel:
     network = _copy(shape, dtype, device)
-    kind = CausalModel if shape.causal else Seq2SeqModel
     checkpoint = Checkpoint(shape.name, Path(), network.config)
-    prepared = quicken(network)
-    return kind(checkpoint, network, _NoTokenizer(shape.vocabulary), prepared and packable)
+    frozen = freeze_weights(network)
+    frozen = frozen if packable else FrozenWeights(network)
+    return BaseModel(checkpoint, frozen, _NoTokenizer(shape.vocabulary))
 
 
 def _copy(shape: Shape, dtype: torch.dtype, device: str) -> Any:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 
 from bench.training.clock import seconds
-from caikit_pt.base_model.linear import freeze_linears
+from caikit_pt.base_model.layers.linear import freeze_linears
 
 _SIZES = {"cpu": (1024, 2048), "cuda": (4096, 8192)}
 _REPEATS = {"cpu": 2, "cuda": 20}

@@ -15,7 +15,7 @@ from transformers import DynamicCache
 
 from bench.training.case import Case
 from bench.training.records import Record, batches_of
-from caikit_pt.base_model.checkpoint import cache_argument
+from caikit_pt.base_model.loading.checkpoint import cache_argument
 
 _IGNORED = -100
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 
 from bench.training.records import Record
-from caikit_pt.base_model.frozen import BaseModel, TrainingBatch
+from caikit_pt.base_model.model import BaseModel
+from caikit_pt.base_model.row import TrainingBatch
 from caikit_pt.tuning.batches import windows
 from caikit_pt.tuning.losses import backward
 
@@ -23,10 +24,10 @@ class ProductLoop:
         part = base.checkpoint.prompt_parts[0]
         width = base.checkpoint.hidden_size
         starts = [torch.randn(length, width, generator=generator) * 0.02 for _ in range(prompts)]
-        self.prompts = [{part: start.to(base.device).requires_grad_()} for start in starts]
+        self.prompts = [{part: start.to(base.weights.device).requires_grad_()} for start in starts]
         weights = [tensor for prompt in self.prompts for tensor in prompt.values()]
         self._optimizer = torch.optim.AdamW(weights, lr=0.3, weight_decay=0.0)
-        lengths = None if base.trains_packed else [record.tokens for record in records]
+        lengths = None if base.training.trains_packed else [record.tokens for record in records]
         self._windows = list(windows(len(records), window, generator, lengths))
 
     def run(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from caikit_pt.base_model.checkpoint import CAUSAL, SEQ2SEQ
+from caikit_pt.base_model.family import CAUSAL, SEQ2SEQ, Family
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -16,7 +16,7 @@ class Shape:
     """A Llama, or a T5 with as many layers on each side; embeddings and logits are not tied."""
 
     name: str
-    family: str
+    family: Family
     layers: int
     width: int
     inner: int

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from bench.training.shapes import SHAPES
 
 if TYPE_CHECKING:
-    from caikit_pt.base_model.frozen import BaseModel
+    from caikit_pt.base_model.model import BaseModel
 
 _EXAMPLES = Path(__file__).parents[2] / "examples"
 _RECORDS, _LENGTHS, _LABELS = 1058, (20, 60), 2
@@ -87,6 +87,7 @@ def main(name: str, epochs: int) -> None:
 
 def train(base: BaseModel, records: Sequence[Mapping[str, str]], epochs: int = 0) -> Spent:
     """With the defaults, but `epochs` where they aren't 0."""
+    from caikit_pt.base_model.trials.training import check_training
     from caikit_pt.settings import Settings
     from caikit_pt.tuning.plan import make_plan
     from caikit_pt.tuning.progress import Progress
@@ -98,7 +99,7 @@ def train(base: BaseModel, records: Sequence[Mapping[str, str]], epochs: int = 0
     plan = make_plan(asked, records, None, Settings(), base)
     seen: list[Progress] = []
     # What is tried once for each model in memory is no part of a training.
-    base.check_training(plan.parameters.output_model_types)
+    check_training(base.training, plan.parameters.output_model_types)
     began = time.process_time()
     tune(plan, base, seen.append)
     return Spent(time.process_time() - began, seen[-1].step, seen[-1].loss)

@@ -12,7 +12,7 @@ from typing import Any
 from alog.alog import g_alog_name_to_level
 
 from caikit_pt import config_files, settings
-from caikit_pt.base_model.pool import resolve_device
+from caikit_pt.base_model.loading.device import resolve_device
 from caikit_pt.errors import InvalidParameter
 from caikit_pt.settings import Settings, as_set, row
 from caikit_pt.tracking.trackers import trackers

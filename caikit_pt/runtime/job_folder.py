@@ -21,7 +21,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from caikit_pt.base_model.checkpoint import opened
+from caikit_pt.base_model.loading.checkpoint import opened
 from caikit_pt.errors import BaseModelMismatch, CaikitPtError
 from caikit_pt.parameters.tuning import TuningParameters
 from caikit_pt.runtime.job import TERMINAL, Job

@@ -19,8 +19,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
-from caikit_pt.base_model.denormals import no_denormals
-from caikit_pt.base_model.pool import import_libraries
+from caikit_pt.base_model.layers.denormals import no_denormals
+from caikit_pt.base_model.loading.libraries import import_libraries
 from caikit_pt.runtime import job as kinds
 from caikit_pt.runtime.job_folder import JobFolder
 from caikit_pt.runtime.job_run import JobRun

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO
 
-from caikit_pt.base_model.pool import import_libraries
+from caikit_pt.base_model.loading.libraries import import_libraries
 from caikit_pt.errors import CaikitPtError, InvalidParameter, StateUnavailable, TooManyJobs
 from caikit_pt.runtime import job as kinds
 from caikit_pt.runtime.follower import Follower

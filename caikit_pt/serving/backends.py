@@ -5,38 +5,42 @@ from __future__ import annotations
 import threading
 import weakref
 from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
 
-from caikit_pt.base_model.checkpoint import Checkpoint
-from caikit_pt.base_model.frozen import BaseModel
+from caikit_pt.base_model.language_model import LanguageModel
+from caikit_pt.base_model.loading.checkpoint import Checkpoint
+from caikit_pt.base_model.model import BaseModel
 from caikit_pt.base_model.pool import shared
-from caikit_pt.base_model.text import TextSide
 from caikit_pt.serving.backend import Backend
 from caikit_pt.serving.worker import limits, worker_for
 from caikit_pt.settings import Remote, Settings
 
+if TYPE_CHECKING:
+    from caikit_pt.serving.vllm_text import VllmModel
+
 _Key = tuple[str, str, Remote]
-_TEXTS: weakref.WeakValueDictionary[_Key, TextSide] = weakref.WeakValueDictionary()
+_REMOTE: weakref.WeakValueDictionary[_Key, VllmModel] = weakref.WeakValueDictionary()
 _LOCK = threading.Lock()
 
 
-def base_for(checkpoint: Checkpoint, settings: Settings) -> TextSide:
+def base_for(checkpoint: Checkpoint, settings: Settings) -> LanguageModel:
     """The one copy of `checkpoint` here; only its text side where the settings name a server for it.
 
     Raises InvalidParameter where it can't be loaded, BackendUnavailable and BackendMismatch.
     """
     remote = _remote(checkpoint.name, settings)
-    return _text(checkpoint, remote, settings) if remote else shared(checkpoint, settings)
+    return _at(remote, checkpoint, settings) if remote else shared(checkpoint, settings)
 
 
-def backend_for(base: TextSide, settings: Settings) -> Backend:
+def backend_for(base: LanguageModel, settings: Settings) -> Backend:
     """Who answers requests to `base`, which `base_for` or a training has returned."""
     if isinstance(base, BaseModel):
         return worker_for(base, limits(base, settings))
     from caikit_pt.serving.vllm import VllmBackend
-    from caikit_pt.serving.vllm_text import VllmText
+    from caikit_pt.serving.vllm_text import VllmModel
 
-    assert isinstance(base, VllmText)
-    return VllmBackend(base, settings.max_waiting_requests)
+    assert isinstance(base, VllmModel)
+    return VllmBackend(base.text, settings.max_waiting_requests)
 
 
 def _remote(name: str, settings: Settings) -> Remote | None:
@@ -47,17 +51,17 @@ def _remote(name: str, settings: Settings) -> Remote | None:
     return None
 
 
-def _text(checkpoint: Checkpoint, remote: Remote, settings: Settings) -> TextSide:
+def _at(remote: Remote, checkpoint: Checkpoint, settings: Settings) -> VllmModel:
     from caikit_pt.serving.vllm_server import Server
-    from caikit_pt.serving.vllm_text import VllmText
+    from caikit_pt.serving.vllm_text import VllmModel, VllmText
 
     key = (str(checkpoint.directory), checkpoint.fingerprint, remote)
     with _LOCK:
-        text = _TEXTS.get(key)
-        if text is None:
+        model = _REMOTE.get(key)
+        if model is None:
             server = Server(remote.vllm, remote.model, settings.max_wait_seconds)
-            text = VllmText(checkpoint, server)
+            model = VllmModel(VllmText(checkpoint, server))
             # Where it can't be reached, or has other models, that shows now.
-            _ = text.context_length
-            _TEXTS[key] = text
-        return text
+            _ = model.text.context_length
+            _REMOTE[key] = model
+        return model

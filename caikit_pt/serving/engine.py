@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from caikit_pt.base_model.batch import Batch, Prefill
-from caikit_pt.base_model.frozen import BaseModel
+from caikit_pt.base_model.model import BaseModel
+from caikit_pt.base_model.serving.batch import Batch, Prefill
 from caikit_pt.errors import OutOfMemory
 from caikit_pt.serving.generation import Generation
 from caikit_pt.serving.labels import log_shares
@@ -98,7 +98,7 @@ class Engine:
         """Goes on with the micro-batch at hand, and lets it join when it is read."""
         rows = [each.request.so_far for each in self._reading]
         if self._prefill is None:
-            self._prefill = self.base.prefill(rows)
+            self._prefill = self.base.serving.prefill(rows)
         prefill = self._prefill
         prefill.advance(max(1, self._scheduler.read_positions // len(rows)))
         if prefill.columns:
@@ -114,9 +114,9 @@ class Engine:
     def _batch_for(self, joining: Sequence[Generation]) -> _Running:
         """The batch that `joining` may join; a new one where there is none."""
         company = [each for each in self._running if not any(one.alone for one in each.generations)]
-        if company and self.base.rows_join and not joining[0].alone:
+        if company and self.base.serving.rows_join and not joining[0].alone:
             return company[0]
-        self._running.append(_Running(self.base.new_batch()))
+        self._running.append(_Running(self.base.serving.new_batch()))
         return self._running[-1]
 
     # ---- running ----
@@ -128,7 +128,7 @@ class Engine:
         if not running.generations:
             return
         last = [each.request.generated[-1] for each in running.generations]
-        logits = running.batch.advance(torch.tensor(last).to(self.base.device, non_blocking=True))
+        logits = running.batch.advance(torch.tensor(last).to(self.base.weights.device, non_blocking=True))
         self._take(running, range(len(last)), logits)
 
     def _take(self, running: _Running, rows: Sequence[int], logits: Tensor) -> None:
@@ -182,7 +182,7 @@ class Engine:
 
     def _shrink(self, generations: list[Generation]) -> None:
         """Fewer rows run from now on; those that have to leave are the next to be read again."""
-        self.base.prompts.clear()
+        self.base.serving.prompts.clear()
         others = [each for each in (*self._reading, *self._running_now()) if each not in generations]
         rows = max(1, len(others) or len(generations) // 2)
         _LOG.warning(

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from caikit_pt.base_model.text import TextSide
+from caikit_pt.base_model.text.side import TextSide
 from caikit_pt.parameters.tuning import TUNING_PARAMETERS
 from caikit_pt.soft_prompt.artifact import TunedPrompt
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from caikit_pt.base_model.frozen import BaseModel, Row
-from caikit_pt.base_model.text import TextSide
+from caikit_pt.base_model.model import BaseModel
+from caikit_pt.base_model.row import Row
+from caikit_pt.base_model.text.side import TextSide
 from caikit_pt.errors import InvalidParameter
 from caikit_pt.parameters.generation import GenerationParameters
 from caikit_pt.serving.labels import Labels, LabelSearch
@@ -147,7 +148,7 @@ class Request:
     def outgrows_its_keys(self, base: BaseModel) -> bool:
         """Whether the row is now so long that `base` computes all of its positions in another way."""
         positions = self._base.served_positions(self.row, len(self.generated))
-        return base.length_class(positions) != base.length_class(positions - 1)
+        return base.weights.length_class(positions) != base.weights.length_class(positions - 1)
 
     def take(self, token: int, logits: torch.Tensor) -> None:
         """Extends the answer by a token that was picked from `logits` [V]."""
@@ -288,14 +289,15 @@ class Request:
 def input_tokens(request: Request, base: BaseModel) -> list[Token]:
     """The tokens of the text, with what the request asks to know of them."""
     parameters = request.parameters
-    texts = [token_text(base, token) for token in request.row.ids]
+    texts = [token_text(base.text, token) for token in request.row.ids]
     logits = None
     if parameters.token_logprobs or parameters.token_ranks:
-        logits = base.source_logits(request.row)
+        logits = base.serving.source_logits(request.row)
     if logits is None:
         return [Token(text) for text in texts]
     return [
-        _described(base, token, row, parameters) for token, row in zip(request.row.ids, logits, strict=True)
+        _described(base.text, token, row, parameters)
+        for token, row in zip(request.row.ids, logits, strict=True)
     ]
 
 

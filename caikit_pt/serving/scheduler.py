@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from caikit_pt.base_model.frozen import BaseModel
+from caikit_pt.base_model.model import BaseModel
 from caikit_pt.errors import InvalidParameter, TooManyRequests, WaitedTooLong
 from caikit_pt.serving.generation import Generation
 from caikit_pt.settings import Settings
@@ -43,7 +43,9 @@ class Scheduler:
         self.rows = limits.rows
         self.read_positions = limits.read_positions
         self._base, self._limits = base, limits
-        self._most_positions = limits.kv_bytes // base.position_bytes if base.position_bytes else 0
+        self._most_positions = (
+            limits.kv_bytes // base.serving.position_bytes if base.serving.position_bytes else 0
+        )
         self._waiting: deque[Generation] = deque()
         self._lock = threading.Lock()
         self._looked = 0.0
@@ -121,14 +123,14 @@ class Scheduler:
                 return []
             oldest = ready[0]
             length = _length(oldest)
-            if oldest.alone or not self._base.serves_batched:
+            if oldest.alone or not self._base.serving.serves_batched:
                 taken = [oldest]
             else:
-                cohort = self._base.cohort(oldest.request.so_far)
+                cohort = self._base.serving.cohort(oldest.request.so_far)
                 alike = [
                     each
                     for each in ready
-                    if not each.alone and self._base.cohort(each.request.so_far) == cohort
+                    if not each.alone and self._base.serving.cohort(each.request.so_far) == cohort
                 ]
                 alike.sort(key=lambda each: abs(_length(each) - length))
                 taken = [oldest]

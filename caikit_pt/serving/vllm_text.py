@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
 from typing import Any
 
-from caikit_pt.base_model.causal_text import CausalText
-from caikit_pt.base_model.checkpoint import CAUSAL, Checkpoint
+from caikit_pt.base_model.family import CAUSAL
+from caikit_pt.base_model.loading.checkpoint import Checkpoint
+from caikit_pt.base_model.text.causal import CausalText
 from caikit_pt.errors import InvalidParameter
 from caikit_pt.serving.vllm_server import Server
 
@@ -75,3 +77,15 @@ class VllmText(CausalText):
         reader = copy.deepcopy(self.tokenizer)
         reader.add_tokens([AddedToken(_PLACEHOLDER, special=True, normalized=False)], special_tokens=True)
         return reader
+
+
+@dataclass(frozen=True)
+class VllmModel:
+    """A base model whose weights a vLLM server has (a `LanguageModel`)."""
+
+    text: VllmText
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """The base model on disk: its config and its tokenizer."""
+        return self.text.checkpoint

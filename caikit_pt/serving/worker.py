@@ -8,8 +8,8 @@ import weakref
 from functools import partial
 
 from caikit_pt import ending
-from caikit_pt.base_model.frozen import BaseModel
-from caikit_pt.base_model.memory import free_memory_of
+from caikit_pt.base_model.loading.memory import free_memory_of
+from caikit_pt.base_model.model import BaseModel
 from caikit_pt.errors import BackendUnavailable
 from caikit_pt.serving.backend import Backend
 from caikit_pt.serving.engine import Engine
@@ -25,8 +25,8 @@ class Worker(Backend):
     """Answers requests as they come. It ends when nobody holds it, and with it its base model's last use."""
 
     def __init__(self, base: BaseModel, limits: Limits) -> None:
-        base.prompts.budget = limits.prompt_bytes
-        base.pack()
+        base.serving.prompts.limit(limits.prompt_bytes)
+        base.serving.pack()
         self._engine = Engine(base, limits)
         self._wake = wake = threading.Event()
         ending.start(partial(_work, weakref.ref(self._engine), wake), wake.set, "engine")
@@ -79,9 +79,9 @@ def limits(base: BaseModel, settings: Settings) -> Limits:
 
 
 def _free(base: BaseModel) -> int:
-    if base.device.type == "cpu":
+    if base.weights.device.type == "cpu":
         return KV_BYTES_ON_A_CPU
-    return free_memory_of(str(base.device)) // 2
+    return free_memory_of(str(base.weights.device)) // 2
 
 
 _WORKERS: weakref.WeakKeyDictionary[BaseModel, weakref.ref[Worker]] = weakref.WeakKeyDictionary()

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from caikit_pt.base_model.checkpoint import Checkpoint
+from caikit_pt.base_model.loading.checkpoint import Checkpoint
 from caikit_pt.errors import BaseModelMismatch, DamagedArtifact, InvalidParameter
 from caikit_pt.parameters.tuning import DECODER, ENCODER
 from caikit_pt.paths import inside

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from caikit_pt.base_model.checkpoint import Checkpoint
+from caikit_pt.base_model.loading.checkpoint import Checkpoint
 from caikit_pt.errors import BaseModelMismatch, InvalidParameter
 from caikit_pt.parameters.table import Limits
 from caikit_pt.parameters.tuning import TUNED_PROMPT, TUNING_PARAMETERS

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from caikit_pt.base_model.frozen import BaseModel
+from caikit_pt.base_model.model import BaseModel
 from caikit_pt.parameters.tuning import (
     AVERAGE_SOURCE,
     EXACT_SOURCE_TASK,
@@ -52,9 +52,9 @@ def random(start: Start) -> torch.Tensor:
     """Normal, with the mean and the deviation that word embeddings have in each dimension."""
     import torch
 
-    vocabulary = min(len(start.base.tokenizer), start.base.rows)
+    vocabulary = min(len(start.base.text.tokenizer), start.base.text.rows)
     step = max(1, vocabulary // _SCALE_SAMPLE)
-    words = start.base.embed(range(0, vocabulary, step)).float().cpu()
+    words = start.base.weights.embed(range(0, vocabulary, step)).float().cpu()
     deviation, mean = torch.std_mean(words, dim=0)
     shape = (start.parameters.num_virtual_tokens, words.shape[1])
     return mean + deviation * torch.randn(shape, generator=start.generator, dtype=torch.float32)
@@ -62,21 +62,21 @@ def random(start: Start) -> torch.Tensor:
 
 def text(start: Start) -> torch.Tensor:
     """The embedded tokens of the text, repeated or cut to P, special tokens included as in peft."""
-    ids = start.base.init_ids(start.parameters.prompt_tuning_init_text)
+    ids = start.base.text.init_ids(start.parameters.prompt_tuning_init_text)
     count = start.parameters.num_virtual_tokens
-    return start.base.embed((ids * (count // len(ids) + 1))[:count]).float().cpu()
+    return start.base.weights.embed((ids * (count // len(ids) + 1))[:count]).float().cpu()
 
 
 def sample_vocabulary(start: Start) -> torch.Tensor:
     """P word embeddings drawn from the vocabulary without its special tokens (Lester et al. 2021)."""
     import torch
 
-    tokenizer = start.base.tokenizer
+    tokenizer = start.base.text.tokenizer
     ordinary = torch.ones(len(tokenizer))
     # Reserved tokens are special without a role: nobody has trained them.
     reserved = [index for index, token in tokenizer.added_tokens_decoder.items() if token.special]
     ordinary[[index for index in (*tokenizer.all_special_ids, *reserved) if index < len(ordinary)]] = 0
-    ordinary[start.base.rows :] = 0
+    ordinary[start.base.text.rows :] = 0
     count = start.parameters.num_virtual_tokens
     ids = torch.multinomial(
         ordinary,
@@ -84,7 +84,7 @@ def sample_vocabulary(start: Start) -> torch.Tensor:
         replacement=count > int(ordinary.sum()),
         generator=start.generator,
     )
-    return start.base.embed(ids.tolist()).float().cpu()
+    return start.base.weights.embed(ids.tolist()).float().cpu()
 
 
 def only_source_shared(start: Start) -> torch.Tensor:

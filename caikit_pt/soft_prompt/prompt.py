@@ -1,6 +1,6 @@
 """The soft prompt: rows of the size of a word embedding in front of a model's input.
 
-While it is tuned it is a `PlainPrompt` or a `MultitaskPrompt`; afterwards always a `SoftPrompt`.
+While it is tuned it is a `TrainablePrompt` of some kind (`trainable`); afterwards always a `SoftPrompt`.
 Shapes: P virtual tokens, H hidden size. Everything is float32, whatever the model's data type:
 in half precision the updates get lost and the prompt diverges (peft#68).
 """

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from caikit_pt.base_model.checkpoint import Checkpoint
+from caikit_pt.base_model.loading.checkpoint import Checkpoint
 from caikit_pt.errors import InvalidSourcePrompt
 from caikit_pt.paths import inside
 from caikit_pt.settings import Settings

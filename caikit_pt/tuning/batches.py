@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from caikit_pt.base_model.budget import Budget
-from caikit_pt.base_model.frozen import BaseModel, PromptTensors, TrainingBatch
+from caikit_pt.base_model.model import BaseModel
+from caikit_pt.base_model.row import PromptTensors, TrainingBatch
 
 if TYPE_CHECKING:
     import torch
@@ -64,16 +65,16 @@ def passes(
     """`batch` cut into forward passes that keep to `budget`, rows of one length together."""
     owners = batch.prompt_of_rows
     costs = [
-        base.positions(len(source), len(target), prompts[owner])
+        base.training.positions(len(source), len(target), prompts[owner])
         for source, target, owner in zip(batch.sources, batch.targets, owners, strict=True)
     ]
-    most_tokens = budget.logits // base.vocabulary
+    most_tokens = budget.logits // base.weights.vocabulary
     cut: list[list[int]] = []
     positions = tokens = longest = most = 0
     for row in sorted(range(len(costs)), key=lambda row: -costs[row]):
         cost, target = costs[row], len(batch.targets[row])
         rows = len(cut[-1]) + 1 if cut else 1
-        if base.trains_packed:
+        if base.training.trains_packed:
             positions, tokens = positions + cost, tokens + target
         else:
             longest, most = max(longest, cost), max(most, target)

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
-from caikit_pt.base_model.frozen import BaseModel
+from caikit_pt.base_model.model import BaseModel
 from caikit_pt.errors import TrainingDiverged
 from caikit_pt.parameters.tuning import TuningParameters
 from caikit_pt.soft_prompt.initial import InitialPrompt
@@ -94,7 +94,7 @@ class Candidate:
 
         generator = torch.Generator().manual_seed(parameters.seed)
         initial = initial_prompt(Start(base, parameters, generator, source, tuned))
-        prompt = trainable(initial.to(base.device), parameters, generator)
+        prompt = trainable(initial.to(base.weights.device), parameters, generator)
         learner = Learner(prompt, parameters, updates)
         return cls(parameters, initial, learner, updates, Trial(parameters))
 

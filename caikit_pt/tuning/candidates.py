@@ -6,7 +6,8 @@ import logging
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from caikit_pt.base_model.frozen import BaseModel, TrainingBatch
+from caikit_pt.base_model.model import BaseModel
+from caikit_pt.base_model.row import TrainingBatch
 from caikit_pt.tuning.candidate import Candidate, Point
 from caikit_pt.tuning.epochs import Epochs, Update
 from caikit_pt.tuning.learner import Gradients
@@ -79,7 +80,9 @@ class Candidates:
             return
         assert validation is not None, "a plan with a search has validation records"
         judging = validation.draw(JUDGED)
-        rows = judging.row_losses([candidate.mean().to(self._base.device).tensors for candidate in self])
+        rows = judging.row_losses(
+            [candidate.mean().to(self._base.weights.device).tensors for candidate in self]
+        )
         losses = [judging.loss(row).value for row in rows]
         for candidate, loss in zip(self, losses, strict=True):
             candidate.trial.losses[update.step] = loss

@@ -7,8 +7,9 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from caikit_pt.base_model.frozen import BaseModel, Row, TrainingBatch
-from caikit_pt.base_model.text import TextSide
+from caikit_pt.base_model.language_model import LanguageModel
+from caikit_pt.base_model.model import BaseModel
+from caikit_pt.base_model.row import Row, TrainingBatch
 from caikit_pt.errors import (
     InvalidParameter,
     InvalidRecord,
@@ -39,7 +40,7 @@ class Contender:
     `labels` are those that answers are confined to."""
 
     model_name: str
-    base: TextSide
+    base: LanguageModel
     backend: Backend
     prompt: SoftPrompt
     verbalizer: Verbalizer
@@ -57,19 +58,19 @@ class Contender:
 
     def source_ids(self, text: str, parameters: GenerationParameters) -> list[int]:
         """The tokens of a text as it is served."""
-        return text_ids(self.base, self.verbalizer.render(text), parameters)
+        return text_ids(self.base.text, self.verbalizer.render(text), parameters)
 
     def request(self, ids: Sequence[int], parameters: GenerationParameters, prefix: str = "") -> Request:
         """As it is served, with `prefix` in front of the answer. Raises InvalidParameter where the text
         doesn't fit."""
         behind_space = self.verbalizer.separator.endswith(" ")
-        return Request(self.base, self.prompt, ids, parameters, prefix, behind_space, self.labels)
+        return Request(self.base.text, self.prompt, ids, parameters, prefix, behind_space, self.labels)
 
     def target_ids(self, output: str) -> list[int]:
         """The tokens of the answer that is expected, as a training has them."""
-        text = target_text(output, self.labels is not None)
-        answer = self.base.answer_text(text, self.verbalizer.separator)
-        return [*self.base.target_ids(answer), self.base.end_id]
+        text = self.base.text
+        answer = text.answer_text(target_text(output, self.labels is not None), self.verbalizer.separator)
+        return [*text.target_ids(answer), text.end_id]
 
 
 class Answers:
@@ -118,7 +119,7 @@ class Answers:
         base = self.contender.weights
         if base is None:
             return
-        prompt, self.losses = self.contender.prompt.to(base.device), []
+        prompt, self.losses = self.contender.prompt.to(base.weights.device), []
         for start in range(0, len(self._sources), _AT_ONCE):
             sources, targets = (rows[start : start + _AT_ONCE] for rows in (self._sources, self._targets))
             self.losses += losses(base, [prompt.tensors], TrainingBatch(sources, targets)).tolist()
@@ -183,5 +184,5 @@ def _sources(contender: Contender, records: Records, parameters: GenerationParam
 
 def _fitting(contender: Contender, source: list[int], target: list[int]) -> list[int]:
     """`target`, cut where the context has no room for it; its end token stays."""
-    room = contender.base.room(Row(contender.prompt.tensors, source))
+    room = contender.base.text.room(Row(contender.prompt.tensors, source))
     return target if room is None or len(target) <= room else [*target[: room - 1], target[-1]]

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from caikit_pt.base_model.frozen import TrainingBatch
-from caikit_pt.base_model.text import TextSide
+from caikit_pt.base_model.row import TrainingBatch
+from caikit_pt.base_model.text.side import TextSide
 from caikit_pt.errors import InvalidRecord, UnknownToken, excerpt
 from caikit_pt.parameters.tuning import CLASSIFICATION, TuningParameters
 from caikit_pt.tuning.records import Record, Records, numbered

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from caikit_pt.base_model.memory import is_out_of_memory
+from caikit_pt.base_model.loading.memory import is_out_of_memory
 from caikit_pt.errors import CaikitPtError, OutOfMemory, StateUnavailable, TrainingFailed, in_short
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from caikit_pt.base_model.frozen import BaseModel, TrainingBatch
+from caikit_pt.base_model.model import BaseModel
+from caikit_pt.base_model.row import TrainingBatch
 from caikit_pt.parameters.tuning import ADAFACTOR, CONSTANT, TuningParameters
 from caikit_pt.soft_prompt.prompt import TrainablePrompt
 from caikit_pt.tuning.losses import backward

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from caikit_pt.base_model.budget import Budget
-from caikit_pt.base_model.frozen import BaseModel, PromptTensors, TrainingBatch
-from caikit_pt.base_model.memory import is_out_of_memory
+from caikit_pt.base_model.model import BaseModel
+from caikit_pt.base_model.row import PromptTensors, TrainingBatch
 from caikit_pt.tuning.batches import passes
 
 if TYPE_CHECKING:
     import torch
 
-    from caikit_pt.base_model.step import Step
-
-_LOG = logging.getLogger(__name__)
-_T = TypeVar("_T")
+    from caikit_pt.base_model.training.step import Step
 
 
 def losses(base: BaseModel, prompts: Sequence[PromptTensors], batch: TrainingBatch) -> torch.Tensor:
@@ -31,7 +26,7 @@ def losses(base: BaseModel, prompts: Sequence[PromptTensors], batch: TrainingBat
             parts = passes(batch, base, prompts, budget)
             return _in_order([(part.rows, step.target_losses(part.batch)) for part in parts])
 
-    return _as_fits(base, compute)
+    return base.training.memory.fit(compute)
 
 
 def backward(
@@ -41,7 +36,7 @@ def backward(
     weights: Sequence[float],
 ) -> torch.Tensor:
     """As `losses`; and what `prompts` are made of gets the gradient of the losses times `weights` [B]."""
-    from caikit_pt.base_model.recompute import recomputing
+    from caikit_pt.base_model.layers.recompute import recomputing
 
     def compute(budget: Budget) -> tuple[Step, torch.Tensor]:
         with recomputing(budget.recompute):
@@ -56,7 +51,7 @@ def backward(
         return step, _in_order(seen)
 
     # Only a step that has got through all passes hands on what it has gathered, so nothing counts twice.
-    step, together = _as_fits(base, compute, keeps_activations=True)
+    step, together = base.training.memory.fit(compute, keeps_activations=True)
     step.finish()
     return together
 
@@ -65,43 +60,8 @@ def _step(base: BaseModel, prompts: Sequence[PromptTensors], batch: TrainingBatc
     """The fastest step that is right for `batch`."""
     if not all(batch.sources):
         # The prompt itself, which a packed step shares between the rows, predicts a first target token.
-        return base.padded_step(prompts)
-    return base.step(prompts, _common(batch))
-
-
-def _as_fits(base: BaseModel, compute: Callable[[Budget], _T], keeps_activations: bool = False) -> _T:
-    """`compute` with the largest budget that memory has room for; the next call begins with it.
-
-    What `keeps_activations` and doesn't fit row by row is tried with layers that are computed twice. What
-    doesn't fit even then leaves the budget as it was: it is no measure for others.
-    """
-    before = base.budget
-    while True:
-        try:
-            return compute(base.budget)
-        except RuntimeError as error:
-            smaller = base.budget.halved()
-            if smaller.positions < 1 and keeps_activations and not smaller.recompute:
-                smaller = replace(before, recompute=True)
-            if not is_out_of_memory(error) or smaller.positions < 1:
-                base.budget = before
-                raise
-        # Behind the handler: what the error holds is let go of.
-        _free(base)
-        base.budget = smaller
-        _LOG.warning(
-            "%s: out of memory; passes of %d positions from now on%s. An update is as large as before",
-            base.checkpoint.name,
-            smaller.positions,
-            ", every layer computed twice" if smaller.recompute else "",
-        )
-
-
-def _free(base: BaseModel) -> None:
-    import torch
-
-    if base.device.type == "cuda":
-        torch.cuda.empty_cache()
+        return base.training.padded_step(prompts)
+    return base.training.step(prompts, _common(batch))
 
 
 def _in_order(parts: Sequence[tuple[list[int], torch.Tensor]]) -> torch.Tensor:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from caikit_pt.base_model.frozen import BaseModel
+from caikit_pt.base_model.model import BaseModel
 
 if TYPE_CHECKING:
     import torch
@@ -40,15 +40,15 @@ def _nearest(base: BaseModel, rows: torch.Tensor, tokens: Sequence[int], count: 
     import torch
 
     with torch.no_grad():
-        directions = torch.nn.functional.normalize(rows.to(base.device, torch.float32), dim=1)
+        directions = torch.nn.functional.normalize(rows.to(base.weights.device, torch.float32), dim=1)
         best = directions.new_empty(len(rows), 0)
         ids = torch.empty_like(best, dtype=torch.long)
         for start in range(0, len(tokens), _CHUNK):
             chunk = tokens[start : start + _CHUNK]
-            words = base.embed(chunk).float()
+            words = base.weights.embed(chunk).float()
             cosines = directions @ words.T / words.norm(dim=1).clamp(min=1e-12)
             best = torch.cat([best, cosines], dim=1)
-            chunk_ids = torch.tensor(chunk, device=base.device).expand(len(rows), -1)
+            chunk_ids = torch.tensor(chunk, device=base.weights.device).expand(len(rows), -1)
             ids = torch.cat([ids, chunk_ids], dim=1)
             best, places = best.topk(min(count, best.shape[1]), dim=1)
             ids = ids.gather(1, places)
@@ -57,10 +57,10 @@ def _nearest(base: BaseModel, rows: torch.Tensor, tokens: Sequence[int], count: 
 
 def _ordinary(base: BaseModel) -> list[int]:
     """The tokens that may stand for text: not special, not reserved, not there to fill the table up."""
-    tokenizer = base.tokenizer
+    tokenizer = base.text.tokenizer
     special = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
     special.update(tokenizer.all_special_ids)
-    ids = range(min(len(tokenizer), base.rows))
+    ids = range(min(len(tokenizer), base.text.rows))
     names = tokenizer.convert_ids_to_tokens(list(ids))
     return [
         index
@@ -71,7 +71,7 @@ def _ordinary(base: BaseModel) -> list[int]:
 
 def _text(base: BaseModel, token: int) -> str:
     """What is to be read of a token; nothing where it is only part of a character, or white space."""
-    text = str(base.tokenizer.decode([token], clean_up_tokenization_spaces=False)).strip()
+    text = str(base.text.tokenizer.decode([token], clean_up_tokenization_spaces=False)).strip()
     return text if _BROKEN not in text and text.isprintable() else ""
 
 

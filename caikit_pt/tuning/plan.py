@@ -11,11 +11,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from caikit_pt.base_model.checkpoint import Checkpoint, locate
-from caikit_pt.base_model.frozen import BaseModel
-from caikit_pt.base_model.pool import POOL, resolve_device, resolve_dtype
-from caikit_pt.base_model.text import TextSide
-from caikit_pt.base_model.text_of import text_of
+from caikit_pt.base_model.loading.checkpoint import Checkpoint, locate
+from caikit_pt.base_model.loading.device import resolve_device, resolve_dtype
+from caikit_pt.base_model.model import BaseModel
+from caikit_pt.base_model.pool import POOL
+from caikit_pt.base_model.sides import text_of
+from caikit_pt.base_model.text.side import TextSide
 from caikit_pt.errors import InvalidParameter, InvalidSourcePrompt
 from caikit_pt.parameters.presets import preset
 from caikit_pt.parameters.rules import Facts, by_rules
@@ -136,9 +137,11 @@ class TuningPlan:
 
         Raises InvalidParameter where the base model can't be loaded or trained, OutOfMemory.
         """
+        from caikit_pt.base_model.trials.training import check_training
+
         parts = self.parameters.output_model_types
         if self.resource:
-            self.resource.check_training(parts)
+            check_training(self.resource.training, parts)
         else:
             POOL.check_training(self.checkpoint, parts, self.parameters.torch_dtype, self.parameters.device)
 
@@ -253,7 +256,7 @@ def _resolve(
     }
     task = given.get("tuning_task", decided["tuning_task"][0])
     verbalizer = Verbalizer(_asked(given, "verbalizer"))
-    rules = by_rules(Facts(checkpoint.family, verbalizer.ends_with_input))
+    rules = by_rules(Facts(checkpoint.family.name, verbalizer.ends_with_input))
     decided.update({name: value for name, value in rules.items() if name not in taken})
     decided.update(preset(settings.tuning_presets, checkpoint.name, task))
     if source:
@@ -294,9 +297,9 @@ def _place(given: Mapping[str, Any], checkpoint: Checkpoint, settings: Settings)
 
 def _place_of(resource: BaseModel) -> Decided:
     """Those of a model in memory; it is shared, so a request doesn't change them."""
-    dtype = str(resource.dtype).removeprefix("torch.")
+    dtype = str(resource.weights.dtype).removeprefix("torch.")
     return {
-        "device": (str(resource.device), "the base model given"),
+        "device": (str(resource.weights.device), "the base model given"),
         "torch_dtype": (dtype, "the base model given"),
     }
 

@@ -13,8 +13,8 @@ from functools import cache
 from typing import Any
 
 from caikit_pt.base_model.budget import budget_for
-from caikit_pt.base_model.text_of import text_of
-from caikit_pt.base_model.work import tokens_read, work_of
+from caikit_pt.base_model.loading.work import tokens_read, work_of
+from caikit_pt.base_model.sides import text_of
 from caikit_pt.parameters.tuning import AUTO
 from caikit_pt.tuning.batches import updates_per_epoch
 from caikit_pt.tuning.examples import cut_warnings, tokens
@@ -159,7 +159,7 @@ def _products_a_second(device: str, dtype: str) -> float:
     """Floating-point operations of a frozen layer, measured for some milliseconds."""
     import torch
 
-    from caikit_pt.base_model.linear import freeze_linears
+    from caikit_pt.base_model.layers.linear import freeze_linears
 
     size = _MATMUL_SIZE
     layer = torch.nn.Sequential(

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import nullcontext
 
-from caikit_pt.base_model.frozen import BaseModel
+from caikit_pt.base_model.model import BaseModel
 from caikit_pt.base_model.pool import POOL
 from caikit_pt.soft_prompt.artifact import TunedPrompt
 from caikit_pt.tuning.exams import Validated

@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from caikit_pt import ending
-from caikit_pt.base_model.denormals import no_denormals
-from caikit_pt.base_model.frozen import BaseModel
+from caikit_pt.base_model.layers.denormals import no_denormals
+from caikit_pt.base_model.model import BaseModel
 from caikit_pt.errors import TrainingInterrupted
 from caikit_pt.serving.request import Request
 from caikit_pt.soft_prompt.artifact import TunedPrompt
@@ -53,10 +53,12 @@ def tune(
     `make_examples` does, InvalidParameter where `base` can't be trained.
     """
 
+    from caikit_pt.base_model.trials.training import check_training
+
     def ignore(_: object) -> None: ...
 
     with ending.waits_for_this(), no_denormals():
-        base.check_training(plan.parameters.output_model_types)
+        check_training(base.training, plan.parameters.output_model_types)
         tuning = _Tuning(plan, base, on_update or ignore, on_validation or ignore, gradients)
         tuning.run(snapshots)
         return tuning.tuned()
@@ -74,9 +76,9 @@ class _Tuning:
         gradients: Gradients,
     ) -> None:
         self._plan, self._base, self._gradients, self._on_update = plan, base, gradients, on_update
-        self._examples = make_examples(plan.records, base, plan.parameters)
+        self._examples = make_examples(plan.records, base.text, plan.parameters)
         self._validation = held_out(plan, base)
-        self._epochs = Epochs(self._examples, plan.parameters, by_length=not base.trains_packed)
+        self._epochs = Epochs(self._examples, plan.parameters, by_length=not base.training.trains_packed)
         self._candidates = Candidates(plan, base, self._epochs)
         self._exams = Exams(self._validation, plan.parameters, self._epochs.updates, on_validation)
         self._doubts = Doubts(self._epochs.updates)
@@ -140,7 +142,7 @@ class _Tuning:
 
     def _reads_after(self, step: int) -> bool:
         is_last = step == self._epochs.updates
-        return is_last or self._base.device.type == "cpu" or step % _UPDATES_TO_A_LOOK == 0
+        return is_last or self._base.weights.device.type == "cpu" or step % _UPDATES_TO_A_LOOK == 0
 
     def _look(self) -> None:
         """Reads the losses, and tells of them."""

@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from caikit_pt.base_model.frozen import BaseModel, PromptTensors
+from caikit_pt.base_model.model import BaseModel
+from caikit_pt.base_model.row import PromptTensors
 from caikit_pt.parameters.generation import GenerationParameters
 from caikit_pt.serving.engine import generate
 from caikit_pt.serving.labels import Labels
@@ -114,7 +115,7 @@ class Validation:
 
         With `calibration` that of the labels' probabilities, too, where answers are labels.
         """
-        (rows,) = self.row_losses([prompt.to(self._base.device).tensors])
+        (rows,) = self.row_losses([prompt.to(self._base.weights.device).tensors])
         asked = self.answers(prompt, answered, calibration) if asked is None else asked
         answers, outputs = [request.text for request in asked], self._outputs(len(asked))
         found = dict(scores(self._task, answers, outputs))
@@ -129,7 +130,7 @@ class Validation:
 
         With `calibration` their labels have probabilities, where answers are labels and these not too many.
         """
-        prompt, probabilities = prompt.to(self._base.device), calibration and self._calibrates
+        prompt, probabilities = prompt.to(self._base.weights.device), calibration and self._calibrates
         longest = max(len(target) for target in self._batch.targets)
         parameters = GenerationParameters(
             max_new_tokens=longest + 1, preserve_input_text=False, label_probabilities=probabilities
@@ -138,7 +139,7 @@ class Validation:
         sources = [self._batch.sources[index] for index in self._drawn[:count]]
         for start in range(0, len(sources), _ANSWERS_AT_ONCE):
             requests = [
-                Request(self._base, prompt, source, parameters, labels=self._labels)
+                Request(self._base.text, prompt, source, parameters, labels=self._labels)
                 for source in sources[start : start + _ANSWERS_AT_ONCE]
             ]
             for _ in generate(self._base, requests):
@@ -161,5 +162,7 @@ def held_out(plan: TuningPlan, base: BaseModel) -> Validation | None:
     """
     if plan.validation is None:
         return None
-    examples = make_examples(plan.validation, base, plan.parameters)
-    return Validation(base, plan.validation, examples, plan.parameters.tuning_task, plan.answer_labels(base))
+    examples = make_examples(plan.validation, base.text, plan.parameters)
+    return Validation(
+        base, plan.validation, examples, plan.parameters.tuning_task, plan.answer_labels(base.text)
+    )

@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 
 from caikit_pt import GenerationTrainRecord, load_base_model
-from caikit_pt.base_model.frozen import BaseModel
+from caikit_pt.base_model.model import BaseModel
 from caikit_pt.parameters.generation import GenerationParameters
 from caikit_pt.serving.engine import generate
 from caikit_pt.serving.request import Request
@@ -52,7 +52,7 @@ def accuracy(base: BaseModel, prompt: SoftPrompt, task: str) -> float:
     """The share of test records that are answered exactly, greedily, in up to 40 tokens."""
     test = read(task, "test")
     parameters = GenerationParameters(preserve_input_text=False, max_new_tokens=40)
-    asked = [Request(base, prompt, base.source_ids(record["input"]), parameters) for record in test]
+    asked = [Request(base.text, prompt, base.text.source_ids(record["input"]), parameters) for record in test]
     for _ in generate(base, asked):
         pass
     right = [a.text.strip() == record["output"] for a, record in zip(asked, test, strict=True)]

@@ -17,7 +17,8 @@ import torch
 from safetensors.torch import save as to_bytes
 
 from caikit_pt import GenerationTrainRecord, load_base_model
-from caikit_pt.base_model.frozen import BaseModel, TrainingBatch
+from caikit_pt.base_model.model import BaseModel
+from caikit_pt.base_model.row import TrainingBatch
 from caikit_pt.settings import Settings
 from caikit_pt.soft_prompt.initializers import Start, initial_prompt
 from caikit_pt.tuning.examples import Examples, make_examples
@@ -114,7 +115,7 @@ def plan(base: BaseModel, task: str) -> TuningPlan:
 def examples(base: BaseModel, task: str) -> Examples:
     """The training examples of `task`."""
     planned = plan(base, task)
-    return make_examples(planned.records, base, planned.parameters)
+    return make_examples(planned.records, base.text, planned.parameters)
 
 
 def endless(of: Examples, generator: torch.Generator) -> Iterator[TrainingBatch]:

@@ -16,8 +16,9 @@ from transformers import (
     NllbMoeConfig,
 )
 
-from caikit_pt.base_model.checkpoint import Checkpoint, locate
-from caikit_pt.base_model.fingerprint import fingerprint
+from caikit_pt.base_model.family import CAUSAL, SEQ2SEQ
+from caikit_pt.base_model.loading.checkpoint import Checkpoint, locate
+from caikit_pt.base_model.loading.fingerprint import fingerprint
 from caikit_pt.errors import InvalidParameter
 from caikit_pt.settings import Settings
 from tests.conftest import BASE_MODELS, LLAMA, SETTINGS, T5
@@ -25,8 +26,8 @@ from tests.conftest import BASE_MODELS, LLAMA, SETTINGS, T5
 
 def test_what_is_known_before_a_weight_is_read() -> None:
     causal, seq2seq = locate(LLAMA, SETTINGS), locate(T5, SETTINGS)
-    assert (causal.family, causal.prompt_parts, causal.context_length) == ("causal", ("DECODER",), 1024)
-    assert (seq2seq.family, seq2seq.prompt_parts) == ("seq2seq", ("ENCODER", "DECODER"))
+    assert (causal.family, causal.prompt_parts, causal.context_length) == (CAUSAL, ("DECODER",), 1024)
+    assert (seq2seq.family, seq2seq.prompt_parts) == (SEQ2SEQ, ("ENCODER", "DECODER"))
     assert seq2seq.context_length is None
     assert causal.dtype == "float16"
 

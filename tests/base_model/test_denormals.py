@@ -7,7 +7,7 @@ import threading
 import pytest
 import torch
 
-from caikit_pt.base_model.denormals import no_denormals
+from caikit_pt.base_model.layers.denormals import no_denormals
 
 
 def tiny() -> float:

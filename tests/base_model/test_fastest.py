@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from caikit_pt import settings
-from caikit_pt.base_model import fastest, kernels
-from caikit_pt.base_model.fastest import ANSWER, BACKWARD, CLASSES, FORWARD, Case, class_of, settle
-from caikit_pt.base_model.kernels import ONEDNN, PACKED, TORCH
-from caikit_pt.base_model.linear import FrozenLinear, builds_code, bytes_to_pack, pack_linears
+from caikit_pt.base_model.layers import fastest, kernels
+from caikit_pt.base_model.layers.fastest import ANSWER, BACKWARD, CLASSES, FORWARD, Case, class_of, settle
+from caikit_pt.base_model.layers.kernels import ONEDNN, PACKED, TORCH
+from caikit_pt.base_model.layers.linear import FrozenLinear, builds_code, bytes_to_pack, pack_linears
 from caikit_pt.errors import InvalidParameter
 
 WEIGHT = torch.ones(24, 16)

@@ -8,9 +8,9 @@ from copy import deepcopy
 import pytest
 import torch
 
-from caikit_pt.base_model import fastest, kernels
-from caikit_pt.base_model.fastest import CANDIDATES, Case
-from caikit_pt.base_model.linear import FrozenLinear, bytes_to_pack, freeze_linears, pack_linears
+from caikit_pt.base_model.layers import fastest, kernels
+from caikit_pt.base_model.layers.fastest import CANDIDATES, Case
+from caikit_pt.base_model.layers.linear import FrozenLinear, bytes_to_pack, freeze_linears, pack_linears
 
 WIDTH, OUT, ROWS = 64, 48, 9
 RELATIVE = 1e-5

@@ -9,15 +9,15 @@ from itertools import accumulate
 import pytest
 import torch
 
-from caikit_pt.base_model import packed_rows
-from caikit_pt.base_model.packed_rows import How, Rows
+from caikit_pt.base_model.layers import attention as packed_rows
+from caikit_pt.base_model.layers.attention import Rows, Scoring
 
 HEADS, SHARED_HEADS, WIDTH = 4, 2, 8
 PREFIXES = (0, 3, 12)
 TOLERANCE = 1e-12
 
 
-SCALED = How(0.3)
+SCALED = Scoring(0.3)
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Case:
     keys: tuple[int, ...]
     causal: bool = True
     prefixes: tuple[int, ...] | None = None
-    how: How = SCALED
+    scoring: Scoring = SCALED
 
 
 LENGTHS = (5, 30, 1, 31, 29, 6, 14)
@@ -36,16 +36,19 @@ CASES = {
     "causal": Case(LENGTHS, LENGTHS),
     "one row": Case((7,), (7,)),
     "in order": Case((9, 9, 9), (9, 9, 9)),
-    "window": Case(LENGTHS, LENGTHS, how=How(0.3, sliding_window=4)),
-    "bias": Case(LENGTHS, LENGTHS, how=How(0.3, torch.randn(1, HEADS, 31, 31, dtype=torch.float64))),
-    "no bias": Case(LENGTHS, LENGTHS, how=How(0.3, torch.zeros(1, 1, 1, 1, dtype=torch.float64))),
+    "window": Case(LENGTHS, LENGTHS, scoring=Scoring(0.3, sliding_window=4)),
+    "bias": Case(LENGTHS, LENGTHS, scoring=Scoring(0.3, torch.randn(1, HEADS, 31, 31, dtype=torch.float64))),
+    "no bias": Case(LENGTHS, LENGTHS, scoring=Scoring(0.3, torch.zeros(1, 1, 1, 1, dtype=torch.float64))),
     "prefixes": Case(LENGTHS, LENGTHS, prefixes=(0, 1, 2, 0, 1, 2, 2)),
     "prefixes, window": Case(
-        LENGTHS, LENGTHS, prefixes=(0, 1, 2, 0, 1, 2, 2), how=How(0.3, sliding_window=6)
+        LENGTHS, LENGTHS, prefixes=(0, 1, 2, 0, 1, 2, 2), scoring=Scoring(0.3, sliding_window=6)
     ),
     "few ask": Case((1, 3, 1, 12, 1, 6, 2), LENGTHS, prefixes=(0, 1, 2, 1, 1, 2, 2)),
     "few ask, window": Case(
-        (1, 3, 1, 25, 1, 6, 2), LENGTHS, prefixes=(0, 1, 2, 1, 1, 2, 2), how=How(0.3, sliding_window=4)
+        (1, 3, 1, 25, 1, 6, 2),
+        LENGTHS,
+        prefixes=(0, 1, 2, 1, 1, 2, 2),
+        scoring=Scoring(0.3, sliding_window=4),
     ),
     "both directions": Case(LENGTHS, LENGTHS, causal=False),
     "across": Case((2, 1, 4, 9, 3, 1, 1), LENGTHS, causal=False),
@@ -64,7 +67,7 @@ def test_rows_attend_as_each_of_them_alone(name: str, fused: bool, monkeypatch: 
     rows = Rows(case.queries, case.keys, torch.device("cpu"), case.causal, case.prefixes, PREFIXES)
     ours, obvious = _tensors(case), _tensors(case)
     prefix = None if case.prefixes is None else ours.prefixes
-    answer = rows.attend(ours.query, ours.key, ours.value, case.how, prefix)[0]
+    answer = rows.attend(ours.query, ours.key, ours.value, case.scoring, prefix)[0]
     expected = _obvious(case, obvious)
     torch.testing.assert_close(answer, expected, rtol=0, atol=TOLERANCE)
     weights = torch.randn(answer.shape, dtype=torch.float64)
@@ -92,7 +95,7 @@ def test_a_short_row_beside_a_long_one_is_no_concern_of_either() -> None:
     tensors = _tensors(case)
     rows = Rows(case.queries, case.keys, torch.device("cpu"), True, case.prefixes, PREFIXES)
     assert len(rows.groups) == 1
-    rows.attend(tensors.query, tensors.key, tensors.value, case.how, tensors.prefixes).sum().backward()  # type: ignore[no-untyped-call]
+    rows.attend(tensors.query, tensors.key, tensors.value, case.scoring, tensors.prefixes).sum().backward()  # type: ignore[no-untyped-call]
     assert tensors.key.grad is not None
     assert tensors.key.grad.isfinite().all()
 
@@ -145,13 +148,13 @@ def _obvious(case: Case, tensors: _Tensors) -> torch.Tensor:
                 other
                 for other in range(before + keys)
                 if not case.causal
-                or (other <= place and place - other < (case.how.sliding_window or math.inf))
+                or (other <= place and place - other < (case.scoring.sliding_window or math.inf))
             ]
             for head in range(HEADS):
                 shared = head // (HEADS // SHARED_HEADS)
                 query = tensors.query[0, head, asking[row] + number]
-                scores = case.how.scaling * (key[shared, seen] @ query)
-                if case.how.position_bias is not None and case.how.position_bias.numel() > 1:
-                    scores = scores + case.how.position_bias[0, head, number, seen]
+                scores = case.scoring.scaling * (key[shared, seen] @ query)
+                if case.scoring.position_bias is not None and case.scoring.position_bias.numel() > 1:
+                    scores = scores + case.scoring.position_bias[0, head, number, seen]
                 answers.append(scores.softmax(0) @ value[shared, seen])
     return torch.stack(answers).view(sum(case.queries), HEADS, WIDTH)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from caikit_pt.base_model import packing
+from caikit_pt.base_model.layers import packing
 
 
 def test_a_layout_holds_inside_alone() -> None:

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from caikit_pt.base_model import pool as pool_module
-from caikit_pt.base_model.checkpoint import locate
-from caikit_pt.base_model.frozen import BaseModel
-from caikit_pt.base_model.pool import BaseModelPool, resolve_device, resolve_dtype
+from caikit_pt.base_model.loading.checkpoint import locate
+from caikit_pt.base_model.loading.device import resolve_device, resolve_dtype
+from caikit_pt.base_model.pool import BaseModelPool
+from caikit_pt.base_model.trials import training as trials
 from caikit_pt.errors import InvalidParameter
 from caikit_pt.settings import Settings
 from tests.conftest import LLAMA, SETTINGS, T5
@@ -46,7 +47,7 @@ def test_another_type_or_model_is_another_copy(loads: list[str]) -> None:
         for name, dtype in ((T5, "float32"), (T5, "bfloat16"), (LLAMA, "float32"), (T5, "float32"))
     ]
     assert len(pool) == 3
-    assert [str(model.dtype) for model in held[:2]] == ["torch.float32", "torch.bfloat16"]
+    assert [str(model.weights.dtype) for model in held[:2]] == ["torch.float32", "torch.bfloat16"]
     assert loads == [T5, T5, LLAMA]
 
 
@@ -60,7 +61,7 @@ def test_a_copy_that_nobody_holds_is_freed() -> None:
 
 
 def test_the_weights_are_frozen() -> None:
-    model = BaseModelPool().get(locate(LLAMA, SETTINGS), "float32", "cpu").model
+    model = BaseModelPool().get(locate(LLAMA, SETTINGS), "float32", "cpu").weights.model
     assert not model.training
     assert not any(weight.requires_grad for weight in model.parameters())
 
@@ -111,7 +112,7 @@ def test_what_has_failed_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None
 
     pool, checkpoint = BaseModelPool(), locate(T5, SETTINGS)
     with monkeypatch.context() as patched:
-        patched.setattr(BaseModel, "check_training", fail)
+        patched.setattr(trials, "check_training", fail)
         with pytest.raises(InvalidParameter):
             pool.check_training(checkpoint, ["ENCODER"], "float32", "cpu")
     pool.check_training(checkpoint, ["ENCODER"], "float32", "cpu")

@@ -7,7 +7,7 @@ from threading import Thread
 
 import torch
 
-from caikit_pt.base_model.prompt_cache import PromptCache, PromptCells
+from caikit_pt.base_model.serving.prompt_cache import PromptCache, PromptCells
 
 BYTES = 2 * 4 * 4  # keys and values of one number for each of four positions
 

@@ -11,10 +11,11 @@ import torch
 from transformers import OPTConfig, OPTForCausalLM, PegasusConfig, PegasusForConditionalGeneration
 
 from caikit_pt import GenerationTrainRecord
-from caikit_pt.base_model.checkpoint import locate
-from caikit_pt.base_model.frozen import BaseModel
+from caikit_pt.base_model.loading.checkpoint import locate
+from caikit_pt.base_model.model import BaseModel
 from caikit_pt.base_model.pool import load
-from caikit_pt.base_model.self_test import check_itself
+from caikit_pt.base_model.trials.answers import check_answers
+from caikit_pt.base_model.trials.training import check_training
 from caikit_pt.errors import InvalidParameter, in_short
 from caikit_pt.settings import Settings
 from caikit_pt.tuning.plan import make_plan
@@ -61,19 +62,19 @@ def test_a_model_that_scales_ids_and_not_embeddings(tmp_path: Path) -> None:
 
 def test_a_model_that_forgets_what_it_has_read(llama: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """As one with a state that isn't in the cache does."""
-    real = llama.model.forward
+    real = llama.weights.model.forward
 
     def forgetful(**inputs: Any) -> Any:
-        cache = inputs.get(llama.cache_argument)
+        cache = inputs.get(llama.weights.cache_argument)
         if cache is not None and cache.get_seq_length():
             inputs["attention_mask"] = inputs["attention_mask"][:, -1:]
-            return real(**{**inputs, llama.cache_argument: None, "use_cache": False})
+            return real(**{**inputs, llama.weights.cache_argument: None, "use_cache": False})
         return real(**inputs)
 
-    monkeypatch.setattr(llama.model, "forward", forgetful)
-    monkeypatch.setattr(type(llama), "_arguments", frozenset({"position_ids", "logits_to_keep"}))
+    monkeypatch.setattr(llama.weights.model, "forward", forgetful)
+    monkeypatch.setattr(llama.weights, "_arguments", frozenset({"position_ids"}))
     with pytest.raises(InvalidParameter, match="a token later"):
-        check_itself(llama)
+        check_answers(llama.serving)
 
 
 def test_a_model_whose_embeddings_have_a_width_of_their_own(tmp_path: Path) -> None:
@@ -102,7 +103,7 @@ def test_a_model_whose_embeddings_have_a_width_of_their_own(tmp_path: Path) -> N
 
 def _fails_in_training(base: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """As models do whose forward can't be differentiated: answers are right, and a step of training fails."""
-    real = base.model.forward
+    real = base.weights.model.forward
 
     def failing(*arguments: Any, **keywords: Any) -> Any:
         embedded = (keywords.get(name) for name in ("inputs_embeds", "decoder_inputs_embeds"))
@@ -110,7 +111,7 @@ def _fails_in_training(base: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None
             raise IndexError("tuple index out of range")
         return real(*arguments, **keywords)
 
-    monkeypatch.setattr(base.model, "forward", failing)
+    monkeypatch.setattr(base.weights.model, "forward", failing)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +123,7 @@ def test_a_model_that_cannot_be_trained_is_refused_by_name(
     settings = Settings(base_models_dir=str(BASE_MODELS))
     base = load(locate(name, settings), "float32", "cpu")
     _fails_in_training(base, monkeypatch)
-    check_itself(base)
+    check_answers(base.serving)
     request = {"base_model": name, "output_model_types": parts, "num_virtual_tokens": 3}
     plan = make_plan(request, [GenerationTrainRecord(input="a", output="b")], None, settings, base)
     told = (
@@ -138,10 +139,10 @@ def test_a_model_that_cannot_be_trained_is_refused_by_name(
 
 def test_losses_that_are_no_numbers_are_told_with_the_data_type(monkeypatch: pytest.MonkeyPatch) -> None:
     base = load(locate(LLAMA, Settings(base_models_dir=str(BASE_MODELS))), "bfloat16", "cpu")
-    base.trains_packed  # noqa: B018
-    base.model.get_output_embeddings().weight[5] = float("inf")
+    base.training.trains_packed  # noqa: B018
+    base.weights.model.get_output_embeddings().weight[5] = float("inf")
     with pytest.raises(InvalidParameter, match="whose losses are finite numbers; in bfloat16"):
-        base.check_training(["DECODER"])
+        check_training(base.training, ["DECODER"])
 
 
 def test_what_a_library_says_tells_no_folder_of_the_server() -> None:

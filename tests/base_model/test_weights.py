@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from caikit_pt import GenerationTrainRecord
-from caikit_pt.base_model.checkpoint import locate
-from caikit_pt.base_model.frozen import BaseModel
+from caikit_pt.base_model.loading.checkpoint import locate
+from caikit_pt.base_model.model import BaseModel
 from caikit_pt.base_model.pool import load
 from caikit_pt.errors import InvalidParameter, InvalidRecord, OutOfMemory, UnknownToken
 from caikit_pt.module import PeftPromptTuning
@@ -234,9 +234,9 @@ BAD_OUTPUT = GenerationTrainRecord(input="the kettle", output="<extra>")
 
 @pytest.mark.parametrize("base", [LLAMA, T5], indirect=True)
 def test_a_token_without_an_embedding_is_refused_by_text_and_place(base: BaseModel) -> None:
-    place = base.tokenizer("the <extra> kettle")["input_ids"].index(2048) + 1
+    place = base.text.tokenizer("the <extra> kettle")["input_ids"].index(2048) + 1
     with pytest.raises(UnknownToken, match=rf"^text: '<extra>' .*; token {place} has id 2048") as refused:
-        base.source_ids("the <extra> kettle")
+        base.text.source_ids("the <extra> kettle")
     assert refused.value.status == "INVALID_ARGUMENT"
 
 

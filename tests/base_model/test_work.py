@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from caikit_pt.base_model.checkpoint import opened
-from caikit_pt.base_model.frozen import BaseModel
-from caikit_pt.base_model.work import tokens_read, work_of
+from caikit_pt.base_model.loading.checkpoint import opened
+from caikit_pt.base_model.loading.work import tokens_read, work_of
+from caikit_pt.base_model.model import BaseModel
 from tests.conftest import BASE_MODELS
 
 
@@ -21,24 +21,24 @@ def linear(module: Any) -> int:
 
 def test_the_layers_of_a_causal_model(llama: BaseModel) -> None:
     work = work_of(llama.checkpoint)
-    assert (work.encoder, work.decoder) == (0, linear(llama.model.model))
-    assert work.output == llama.model.lm_head.weight.numel()
-    assert work.weights == sum(weight.numel() for weight in llama.model.parameters())
+    assert (work.encoder, work.decoder) == (0, linear(llama.weights.model.model))
+    assert work.output == llama.weights.model.lm_head.weight.numel()
+    assert work.weights == sum(weight.numel() for weight in llama.weights.model.parameters())
 
 
 def test_the_layers_of_an_encoder_and_a_decoder(t5: BaseModel) -> None:
     work = work_of(t5.checkpoint)
-    biases = 2 * t5.model.config.relative_attention_num_buckets * t5.model.config.num_heads
+    biases = 2 * t5.weights.model.config.relative_attention_num_buckets * t5.weights.model.config.num_heads
     counted = work.encoder + work.decoder
-    assert abs(counted - linear(t5.model.encoder) - linear(t5.model.decoder)) <= biases
-    assert abs(work.decoder - linear(t5.model.decoder)) <= biases
-    assert work.output == t5.model.shared.weight.numel()
+    assert abs(counted - linear(t5.weights.model.encoder) - linear(t5.weights.model.decoder)) <= biases
+    assert abs(work.decoder - linear(t5.weights.model.decoder)) <= biases
+    assert work.output == t5.weights.model.shared.weight.numel()
 
 
 def test_torch_files_are_estimated(llama: BaseModel, tmp_path: Path) -> None:
     shutil.copytree(BASE_MODELS / llama.checkpoint.name, tmp_path / "torch")
     (tmp_path / "torch" / "model.safetensors").unlink()
-    tensors = {name: weight.to(torch.bfloat16) for name, weight in llama.model.state_dict().items()}
+    tensors = {name: weight.to(torch.bfloat16) for name, weight in llama.weights.model.state_dict().items()}
     torch.save(tensors, tmp_path / "torch" / "pytorch_model.bin")
     estimated, told = work_of(opened("torch", tmp_path / "torch")), work_of(llama.checkpoint)
     assert 0.7 < estimated.weights / told.weights < 1.5

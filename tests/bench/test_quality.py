@@ -32,7 +32,7 @@ from bench.quality.results import Results
 from bench.quality.table import Row, by_records, costs, quality, separators
 from bench.quality.task import Record, Task, held_out_tasks, left_out, real_tasks, unspeakable
 from bench.quality.trial import Attempt, Outcome, Trial, accuracy
-from caikit_pt.base_model.frozen import BaseModel
+from caikit_pt.base_model.model import BaseModel
 from caikit_pt.errors import TrainingDiverged
 from caikit_pt.parameters.tuning import TUNING_PARAMETERS
 from caikit_pt.settings import Settings
@@ -393,7 +393,7 @@ def test_loss_and_update_of_the_rival_are_ours(base: BaseModel) -> None:
     """From one start, for texts of different lengths: so its batches and its loss are right."""
     plan = rival_plan(base)
     loop = PeftLoop(base, plan, plan.parameters.learning_rate)
-    examples = make_examples(plan.records, base, plan.parameters)
+    examples = make_examples(plan.records, base.text, plan.parameters)
     batch = examples.batch(range(4))
     assert len({len(source) for source in batch.sources}) > 1
     assert len({len(target) for target in batch.targets}) > 1

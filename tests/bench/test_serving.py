@@ -20,7 +20,7 @@ from bench.serving.memory import soak
 from bench.serving.prompt_cache import prompt_cache
 from bench.serving.table import milliseconds, number, table
 from bench.training.shapes import Shape
-from caikit_pt.base_model.checkpoint import CAUSAL, SEQ2SEQ
+from caikit_pt.base_model.family import CAUSAL, SEQ2SEQ
 from caikit_pt.base_model.pool import load
 
 LLAMA = Shape("toy-llama", CAUSAL, 2, 32, 48, 4, 8, 200, kv_heads=2)
@@ -35,7 +35,7 @@ def models(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 def load_of(models: Models, requests: int, prompts: int = 1) -> Load:
-    words = models.base.model.get_input_embeddings().weight
+    words = models.base.weights.model.get_input_embeddings().weight
     return Load(words, requests, shortest=3, longest=9, new=4, virtual_tokens=3, prompts=prompts)
 
 
@@ -44,26 +44,26 @@ def test_everybody_answers_the_same(models: Models) -> None:
     asked = load_of(models, 9, prompts=2)
     answers = {name: answer(asked) for name, answer in contenders(models).items()}
     (first, *others) = answers.values()
-    assert (CONTINUOUS in answers) == models.base.continues_text
+    assert (CONTINUOUS in answers) == models.base.text.continues_text
     assert all(len(answer) == asked.new for answer in first)
     assert all(equal_answers(first, other) == asked.requests for other in others)
 
 
 def test_both_models_have_the_same_weights_in_memory(models: Models) -> None:
-    pairs = zip(models.base.model.parameters(), models.network.parameters(), strict=True)
+    pairs = zip(models.base.weights.model.parameters(), models.network.parameters(), strict=True)
     assert all(mine.data_ptr() == theirs.data_ptr() for mine, theirs in pairs)
     assert type(models.network.get_output_embeddings()) is torch.nn.Linear  # transformers' own, not ours
 
 
 def test_the_checkpoint_on_disk_has_them_too(models: Models) -> None:
     loaded = load(models.base.checkpoint, "float32", "cpu")
-    pairs = zip(loaded.model.parameters(), models.network.parameters(), strict=True)
+    pairs = zip(loaded.weights.model.parameters(), models.network.parameters(), strict=True)
     assert all(torch.equal(mine, theirs) for mine, theirs in pairs)
 
 
 def test_the_tokenizer_gives_back_the_ids(models: Models) -> None:
     ids = load_of(models, 1).texts[0]
-    assert models.base.source_ids(text_of(ids)) == ids
+    assert models.base.text.source_ids(text_of(ids)) == ids
 
 
 @pytest.mark.filterwarnings("ignore:.*:FutureWarning")
@@ -74,7 +74,7 @@ def test_the_tables_have_a_row_for_everybody(models: Models, monkeypatch: pytest
     shown = engines(models, loads, 1, None)
     assert all(shown.count(f"| {name} |") == 2 for name in known)
     assert shown.count("3 of 3") == 2 * len(known)
-    assert shown.count("| vLLM | not installed |") == 2 * models.base.continues_text
+    assert shown.count("| vLLM | not installed |") == 2 * models.base.text.continues_text
     assert {line.count("|") for line in shown.splitlines()} == {8}
     assert re.fullmatch(r"3 prompts of 3 against one: [+-]\d.*", many_prompts(models.base, loads, 1))
     assert "| caikit_pt |" in alone(models, loads[0], 1)
@@ -83,14 +83,14 @@ def test_the_tables_have_a_row_for_everybody(models: Models, monkeypatch: pytest
 
 def test_prompts_are_kept_within_the_budget(models: Models) -> None:
     base, asked = models.base, load_of(models, 4, prompts=4)
-    own = base.prompts
+    own = base.serving.prompts
     assert prompt_cache(models, asked, 1).count("\n") == 7
     assert soak(base, asked, 20, 64).count("\n") == 3
-    assert base.prompts is own
+    assert base.serving.prompts is own
 
 
 def test_a_step_reads_neither_embeddings_nor_an_encoder(models: Models) -> None:
-    shape = LLAMA if models.base.continues_text else T5
+    shape = LLAMA if models.base.text.continues_text else T5
     width, inner, heads = shape.width, shape.inner, shape.heads * shape.head_width
     narrow = shape.kv_heads * shape.head_width
     if shape.causal:

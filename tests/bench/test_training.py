@@ -27,8 +27,8 @@ from bench.training.results import measure
 from bench.training.shapes import Shape
 from bench.training.suite import Suite
 from bench.training.table import render
-from caikit_pt.base_model.checkpoint import CAUSAL, SEQ2SEQ
-from caikit_pt.base_model.frozen import BaseModel
+from caikit_pt.base_model.family import CAUSAL, SEQ2SEQ
+from caikit_pt.base_model.model import BaseModel
 from tests.numerics.precision import everything_in_float64
 
 LLAMA = Shape("toy-llama", CAUSAL, 2, 32, 48, 4, 8, 100, kv_heads=2)

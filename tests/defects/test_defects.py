@@ -19,8 +19,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from caikit_pt.base_model.batch import Prefill
-from caikit_pt.base_model.frozen import BaseModel, Row
+from caikit_pt.base_model.model import BaseModel
+from caikit_pt.base_model.row import Row
+from caikit_pt.base_model.serving.batch import Prefill
 from caikit_pt.errors import InvalidSourcePrompt
 from caikit_pt.module import PeftPromptTuning
 from caikit_pt.parameters.generation import GenerationParameters
@@ -83,8 +84,8 @@ def test_d1_a_short_text_beside_a_long_one_gets_its_own_answer(zoo: Zoo, family:
     alone = _answers(base, [(prompt, short)])
     together = _answers(base, [(prompt, short), (prompt, long)])
     assert together[0].generated == alone[0].generated
-    row = Row(prompt.tensors, base.source_ids(short))
-    beside = greedy(base, [row, Row(prompt.tensors, base.source_ids(long))])[0]
+    row = Row(prompt.tensors, base.text.source_ids(short))
+    beside = greedy(base, [row, Row(prompt.tensors, base.text.source_ids(long))])[0]
     assert (beside.logits - greedy(base, [row])[0].logits).abs().max() <= 1e-4
 
 
@@ -114,7 +115,7 @@ def test_d2_multitask_prompt_tuning_starts_from_its_initialisation(
     initial = initial_prompt(start_of(plan, base)).tensors[DECODER]
     tuned = tune(plan, base).prompt.tensors[DECODER]
     torch.testing.assert_close(tuned, initial, rtol=0, atol=1e-6)
-    word = float(base.embed(range(len(base.tokenizer))).norm(dim=-1).mean())
+    word = float(base.weights.embed(range(len(base.text.tokenizer))).norm(dim=-1).mean())
     assert 0.5 * word < float(tuned.norm(dim=-1).mean()) < 2 * word
 
 
@@ -141,7 +142,7 @@ def test_d3_each_half_that_is_tuned_learns_and_is_used(
     assert len(watched.gradients[0]) == sum(map(len, watched.groups))
     assert all(gradient.any() for step in watched.gradients for gradient in step)
     assert set(tuned) == set(parts)
-    text = base.source_ids(words(5, seed=1))
+    text = base.text.source_ids(words(5, seed=1))
     answer = greedy(base, [Row(tuned, text)])[0]
     for part in parts:
         assert (tuned[part] - initial[part]).abs().amax(dim=-1).min() > 0, "every row has moved"
@@ -378,7 +379,7 @@ def test_d9_one_batch_answers_with_several_prompts(zoo: Zoo, monkeypatch: pytest
     """
     base = zoo.model("llama")
     batches: list[int] = []
-    prefill = base.prefill
+    prefill = base.serving.prefill
 
     def spy(rows: list[Row]) -> Prefill:
         batches.append(len(rows))
@@ -389,7 +390,7 @@ def test_d9_one_batch_answers_with_several_prompts(zoo: Zoo, monkeypatch: pytest
         for index, row in enumerate(sample_rows(base, (DECODER,)))
     ]
     alone = [_answers(base, [request])[0] for request in requests]
-    monkeypatch.setattr(base, "prefill", spy)
+    monkeypatch.setattr(base.serving, "prefill", spy)
     together = _answers(base, requests)
     assert batches == [len(requests)]
     assert [answer.generated for answer in together] == [answer.generated for answer in alone]
@@ -429,7 +430,7 @@ def test_d9_concurrent_requests_keep_their_own_prompts(zoo: Zoo) -> None:
 def _answers(base: BaseModel, requests: list[tuple[SoftPrompt, str]]) -> list[Request]:
     """The greedy answers to `requests`, all in one call."""
     parameters = GenerationParameters(max_new_tokens=NEW_TOKENS, min_new_tokens=NEW_TOKENS)
-    asked = [Request(base, prompt, base.source_ids(text), parameters) for prompt, text in requests]
+    asked = [Request(base.text, prompt, base.text.source_ids(text), parameters) for prompt, text in requests]
     for _ in generate(base, asked):
         pass
     return asked

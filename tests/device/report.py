@@ -63,7 +63,7 @@ def counted(device: SimulatedDevice, act: Callable[[], object]) -> Record:
 @contextmanager
 def trained(base: BaseModel, packed: bool) -> Iterator[None]:
     """Inside, `base` is trained in one of the two ways, whichever it would be."""
-    found = base.trains_packed
+    found = base.training.trains_packed
     base.__dict__["trains_packed"] = packed
     try:
         yield

@@ -27,8 +27,8 @@ from .product import (
     TrainingInterrupted,
     Worker,
     budget_for,
+    check_answers,
     check_batching,
-    check_itself,
     check_packing,
     check_training,
     free_memory_of,
@@ -78,13 +78,13 @@ def test_a_model_passes_all_its_trials_there(
     device: SimulatedDevice, base_there: BaseModel, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        check_itself(base_there)
-        assert check_batching(base_there)
-        assert check_packing(base_there)
+        check_answers(base_there.serving)
+        assert check_batching(base_there.serving)
+        assert check_packing(base_there.training)
         for part in base_there.checkpoint.prompt_parts:
-            check_training(base_there, [part])
+            check_training(base_there.training, [part])
     assert caplog.messages == []
-    tensors = [*base_there.model.parameters(), *base_there.model.buffers()]
+    tensors = [*base_there.weights.model.parameters(), *base_there.weights.model.buffers()]
     assert {str(tensor.device) for tensor in tensors} == {"sim:0"}
 
 
@@ -92,30 +92,30 @@ def test_a_model_passes_all_its_trials_there(
 def test_families_are_what_they_are_on_a_cpu(zoo: Zoo, family: str) -> None:
     base = on_device(zoo.checkpoint(family), SECOND)
     with SimulatedDevice():
-        assert base.serves_batched
-        assert base.trains_packed == (family not in PADDED_FAMILIES)
-        assert str(base.device) == SECOND
+        assert base.serving.serves_batched
+        assert base.training.trains_packed == (family not in PADDED_FAMILIES)
+        assert str(base.weights.device) == SECOND
 
 
 def test_a_short_data_type_there(zoo: Zoo) -> None:
     base = on_device(zoo.checkpoint("llama"), dtype="bfloat16")
     with SimulatedDevice():
-        assert base.serves_batched
-        assert base.trains_packed
+        assert base.serving.serves_batched
+        assert base.training.trains_packed
 
 
 def test_what_is_made_on_the_host_is_noticed(
     device: SimulatedDevice, base_there: BaseModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A fault as it would be made: one tensor of a batch without its device."""
-    real = base_there.embed
+    real = base_there.weights.embed
     monkeypatch.setattr(base_there, "embed", lambda ids: real(ids).cpu())
     with pytest.raises(Refused):
         Training(base_there).update()
 
 
 def test_what_fits_is_told_by_the_device(device: SimulatedDevice, base_there: BaseModel) -> None:
-    assert base_there.budget == budget_for("cuda", base_there.checkpoint.hidden_size)
+    assert base_there.training.memory.budget == budget_for("cuda", base_there.checkpoint.hidden_size)
     assert free_memory_of("sim:0") == FREE_BYTES
     assert limits(base_there, SETTINGS).kv_bytes == FREE_BYTES // 2
 
@@ -215,7 +215,7 @@ def test_losses_without_gradients(base: BaseModel, base_there: BaseModel) -> Non
     prompt = greedy(base, 3).prompt
     expected = losses(base, [prompt.tensors], batch)
     with SimulatedDevice():
-        seen = losses(base_there, [prompt.to(base_there.device).tensors], batch).tolist()
+        seen = losses(base_there, [prompt.to(base_there.weights.device).tensors], batch).tolist()
     assert seen == pytest.approx(expected.tolist(), rel=1e-4)
 
 

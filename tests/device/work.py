@@ -48,7 +48,7 @@ class Training:
         planned = plan(base, RECORDS, tuning_task="generation", **request)
         self.base = base
         self.learner = Candidate.begin(base, planned.parameters, None, 100).learner
-        examples = make_examples(planned.records, base, planned.parameters)
+        examples = make_examples(planned.records, base.text, planned.parameters)
         self.batch: TrainingBatch = examples.batch(range(records))
 
     def update(self) -> tuple[torch.Tensor, list[torch.Tensor]]:
@@ -77,8 +77,8 @@ def request(
     prompt = SoftPrompt({base.checkpoint.prompt_parts[0]: rows})
     asked = {"max_new_tokens": 6 + number % 4, "seed": number, **fields}
     parameters = GenerationParameters.from_request(asked, decay, {})
-    ids = base.source_ids(str(RECORDS[number % len(RECORDS)]["input"]))
-    return Request(base, prompt, ids, parameters, labels=labels)
+    ids = base.text.source_ids(str(RECORDS[number % len(RECORDS)]["input"]))
+    return Request(base.text, prompt, ids, parameters, labels=labels)
 
 
 def greedy(base: BaseModel, number: int, **fields: Any) -> Request:
@@ -93,7 +93,7 @@ def sampled(base: BaseModel, number: int, **fields: Any) -> Request:
 
 def confined(base: BaseModel, number: int, **fields: Any) -> Request:
     """A request whose answer is a label."""
-    return request(base, number, Labels(base, LABELS, "", 9), **fields)
+    return request(base, number, Labels(base.text, LABELS, "", 9), **fields)
 
 
 def under_way(base: BaseModel, requests: Sequence[Request], steps: int) -> Engine:

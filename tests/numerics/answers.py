@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
-from caikit_pt.base_model.frozen import BaseModel, Row
+from caikit_pt.base_model.model import BaseModel
+from caikit_pt.base_model.row import Row
 from caikit_pt.parameters.tuning import DECODER, ENCODER
 
 from .families import VOCABULARY, WORDS
@@ -39,7 +40,7 @@ def words(count: int, seed: int) -> str:
 
 def soft_prompt(base: BaseModel, length: int, seed: int) -> torch.Tensor:
     """Random rows [P, H] of the size of this model's word embeddings, float32."""
-    size = float(base.embed(range(len(VOCABULARY))).float().std())
+    size = float(base.weights.embed(range(len(VOCABULARY))).float().std())
     generator = torch.Generator().manual_seed(seed)
     return size * torch.randn(length, base.checkpoint.hidden_size, generator=generator)
 
@@ -53,7 +54,7 @@ def sample_rows(base: BaseModel, parts: Sequence[str], seed: int = 0) -> list[Ro
                 for side, part in enumerate(parts)
                 if prompt_length
             },
-            base.source_ids(words(text_length, seed=100 * seed + index)),
+            base.text.source_ids(words(text_length, seed=100 * seed + index)),
         )
         for index, (prompt_length, text_length) in enumerate(LENGTHS)
     ]
@@ -62,7 +63,7 @@ def sample_rows(base: BaseModel, parts: Sequence[str], seed: int = 0) -> list[Ro
 def greedy(base: BaseModel, rows: Sequence[Row], steps: int = STEPS) -> list[Answer]:
     """The answers to `rows` in one batch, through the end token and beyond."""
     with torch.inference_mode():
-        decoding = base.start(rows)
+        decoding = base.serving.start(rows)
         logits, tokens = [decoding.logits], [decoding.logits.argmax(dim=-1)]
         for _ in range(steps - 1):
             decoding.advance(tokens[-1])
@@ -75,8 +76,8 @@ def greedy(base: BaseModel, rows: Sequence[Row], steps: int = STEPS) -> list[Ans
 def greedy_by_cohort(base: BaseModel, rows: Sequence[Row]) -> list[Answer]:
     """The answers to `rows` in as few batches as the model allows."""
     answers: dict[int, Answer] = {}
-    for cohort in {base.cohort(row) for row in rows}:
-        numbers = [number for number, row in enumerate(rows) if base.cohort(row) == cohort]
+    for cohort in {base.serving.cohort(row) for row in rows}:
+        numbers = [number for number, row in enumerate(rows) if base.serving.cohort(row) == cohort]
         together = greedy(base, [rows[number] for number in numbers])
         answers.update(zip(numbers, together, strict=True))
     return [answers[number] for number in range(len(rows))]

@@ -33,8 +33,8 @@ from transformers import (
     T5Config,
 )
 
-from caikit_pt.base_model.checkpoint import Checkpoint, locate
-from caikit_pt.base_model.frozen import BaseModel
+from caikit_pt.base_model.loading.checkpoint import Checkpoint, locate
+from caikit_pt.base_model.model import BaseModel
 from caikit_pt.base_model.pool import load
 from caikit_pt.settings import Settings
 
@@ -243,9 +243,9 @@ class Zoo:
             wide = dtype == "float64"
             loaded = load(self.checkpoint(name), "float32" if wide else dtype, "cpu")
             if wide:
-                loaded.model.double()
+                loaded.weights.model.double()
                 # The fast way through experts knows no float64.
-                loaded.model.set_experts_implementation("eager")
+                loaded.weights.model.set_experts_implementation("eager")
             self._loaded[key] = loaded
         return self._loaded[key]
 

@@ -17,9 +17,9 @@ from peft import (
     get_peft_model,
 )
 
-from caikit_pt.base_model.checkpoint import CAUSAL
-from caikit_pt.base_model.frozen import BaseModel, PromptTensors, Row
-from caikit_pt.base_model.seq2seq import Seq2SeqModel
+from caikit_pt.base_model.family import CAUSAL, SEQ2SEQ
+from caikit_pt.base_model.model import BaseModel
+from caikit_pt.base_model.row import PromptTensors, Row
 from caikit_pt.parameters.tuning import DECODER, ENCODER
 
 from .answers import Answer
@@ -45,7 +45,7 @@ def plain_answer(base: BaseModel, row: Row, taken: Sequence[int]) -> Answer:
     Without a soft prompt it is told ids, so that what embeds them has to be right too.
     """
     with torch.no_grad():
-        logits = base.model(**_inputs(base, row.prompt, row.ids, taken), use_cache=False).logits[0]
+        logits = base.weights.model(**_inputs(base, row.prompt, row.ids, taken), use_cache=False).logits[0]
     return _answer(logits, taken)
 
 
@@ -54,7 +54,7 @@ def target_logits(
 ) -> torch.Tensor:
     """The logits [K, V] that predict each token of one target, differentiable in `prompt`."""
     inputs = _inputs(base, prompt, source, target)
-    return base.model(**inputs, use_cache=False).logits[0, -len(target) :]  # type: ignore[no-any-return]
+    return base.weights.model(**inputs, use_cache=False).logits[0, -len(target) :]  # type: ignore[no-any-return]
 
 
 def peft_prompt_tuning(base: BaseModel, prompt: torch.Tensor) -> PeftModel:
@@ -94,20 +94,20 @@ def peft_two_sided(base: BaseModel, encoder: torch.Tensor, decoder: torch.Tensor
 def peft_answer(model: PeftModel, base: BaseModel, row: Row, taken: Sequence[int]) -> Answer:
     """What peft's forward says at every step of an answer of the tokens `taken`, run alone."""
     with torch.no_grad():
-        if isinstance(base, Seq2SeqModel):
-            decoder = torch.tensor([[base.start_id, *taken[:-1]]])
+        if base.checkpoint.family == SEQ2SEQ:
+            decoder = torch.tensor([[*base.text.start_ids, *taken[:-1]]])
             output = model(input_ids=torch.tensor([row.ids]), decoder_input_ids=decoder)
         else:
             output = model(input_ids=torch.tensor([[*row.ids, *taken[:-1]]]))
     return _answer(output.logits[0], taken)
 
 
-def peft_two_sided_answer(model: PeftModel, base: Seq2SeqModel, row: Row, taken: Sequence[int]) -> Answer:
+def peft_two_sided_answer(model: PeftModel, base: BaseModel, row: Row, taken: Sequence[int]) -> Answer:
     """As `peft_answer`, for a model with a prompt on both sides."""
     with torch.no_grad():
         logits = model(
             input_ids=torch.tensor([row.ids]),
-            decoder_inputs_embeds=base.embed([base.start_id, *taken[:-1]])[None],
+            decoder_inputs_embeds=base.weights.embed([*base.text.start_ids, *taken[:-1]])[None],
             task_ids=torch.tensor([0]),
         ).logits[0]
     return _answer(logits, taken)
@@ -119,7 +119,7 @@ def peft_batch(
     """What peft's forward says of causal `rows` in one batch, padded in front as its users do."""
     texts = [[*row.ids, *tokens[:-1]] for row, tokens in zip(rows, taken, strict=True)]
     longest = max(map(len, texts))
-    pad = base.tokenizer.pad_token_id
+    pad = base.text.tokenizer.pad_token_id
     ids = torch.tensor([[pad] * (longest - len(text)) + text for text in texts])
     mask = torch.tensor([[0] * (longest - len(text)) + [1] * len(text) for text in texts])
     with torch.no_grad():
@@ -146,11 +146,11 @@ def _inputs(
     base: BaseModel, prompt: PromptTensors, source: Sequence[int], target: Sequence[int]
 ) -> dict[str, Any]:
     """What the model reads before it has written all of `target`, as a batch of one."""
-    if not isinstance(base, Seq2SeqModel):
+    if base.checkpoint.family == CAUSAL:
         return _input(base, "", prompt.get(DECODER), [*source, *target[:-1]])
     return {
         **_input(base, "", prompt.get(ENCODER), source),
-        **_input(base, "decoder_", prompt.get(DECODER), [base.start_id, *target[:-1]]),
+        **_input(base, "decoder_", prompt.get(DECODER), [*base.text.start_ids, *target[:-1]]),
     }
 
 
@@ -160,7 +160,7 @@ def _input(
     tokens = torch.tensor([ids], dtype=torch.long)
     if prompt is None:
         return {f"{side}input_ids": tokens}
-    embedded = base.model.get_input_embeddings()(tokens)
+    embedded = base.weights.model.get_input_embeddings()(tokens)
     return {f"{side}inputs_embeds": torch.cat([prompt.to(embedded.dtype)[None], embedded], dim=1)}
 
 
@@ -171,7 +171,7 @@ def _answer(logits: torch.Tensor, taken: Sequence[int]) -> Answer:
 
 def _peft_model(base: BaseModel, config: PeftConfig) -> PeftModel:
     """peft changes the model that it wraps, so it gets a copy."""
-    return get_peft_model(deepcopy(base.model), config).eval().to(base.dtype)
+    return get_peft_model(deepcopy(base.weights.model), config).eval().to(base.weights.dtype)
 
 
 def _overwrite(model: PeftModel, prompt: torch.Tensor) -> None:

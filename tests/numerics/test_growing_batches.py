@@ -14,9 +14,10 @@ import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from caikit_pt.base_model.batch import Batch
-from caikit_pt.base_model.frozen import BaseModel, Decoding, Row
-from caikit_pt.base_model.timeline import Timeline
+from caikit_pt.base_model.layers.timeline import Timeline
+from caikit_pt.base_model.model import BaseModel
+from caikit_pt.base_model.row import Row
+from caikit_pt.base_model.serving.batch import Batch, Decoding
 
 from .answers import DECODER_ONLY, ROUNDING, soft_prompt, words
 from .cases import every_serving_case
@@ -67,8 +68,8 @@ def test_a_row_is_what_it_is_alone(
 ) -> None:
     base = zoo.model(family, "float64")
     with torch.inference_mode(), everything_in_float64():
-        assert base.serves_batched
-        if not base.rows_join:
+        assert base.serving.serves_batched
+        if not base.serving.rows_join:
             events = _all_at_once(events, parts)
         _Company(base, parts).live_through(events)
 
@@ -76,7 +77,7 @@ def test_a_row_is_what_it_is_alone(
 @pytest.mark.parametrize("family", LONE_FAMILIES)
 def test_what_has_a_state_is_served_alone(zoo: Zoo, family: str, caplog: pytest.LogCaptureFixture) -> None:
     base = zoo.model(family)
-    assert not base.serves_batched
+    assert not base.serving.serves_batched
     assert "is served one request at a time" in caplog.text
 
 
@@ -100,7 +101,7 @@ class _Company:
 
     def __init__(self, base: BaseModel, parts: Sequence[str]) -> None:
         self._base, self._parts = base, parts
-        self._batch: Batch = base.new_batch()
+        self._batch: Batch = base.serving.new_batch()
         self._alone: list[Decoding] = []
         self._tokens: list[int] = []
         self._count = 0
@@ -115,10 +116,10 @@ class _Company:
 
     def _join(self, event: Join) -> None:
         rows = [self._row(*sizes) for sizes in event.rows]
-        prefill = self._base.prefill(rows)
+        prefill = self._base.serving.prefill(rows)
         while prefill.columns:
             prefill.advance(event.columns)
-        joined = [self._base.start([row]) for row in rows]
+        joined = [self._base.serving.start([row]) for row in rows]
         for seen, alone in zip(prefill.logits, joined, strict=True):
             _assert_same(seen, alone)
         self._batch.join(prefill)
@@ -149,8 +150,8 @@ class _Company:
             for side, part in enumerate(self._parts)
             if virtual
         }
-        ids = self._base.source_ids(words(text, seed=self._count))
-        return Row(prompt, ids, self._base.target_ids(words(answer, seed=-self._count)))
+        ids = self._base.text.source_ids(words(text, seed=self._count))
+        return Row(prompt, ids, self._base.text.target_ids(words(answer, seed=-self._count)))
 
 
 def _all_at_once(events: list[Join | Leave | None], parts: Sequence[str]) -> list[Join | Leave | None]:

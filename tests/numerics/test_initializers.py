@@ -13,8 +13,7 @@ from peft import MultitaskPromptTuningConfig, PromptTuningConfig, TaskType
 from peft.tuners.multitask_prompt_tuning import MultitaskPromptEmbedding, MultitaskPromptTuningInit
 from peft.tuners.prompt_tuning import PromptEmbedding, PromptTuningInit
 
-from caikit_pt.base_model.causal import CausalModel
-from caikit_pt.base_model.frozen import BaseModel
+from caikit_pt.base_model.model import BaseModel
 from caikit_pt.parameters.tuning import (
     AVERAGE_SOURCE,
     AVERAGE_SOURCE_TASKS,
@@ -53,7 +52,7 @@ def test_random_rows_are_spread_as_word_embeddings_are(zoo: Zoo, family: str) ->
     """Also where the embedding layer multiplies its weights (Gemma, some BARTs): by √H here."""
     base = zoo.model(family)
     rows = _initial(base, RANDOM, tokens=4096)
-    words = base.model.get_input_embeddings()(torch.arange(len(VOCABULARY)))
+    words = base.weights.model.get_input_embeddings()(torch.arange(len(VOCABULARY)))
     assert rows.std(dim=0) == pytest.approx(words.std(dim=0), rel=0.06)
     assert rows.mean(dim=0) == pytest.approx(words.mean(dim=0), abs=0.1 * float(words.std()))
 
@@ -61,7 +60,7 @@ def test_random_rows_are_spread_as_word_embeddings_are(zoo: Zoo, family: str) ->
 def test_some_families_scale_their_embeddings(zoo: Zoo) -> None:
     """So that the test above would notice a prompt of the size of the bare weights."""
     for family, scale in {"llama": 1, "gemma": 32**0.5, "gemma3": 32**0.5, "bart_scaled": 32**0.5}.items():
-        embedding = zoo.model(family).model.get_input_embeddings()
+        embedding = zoo.model(family).weights.model.get_input_embeddings()
         ratio = embedding(torch.tensor([5])).norm() / embedding.weight[5].norm()
         assert float(ratio) == pytest.approx(scale, rel=1e-5)
 
@@ -84,7 +83,7 @@ def test_text_is_cut_and_repeated_as_peft_does(zoo: Zoo, family: str, tokens: in
             num_transformer_submodules=1,
             token_dim=base.checkpoint.hidden_size,
         ),
-        base.model.get_input_embeddings(),
+        base.weights.model.get_input_embeddings(),
     )
     ours = _initial(base, TEXT, tokens, prompt_tuning_init_text=INIT_TEXT)
     assert torch.equal(ours, reference.embedding.weight.detach())
@@ -97,7 +96,7 @@ def test_text_is_cut_and_repeated_as_peft_does(zoo: Zoo, family: str, tokens: in
 def test_sampled_rows_are_words_and_never_special_tokens(zoo: Zoo, family: str) -> None:
     """Nor one of the rows of the embedding that no token has. None twice while there are others."""
     base = zoo.model(family)
-    ordinary = set(VOCABULARY.values()) - set(base.tokenizer.all_special_ids)
+    ordinary = set(VOCABULARY.values()) - set(base.text.tokenizer.all_special_ids)
     picked = _ids_of(_initial(base, SAMPLE_VOCAB, tokens=len(ordinary)), base)
     assert sorted(picked) == sorted(ordinary)
     assert set(_ids_of(_initial(base, SAMPLE_VOCAB, tokens=1000), base)) == ordinary
@@ -112,7 +111,7 @@ def test_reserved_tokens_are_special_too(zoo: Zoo) -> None:
     tokenizer.backend_tokenizer.add_special_tokens(["<|reserved_special_token_0|>"])
     reserved = len(tokenizer) - 1
     assert tokenizer.added_tokens_decoder[reserved].special
-    other = CausalModel(base.checkpoint, base.model, tokenizer)
+    other = BaseModel(base.checkpoint, base.weights, tokenizer)
     assert reserved not in _ids_of(_initial(other, SAMPLE_VOCAB, tokens=1000), other)
 
 
@@ -153,7 +152,7 @@ def test_an_exact_source_task_is_the_prompt_that_peft_makes_of_it(zoo: Zoo, tmp_
             num_ranks=2,
             token_dim=base.checkpoint.hidden_size,
         ),
-        base.model.get_input_embeddings(),
+        base.weights.model.get_input_embeddings(),
     )
     with torch.no_grad():
         expected = reference(torch.arange(VIRTUAL_TOKENS)[None], torch.tensor([0]))[0]
@@ -303,7 +302,7 @@ def _multitask_plans(base: BaseModel, root: Path) -> Iterator[TuningPlan]:
 
 def _ids_of(rows: torch.Tensor, base: BaseModel) -> list[int]:
     """The token that each row is the embedding of."""
-    embedded = base.model.get_input_embeddings()(torch.arange(base.model.config.vocab_size))
+    embedded = base.weights.model.get_input_embeddings()(torch.arange(base.weights.model.config.vocab_size))
     matches = (rows[:, None, :] == embedded[None]).all(dim=-1)
     assert matches.any(dim=-1).all(), "a row that is no token's embedding"
     return matches.int().argmax(dim=-1).tolist()  # type: ignore[no-any-return]

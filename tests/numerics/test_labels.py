@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from caikit_pt.base_model.frozen import BaseModel, Row
+from caikit_pt.base_model.model import BaseModel
+from caikit_pt.base_model.row import Row
 from caikit_pt.parameters.generation import GenerationParameters
 from caikit_pt.serving.engine import generate
 from caikit_pt.serving.labels import Labels
@@ -32,7 +33,7 @@ ROUNDING = 1e-8
 @every_case
 def test_probabilities_are_those_of_plain_passes(zoo: Zoo, family: str, parts: tuple[str, ...]) -> None:
     base = zoo.model(family, "float64")
-    labels = Labels(base, TEXTS, "", 9)
+    labels = Labels(base.text, TEXTS, "", 9)
     rows = sample_rows(base, parts)
     with everything_in_float64():
         asked = [_request(base, row, labels, label_probabilities=True) for row in rows]
@@ -53,7 +54,7 @@ def test_probabilities_are_those_of_plain_passes(zoo: Zoo, family: str, parts: t
 def test_labels_and_free_answers_share_a_batch(zoo: Zoo, family: str, parts: tuple[str, ...]) -> None:
     """The likeliest label without all being looked at, and neighbours that notice nothing."""
     base = zoo.model(family)
-    labels = Labels(base, TEXTS, "", 9)
+    labels = Labels(base.text, TEXTS, "", 9)
     rows = sample_rows(base, parts)
     alone = [_request(base, row) for row in rows]
     for request in alone:
@@ -74,7 +75,7 @@ def test_what_is_told_of_tokens_is_what_the_model_thinks_of_them(
     zoo: Zoo, family: str, parts: tuple[str, ...]
 ) -> None:
     base = zoo.model(family, "float64")
-    labels = Labels(base, TEXTS, "", 9)
+    labels = Labels(base.text, TEXTS, "", 9)
     with everything_in_float64():
         for row in sample_rows(base, parts):
             told = {"generated_tokens": True, "token_logprobs": True, "token_ranks": True}
@@ -90,7 +91,7 @@ def test_what_is_told_of_tokens_is_what_the_model_thinks_of_them(
 
 def _request(base: BaseModel, row: Row, labels: Labels | None = None, **parameters: Any) -> Request:
     asked = GenerationParameters(max_new_tokens=6, preserve_input_text=False, **parameters)
-    return Request(base, SoftPrompt(row.prompt), row.ids, asked, labels=labels)
+    return Request(base.text, SoftPrompt(row.prompt), row.ids, asked, labels=labels)
 
 
 def _run(base: BaseModel, requests: list[Request]) -> None:
@@ -114,7 +115,7 @@ def _probabilities(base: BaseModel, row: Row, labels: Labels) -> Mapping[str, fl
 def test_the_labels_could_tell(zoo: Zoo) -> None:
     """More than one of them is an answer, and some are found off the first way that was taken."""
     base = zoo.model("llama")
-    labels = Labels(base, TEXTS, "", 9)
+    labels = Labels(base.text, TEXTS, "", 9)
     rows = [Row(row.prompt, row.ids) for seed in range(6) for row in sample_rows(base, ("DECODER",), seed)]
     greedy = 0
     for row in rows:

@@ -9,9 +9,12 @@ import pytest
 import torch
 
 from caikit_pt.base_model.budget import Budget
-from caikit_pt.base_model.frozen import BaseModel, PromptTensors, TrainingBatch
-from caikit_pt.base_model.recompute import _RECOMPUTING
-from caikit_pt.base_model.step import PackedCausalStep, PackedSeq2SeqStep, PaddedStep, Step
+from caikit_pt.base_model.layers.recompute import _RECOMPUTING
+from caikit_pt.base_model.model import BaseModel
+from caikit_pt.base_model.row import PromptTensors, TrainingBatch
+from caikit_pt.base_model.training.causal import PackedCausalStep
+from caikit_pt.base_model.training.seq2seq import PackedSeq2SeqStep
+from caikit_pt.base_model.training.step import PaddedStep, Step
 from caikit_pt.tuning.losses import backward, losses
 
 from .answers import ROUNDING, soft_prompt
@@ -33,11 +36,11 @@ every_way = pytest.mark.parametrize("family", ["llama", "t5", "bloom"])
 def _same_budget_for_all(zoo: Zoo) -> Iterator[None]:
     """What a test has found to fit isn't what others begin with."""
     bases = [zoo.model(family, "float64") for family in ("llama", "t5", "bloom")]
-    assert [base.trains_packed for base in bases] == [True, True, False]
-    before = [base.budget for base in bases]
+    assert [base.training.trains_packed for base in bases] == [True, True, False]
+    before = [base.training.memory.budget for base in bases]
     yield
     for base, budget in zip(bases, before, strict=True):
-        base.budget = budget
+        base.training.memory.budget = budget
 
 
 @every_way
@@ -52,14 +55,14 @@ def test_gradients_are_those_of_an_untroubled_run(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     base = zoo.model(family, "float64")
-    base.budget = Budget(8 * ROOM, 2**24)
+    base.training.memory.budget = Budget(8 * ROOM, 2**24)
     expected = _run(base)
     error = RuntimeError(message) if message else torch.OutOfMemoryError()
     seen = _short_of_memory(monkeypatch, base, error, when)
     with caplog.at_level(logging.WARNING, "caikit_pt"):
         _assert_same(_run(base), expected)
     assert max(seen) > ROOM, "it didn't fit at first"
-    assert base.budget == Budget(ROOM, 2**21), "no smaller than it had to be"
+    assert base.training.memory.budget == Budget(ROOM, 2**21), "no smaller than it had to be"
     assert "out of memory; passes of" in caplog.text
 
 
@@ -69,7 +72,7 @@ def test_passes_before_the_one_that_fails_count_once(
     zoo: Zoo, family: str, failing: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base = zoo.model(family, "float64")
-    base.budget = Budget(ROOM, 2**24)
+    base.training.memory.budget = Budget(ROOM, 2**24)
     expected = _run(base)
     calls: list[int] = []
 
@@ -95,10 +98,10 @@ def test_the_next_run_begins_with_what_has_fitted(
     base = zoo.model(family, "float64")
     seen = _short_of_memory(monkeypatch, base, torch.OutOfMemoryError(), "forward")
     _run(base)
-    found = base.budget
+    found = base.training.memory.budget
     seen.clear()
     _run(base)
-    assert base.budget == found
+    assert base.training.memory.budget == found
     assert max(seen) <= ROOM
 
 
@@ -118,12 +121,12 @@ def test_losses_without_gradients_get_through_too(
 @every_way
 def test_another_error_passes_at_once(zoo: Zoo, family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     base = zoo.model(family, "float64")
-    began = base.budget
+    began = base.training.memory.budget
     seen = _short_of_memory(monkeypatch, base, RuntimeError("something else"), "forward")
     with pytest.raises(RuntimeError, match="something else"):
         _run(base)
     assert len(seen) == 1
-    assert base.budget == began
+    assert base.training.memory.budget == began
 
 
 @every_way
@@ -132,11 +135,11 @@ def test_where_no_row_fits_layers_are_computed_twice(
 ) -> None:
     """In passes that are as large as then fit; the next run begins with these."""
     base = zoo.model(family, "float64")
-    base.budget = Budget(4 * ROOM, 2**24)
+    base.training.memory.budget = Budget(4 * ROOM, 2**24)
     expected = _run(base)
     seen = _short_of_memory(monkeypatch, base, torch.OutOfMemoryError(), "forward", unless=_RECOMPUTING.get)
     _assert_same(_run(base), expected)
-    assert base.budget == Budget(ROOM, 2**22, recompute=True)
+    assert base.training.memory.budget == Budget(ROOM, 2**22, recompute=True)
     assert f"passes of {ROOM} positions from now on, every layer computed twice" in caplog.text
     seen.clear()
     _assert_same(_run(base), expected)
@@ -148,16 +151,16 @@ def test_without_gradients_there_is_nothing_to_compute_twice(
     zoo: Zoo, family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base = zoo.model(family, "float64")
-    base.budget = began = Budget(4 * ROOM, 2**24)
+    base.training.memory.budget = began = Budget(4 * ROOM, 2**24)
     _short_of_memory(monkeypatch, base, torch.OutOfMemoryError(), "forward", room=0)
     with pytest.raises(torch.OutOfMemoryError):
         losses(base, [_prompt(base)], BATCH)
-    assert base.budget == began
+    assert base.training.memory.budget == began
 
 
 def test_a_row_that_never_fits_is_an_error_in_the_end(zoo: Zoo, monkeypatch: pytest.MonkeyPatch) -> None:
     base = zoo.model("llama", "float64")
-    base.budget = Budget(64, 2**24)
+    base.training.memory.budget = Budget(64, 2**24)
     _short_of_memory(monkeypatch, base, torch.OutOfMemoryError("for good"), "forward", room=0)
     with pytest.raises(torch.OutOfMemoryError, match="for good"):
         _run(base)
@@ -186,7 +189,7 @@ def test_what_fails_on_the_way_through_the_prompt_is_not_tried_again(
 def _prompt(base: BaseModel) -> dict[str, torch.Tensor]:
     parts = base.checkpoint.prompt_parts
     return {
-        part: soft_prompt(base, 3, seed=side).to(base.dtype).requires_grad_()
+        part: soft_prompt(base, 3, seed=side).to(base.weights.dtype).requires_grad_()
         for side, part in enumerate(parts)
     }
 
@@ -247,5 +250,5 @@ def _positions(base: BaseModel, batch: TrainingBatch, prompt: PromptTensors) -> 
     pairs: Sequence[tuple[Sequence[int], Sequence[int]]] = list(
         zip(batch.sources, batch.targets, strict=True)
     )
-    costs = [base.positions(len(source), len(target), prompt) for source, target in pairs]
-    return sum(costs) if base.trains_packed else max(costs) * len(costs)
+    costs = [base.training.positions(len(source), len(target), prompt) for source, target in pairs]
+    return sum(costs) if base.training.trains_packed else max(costs) * len(costs)

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from caikit_pt.base_model.batch import Prefill
-from caikit_pt.base_model.frozen import BaseModel, Row
-from caikit_pt.base_model.seq2seq import Seq2SeqModel
+from caikit_pt.base_model.model import BaseModel
+from caikit_pt.base_model.row import Row
+from caikit_pt.base_model.serving.batch import Prefill
 from caikit_pt.parameters.generation import GenerationParameters
 from caikit_pt.parameters.tuning import DECODER, ENCODER
 from caikit_pt.serving.engine import generate
@@ -119,7 +119,6 @@ def test_a_mixed_batch_equals_peft_run_alone(zoo: Zoo, family: str, parts: tuple
 @pytest.mark.parametrize("family", SEQ2SEQ_FAMILIES)
 def test_two_sided_prompts_equal_peft_run_alone(zoo: Zoo, family: str) -> None:
     base = zoo.model(family)
-    assert isinstance(base, Seq2SeqModel)
     rows = sample_rows(base, BOTH)
     for row, answer in zip(rows, greedy_by_cohort(base, rows), strict=True):
         if row.prompt:
@@ -137,7 +136,7 @@ def test_the_way_peft_pads_a_batch_is_noticed(zoo: Zoo, family: str) -> None:
     """
     base = zoo.model(family)
     prompt = {DECODER: soft_prompt(base, 8, seed=5)}
-    rows = [Row(prompt, base.source_ids(words(count, seed=count))) for count in (17, 4)]
+    rows = [Row(prompt, base.text.source_ids(words(count, seed=count))) for count in (17, 4)]
     ours = greedy(base, rows)
     model = peft_prompt_tuning(base, prompt[DECODER])
     longest, short = peft_batch(model, base, rows, [answer.tokens for answer in ours])
@@ -186,7 +185,7 @@ def test_only_absolute_decoder_positions_need_batches_of_their_own(
     """BART's decoder would count the padding in front of a short prompt as positions."""
     base = zoo.model(family)
     requests = _requests(base, base.checkpoint.prompt_parts)
-    assert len({base.cohort(request.row) for request in requests}) == batches
+    assert len({base.serving.cohort(request.row) for request in requests}) == batches
     read = _spy_on_reading(base, monkeypatch)
     _run(base, requests)
     assert len(read) == batches
@@ -196,7 +195,7 @@ def test_only_absolute_decoder_positions_need_batches_of_their_own(
 @pytest.mark.parametrize("family", SEQ2SEQ_FAMILIES)
 def test_encoder_prompts_of_any_length_share_a_batch(zoo: Zoo, family: str) -> None:
     base = zoo.model(family)
-    assert len({base.cohort(row) for row in sample_rows(base, ENCODER_ONLY)}) == 1
+    assert len({base.serving.cohort(row) for row in sample_rows(base, ENCODER_ONLY)}) == 1
 
 
 def test_a_batch_across_cohorts_is_noticed(zoo: Zoo) -> None:
@@ -215,7 +214,7 @@ def test_a_batch_across_cohorts_is_noticed(zoo: Zoo) -> None:
 def test_source_logits_are_those_that_predicted_the_text(zoo: Zoo, family: str) -> None:
     base = zoo.model(family)
     for row in sample_rows(base, DECODER_ONLY):
-        logits = base.source_logits(row)
+        logits = base.serving.source_logits(row)
         if not row.prompt:
             assert logits is None, "nothing predicts the first token"
             continue
@@ -234,9 +233,9 @@ def _requests(
     """A request for each of LENGTHS, with answers of `lengths` tokens."""
     return [
         Request(
-            base,
+            base.text,
             SoftPrompt(row.prompt),
-            base.source_ids(words(count, seed=index)),
+            base.text.source_ids(words(count, seed=index)),
             GenerationParameters(
                 max_new_tokens=length,
                 min_new_tokens=length,
@@ -262,11 +261,11 @@ def _logprobs(request: Request) -> list[float | None]:
 def _spy_on_reading(base: BaseModel, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The number of rows of each micro-batch that is read from now on."""
     read: list[int] = []
-    prefill = base.prefill
+    prefill = base.serving.prefill
 
     def spy(rows: Sequence[Row]) -> Prefill:
         read.append(len(rows))
         return prefill(rows)
 
-    monkeypatch.setattr(base, "prefill", spy)
+    monkeypatch.setattr(base.serving, "prefill", spy)
     return read

@@ -9,9 +9,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-from caikit_pt.base_model.checkpoint import CAUSAL, LOCAL
-from caikit_pt.base_model.frozen import BaseModel, Row, TrainingBatch
-from caikit_pt.base_model.linear import freeze_linears
+from caikit_pt.base_model.family import CAUSAL
+from caikit_pt.base_model.frozen import FrozenWeights
+from caikit_pt.base_model.layers.linear import freeze_linears
+from caikit_pt.base_model.layers.reading import read_where_asked
+from caikit_pt.base_model.loading.checkpoint import LOCAL
+from caikit_pt.base_model.model import BaseModel
+from caikit_pt.base_model.row import Row, TrainingBatch
 from caikit_pt.tuning.losses import backward, losses
 
 from .answers import Answer, greedy, sample_rows, soft_prompt
@@ -27,7 +31,9 @@ def test_answers_are_those_of_the_model_as_it_was_loaded(zoo: Zoo, family: str) 
     base = zoo.model(family)
     rows = _rows(base)
     prepared = greedy(base, rows, STEPS)
-    untouched = greedy(type(base)(base.checkpoint, _as_loaded(base), base.tokenizer), rows, STEPS)
+    untouched = greedy(
+        BaseModel(base.checkpoint, FrozenWeights(_as_loaded(base)), base.text.tokenizer), rows, STEPS
+    )
     _assert_identical(prepared, untouched)
 
 
@@ -35,7 +41,7 @@ def test_answers_are_those_of_the_model_as_it_was_loaded(zoo: Zoo, family: str) 
 def test_a_thread_that_serves_while_another_trains_gets_its_own_numbers(zoo: Zoo, family: str) -> None:
     """It runs from end to end in the middle of a packed forward pass of the same model."""
     base = zoo.model(family)
-    assert base.trains_packed
+    assert base.training.trains_packed
     rows, batch = _rows(base), TrainingBatch([[5, 6, 7], [8] * 12], [[10, 2], [11, 12, 13, 2]])
     prompts = [{part: soft_prompt(base, 4, seed=1) for part in base.checkpoint.prompt_parts}]
     alone, costs = greedy(base, rows, STEPS), losses(base, prompts, batch)
@@ -46,7 +52,9 @@ def test_a_thread_that_serves_while_another_trains_gets_its_own_numbers(zoo: Zoo
         with ThreadPoolExecutor(1) as pool:
             served.append(pool.submit(greedy, base, rows, STEPS).result())
 
-    layers = next(module for module in base.model.modules() if isinstance(module, torch.nn.ModuleList))
+    layers = next(
+        module for module in base.weights.model.modules() if isinstance(module, torch.nn.ModuleList)
+    )
     handle = layers[0].register_forward_pre_hook(serve)
     torch.testing.assert_close(losses(base, prompts, batch), costs, rtol=0, atol=0)
     _assert_identical(served[0], alone)
@@ -91,6 +99,7 @@ def _as_loaded(base: BaseModel) -> torch.nn.Module:
     auto = AutoModelForCausalLM if base.checkpoint.family == CAUSAL else AutoModelForSeq2SeqLM
     model: torch.nn.Module = auto.from_pretrained(base.checkpoint.directory, dtype=torch.float32, **LOCAL)
     freeze_linears(model)
+    read_where_asked(model)
     return model
 
 

@@ -8,8 +8,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from caikit_pt.base_model.checkpoint import LOCAL
-from caikit_pt.base_model.frozen import BaseModel, Row, TrainingBatch
+from caikit_pt.base_model.loading.checkpoint import LOCAL
+from caikit_pt.base_model.model import BaseModel
+from caikit_pt.base_model.row import Row, TrainingBatch
 from caikit_pt.parameters.generation import GenerationParameters
 from caikit_pt.parameters.tuning import DECODER
 from caikit_pt.serving.engine import Engine
@@ -34,7 +35,7 @@ def test_an_answer_is_what_the_model_alone_would_say(
     zoo: Zoo, family: str, order: tuple[int, ...], read_positions: int
 ) -> None:
     base = zoo.model(family)
-    assert base.serves_batched
+    assert base.serving.serves_batched
     rows = [_row(base, number) for number in order]
     engine = Engine(base, Limits(rows=8, waiting=8, read_positions=read_positions))
     requests = [_request(base, row) for row in rows]
@@ -52,10 +53,13 @@ def test_a_loss_is_what_the_model_alone_would_give(zoo: Zoo, family: str) -> Non
     base = zoo.model(family)
     rows = [_row(base, number) for number in range(4)]
     prompt = soft_prompt(base, 5, seed=9).requires_grad_()
-    targets = [base.source_ids(words(3, seed=number))[1:] for number in range(4)]
+    targets = [base.text.source_ids(words(3, seed=number))[1:] for number in range(4)]
     batch = TrainingBatch([row.ids for row in rows], targets)
-    assert base.trains_packed
-    for step in (base.packed_step([{DECODER: prompt}]), base.padded_step([{DECODER: prompt}])):
+    assert base.training.trains_packed
+    for step in (
+        base.training.packed_step([{DECODER: prompt}]),
+        base.training.padded_step([{DECODER: prompt}]),
+    ):
         losses = step.target_losses(batch)
         losses.sum().backward()  # type: ignore[no-untyped-call]
         step.finish()
@@ -74,7 +78,7 @@ def test_the_factors_show(zoo: Zoo, family: str) -> None:
     """Else the tests above could not fail: with the factors of long rows, a short one says something else."""
     base = zoo.model(family)
     plain = _plain(base)
-    short, long = base.source_ids(words(6, seed=1)), base.source_ids(words(30, seed=2))
+    short, long = base.text.source_ids(words(6, seed=1)), base.text.source_ids(words(30, seed=2))
     ids = torch.tensor([short + [0] * (len(long) - len(short)), long])
     mask = torch.tensor([[1] * len(short) + [0] * (len(long) - len(short)), [1] * len(long)])
     with torch.no_grad():
@@ -104,13 +108,13 @@ def test_a_model_that_stretches_with_each_position_ends_where_it_would_begin_to(
 def _row(base: BaseModel, number: int) -> Row:
     virtual, text = LENGTHS[number]
     prompt = {DECODER: soft_prompt(base, virtual, seed=number)} if virtual else {}
-    return Row(prompt, base.source_ids(words(text, seed=number)))
+    return Row(prompt, base.text.source_ids(words(text, seed=number)))
 
 
 def _request(base: BaseModel, row: Row) -> Request:
     # No token ends an answer before its time.
     parameters = GenerationParameters(max_new_tokens=NEW, min_new_tokens=NEW)
-    return Request(base, SoftPrompt(row.prompt), row.ids, parameters)
+    return Request(base.text, SoftPrompt(row.prompt), row.ids, parameters)
 
 
 def _taken(leaf: torch.Tensor) -> torch.Tensor:
@@ -132,9 +136,9 @@ def _obvious_answer(base: BaseModel, row: Row) -> list[int]:
     plain, taken = _plain(base), list[int]()
     with torch.no_grad():
         for _ in range(NEW):
-            whole = base.join(row.prompt.get(DECODER), [*row.ids, *taken])[None]
+            whole = base.weights.join(row.prompt.get(DECODER), [*row.ids, *taken])[None]
             logits = plain(inputs_embeds=whole, use_cache=False).logits[0, -1]
-            logits[list(base.end_ids)] = -torch.inf
+            logits[list(base.text.end_ids)] = -torch.inf
             taken.append(int(logits.argmax()))
     return taken
 
@@ -142,6 +146,6 @@ def _obvious_answer(base: BaseModel, row: Row) -> list[int]:
 def _obvious_loss(
     base: BaseModel, prompt: torch.Tensor, source: Sequence[int], target: Sequence[int]
 ) -> torch.Tensor:
-    whole = base.join(prompt, [*source, *target[:-1]])[None]
+    whole = base.weights.join(prompt, [*source, *target[:-1]])[None]
     logits = _plain(base)(inputs_embeds=whole, use_cache=False).logits[0, -len(target) :]
     return torch.nn.functional.cross_entropy(logits, torch.tensor(target), reduction="sum")

@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from caikit_pt.base_model import packed_rows, packing, step
-from caikit_pt.base_model.frozen import BaseModel, TrainingBatch
+from caikit_pt.base_model.layers import attention, packing
+from caikit_pt.base_model.model import BaseModel
 from caikit_pt.base_model.pool import load
-from caikit_pt.base_model.self_test import check_packing
+from caikit_pt.base_model.row import TrainingBatch
+from caikit_pt.base_model.training import causal, packed, seq2seq
+from caikit_pt.base_model.trials.training import check_packing
 from caikit_pt.tuning.losses import losses
 
 from .answers import soft_prompt
@@ -25,44 +27,44 @@ WRONG = "its losses or gradients would differ"
 
 def positions_from_the_text(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if the prompt in front of a text took no room."""
-    real = step._places
-    monkeypatch.setattr(step, "_places", lambda lengths, before=None: real(lengths))
+    real = packed.places
+    _replace_places(monkeypatch, lambda lengths, before=None: real(lengths))
 
 
 def positions_through_all_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if all rows were one."""
-    monkeypatch.setattr(step, "_places", lambda lengths, before=None: torch.arange(sum(lengths)))
+    _replace_places(monkeypatch, lambda lengths, before=None: torch.arange(sum(lengths)))
 
 
 def no_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if every layer saw everything."""
-    real = packed_rows._Group._seen
-    monkeypatch.setattr(packed_rows._Group, "_seen", lambda group, window: real(group, None))
+    real = attention._Group._seen
+    monkeypatch.setattr(attention._Group, "_seen", lambda group, window: real(group, None))
 
 
 def no_masks(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if padding were text, and what is to come had been said."""
-    monkeypatch.setattr(packed_rows._Group, "mask", lambda group, window, dtype: None)
+    monkeypatch.setattr(attention._Group, "mask", lambda group, window, dtype: None)
 
 
 def no_bias(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if it didn't matter how far apart positions are."""
-    real = packed_rows.How
+    real = attention.Scoring
 
-    def blind(scaling: float, position_bias: Any, *more: Any) -> packed_rows.How:
+    def blind(scaling: float, position_bias: Any, *more: Any) -> attention.Scoring:
         return real(scaling, None, *more)
 
-    monkeypatch.setattr(packing, "How", blind)
+    monkeypatch.setattr(packing, "Scoring", blind)
 
 
 def rows_mixed_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if the keys of one row were those of another."""
-    real = packed_rows._Gathered.take
+    real = attention._Gathered.take
 
-    def mixed_up(gathered: packed_rows._Gathered, packed: torch.Tensor, *padding: float) -> torch.Tensor:
+    def mixed_up(gathered: attention._Gathered, packed: torch.Tensor, *padding: float) -> torch.Tensor:
         return real(gathered, packed, *padding).flip(0)
 
-    monkeypatch.setattr(packed_rows._Gathered, "take", mixed_up)
+    monkeypatch.setattr(attention._Gathered, "take", mixed_up)
 
 
 PLANTED: Sequence[tuple[str, _Break]] = [
@@ -93,7 +95,7 @@ def test_what_is_planted_is_found(
     base = _fresh(zoo, family, dtype)
     spoil(monkeypatch)
     with caplog.at_level(logging.INFO, "caikit_pt"):
-        assert not base.trains_packed
+        assert not base.training.trains_packed
     (record,) = [record for record in caplog.records if "trains padded" in record.getMessage()]
     assert record.getMessage() == f"{family} trains padded, not packed: {WRONG}"
     if dtype == "float32":
@@ -104,13 +106,13 @@ def test_what_is_planted_is_found(
 @pytest.mark.parametrize("family", sorted({*ALL_FAMILIES} - PADDED_FAMILIES))
 def test_rounding_alone_keeps_no_model_from_being_packed(zoo: Zoo, family: str, dtype: str) -> None:
     """Encoder-decoder models were padded in bfloat16, where any two ways to a gradient differ much."""
-    assert zoo.model(family, dtype).trains_packed
+    assert zoo.model(family, dtype).training.trains_packed
 
 
 def test_a_model_that_ignores_layouts_is_padded(zoo: Zoo) -> None:
     base = _fresh(zoo, "llama")
-    base.model.set_attn_implementation("sdpa")
-    assert not base.trains_packed
+    base.weights.model.set_attn_implementation("sdpa")
+    assert not base.training.trains_packed
     _assert_right(base)
 
 
@@ -118,9 +120,9 @@ def test_a_prompt_that_gets_no_gradient_is_noticed(
     zoo: Zoo, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     base = zoo.model("llama")
-    monkeypatch.setattr(step.PackedCausalStep, "finish", lambda step: None)
+    monkeypatch.setattr(causal.PackedCausalStep, "finish", lambda step: None)
     with caplog.at_level(logging.INFO, "caikit_pt"):
-        assert not check_packing(base)
+        assert not check_packing(base.training)
     assert "a prompt got no gradient" in caplog.text
 
 
@@ -128,7 +130,7 @@ def test_a_prompt_that_gets_no_gradient_is_noticed(
 def test_a_model_is_tried_whatever_surrounds_it(zoo: Zoo, surroundings: Callable[[], Any]) -> None:
     """The answer is kept, and may be asked for first by one who wants no gradients."""
     with surroundings():
-        assert check_packing(zoo.model("llama"))
+        assert check_packing(zoo.model("llama").training)
 
 
 @pytest.mark.parametrize("family", ["mistral", "gemma3"])
@@ -137,14 +139,14 @@ def test_a_sliding_window_is_tried_by_a_row_that_is_longer(
 ) -> None:
     base = zoo.model(family)
     seen: list[TrainingBatch] = []
-    real = type(base).padded_losses
+    real = base.training.padded_losses
 
-    def spy(base: Any, prompts: Any, batch: TrainingBatch) -> torch.Tensor:
+    def spy(prompts: Any, batch: TrainingBatch) -> torch.Tensor:
         seen.append(batch)
-        return real(base, prompts, batch)
+        return real(prompts, batch)
 
-    monkeypatch.setattr(type(base), "padded_losses", spy)
-    assert check_packing(base)
+    monkeypatch.setattr(base.training, "padded_losses", spy)
+    assert check_packing(base.training)
     window = base.checkpoint.config.sliding_window
     long = [batch for batch in seen if max(map(len, batch.sources)) > window]
     assert long
@@ -157,6 +159,11 @@ def test_a_sliding_window_is_tried_by_a_row_that_is_longer(
 def _fresh(zoo: Zoo, family: str, dtype: str = "float32") -> BaseModel:
     """A copy of which nobody knows yet how it trains."""
     return load(zoo.checkpoint(family), dtype, "cpu")
+
+
+def _replace_places(monkeypatch: pytest.MonkeyPatch, places: Callable[..., torch.Tensor]) -> None:
+    for family in (causal, seq2seq):
+        monkeypatch.setattr(family, "places", places)
 
 
 def _assert_right(base: BaseModel) -> None:

@@ -16,11 +16,12 @@ from typing import Any
 import pytest
 import torch
 
-from caikit_pt.base_model import packed_rows
 from caikit_pt.base_model.budget import Budget
-from caikit_pt.base_model.frozen import BaseModel, PromptTensors, TrainingBatch
-from caikit_pt.base_model.recompute import recomputing
-from caikit_pt.base_model.step import PaddedStep, Step
+from caikit_pt.base_model.layers import attention as packed_rows
+from caikit_pt.base_model.layers.recompute import recomputing
+from caikit_pt.base_model.model import BaseModel
+from caikit_pt.base_model.row import PromptTensors, TrainingBatch
+from caikit_pt.base_model.training.step import PaddedStep, Step
 from caikit_pt.tuning.examples import Examples, make_examples
 from caikit_pt.tuning.losses import backward, losses
 from caikit_pt.tuning.tuner import tune
@@ -52,8 +53,8 @@ Prompt = dict[str, torch.Tensor]
 @pytest.mark.parametrize("family", ALL_FAMILIES)
 def test_rows_are_packed_where_the_model_lets_them(zoo: Zoo, family: str) -> None:
     base = zoo.model(family, "float64")
-    assert base.trains_packed == (family not in PADDED_FAMILIES)
-    plain = isinstance(base.step([_prompt(base, base.checkpoint.prompt_parts)]), PaddedStep)
+    assert base.training.trains_packed == (family not in PADDED_FAMILIES)
+    plain = isinstance(base.training.step([_prompt(base, base.checkpoint.prompt_parts)]), PaddedStep)
     assert plain == (family in PADDED_FAMILIES)
 
 
@@ -101,7 +102,7 @@ def test_the_attention_of_a_gpu_is_the_same(
     base = zoo.model(family, "float64")
     batch, ours, obvious = _mixed(base), _prompts(base, parts), _prompts(base, parts)
     with everything_in_float64():
-        assert base.trains_packed == (family not in PADDED_FAMILIES)
+        assert base.training.trains_packed == (family not in PADDED_FAMILIES)
         monkeypatch.setattr(packed_rows.Rows, "attend", packed_rows.Rows.attend_fused)
         seen = _backward(base, ours, batch, FAST)
         expected = _obvious_backward(base, obvious, batch)
@@ -117,10 +118,10 @@ def test_positions_that_are_nobodys_change_nothing(
 ) -> None:
     """As there are behind the rows where few numbers of positions are wanted."""
     base = zoo.model(family, "float64")
-    if not base.trains_packed:
+    if not base.training.trains_packed:
         pytest.skip("its rows are padded")
     batch, ours, obvious = _mixed(base), _prompts(base, parts), _prompts(base, parts)
-    monkeypatch.setitem(base.__dict__, "rounds_rows", True)
+    monkeypatch.setitem(base.training.__dict__, "rounds_rows", True)
     monkeypatch.setattr(packed_rows.Rows, "attend", getattr(packed_rows.Rows, attend))
     with everything_in_float64():
         seen = _backward(base, ours, batch, FAST)
@@ -141,7 +142,9 @@ def test_layers_that_are_computed_twice_change_nothing(
     with everything_in_float64():
         with _saved_numbers() as kept:
             expected = _backward(base, plain, batch, way)
-        monkeypatch.setattr(base, "budget", replace(base.budget, recompute=True))
+        monkeypatch.setattr(
+            base.training.memory, "budget", replace(base.training.memory.budget, recompute=True)
+        )
         with _saved_numbers() as still_kept, recomputing(way == PLAIN):
             seen = _backward(base, ours, batch, way)
     torch.testing.assert_close(seen, expected, rtol=ROUNDING, atol=0)
@@ -156,12 +159,14 @@ def test_a_text_that_all_sources_begin_with_is_computed_twice_too(
 ) -> None:
     """As of a single row: all of it but the last token. It kept what the row itself no longer did."""
     base = zoo.model(family, "float64")
-    batch = TrainingBatch([base.source_ids(words(40, seed=1))], [base.target_ids("w1 w2")])
+    batch = TrainingBatch([base.text.source_ids(words(40, seed=1))], [base.text.target_ids("w1 w2")])
     ours, plain = _prompt(base, DECODER_ONLY), _prompt(base, DECODER_ONLY)
     with everything_in_float64():
         with _saved_numbers() as kept:
             expected = _backward(base, [plain], batch, FAST)
-        monkeypatch.setattr(base, "budget", replace(base.budget, recompute=True))
+        monkeypatch.setattr(
+            base.training.memory, "budget", replace(base.training.memory.budget, recompute=True)
+        )
         with _saved_numbers() as still_kept:
             seen = _backward(base, [ours], batch, FAST)
     torch.testing.assert_close(seen, expected, rtol=ROUNDING, atol=0)
@@ -173,7 +178,7 @@ def test_what_a_layer_raises_leaves_nothing_behind(zoo: Zoo, monkeypatch: pytest
     """While its error is kept, a graph of somebody else's has what it saved."""
     base = zoo.model("llama", "float64")
     batch, prompts = _batch(base), [_prompt(base, DECODER_ONLY)]
-    monkeypatch.setattr(base, "budget", replace(base.budget, recompute=True))
+    monkeypatch.setattr(base.training.memory, "budget", replace(base.training.memory.budget, recompute=True))
     monkeypatch.setattr(packed_rows.Rows, "attend", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError) as kept:
         _backward(base, prompts, batch, FAST)
@@ -221,7 +226,7 @@ def test_an_example_costs_the_same_in_every_batch(
         backwards = losses(base, prompts, _picked(batch, rows[::-1]))
         cut = []
         for positions in BUDGETS:
-            monkeypatch.setattr(base, "budget", Budget(positions, 2**24))
+            monkeypatch.setattr(base.training.memory, "budget", Budget(positions, 2**24))
             again = _prompts(base, parts)
             cut.append((_backward(base, again, batch, FAST), again))
     torch.testing.assert_close(backwards.flip(0), alone, rtol=ROUNDING, atol=0)
@@ -279,7 +284,7 @@ def test_targets_are_the_output_and_one_end_token(zoo: Zoo, family: str) -> None
     for example, record in zip(_examples(base).items, records(EXAMPLES), strict=True):
         output = [VOCABULARY[word] for word in record.output.split()]
         assert example.target == [*output, VOCABULARY[EOS]]
-        assert example.source == base.source_ids(record.input)
+        assert example.source == base.text.source_ids(record.input)
 
 
 @both_ways
@@ -315,10 +320,10 @@ def test_a_source_token_is_read_but_never_predicted(zoo: Zoo, family: str, way: 
     base = zoo.model(family)
     batch = _batch(base)
     step = _step(base, [_prompt(base, base.checkpoint.prompt_parts, torch.float32)], way)
-    layer = base.model.get_output_embeddings()
+    layer = base.weights.model.get_output_embeddings()
     blind = layer.register_forward_hook(lambda _layer, _input, logits: torch.zeros_like(logits))
     try:
-        labels = step.target_losses(batch) / math.log(base.model.config.vocab_size)
+        labels = step.target_losses(batch) / math.log(base.weights.model.config.vocab_size)
     finally:
         blind.remove()
     assert labels.tolist() == pytest.approx([len(target) for target in batch.targets], rel=1e-5)
@@ -332,7 +337,7 @@ def test_a_source_token_is_read_but_never_predicted(zoo: Zoo, family: str, way: 
 @every_family
 def test_a_step_leaves_the_base_model_alone(zoo: Zoo, family: str, way: str) -> None:
     base = zoo.model(family)
-    before = {name: tensor.clone() for name, tensor in base.model.state_dict().items()}
+    before = {name: tensor.clone() for name, tensor in base.weights.model.state_dict().items()}
     _backward(base, [_prompt(base, base.checkpoint.prompt_parts, torch.float32)], _batch(base), way)
     _assert_untouched(base, before)
 
@@ -340,7 +345,7 @@ def test_a_step_leaves_the_base_model_alone(zoo: Zoo, family: str, way: str) -> 
 @every_family
 def test_a_training_leaves_the_base_model_alone(zoo: Zoo, family: str) -> None:
     base = zoo.model(family)
-    before = {name: tensor.clone() for name, tensor in base.model.state_dict().items()}
+    before = {name: tensor.clone() for name, tensor in base.weights.model.state_dict().items()}
     tuned = tune(small_plan(base, output_model_types=base.checkpoint.prompt_parts), base)
     assert tuned.training_logs[0]["data"]["value"] != tuned.training_logs[-1]["data"]["value"]
     _assert_untouched(base, before)
@@ -350,11 +355,11 @@ def test_a_training_leaves_the_base_model_alone(zoo: Zoo, family: str) -> None:
 
 
 def _assert_untouched(base: BaseModel, before: dict[str, torch.Tensor]) -> None:
-    assert not any(module.training for module in base.model.modules()), "dropout is off"
-    for name, parameter in base.model.named_parameters():
+    assert not any(module.training for module in base.weights.model.modules()), "dropout is off"
+    for name, parameter in base.weights.model.named_parameters():
         assert parameter.grad is None, name
         assert not parameter.requires_grad, name
-    after = base.model.state_dict()
+    after = base.weights.model.state_dict()
     assert before.keys() == after.keys()
     for name, tensor in after.items():
         assert torch.equal(before[name], tensor), name
@@ -380,7 +385,7 @@ def _assert_same_gradients(ours: Prompt, expected: Prompt) -> None:
 
 def _examples(base: BaseModel) -> Examples:
     plan = small_plan(base, examples=EXAMPLES)
-    return make_examples(plan.records, base, plan.parameters)
+    return make_examples(plan.records, base.text, plan.parameters)
 
 
 def _batch(base: BaseModel) -> TrainingBatch:
@@ -391,8 +396,8 @@ def _batch(base: BaseModel) -> TrainingBatch:
 def _mixed(base: BaseModel) -> TrainingBatch:
     """Rows of two prompts and of many lengths, which begin with the same words."""
     return TrainingBatch(
-        [base.source_ids(f"w3 w4 {words(count, seed=count)}") for count, _, _ in MIXED],
-        [[*base.target_ids(words(count, seed=50 + count)), base.end_id] for _, count, _ in MIXED],
+        [base.text.source_ids(f"w3 w4 {words(count, seed=count)}") for count, _, _ in MIXED],
+        [[*base.text.target_ids(words(count, seed=50 + count)), base.text.end_id] for _, count, _ in MIXED],
         [prompt for _, _, prompt in MIXED],
     )
 
@@ -438,7 +443,7 @@ def _gradient(leaf: torch.Tensor) -> torch.Tensor:
 
 
 def _step(base: BaseModel, prompts: Sequence[PromptTensors], way: str) -> Step:
-    return base.step(prompts) if way == FAST else base.padded_step(prompts)
+    return base.training.step(prompts) if way == FAST else base.training.padded_step(prompts)
 
 
 def _backward(
@@ -452,7 +457,7 @@ def _backward(
     weights = weights or _weights(batch)
     if way == FAST:
         return backward(base, prompts, batch, weights)
-    step = base.padded_step(prompts)
+    step = base.training.padded_step(prompts)
     seen = step.target_losses(batch)
     (seen * seen.new_tensor(weights)).sum().backward()  # type: ignore[no-untyped-call]
     step.finish()

@@ -11,7 +11,8 @@ from torch.nn import Linear, Module
 from transformers.pytorch_utils import Conv1D
 
 from caikit_pt.base_model.budget import Budget
-from caikit_pt.base_model.frozen import BaseModel, TrainingBatch
+from caikit_pt.base_model.model import BaseModel
+from caikit_pt.base_model.row import TrainingBatch
 from caikit_pt.parameters.tuning import DECODER
 from caikit_pt.tuning.losses import backward
 
@@ -46,7 +47,7 @@ def test_the_last_layer_is_computed_only_where_targets_are_predicted(zoo: Zoo, f
     base, read = _packed(zoo, family), sum(map(len, TARGETS))
     products = _products(_layers(base)[-1])
     behind = {name: module for name, module in products.items() if not _asks(name)}
-    with _watched({**behind, "output": base.model.get_output_embeddings()}) as seen:
+    with _watched({**behind, "output": base.weights.model.get_output_embeddings()}) as seen:
         _run(base, _batch())
     assert set(map(tuple, seen.values())) == {(read,)}, seen
     assert behind or family == "mixtral", "its experts are no linear layers"
@@ -57,7 +58,7 @@ def test_what_rows_share_is_computed_once_whatever_the_number_of_forward_passes(
     zoo: Zoo, family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base = _packed(zoo, family)
-    monkeypatch.setattr(base, "budget", Budget(1, 2**24))
+    monkeypatch.setattr(base.training.memory, "budget", Budget(1, 2**24))
     with _watched(_products(_layers(base)[0])) as seen:
         _run(base, _batch())
     for prompt, *texts in seen.values():
@@ -71,8 +72,8 @@ def test_either_side_of_an_encoder_decoder_computes_its_own_rows_without_padding
     zoo: Zoo, family: str
 ) -> None:
     base = _packed(zoo, family)
-    encoder, decoder = base.model.get_encoder(), base.model.get_decoder()
-    output = base.model.get_output_embeddings()
+    encoder, decoder = base.weights.model.get_encoder(), base.weights.model.get_decoder()
+    output = base.weights.model.get_output_embeddings()
     with _watched(
         {"encoder": _first_product(encoder), "decoder": _first_product(decoder), "output": output}
     ) as seen:
@@ -89,7 +90,7 @@ def test_gradients_go_through_the_prompt_once_at_the_end_of_a_step(zoo: Zoo, fam
     prompts, came = _prompts(base), [0, 0]
     for index, prompt in enumerate(prompts):
         prompt[DECODER].register_hook(_counter(came, index))  # type: ignore[no-untyped-call]
-    step = base.step(prompts, COMMON)
+    step = base.training.step(prompts, COMMON)
     for _ in range(3):
         step.target_losses(_batch()).sum().backward()  # type: ignore[no-untyped-call]
     assert came == [0, 0]
@@ -123,7 +124,7 @@ def test_what_a_prompt_is_made_of_gets_its_gradient(zoo: Zoo) -> None:
 
 def _packed(zoo: Zoo, family: str) -> BaseModel:
     base = zoo.model(family)
-    assert base.trains_packed, "tried before anything is counted"
+    assert base.training.trains_packed, "tried before anything is counted"
     return base
 
 
@@ -153,7 +154,7 @@ def _layers(base: BaseModel) -> Sequence[Module]:
     count = base.checkpoint.config.get_text_config().num_hidden_layers
     (layers,) = (
         module
-        for module in base.model.modules()
+        for module in base.weights.model.modules()
         if isinstance(module, torch.nn.ModuleList) and len(module) == count
     )
     return list(layers)

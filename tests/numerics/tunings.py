@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from caikit_pt import GenerationTrainRecord
-from caikit_pt.base_model.frozen import BaseModel
+from caikit_pt.base_model.model import BaseModel
 from caikit_pt.settings import Settings
 from caikit_pt.soft_prompt.initializers import Start
 from caikit_pt.tuning.plan import TuningPlan, make_plan

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from caikit_pt.base_model.frozen import BaseModel
+from caikit_pt.base_model.model import BaseModel
 from caikit_pt.errors import BaseModelMismatch, CaikitPtError
 from caikit_pt.runtime.job import COMPLETED, QUEUED, Job
 from caikit_pt.runtime.job_folder import JobFolder, folders

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from caikit_pt.base_model.frozen import BaseModel
+from caikit_pt.base_model.model import BaseModel
 from caikit_pt.errors import InvalidParameter, TrainingInterrupted
 from caikit_pt.runtime.job_folder import JobFolder
 from caikit_pt.runtime.job_run import JobRun

@@ -22,7 +22,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from caikit_pt.base_model.frozen import BaseModel
+from caikit_pt.base_model.model import BaseModel
 from caikit_pt.client import CANCELED, COMPLETED, ERRORED, ServerError, TuningClient
 from caikit_pt.tuning.plan import make_plan
 from caikit_pt.tuning.tuner import tune

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from caikit.runtime.types.caikit_runtime_exception import CaikitRuntimeException
 
-from caikit_pt.base_model.frozen import BaseModel
+from caikit_pt.base_model.model import BaseModel
 from caikit_pt.base_model.pool import BaseModelPool
 from caikit_pt.errors import InvalidParameter, InvalidRecord, StateUnavailable, TooManyJobs
 from caikit_pt.module import PeftPromptTuning

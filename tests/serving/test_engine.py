@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from caikit_pt.base_model.batch import Batch, Prefill
-from caikit_pt.base_model.frozen import BaseModel, Row
+from caikit_pt.base_model.model import BaseModel
+from caikit_pt.base_model.row import Row
+from caikit_pt.base_model.serving.batch import Batch, Prefill
 from caikit_pt.errors import InvalidParameter, OutOfMemory, TooManyRequests, WaitedTooLong
 from caikit_pt.parameters.generation import GenerationParameters
 from caikit_pt.serving.engine import Engine, generate
@@ -28,7 +29,7 @@ def request(base: BaseModel, seed: int, **fields: Any) -> Request:
     rng = random.Random(seed)
     part = base.checkpoint.prompt_parts[0]
     ids = [rng.randrange(20, 400) for _ in range(rng.randrange(1, 9))]
-    prompt = SoftPrompt({part: base.embed(ids).float().cpu()})
+    prompt = SoftPrompt({part: base.weights.embed(ids).float().cpu()})
     asked: dict[str, Any] = {
         "max_new_tokens": rng.randrange(1, 14),
         "decoding_method": rng.choice(["GREEDY", "SAMPLING"]),
@@ -37,7 +38,7 @@ def request(base: BaseModel, seed: int, **fields: Any) -> Request:
     }
     text = " ".join(rng.choice(WORDS) for _ in range(rng.randrange(1, 24)))
     parameters = GenerationParameters.from_request({**asked, **fields}, None, {})
-    return Request(base, prompt, base.source_ids(text), parameters)
+    return Request(base.text, prompt, base.text.source_ids(text), parameters)
 
 
 def alone(base: BaseModel, seed: int, **fields: Any) -> list[int]:
@@ -71,9 +72,9 @@ def test_answers_are_the_same_in_any_company(base: BaseModel, seed: int) -> None
 def test_a_lone_greedy_answer_is_the_plain_one(base: BaseModel) -> None:
     one = request(base, 3, decoding_method="GREEDY", repetition_penalty=1.0, max_new_tokens=12)
     with torch.inference_mode():
-        decoding = base.start([one.row])
+        decoding = base.serving.start([one.row])
         expected = [int(decoding.logits[0].argmax())]
-        while len(expected) < 12 and expected[-1] not in base.end_ids:
+        while len(expected) < 12 and expected[-1] not in base.text.end_ids:
             decoding.advance(torch.tensor(expected[-1:]))
             expected.append(int(decoding.logits[0].argmax()))
     for _ in generate(base, [one]):
@@ -85,7 +86,7 @@ def test_a_model_that_fails_its_self_test_is_served_one_by_one(
     base: BaseModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = [alone(base, seed) for seed in range(4)]
-    monkeypatch.setitem(base.__dict__, "serves_batched", False)
+    monkeypatch.setitem(base.serving.__dict__, "serves_batched", False)
     read = spy_on_reading(base, monkeypatch)
     requests = [request(base, seed) for seed in range(4)]
     for _ in generate(base, requests):
@@ -101,14 +102,14 @@ def test_one_that_fails_fails_alone(base: BaseModel, monkeypatch: pytest.MonkeyP
     """Reading any micro-batch with the bad row fails: the others are answered nevertheless."""
     expected = [alone(base, seed) for seed in range(6)]
     requests = [request(base, seed) for seed in range(6)]
-    prefill = base.prefill
+    prefill = base.serving.prefill
 
     def failing(rows: Sequence[Row]) -> Prefill:
         if any(row.prompt is requests[2].row.prompt for row in rows):
             raise RuntimeError("bad row")
         return prefill(rows)
 
-    monkeypatch.setattr(base, "prefill", failing)
+    monkeypatch.setattr(base.serving, "prefill", failing)
     engine = Engine(base, Limits())
     generations = [engine.submit(each) for each in requests]
     finish(engine)
@@ -153,7 +154,7 @@ def test_one_row_that_does_not_fit_is_told_so(base: BaseModel, monkeypatch: pyte
     engine = Engine(base, Limits())
     generations = [engine.submit(request(base, seed)) for seed in range(3)]
     with monkeypatch.context() as patch:
-        patch.setattr(base, "prefill", full)
+        patch.setattr(base.serving, "prefill", full)
         finish(engine)
     for generation in generations:
         with pytest.raises(OutOfMemory, match="not even alone"):
@@ -224,7 +225,7 @@ def test_time_that_is_over_before_the_turn_ends_the_answer(base: BaseModel) -> N
 
 
 def test_what_can_never_fit_is_refused_at_once(base: BaseModel) -> None:
-    engine = Engine(base, Limits(kv_bytes=100 * base.position_bytes))
+    engine = Engine(base, Limits(kv_bytes=100 * base.serving.position_bytes))
     with pytest.raises(InvalidParameter, match=r"max_new_tokens: 500 .* at most 100 positions"):
         engine.submit(request(base, 1, max_new_tokens=500))
     assert engine.submit(request(base, 1, max_new_tokens=40)).request.most_positions <= 100
@@ -233,7 +234,7 @@ def test_what_can_never_fit_is_refused_at_once(base: BaseModel) -> None:
 def test_keys_and_values_stay_within_their_room(base: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """All rows of a batch have room for as many positions as the longest may need."""
     room = 200
-    engine = Engine(base, Limits(kv_bytes=room * base.position_bytes))
+    engine = Engine(base, Limits(kv_bytes=room * base.serving.position_bytes))
     generations = [engine.submit(request(base, seed, max_new_tokens=20)) for seed in range(12)]
     while engine.busy:
         engine.step()
@@ -253,23 +254,25 @@ def test_reading_never_holds_running_rows_up_for_longer_than_allowed(
     engine.submit(request(llama, 1, max_new_tokens=60, min_new_tokens=60))
     engine.step()
     parameters = GenerationParameters(max_new_tokens=3)
-    long = Request(llama, request(llama, 2).prompt, [30 + number % 300 for number in range(600)], parameters)
+    long = Request(
+        llama.text, request(llama, 2).prompt, [30 + number % 300 for number in range(600)], parameters
+    )
     generation = engine.submit(long)
     read: list[int] = []
-    forward = llama.model.forward
+    forward = llama.weights.model.forward
 
     def spy(*arguments: Any, **fields: Any) -> Any:
         read.append(fields["inputs_embeds"].shape[1])
         return forward(*arguments, **fields)
 
-    monkeypatch.setattr(llama.model, "forward", spy)
+    monkeypatch.setattr(llama.weights.model, "forward", spy)
     finish(engine)
     assert max(read) <= 64
     pieces = [number for number, count in enumerate(read) if count > 1]
     assert len(pieces) >= 600 // 64
     assert all(later - earlier >= 2 for earlier, later in pairwise(pieces))
     monkeypatch.undo()
-    whole = Request(llama, long.prompt, list(long.row.ids), parameters)
+    whole = Request(llama.text, long.prompt, list(long.row.ids), parameters)
     for _ in generate(llama, [whole]):
         pass
     assert generation.result().generated == whole.generated
@@ -280,15 +283,15 @@ def test_texts_of_like_length_are_read_together(llama: BaseModel, monkeypatch: p
     engine = Engine(llama, Limits(read_positions=64))
     for length in (30, 5, 31, 6, 5, 7):
         one = request(llama, length)
-        engine.submit(Request(llama, one.prompt, [40] * length, one.parameters))
+        engine.submit(Request(llama.text, one.prompt, [40] * length, one.parameters))
     lengths: list[list[int]] = []
-    prefill = llama.prefill
+    prefill = llama.serving.prefill
 
     def spy(rows: Sequence[Row]) -> Prefill:
         lengths.append(sorted(len(row.ids) for row in rows))
         return prefill(rows)
 
-    monkeypatch.setattr(llama, "prefill", spy)
+    monkeypatch.setattr(llama.serving, "prefill", spy)
     finish(engine)
     assert lengths == [[30, 31], [5, 5, 6, 7]]
 
@@ -303,19 +306,19 @@ def broken(*_: Any) -> None:
 def spy_on_reading(base: BaseModel, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The number of rows of each micro-batch that is read from now on."""
     read: list[int] = []
-    prefill: Callable[[Sequence[Row]], Prefill] = base.prefill
+    prefill: Callable[[Sequence[Row]], Prefill] = base.serving.prefill
 
     def spy(rows: Sequence[Row]) -> Prefill:
         read.append(len(rows))
         return prefill(rows)
 
-    monkeypatch.setattr(base, "prefill", spy)
+    monkeypatch.setattr(base.serving, "prefill", spy)
     return read
 
 
 def fail_once_after(base: BaseModel, steps: int, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps of batches that are made from now on fail once, in the middle of the model."""
-    new_batch = base.new_batch
+    new_batch = base.serving.new_batch
     left = [steps]
 
     def made() -> Batch:
@@ -332,4 +335,4 @@ def fail_once_after(base: BaseModel, steps: int, error: Exception, monkeypatch: 
         monkeypatch.setattr(batch, "advance", failing)
         return batch
 
-    monkeypatch.setattr(base, "new_batch", made)
+    monkeypatch.setattr(base.serving, "new_batch", made)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from caikit_pt.base_model.frozen import BaseModel
+from caikit_pt.base_model.model import BaseModel
 from caikit_pt.errors import InvalidParameter
 from caikit_pt.parameters.generation import GENERATION_PARAMETERS, GenerationParameters
 from caikit_pt.serving import sampler
@@ -23,13 +23,13 @@ def prompt_for(base: BaseModel, tokens: int = 5) -> SoftPrompt:
     """Word embeddings in a random order: far from tuned, near enough to words."""
     part = base.checkpoint.prompt_parts[0]
     ids = torch.randint(20, 400, (tokens,), generator=torch.Generator().manual_seed(2)).tolist()
-    return SoftPrompt({part: base.embed(ids).float().cpu()})
+    return SoftPrompt({part: base.weights.embed(ids).float().cpu()})
 
 
 def answer(base: BaseModel, text: str = TEXT, **request: Any) -> Request:
     decay = request.pop("decay", None)
     parameters = GenerationParameters.from_request({"preserve_input_text": False, **request}, decay, {})
-    answered = Request(base, prompt_for(base), text_ids(base, text, parameters), parameters)
+    answered = Request(base.text, prompt_for(base), text_ids(base.text, text, parameters), parameters)
     for _ in generate(base, [answered]):
         pass
     return answered
@@ -49,14 +49,14 @@ def test_max_and_min_new_tokens(base: BaseModel) -> None:
     assert (len(short.generated), short.finish_reason) == (3, FinishReason.MAX_TOKENS)
     long = answer(base, max_new_tokens=30, min_new_tokens=12)
     assert len(long.generated) >= 12
-    assert not base.end_ids & set(long.generated[:12])
+    assert not base.text.end_ids & set(long.generated[:12])
 
 
 def test_the_end_token_ends_an_answer_and_counts(base: BaseModel) -> None:
     answered = answer(base, max_new_tokens=40)
     assert answered.finish_reason is FinishReason.EOS_TOKEN
-    assert answered.generated[-1] in base.end_ids
-    assert answered.text == base.tokenizer.decode(answered.generated, skip_special_tokens=True)
+    assert answered.generated[-1] in base.text.end_ids
+    assert answered.text == base.text.tokenizer.decode(answered.generated, skip_special_tokens=True)
 
 
 def test_the_context_ends_an_answer(llama: BaseModel) -> None:
@@ -70,11 +70,11 @@ def test_the_context_ends_an_answer(llama: BaseModel) -> None:
 
 
 def test_truncation_keeps_the_last_tokens_and_the_one_that_begins(base: BaseModel) -> None:
-    whole = base.source_ids(TEXT)
+    whole = base.text.source_ids(TEXT)
     ids = list(answer(base, truncate_input_tokens=4).row.ids)
     assert len(ids) == 4
     assert ids[-3:] == whole[-3:]
-    if whole[0] == base.tokenizer.bos_token_id:
+    if whole[0] == base.text.tokenizer.bos_token_id:
         assert ids[0] == whole[0]
     assert list(answer(base, truncate_input_tokens=500).row.ids) == whole
 
@@ -82,18 +82,20 @@ def test_truncation_keeps_the_last_tokens_and_the_one_that_begins(base: BaseMode
 def test_a_long_text_is_cut_before_it_is_tokenised(base: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that is truncated, and one that can't fit into the context. The tokens are those of the whole."""
     text = "".join(f"ticket {number}: the kettle broke. " for number in range(5_000))
-    whole = base.source_ids(text)
-    real, read = base.source_ids, list[int]()
+    whole = base.text.source_ids(text)
+    real, read = base.text.source_ids, list[int]()
 
     def counted(given: str) -> list[int]:
         read.append(len(given))
         return real(given)
 
-    monkeypatch.setattr(base, "source_ids", counted)
-    last = text_ids(base, text, GenerationParameters.from_request({"truncate_input_tokens": 30}, None, {}))
-    assert last == base.keep_last(whole, 30)
+    monkeypatch.setattr(base.text, "source_ids", counted)
+    last = text_ids(
+        base.text, text, GenerationParameters.from_request({"truncate_input_tokens": 30}, None, {})
+    )
+    assert last == base.text.keep_last(whole, 30)
     assert max(read) < len(text) / 10
-    if base.context_length:
+    if base.text.context_length:
         with pytest.raises(InvalidParameter, match=r"text: 'at least \d+ tokens'"):
             answer(base, text)
         assert max(read) < len(text) / 2
@@ -137,17 +139,17 @@ def test_a_seed_gives_the_same_answer_alone_and_in_company(base: BaseModel) -> N
     assert answer(base, **{**request, "seed": 8}).generated != alone
     rows = [
         Request(
-            base,
+            base.text,
             prompt_for(base, 3 + n),
-            base.source_ids(text),
+            base.text.source_ids(text),
             GenerationParameters.from_request(asked, None, {}),
         )
         for n, (text, asked) in enumerate([("hi", {}), (TEXT, request), ("a longer text " * 5, request)])
     ]
     rows[1] = Request(
-        base,
+        base.text,
         prompt_for(base),
-        base.source_ids(TEXT),
+        base.text.source_ids(TEXT),
         GenerationParameters.from_request(request, None, {}),
     )
     for _ in generate(base, rows):
@@ -183,9 +185,9 @@ def test_what_is_told_of_the_text(llama: BaseModel, t5: BaseModel) -> None:
     answered = answer(llama, **request)
     tokens = input_tokens(answered, llama)
     assert len(tokens) == len(answered.row.ids)
-    row = llama.join(answered.row.prompt["DECODER"], answered.row.ids)[None]
+    row = llama.weights.join(answered.row.prompt["DECODER"], answered.row.ids)[None]
     with torch.no_grad():
-        logits = llama.model(inputs_embeds=row).logits[0].log_softmax(-1)[4:-1]
+        logits = llama.weights.model(inputs_embeds=row).logits[0].log_softmax(-1)[4:-1]
     expected = [float(logits[at, token]) for at, token in enumerate(answered.row.ids)]
     assert [token.logprob for token in tokens] == pytest.approx(expected, abs=1e-4)
     assert all(token.logprob is None for token in input_tokens(answer(t5, **request), t5))

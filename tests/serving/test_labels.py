@@ -10,7 +10,7 @@ from typing import cast
 
 import pytest
 
-from caikit_pt.base_model.text import TextSide
+from caikit_pt.base_model.text.side import TextSide
 from caikit_pt.serving.labels import Labels, LabelSearch
 
 END = 0

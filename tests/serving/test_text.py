@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from caikit_pt.base_model.frozen import BaseModel
+from caikit_pt.base_model.model import BaseModel
 from caikit_pt.serving.text import Detokenizer, StopSequences
 
 TEXTS = (
@@ -22,25 +22,25 @@ TEXTS = (
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_parts_joined_are_the_whole(base: BaseModel, text: str) -> None:
-    ids = base.target_ids(text)
-    detokenizer = Detokenizer(base.tokenizer)
+    ids = base.text.target_ids(text)
+    detokenizer = Detokenizer(base.text.tokenizer)
     parts = [detokenizer.push(token) for token in ids]
-    assert "".join(parts) + detokenizer.flush() == base.tokenizer.decode(ids, skip_special_tokens=True)
+    assert "".join(parts) + detokenizer.flush() == base.text.tokenizer.decode(ids, skip_special_tokens=True)
     assert not any("\ufffd" in part for part in parts)
 
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_with_context_the_answer_continues_the_text(llama: BaseModel, text: str) -> None:
-    context, ids = llama.source_ids("It says:"), llama.target_ids(text)
-    detokenizer = Detokenizer(llama.tokenizer, context)
+    context, ids = llama.text.source_ids("It says:"), llama.text.target_ids(text)
+    detokenizer = Detokenizer(llama.text.tokenizer, context)
     joined = "".join([detokenizer.push(token) for token in ids]) + detokenizer.flush()
-    assert f"It says:{joined}" == llama.tokenizer.decode([*context, *ids], skip_special_tokens=True)
+    assert f"It says:{joined}" == llama.text.tokenizer.decode([*context, *ids], skip_special_tokens=True)
 
 
 def test_bytes_that_never_become_a_character_are_shown_at_the_end(llama: BaseModel) -> None:
-    ids = llama.target_ids("\U00013000")
+    ids = llama.text.target_ids("\U00013000")
     assert len(ids) > 1, "the tokenizer knows this one whole"
-    detokenizer = Detokenizer(llama.tokenizer)
+    detokenizer = Detokenizer(llama.text.tokenizer)
     assert "".join(detokenizer.push(token) for token in ids[:-1]).strip() == ""
     assert "\ufffd" in detokenizer.flush()
 

@@ -19,8 +19,8 @@ import torch
 from caikit.runtime.types.caikit_runtime_exception import CaikitRuntimeException
 
 from caikit_pt import PeftPromptTuning
-from caikit_pt.base_model.checkpoint import locate
-from caikit_pt.base_model.frozen import BaseModel
+from caikit_pt.base_model.loading.checkpoint import locate
+from caikit_pt.base_model.model import BaseModel
 from caikit_pt.errors import (
     BackendMismatch,
     BackendUnavailable,
@@ -37,7 +37,7 @@ from caikit_pt.serving.backends import backend_for, base_for
 from caikit_pt.serving.generation import Generation
 from caikit_pt.serving.labels import Labels
 from caikit_pt.serving.request import FinishReason, Request, text_ids
-from caikit_pt.serving.vllm_text import VllmText
+from caikit_pt.serving.vllm_text import VllmModel, VllmText
 from caikit_pt.settings import Remote, Settings
 from caikit_pt.soft_prompt.artifact import TunedPrompt
 from caikit_pt.soft_prompt.prompt import SoftPrompt
@@ -157,22 +157,27 @@ def settings(fake: Fake, **more: Any) -> Settings:
     return Settings(base_models_dir=str(BASE_MODELS), backends=(remote,), **more)
 
 
-def text_side(fake: Fake, name: str = LLAMA, **more: Any) -> VllmText:
+def remote(fake: Fake, name: str = LLAMA, **more: Any) -> VllmModel:
     now = settings(fake, **more)
-    base = base_for(locate(name, now), now)
-    assert isinstance(base, VllmText)
-    return base
+    model = base_for(locate(name, now), now)
+    assert isinstance(model, VllmModel)
+    return model
+
+
+def text_side(fake: Fake) -> VllmText:
+    return remote(fake).text
 
 
 def submit(
     fake: Fake, text: str = TEXT, prompt: SoftPrompt = PROMPT, now: Any = None, **request: Any
 ) -> Generation:
     now = now or {}
-    base = text_side(fake, **now)
+    model = remote(fake, **now)
     decay = request.pop("decay", None)
     parameters = GenerationParameters.from_request(request, decay, {})
-    answered = Request(base, prompt, text_ids(base, text, parameters), parameters, prefix=text)
-    return backend_for(base, settings(fake, **now)).submit(answered)
+    ids = text_ids(model.text, text, parameters)
+    answered = Request(model.text, prompt, ids, parameters, prefix=text)
+    return backend_for(model, settings(fake, **now)).submit(answered)
 
 
 def answer(fake: Fake, text: str = TEXT, **request: Any) -> Request:
@@ -189,8 +194,7 @@ def asked(fake: Fake, **request: Any) -> dict[str, Any]:
 
 
 def test_no_weight_is_loaded(fake: Fake) -> None:
-    assert not isinstance(text_side(fake), BaseModel)
-    assert text_side(fake) is not None
+    assert not isinstance(remote(fake), BaseModel)
 
 
 def test_prompt_and_text_are_one_message(fake: Fake) -> None:
@@ -345,15 +349,15 @@ def test_every_parameter_is_translated_done_here_or_refused(
 
 @pytest.mark.parametrize("text", [TEXT, "  two\n\nlines ", "Zürich 漢字 🙂", "</s> in <s> between", "9" * 40])
 def test_the_text_becomes_the_same_tokens(fake: Fake, llama: BaseModel, text: str) -> None:
-    assert list(answer(fake, text).row.ids) == llama.source_ids(text)
+    assert list(answer(fake, text).row.ids) == llama.text.source_ids(text)
 
 
 @pytest.mark.parametrize("limit", range(4, 14))
 def test_a_cut_falls_where_text_can_begin(fake: Fake, llama: BaseModel, limit: int) -> None:
-    whole = llama.source_ids(TEXT)
+    whole = llama.text.source_ids(TEXT)
     ids = list(answer(fake, truncate_input_tokens=limit).row.ids)
     assert len(ids) <= limit
-    assert ids[0] == llama.tokenizer.bos_token_id
+    assert ids[0] == llama.text.tokenizer.bos_token_id
     assert ids[1:] == whole[-len(ids) + 1 :]
 
 
@@ -390,7 +394,7 @@ def test_only_sound_prompts_are_sent(fake: Fake, tensors: dict[str, torch.Tensor
 
 def test_a_model_with_an_encoder_is_refused(fake: Fake) -> None:
     with pytest.raises(InvalidParameter, match="decoder-only"):
-        text_side(fake, T5)
+        remote(fake, T5)
 
 
 # ---- what comes back ----
@@ -399,7 +403,7 @@ def test_a_model_with_an_encoder_is_refused(fake: Fake) -> None:
 def test_the_answer(fake: Fake, llama: BaseModel) -> None:
     answered = answer(fake, max_new_tokens=3)
     context = answered.row.ids
-    whole = llama.tokenizer.decode([*context, *fake.says], skip_special_tokens=True)
+    whole = llama.text.tokenizer.decode([*context, *fake.says], skip_special_tokens=True)
     assert answered.generated == fake.says
     assert answered.text == whole
     assert answered.finish_reason is FinishReason.MAX_TOKENS
@@ -426,7 +430,7 @@ def test_why_it_ends(
 
 def test_a_stop_sequence_ends_it_here_and_there(fake: Fake, llama: BaseModel) -> None:
     fake.says, fake.pause = [300, *[301] * 500], 0.01
-    stop = llama.tokenizer.decode([301]).strip()
+    stop = llama.text.tokenizer.decode([301]).strip()
     answered = answer(fake, max_new_tokens=1000, stop_sequences=[stop])
     assert answered.finish_reason is FinishReason.STOP_SEQUENCE
     assert answered.text.endswith(stop)
@@ -437,15 +441,15 @@ def test_a_stop_sequence_ends_it_here_and_there(fake: Fake, llama: BaseModel) ->
 def test_what_is_told_of_tokens(fake: Fake, llama: BaseModel) -> None:
     tokens = answer(fake, max_new_tokens=3, generated_tokens=True, token_logprobs=True).tokens
     assert [token.logprob for token in tokens] == [0.0, -0.5, -1.0]
-    assert [token.text for token in tokens] == llama.tokenizer.convert_ids_to_tokens(fake.says)
+    assert [token.text for token in tokens] == llama.text.tokenizer.convert_ids_to_tokens(fake.says)
     tokens = answer(fake, max_new_tokens=3, generated_tokens=True).tokens
     assert [token.logprob for token in tokens] == [None, None, None]
 
 
 def test_what_is_told_of_the_text(fake: Fake) -> None:
-    base = text_side(fake)
+    model, base = remote(fake), text_side(fake)
     answered = answer(fake, input_tokens=True)
-    told = backend_for(base, settings(fake)).input_tokens(answered)
+    told = backend_for(model, settings(fake)).input_tokens(answered)
     assert [token.text for token in told] == base.tokenizer.convert_ids_to_tokens(list(answered.row.ids))
 
 
@@ -485,7 +489,7 @@ def test_through_the_face_that_caikit_sees(
     assert len(result.input_tokens) == result.input_token_count
     streamed = list(model.run_stream_out(TEXT, max_new_tokens=3))
     assert "".join(part.generated_text for part in streamed) == result.generated_text
-    assert model.run_tokenizer(TEXT).token_count == len(llama.target_ids(TEXT))
+    assert model.run_tokenizer(TEXT).token_count == len(llama.text.target_ids(TEXT))
     fake.refuses = (503, "loading")
     with pytest.raises(CaikitRuntimeException) as raised:
         model.run(TEXT)
@@ -568,8 +572,8 @@ def test_a_server_with_other_models(fake: Fake) -> None:
 
 
 def test_one_text_side_for_all_prompts(fake: Fake) -> None:
-    first = text_side(fake)
-    assert text_side(fake) is first
+    first = remote(fake)
+    assert remote(fake) is first
 
 
 def test_other_base_models_stay_here(fake: Fake, llama: BaseModel) -> None:
@@ -580,13 +584,13 @@ def test_other_base_models_stay_here(fake: Fake, llama: BaseModel) -> None:
 
 def test_a_prompt_of_such_a_model_is_evaluated_by_its_answers(fake: Fake) -> None:
     """Without losses and without the untuned base, which is said."""
-    base = text_side(fake)
+    model, base = remote(fake), text_side(fake)
     fake.says = [*base.target_ids("good"), base.end_id]
     fake.reason = "stop"
     tuned = Contender(
         model_name="mood",
-        base=base,
-        backend=backend_for(base, settings(fake)),
+        base=model,
+        backend=backend_for(model, settings(fake)),
         prompt=PROMPT,
         verbalizer=Verbalizer("{{input}}"),
     )

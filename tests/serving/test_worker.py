@@ -10,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from caikit_pt.base_model.checkpoint import locate
-from caikit_pt.base_model.frozen import BaseModel
+from caikit_pt.base_model.loading.checkpoint import locate
+from caikit_pt.base_model.model import BaseModel
 from caikit_pt.base_model.pool import load
 from caikit_pt.serving.engine import Engine
 from caikit_pt.serving.request import FinishReason

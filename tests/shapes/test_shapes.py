@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from caikit_pt import GenerationTrainRecord
-from caikit_pt.base_model.checkpoint import locate
+from caikit_pt.base_model.loading.checkpoint import locate
 from caikit_pt.base_model.pool import load
 from caikit_pt.errors import InvalidParameter
 from caikit_pt.module import PeftPromptTuning
@@ -81,8 +81,8 @@ def _outcome(kind: str, root: Path) -> str:
     base = load(plan.checkpoint, "float32", "cpu")
     model = PeftPromptTuning(tune(plan, base), base)
     model.run("w1 w2", max_new_tokens=3)
-    packed = "packed" if base.trains_packed else "padded"
-    served = "in batches" if base.serves_batched else "one request at a time"
+    packed = "packed" if base.training.trains_packed else "padded"
+    served = "in batches" if base.serving.serves_batched else "one request at a time"
     gc.collect()
     return f"trains {packed}, served {served}"
 

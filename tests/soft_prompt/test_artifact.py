@@ -16,7 +16,7 @@ from caikit.runtime.types.caikit_runtime_exception import CaikitRuntimeException
 from safetensors.torch import load_file, save_file
 
 from caikit_pt import PeftPromptTuning
-from caikit_pt.base_model.frozen import BaseModel
+from caikit_pt.base_model.model import BaseModel
 from caikit_pt.base_model.pool import POOL
 from caikit_pt.soft_prompt import publication
 from caikit_pt.soft_prompt.artifact import TunedPrompt

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from caikit_pt.base_model.frozen import BaseModel
+from caikit_pt.base_model.model import BaseModel
 from caikit_pt.errors import BaseModelMismatch, InvalidParameter
 from caikit_pt.soft_prompt.artifact import TunedPrompt
 from caikit_pt.soft_prompt.initial import InitialPrompt, Predecessor, published

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from caikit_pt.base_model.frozen import BaseModel
+from caikit_pt.base_model.model import BaseModel
 from caikit_pt.errors import InvalidParameter
 from caikit_pt.soft_prompt.artifact import write
 from caikit_pt.soft_prompt.initializers import initial_prompt

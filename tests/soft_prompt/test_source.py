@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from caikit_pt.base_model.checkpoint import Checkpoint
+from caikit_pt.base_model.loading.checkpoint import Checkpoint
 from caikit_pt.errors import InvalidSourcePrompt
 from caikit_pt.settings import Settings
 from caikit_pt.soft_prompt.source import find_source

@@ -13,7 +13,7 @@ from caikit.runtime.types.caikit_runtime_exception import CaikitRuntimeException
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from caikit_pt import GenerationTrainRecord, PeftPromptTuning, TuningConfig
-from caikit_pt.base_model.frozen import BaseModel
+from caikit_pt.base_model.model import BaseModel
 from caikit_pt.errors import TrainingDiverged
 from tests.tracking.test_recorder import Tracker
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from caikit_pt.base_model.budget import Budget, budget_for
-from caikit_pt.base_model.frozen import BaseModel, TrainingBatch
+from caikit_pt.base_model.model import BaseModel
+from caikit_pt.base_model.row import TrainingBatch
 from caikit_pt.parameters.tuning import DECODER, ENCODER
 from caikit_pt.tuning.batches import Pass, passes, updates_per_epoch, windows
 
@@ -74,9 +75,9 @@ def test_windows_by_length_come_in_no_order_of_length() -> None:
 def test_passes_have_every_row_once_and_keep_to_the_budget(
     base: BaseModel, packed: bool, positions: int, tokens: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(base, "trains_packed", packed)
+    monkeypatch.setattr(base.training, "trains_packed", packed)
     batch, prompts = _batch(), _prompts(base)
-    cut = passes(batch, base, prompts, Budget(positions, tokens * base.vocabulary))
+    cut = passes(batch, base, prompts, Budget(positions, tokens * base.weights.vocabulary))
     assert sorted(row for part in cut for row in part.rows) == list(range(len(batch.sources)))
     for part in cut:
         _assert_holds(part, batch)
@@ -94,7 +95,7 @@ def test_passes_are_as_full_as_the_budget_allows(
     base: BaseModel, packed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first row of a pass had no room in the one before."""
-    monkeypatch.setattr(base, "trains_packed", packed)
+    monkeypatch.setattr(base.training, "trains_packed", packed)
     batch, prompts = _batch(), _prompts(base)
     cut = passes(batch, base, prompts, Budget(100, HUGE))
     for part, following in pairwise(cut):
@@ -137,7 +138,7 @@ def _prompts(base: BaseModel) -> list[dict[str, torch.Tensor]]:
 
 def _cost(base: BaseModel, batch: TrainingBatch, prompts: list[dict[str, torch.Tensor]], row: int) -> int:
     owner = prompts[batch.prompts[row]]
-    return base.positions(len(batch.sources[row]), len(batch.targets[row]), owner)
+    return base.training.positions(len(batch.sources[row]), len(batch.targets[row]), owner)
 
 
 def _total(sizes: list[int], packed: bool) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from caikit_pt.base_model.frozen import BaseModel
+from caikit_pt.base_model.model import BaseModel
 from caikit_pt.tuning.candidate import Candidate
 
 from .training import plan

@@ -9,7 +9,7 @@ import pytest
 import torch
 from caikit.interfaces.nlp.data_model import ClassificationTrainRecord
 
-from caikit_pt.base_model.frozen import BaseModel
+from caikit_pt.base_model.model import BaseModel
 from caikit_pt.soft_prompt.prompt import SoftPrompt
 from caikit_pt.tuning.estimate import Estimate
 from caikit_pt.tuning.learner import Learner, gradients

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from caikit_pt.base_model.frozen import BaseModel
+from caikit_pt.base_model.model import BaseModel
 from caikit_pt.errors import TrainingInterrupted
 from caikit_pt.soft_prompt.initial import Predecessor
 from caikit_pt.soft_prompt.prompt import SoftPrompt

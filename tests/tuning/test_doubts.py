@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from caikit_pt.base_model.frozen import BaseModel
+from caikit_pt.base_model.model import BaseModel
 from caikit_pt.tuning.candidate import Candidate, Point
 from caikit_pt.tuning.doubts import Doubts
 

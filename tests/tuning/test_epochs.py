@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from caikit_pt.base_model.frozen import BaseModel
+from caikit_pt.base_model.model import BaseModel
 from caikit_pt.tuning.epochs import Epochs
 from caikit_pt.tuning.examples import make_examples
 
@@ -14,7 +14,9 @@ from .training import PAIRS, plan
 def epochs_of(base: BaseModel, by_length: bool = False) -> Epochs:
     """Three epochs of seven examples, in windows of three."""
     planned = plan(base, PAIRS[:7], num_epochs=3, batch_size=3)
-    return Epochs(make_examples(planned.records, base, planned.parameters), planned.parameters, by_length)
+    return Epochs(
+        make_examples(planned.records, base.text, planned.parameters), planned.parameters, by_length
+    )
 
 
 def test_every_example_is_in_every_epoch(llama: BaseModel) -> None:

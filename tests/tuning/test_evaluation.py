@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from caikit_pt.base_model.frozen import BaseModel
+from caikit_pt.base_model.model import BaseModel
 from caikit_pt.errors import InvalidParameter, InvalidRecord, TooManyRequests, WaitedTooLong
 from caikit_pt.parameters.generation import GenerationParameters
 from caikit_pt.serving.backend import Backend
@@ -40,13 +40,13 @@ class Scripted(Backend):
 
     def __init__(self, base: BaseModel, answers: Mapping[str, str]) -> None:
         self.base, self.requests = base, 0
-        self.known = {tuple(base.source_ids(text)): answer for text, answer in answers.items()}
+        self.known = {tuple(base.text.source_ids(text)): answer for text, answer in answers.items()}
 
     def submit(self, request: Request) -> Generation:
         self.requests += 1
         generation = Generation(request)
         answer = self.known[tuple(request.row.ids)] if request.row.prompt else ""
-        for token in [*self.base.target_ids(answer), self.base.end_id]:
+        for token in [*self.base.text.target_ids(answer), self.base.text.end_id]:
             if not request.finished:
                 request.extend(token, None)
         generation.tell()
@@ -71,7 +71,9 @@ def contender(
         model_name=name,
         base=base,
         backend=backend or backend_for(base, SETTINGS),
-        prompt=SoftPrompt({part: base.embed(base.source_ids("the kettle is good")).float().cpu()}),
+        prompt=SoftPrompt(
+            {part: base.weights.embed(base.text.source_ids("the kettle is good")).float().cpu()}
+        ),
         verbalizer=Verbalizer(verbalizer),
     )
 
@@ -149,9 +151,9 @@ def test_losses_are_those_of_the_plain_model(base: BaseModel) -> None:
     report = evaluated(scripted(base, ANSWERS)).report()
     sums, counts = [], []
     for record in RECORDS:
-        ids = base.source_ids(record["input"])
-        target = [*base.target_ids(record["output"]), base.end_id]
-        logits = base.plain_logits(ids, target[:-1]).float()
+        ids = base.text.source_ids(record["input"])
+        target = [*base.text.target_ids(record["output"]), base.text.end_id]
+        logits = base.serving.plain_logits(ids, target[:-1]).float()
         sums.append(float(torch.nn.functional.cross_entropy(logits, torch.tensor(target), reduction="sum")))
         counts.append(len(target))
     untuned = report["scores"]["untuned"]
@@ -170,19 +172,22 @@ def test_answers_are_those_that_are_served(base: BaseModel) -> None:
     records = [*RECORDS, {"input": "word " * 40, "output": "good"}]
     for truncated in (0, 5):
         evaluation = evaluated(tuned, records, truncate_input_tokens=truncated)
-        longest = max(len(base.target_ids(output)) for output in OUTPUTS) + 1
+        longest = max(len(base.text.target_ids(output)) for output in OUTPUTS) + 1
         for record, answer in zip(records, evaluation._answers["tuned"].texts, strict=True):
             parameters = GenerationParameters(
                 max_new_tokens=longest + 1, truncate_input_tokens=truncated, preserve_input_text=False
             )
-            ids = base.source_ids(f"It says {record['input']}")
-            ids = base.keep_last(ids, truncated) if truncated else ids
-            assert tuned.backend.submit(Request(base, tuned.prompt, ids, parameters)).result().text == answer
+            ids = base.text.source_ids(f"It says {record['input']}")
+            ids = base.text.keep_last(ids, truncated) if truncated else ids
+            assert (
+                tuned.backend.submit(Request(base.text, tuned.prompt, ids, parameters)).result().text
+                == answer
+            )
 
 
 def test_answers_that_are_confined_to_labels(base: BaseModel) -> None:
     """Also those of the untuned base; a label that the prompt wasn't tuned for is never answered."""
-    labels = Labels(base, ["good", "bad", "awful"], "", 10)
+    labels = Labels(base.text, ["good", "bad", "awful"], "", 10)
     records = [*RECORDS, {"input": "number 10", "output": "strange"}]
     evaluation = evaluated(replace(contender(base), labels=labels), records)
     report = evaluation.report()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from caikit_pt.base_model.frozen import BaseModel
+from caikit_pt.base_model.model import BaseModel
 from caikit_pt.tuning.estimate import Estimate
 from caikit_pt.tuning.exams import Validated
 from caikit_pt.tuning.tuner import tune

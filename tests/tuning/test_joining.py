@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 import torch
 
-from caikit_pt.base_model.frozen import BaseModel, TrainingBatch
+from caikit_pt.base_model.model import BaseModel
 from caikit_pt.base_model.pool import POOL
+from caikit_pt.base_model.row import TrainingBatch
 from caikit_pt.soft_prompt.artifact import TunedPrompt
 from caikit_pt.tuning import joining
 from caikit_pt.tuning.candidate import Candidate
@@ -51,8 +52,8 @@ def typed(base: BaseModel, request: pytest.FixtureRequest) -> BaseModel:
 
 def rounding(base: BaseModel) -> float:
     """That of a loss under `base`."""
-    of_family = ROUNDING if base.continues_text else ROUNDING_OF_T5
-    return of_family[str(base.dtype).removeprefix("torch.")]
+    of_family = ROUNDING if base.text.continues_text else ROUNDING_OF_T5
+    return of_family[str(base.weights.dtype).removeprefix("torch.")]
 
 
 class Steps:
@@ -60,14 +61,14 @@ class Steps:
 
     def __init__(self, base: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
         self.prompts: list[int] = []
-        step = base.step
+        step = base.training.step
 
         def counted(prompts: Any, common: Any = ()) -> Any:
             if torch.is_grad_enabled():
                 self.prompts.append(len(prompts))
             return step(prompts, common)
 
-        monkeypatch.setattr(base, "step", counted)
+        monkeypatch.setattr(base.training, "step", counted)
 
 
 @pytest.fixture
@@ -113,7 +114,7 @@ def test_joined_jobs_have_the_results_that_they_have_alone(
 def test_gradients_of_learners_in_one_step_are_those_of_each(typed: BaseModel) -> None:
     base = typed
     plans = [plan(base, **job) for job in JOBS]
-    examples = [make_examples(planned.records, base, planned.parameters) for planned in plans]
+    examples = [make_examples(planned.records, base.text, planned.parameters) for planned in plans]
     batches = [of.batch(range(1, 3 + number)) for number, of in enumerate(examples)]
     learners = [Candidate.begin(base, planned.parameters, None, 1).learner for planned in plans]
     losses = [float(gradients(base, [one], [batch])[0]) for one, batch in zip(learners, batches, strict=True)]
@@ -126,7 +127,7 @@ def test_gradients_of_learners_in_one_step_are_those_of_each(typed: BaseModel) -
 
 def test_a_prompt_of_no_numbers_harms_nobody_beside_it(base: BaseModel) -> None:
     planned = plan(base)
-    batch = make_examples(planned.records, base, planned.parameters).batch(range(4))
+    batch = make_examples(planned.records, base.text, planned.parameters).batch(range(4))
     good, bad = (Candidate.begin(base, planned.parameters, None, 1).learner for _ in range(2))
     (expected,) = gradients(base, [good], [batch])
     alone = _gradients_of([good])

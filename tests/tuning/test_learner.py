@@ -10,8 +10,8 @@ import torch
 from transformers.optimization import Adafactor
 
 from caikit_pt.base_model.budget import Budget
-from caikit_pt.base_model.checkpoint import locate
-from caikit_pt.base_model.frozen import BaseModel
+from caikit_pt.base_model.loading.checkpoint import locate
+from caikit_pt.base_model.model import BaseModel
 from caikit_pt.base_model.pool import POOL
 from caikit_pt.errors import TrainingDiverged
 from caikit_pt.tuning.examples import make_examples
@@ -39,14 +39,14 @@ KINDS: dict[str, dict[str, Any]] = {
 def test_a_loss_and_its_gradient_are_means_over_the_target_tokens_of_the_window(base: BaseModel) -> None:
     """By the plain arithmetic of padded rows, also where the window is cut into many passes."""
     planned = plan(base)
-    examples = make_examples(planned.records, base, planned.parameters)
+    examples = make_examples(planned.records, base.text, planned.parameters)
     batch = examples.batch(range(7))
     learner = _learner_on(base, planned)
     (tensors,) = (learner.prompt.tensors(),)
-    expected = base.padded_losses([tensors] * 7, batch).sum() / batch.target_tokens
+    expected = base.training.padded_losses([tensors] * 7, batch).sum() / batch.target_tokens
     wanted = torch.autograd.grad(expected, list(tensors.values()))
     for positions in (2**20, 40, 1):
-        base.budget = Budget(positions, 2**24)
+        base.training.memory.budget = Budget(positions, 2**24)
         (loss,) = gradients(base, [learner], [batch])
         assert float(loss) == pytest.approx(expected.item(), rel=1e-5)
         for weight, gradient in zip(tensors.values(), wanted, strict=True):
@@ -56,9 +56,9 @@ def test_a_loss_and_its_gradient_are_means_over_the_target_tokens_of_the_window(
 
 @pytest.fixture(autouse=True)
 def _budget_as_it_was(llama: BaseModel, t5: BaseModel) -> Any:
-    before = llama.budget, t5.budget
+    before = llama.training.memory.budget, t5.training.memory.budget
     yield
-    llama.budget, t5.budget = before
+    llama.training.memory.budget, t5.training.memory.budget = before
 
 
 def test_a_last_window_counts_by_its_own_size(base: BaseModel) -> None:
@@ -69,7 +69,7 @@ def test_a_last_window_counts_by_its_own_size(base: BaseModel) -> None:
     def watched(base: BaseModel, learners: Any, batches: Any) -> list[torch.Tensor]:
         losses = gradients(base, learners, batches)
         (batch,) = batches
-        rows = base.padded_losses([learners[0].prompt.tensors()] * len(batch.sources), batch)
+        rows = base.training.padded_losses([learners[0].prompt.tensors()] * len(batch.sources), batch)
         sizes.append((len(batch.sources), rows.sum().item() / batch.target_tokens))
         return losses
 
@@ -233,7 +233,7 @@ def test_prompt_and_moments_are_float32_over_a_bfloat16_model(llama: BaseModel) 
     half = POOL.get(locate(LLAMA, SETTINGS), "bfloat16", "cpu")
     planned = plan(half, torch_dtype="bfloat16")
     learner = _learner_on(half, planned)
-    batch = make_examples(planned.records, half, planned.parameters).batch(range(3))
+    batch = make_examples(planned.records, half.text, planned.parameters).batch(range(3))
     (loss,) = gradients(half, [learner], [batch])
     gradient = [weight.grad for weight in weights_of(learner.prompt)]
     assert learner.step(loss)

@@ -9,7 +9,7 @@ from typing import cast
 import pytest
 import torch
 
-from caikit_pt.base_model.frozen import BaseModel
+from caikit_pt.base_model.model import BaseModel
 from caikit_pt.tuning import neighbours
 from caikit_pt.tuning.neighbours import nearest_words
 
@@ -60,16 +60,16 @@ def stand_in() -> BaseModel:
 
 @pytest.mark.parametrize("text", ["good bad kettle", "the lamp is broken"])
 def test_words_are_nearest_to_themselves(base: BaseModel, text: str) -> None:
-    ids = base.target_ids(text)
-    expected = [base.tokenizer.decode([index]).strip() for index in ids]
-    rows = base.embed(ids)
+    ids = base.text.target_ids(text)
+    expected = [base.text.tokenizer.decode([index]).strip() for index in ids]
+    rows = base.weights.embed(ids)
     assert [words[0] for words in nearest_words(base, rows)] == expected
     # By direction, whatever their length, and in whatever a prompt is kept.
     assert [words[0] for words in nearest_words(base, 30 * rows.double().requires_grad_())] == expected
 
 
 def test_the_order_is_that_of_the_cosine(base: BaseModel) -> None:
-    good, bad = base.embed([*base.target_ids("good")[:1], *base.target_ids("bad")[:1]])
+    good, bad = base.weights.embed([*base.text.target_ids("good")[:1], *base.text.target_ids("bad")[:1]])
     ((first, second, *_),) = nearest_words(base, (0.6 * good + 0.5 * bad)[None])
     assert [first, second] == ["good", "bad"]
 
@@ -83,9 +83,9 @@ def test_every_row_has_as_many_different_words_as_are_asked_for(base: BaseModel)
 
 
 def test_special_tokens_are_no_words(base: BaseModel) -> None:
-    special = base.tokenizer.all_special_ids
-    found = nearest_words(base, base.embed(special), 5)
-    assert not {word for words in found for word in words} & set(base.tokenizer.all_special_tokens)
+    special = base.text.tokenizer.all_special_ids
+    found = nearest_words(base, base.weights.embed(special), 5)
+    assert not {word for words in found for word in words} & set(base.text.tokenizer.all_special_tokens)
 
 
 @pytest.mark.parametrize("chunk", [1, 100, 1787])
@@ -94,20 +94,20 @@ def test_the_vocabulary_is_read_in_parts(
 ) -> None:
     rows = torch.randn(5, base.checkpoint.hidden_size, generator=torch.Generator().manual_seed(2))
     whole = nearest_words(base, rows)
-    seen, embed = [], base.embed
+    seen, embed = [], base.weights.embed
 
     def watched(ids: Sequence[int]) -> torch.Tensor:
         seen.append(len(ids))
         return embed(ids)
 
-    monkeypatch.setattr(base, "embed", watched)
+    monkeypatch.setattr(base.weights, "embed", watched)
     monkeypatch.setattr(neighbours, "_CHUNK", chunk)
     assert nearest_words(base, rows) == whole
     assert max(seen) <= chunk
 
 
 def test_what_stands_for_no_text_is_left_out_and_a_word_is_shown_once(stand_in: BaseModel) -> None:
-    rows = stand_in.embed(range(15))
+    rows = stand_in.weights.embed(range(15))
     found = nearest_words(stand_in, rows, 10)
     assert all(sorted(words) == ["bad", "good", "plain", "word"] for words in found)
     nearest = [found[index][0] for index in (8, 9, 11, 12, 13)]

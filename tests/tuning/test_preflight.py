@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from caikit_pt import GenerationTrainRecord
-from caikit_pt.base_model.frozen import BaseModel
-from caikit_pt.base_model.text_of import text_of
+from caikit_pt.base_model.model import BaseModel
+from caikit_pt.base_model.sides import text_of
 from caikit_pt.errors import InvalidRecord
 from caikit_pt.runtime.data_sources import ConfinedFile
 from caikit_pt.tuning.preflight import Lengths, preflight
@@ -24,8 +24,8 @@ LONG = {"input": "the kettle " * 40, "output": "good " * 30}
 def test_the_text_side_without_weights_is_the_one_with_them(base: BaseModel) -> None:
     text = text_of(base.checkpoint)
     for piece in ("", "the kettle is good", "ünïcode \n 🙂"):
-        assert text.source_ids(piece) == base.source_ids(piece)
-        assert text.target_ids(piece) == base.target_ids(piece)
+        assert text.source_ids(piece) == base.text.source_ids(piece)
+        assert text.target_ids(piece) == base.text.target_ids(piece)
 
 
 def test_updates_and_tokens_are_those_of_the_training(base: BaseModel) -> None:
@@ -34,7 +34,7 @@ def test_updates_and_tokens_are_those_of_the_training(base: BaseModel) -> None:
     assert (told.records, told.validation_records) == (9, 3)
     assert told.updates == len(curve(tune(planned, base)))
     assert told.updates == 3 * told.updates_per_epoch
-    counts = sorted(len(base.source_ids(record.input)) for record in planned.records.items)
+    counts = sorted(len(base.text.source_ids(record.input)) for record in planned.records.items)
     assert (told.sources.median, told.sources.longest) == (counts[4], counts[-1])
     assert told.parameters == planned.parameters.to_dict()
     json.dumps(told.to_dict(), allow_nan=False)

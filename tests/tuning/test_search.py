@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from caikit_pt.base_model.frozen import BaseModel
+from caikit_pt.base_model.model import BaseModel
 from caikit_pt.base_model.pool import POOL
 from caikit_pt.errors import TrainingDiverged
 from caikit_pt.settings import Settings

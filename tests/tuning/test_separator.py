@@ -9,8 +9,8 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from caikit_pt.base_model.causal_text import CausalText
-from caikit_pt.base_model.frozen import BaseModel
+from caikit_pt.base_model.model import BaseModel
+from caikit_pt.base_model.text.causal import CausalText
 from caikit_pt.errors import InvalidParameter
 from caikit_pt.module import PeftPromptTuning
 from caikit_pt.parameters.generation import GenerationParameters
@@ -50,7 +50,7 @@ def letters() -> PreTrainedTokenizerFast:
 @pytest.mark.parametrize("separator", SEPARATORS)
 def test_what_is_served_is_what_was_trained(base: BaseModel, separator: str, tmp_path: Path) -> None:
     planned = plan(base, [{"input": r.input, "output": r.output} for r in RECORDS.items], separator=separator)
-    trained = make_examples(planned.records, base, planned.parameters)
+    trained = make_examples(planned.records, base.text, planned.parameters)
     PeftPromptTuning(tune(planned, base), base).save(str(tmp_path / "tuned"))
     served = caikit.load(str(tmp_path / "tuned"))
     assert served.tuned.separator == separator
@@ -59,7 +59,9 @@ def test_what_is_served_is_what_was_trained(base: BaseModel, separator: str, tmp
         request = served._request(record.input, None)
         assert list(request.row.ids) == example.source
         # The tokens of the target, as text, are the output.
-        answer = Request(base, SoftPrompt({}), example.source, asked, behind_space=separator.endswith(" "))
+        answer = Request(
+            base.text, SoftPrompt({}), example.source, asked, behind_space=separator.endswith(" ")
+        )
         for token in example.target:
             answer.extend(token, None)
         assert answer.text == record.output
@@ -75,10 +77,10 @@ def test_causal_models_have_one_by_default(llama: BaseModel, t5: BaseModel) -> N
 @pytest.mark.parametrize("separator", ["\n", " Label: "])
 def test_it_stands_behind_a_text_that_was_cut(base: BaseModel, separator: str) -> None:
     parameters = plan(base, separator=separator, max_source_length=5).parameters
-    cut = make_examples(RECORDS, base, parameters).items[1].source
-    whole = base.source_ids(RECORDS.items[1].input)
-    between = base.separator_ids(separator)
-    ends = [base.end_id] if whole[-1] == base.end_id else []
+    cut = make_examples(RECORDS, base.text, parameters).items[1].source
+    whole = base.text.source_ids(RECORDS.items[1].input)
+    between = base.text.separator_ids(separator)
+    ends = [base.text.end_id] if whole[-1] == base.text.end_id else []
     assert cut == [*whole[: 5 - len(ends)], *between, *ends]
 
 
@@ -91,7 +93,7 @@ def test_one_that_leaves_no_room_is_refused(llama: BaseModel) -> None:
 def test_an_answer_begins_as_it_would_in_running_text(
     llama: BaseModel, letters: PreTrainedTokenizerFast, separator: str
 ) -> None:
-    text = CausalText(llama.checkpoint, letters, llama.generation_config)
+    text = CausalText(llama.checkpoint, letters, llama.text.generation_config)
     answer = text.target_ids(text.answer_text("good", separator))
     running = letters(f"lamp{separator}good", add_special_tokens=False)["input_ids"]
     in_front = letters(f"lamp{separator.rstrip(' ')}", add_special_tokens=False)["input_ids"]
@@ -102,5 +104,5 @@ def test_an_answer_begins_as_it_would_in_running_text(
 
 
 def test_sentencepiece_begins_every_text_with_a_space_of_its_own(llama: BaseModel) -> None:
-    assert llama.answer_text("good", " Label: ") == "good"
-    assert llama.answer_text("good", " Label:  ") == " good"
+    assert llama.text.answer_text("good", " Label: ") == "good"
+    assert llama.text.answer_text("good", " Label:  ") == " good"

@@ -16,7 +16,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from caikit_pt.base_model.frozen import BaseModel
+from caikit_pt.base_model.model import BaseModel
 from caikit_pt.base_model.pool import load
 from caikit_pt.errors import TrainingInterrupted
 from caikit_pt.soft_prompt.artifact import TunedPrompt

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from caikit_pt.base_model.frozen import BaseModel, TrainingBatch
+from caikit_pt.base_model.model import BaseModel
+from caikit_pt.base_model.row import TrainingBatch
+from caikit_pt.base_model.trials import training as trials
 from caikit_pt.errors import TrainingDiverged
 from caikit_pt.tuning.examples import make_examples
 from caikit_pt.tuning.plan import TuningPlan, make_plan
@@ -86,10 +88,10 @@ def test_a_validation_loss_is_the_mean_over_all_target_tokens(base: BaseModel) -
     request = {"base_model": base.checkpoint.name, "num_virtual_tokens": 3, "num_epochs": 1, "batch_size": 3}
     planned = make_plan(request, RECORDS.items, RECORDS.items[:7], SETTINGS)
     tuned = tune(planned, base)
-    examples = make_examples(Records(RECORDS.items[:7], False), base, planned.parameters)
+    examples = make_examples(Records(RECORDS.items[:7], False), base.text, planned.parameters)
     whole = examples.batch(list(range(7)))
     with torch.no_grad():
-        rows = base.padded_losses([tuned.prompt.tensors] * 7, whole)
+        rows = base.training.padded_losses([tuned.prompt.tensors] * 7, whole)
     expected = float(rows.sum()) / whole.target_tokens
     assert losses(tuned, "validation_loss") == [pytest.approx(expected, rel=1e-5)]
 
@@ -104,8 +106,9 @@ def test_a_gradient_that_is_no_number_ends_the_training_too(
         # The root of zero: its gradient is infinite, and times zero no number.
         return 1 + (rows * 0).clamp(min=0).sqrt()
 
-    monkeypatch.setattr(llama, "trains_packed", False)
-    monkeypatch.setattr(llama, "padded_losses", finite_loss_infinite_gradient)
+    monkeypatch.setattr(trials, "check_training", lambda *_: None)
+    monkeypatch.setattr(llama.training, "trains_packed", False)
+    monkeypatch.setattr(llama.training, "padded_losses", finite_loss_infinite_gradient)
     with pytest.raises(TrainingDiverged, match="gradient is not finite"):
         tune(plan(llama, num_epochs=5, batch_size=10), llama)
 
@@ -113,12 +116,13 @@ def test_a_gradient_that_is_no_number_ends_the_training_too(
 def test_a_loss_that_is_no_number_ends_the_training(
     llama: BaseModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = llama.padded_losses
+    real = llama.training.padded_losses
 
     def no_number(prompts: Any, batch: TrainingBatch) -> torch.Tensor:
         return real(prompts, batch) * math.nan
 
-    monkeypatch.setattr(llama, "trains_packed", False)
-    monkeypatch.setattr(llama, "padded_losses", no_number)
+    monkeypatch.setattr(trials, "check_training", lambda *_: None)
+    monkeypatch.setattr(llama.training, "trains_packed", False)
+    monkeypatch.setattr(llama.training, "padded_losses", no_number)
     with pytest.raises(TrainingDiverged, match=r"loss is not finite at update 5 of 10.*learning_rate"):
         tune(plan(llama), llama)

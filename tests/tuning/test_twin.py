@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import caikit_pt
-from caikit_pt.base_model.frozen import BaseModel
+from caikit_pt.base_model.model import BaseModel
 from caikit_pt.settings import Settings
 from caikit_pt.tuning.plan import make_plan
 from caikit_pt.tuning.tuner import tune
@@ -40,8 +40,8 @@ def test_what_is_tuned_does_not_depend_on_the_size_of_word_embeddings(
     llama: BaseModel, tmp_path: Path
 ) -> None:
     twin = twin_of(llama, tmp_path / "twin")
-    ids = llama.source_ids("the kettle is a delight")
-    assert torch.allclose(twin.plain_logits(ids), llama.plain_logits(ids), atol=2e-3)
+    ids = llama.text.source_ids("the kettle is a delight")
+    assert torch.allclose(twin.serving.plain_logits(ids), llama.serving.plain_logits(ids), atol=2e-3)
     records = [json.loads(line) for line in _DATA.read_text("utf-8").splitlines()][:160]
     ended = {}
     for base in (llama, twin):

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from caikit_pt.base_model.frozen import BaseModel
+from caikit_pt.base_model.model import BaseModel
 from caikit_pt.errors import InvalidParameter
 from caikit_pt.module import PeftPromptTuning
 from caikit_pt.tuning.examples import make_examples
@@ -108,7 +108,7 @@ def test_answers_are_those_that_a_server_gives(base: BaseModel) -> None:
     )
     tuned = tune(planned, base)
     assert planned.validation is not None
-    examples = make_examples(planned.validation, base, planned.parameters)
+    examples = make_examples(planned.validation, base.text, planned.parameters)
     validation = Validation(base, planned.validation, examples, "generation")
     longest = max(len(example.target) for example in examples.items)
     served = PeftPromptTuning(tuned, base)
@@ -133,7 +133,7 @@ def test_losses_of_several_prompts_are_those_of_each(base: BaseModel) -> None:
     planned = plan(base, validation=HELD_OUT)
     tuned = tune(planned, base)
     assert planned.validation is not None
-    examples = make_examples(planned.validation, base, planned.parameters)
+    examples = make_examples(planned.validation, base.text, planned.parameters)
     validation = Validation(base, planned.validation, examples, "generation")
     other = {part: 2 * tensor for part, tensor in tuned.prompt.tensors.items()}
     rows = validation.row_losses([tuned.prompt.tensors, other, {}])

@@ -11,7 +11,7 @@ import caikit
 import pytest
 import torch
 
-from caikit_pt.base_model.frozen import BaseModel
+from caikit_pt.base_model.model import BaseModel
 from caikit_pt.module import PeftPromptTuning
 from caikit_pt.tuning.course import FLAT
 from caikit_pt.tuning.learner import Learner, gradients

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from caikit_pt.base_model.frozen import BaseModel, PromptTensors, TrainingBatch
+from caikit_pt.base_model.model import BaseModel
+from caikit_pt.base_model.row import PromptTensors, TrainingBatch
 from caikit_pt.parameters.tuning import TuningParameters
 from caikit_pt.soft_prompt.prompt import SoftPrompt, TrainablePrompt
 from caikit_pt.soft_prompt.trainable import trainable
@@ -41,7 +42,7 @@ def plan(
 def validation_loss(planned: TuningPlan, base: BaseModel, prompt: PromptTensors) -> float:
     """Nats a target token of all records that a training is validated with."""
     assert planned.validation is not None
-    examples = make_examples(planned.validation, base, planned.parameters)
+    examples = make_examples(planned.validation, base.text, planned.parameters)
     batch = examples.batch(range(len(examples)))
     return float(losses(base, [prompt], batch).sum()) / batch.target_tokens
 

@@ -19,8 +19,8 @@ from typing import Any
 import httpx2
 import torch
 
-from caikit_pt.base_model.checkpoint import locate
-from caikit_pt.base_model.text import TextSide
+from caikit_pt.base_model.language_model import LanguageModel
+from caikit_pt.base_model.loading.checkpoint import locate
 from caikit_pt.errors import InvalidParameter
 from caikit_pt.parameters.generation import GenerationParameters
 from caikit_pt.serving.backend import Backend
@@ -67,12 +67,12 @@ class Side:
     """The embedded model, answered for by one of the two backends."""
 
     def __init__(self, settings: Settings) -> None:
-        self.base: TextSide = base_for(locate(MODEL, settings), settings)
+        self.base: LanguageModel = base_for(locate(MODEL, settings), settings)
         self.backend: Backend = backend_for(self.base, settings)
 
     def submit(self, prompt: SoftPrompt, ids: list[int], request: dict[str, Any]) -> Generation:
         parameters = GenerationParameters.from_request(request, None, {})
-        return self.backend.submit(Request(self.base, prompt, ids, parameters, prefix="The text: "))
+        return self.backend.submit(Request(self.base.text, prompt, ids, parameters, prefix="The text: "))
 
 
 def compare(here: Side, there: Side) -> int:
@@ -82,7 +82,7 @@ def compare(here: Side, there: Side) -> int:
     for prompt, text, request in cases:
         parameters = GenerationParameters.from_request(request, None, {})
         # A cut may fall a little later where the tokens have to be written as text.
-        ids = text_ids(there.base, text, parameters)
+        ids = text_ids(there.base.text, text, parameters)
         pairs.append((here.submit(prompt, ids, request), there.submit(prompt, ids, request)))
     different = 0
     for (prompt, text, request), (mine, theirs) in zip(cases, pairs, strict=True):
@@ -124,7 +124,7 @@ def _prompts() -> list[SoftPrompt]:
 def compare_alike(here: Side, there: Side, address: str) -> int:
     """Sends the server what its prefix cache may mix up, one after the other; returns how many answers differ
     from those of the same requests alone."""
-    text = there.base.source_ids(TEXTS[-1])
+    text = there.base.text.source_ids(TEXTS[-1])
     wrong: Counter[str] = Counter()
     answers: defaultdict[str, set[tuple[int, ...]]] = defaultdict(set)
     before = _counted(address, "vllm:prefix_cache_hits_total")
@@ -143,7 +143,7 @@ def compare_alike(here: Side, there: Side, address: str) -> int:
 def others_work(there: Side, address: str) -> int:
     """What isn't a matter of equal tokens; returns how much of it fails."""
     [prompt, *_] = _prompts()
-    ids = there.base.source_ids(TEXTS[0])
+    ids = there.base.text.source_ids(TEXTS[0])
     sampled: dict[str, Any] = {"decoding_method": "SAMPLING", "temperature": 1.5, "top_k": 50, "top_p": 0.9}
     extreme = {
         "decoding_method": "SAMPLING",

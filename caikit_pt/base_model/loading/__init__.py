@@ -1,0 +1,1 @@
+"""From a name to the weights in memory: directories, files, what they tell before they are read."""

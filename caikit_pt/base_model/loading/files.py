@@ -1,0 +1,64 @@
+"""The files of a checkpoint's weights: whole, or refused with the one that isn't. No weight is read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from caikit_pt.errors import InvalidParameter, in_short
+
+_MOST_NAMED = 5
+# In the order in which transformers looks for them.
+_WHOLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_TORCH_WHOLE, _TORCH_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
+
+
+def check_files(name: str, directory: Path) -> None:
+    """Looks at the files of weights, of safetensors at the headers. Raises InvalidParameter with the file.
+
+    Cheap: no weight is read.
+    """
+    from safetensors import safe_open
+
+    for file in sorted(directory.glob("*.safetensors")):
+        try:
+            with safe_open(file, "pt") as tensors:
+                _ = tensors.keys()
+        except Exception as error:  # torn, no file at all, a link to itself
+            raise broken(name, f"{file.name} can't be read ({in_short(error)})") from error
+    for whole, index in ((_WHOLE, _INDEX), (_TORCH_WHOLE, _TORCH_INDEX)):
+        if (directory / whole).exists():
+            return
+        if (directory / index).exists():
+            _check_index(name, directory / index)
+            return
+    if not any(directory.glob("*.safetensors")) and not any(directory.glob("pytorch_model*.bin")):
+        raise broken(name, "there is no *.safetensors and no pytorch_model*.bin")
+
+
+def broken(name: str, what: str) -> InvalidParameter:
+    """A refusal of the base model `name`, whose files aren't whole: `what` is wrong with them."""
+    return InvalidParameter(
+        "base_model", name, f"a checkpoint whose files are whole; {what}. Fetch or save it again"
+    )
+
+
+def some(names: Iterable[str]) -> str:
+    """The first of `names`, and how many more there are."""
+    ordered = sorted(names)
+    shown = ", ".join(ordered[:_MOST_NAMED])
+    return shown if len(ordered) <= _MOST_NAMED else f"{shown} and {len(ordered) - _MOST_NAMED} more"
+
+
+def _check_index(name: str, index: Path) -> None:
+    try:
+        files = set(json.loads(index.read_text("utf-8"))["weight_map"].values())
+    except Exception as error:  # no JSON, or another one
+        raise broken(name, f"{index.name} is no index of weights ({in_short(error)})") from error
+    outside = [file for file in files if not isinstance(file, str) or Path(file).name != file]
+    if outside:
+        raise broken(name, f"{index.name} names {some(map(repr, outside))}, not files beside it")
+    missing = [file for file in files if not (index.parent / file).is_file()]
+    if missing:
+        raise broken(name, f"{index.name} names {some(missing)}, which aren't there")

@@ -1,0 +1,45 @@
+"""How much memory is free, of the machine's or of the container's limit; and whether there was none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether `error` says that a device, the CPU included, has no more memory."""
+    import torch
+
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator" in str(error)
+
+
+def free_memory_of(device: str) -> int:
+    """Bytes that could still be taken of the memory of a `device` of torch."""
+    import torch
+
+    return free_memory() if device == "cpu" else int(torch.get_device_module(device).mem_get_info(device)[0])
+
+
+def free_memory(cgroup: Path = _CGROUP) -> int:
+    """Bytes that this process could still take, of the CPU's memory."""
+    import psutil
+
+    available = int(psutil.virtual_memory().available)
+    try:
+        limit, used = ((cgroup / name).read_text().strip() for name in ("memory.max", "memory.current"))
+    except OSError:  # no limit that one could know of
+        return available
+    return available if limit == "max" else min(available, max(0, int(limit) - int(used)))
+
+
+def release_memory(device: torch.device) -> None:
+    """Gives back what the allocator of `device` holds and nobody uses."""
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.empty_cache()

@@ -1,0 +1,75 @@
+"""What forward passes of a checkpoint take, told by the shapes of its tensors, before a weight is read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from caikit_pt.base_model.loading.checkpoint import Checkpoint
+from caikit_pt.parameters.tuning import DECODER, ENCODER
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """`weights` in all, and how many of them a token is multiplied with: in the encoder, in the decoder (the
+    one stack of a causal model), and in the output layer."""
+
+    weights: int
+    encoder: int
+    decoder: int
+    output: int
+
+
+def work_of(checkpoint: Checkpoint) -> Work:
+    """By the names and shapes of tensors: matrices that have a row for each word are no layers, and of two
+    stacks one has "encoder" in its names. Each expert of a mixture counts."""
+    vocabulary = int(checkpoint.config.get_text_config().vocab_size)
+    output = vocabulary * checkpoint.hidden_size
+    weights = encoder = decoder = 0
+    for name, shape in _shapes(checkpoint.directory).items():
+        size = math.prod(shape)
+        weights += size
+        if len(shape) < 2 or shape[0] >= vocabulary or "embed" in name:
+            continue
+        if "encoder." in name:
+            encoder += size
+        else:
+            decoder += size
+    if not weights:
+        # Torch files tell no shapes without being read: it is all in the layers but the embedding.
+        weights = _numbers_in_torch_files(checkpoint)
+        rest = max(0, weights - output)
+        encoder, decoder = (rest // 2, rest // 2) if ENCODER in checkpoint.prompt_parts else (0, rest)
+    return Work(weights, encoder, decoder, output)
+
+
+def tokens_read(
+    checkpoint: Checkpoint, rows: int, sources: int, targets: int, prompts: Mapping[str, int], updates: int
+) -> tuple[int, int]:
+    """By encoder and decoder, in forward passes of `rows` with `sources` and `targets` tokens in all.
+
+    `prompts` has the tokens of each part; those of a causal model are read once an update.
+    """
+    if ENCODER not in checkpoint.prompt_parts:
+        return 0, sources + targets + updates * prompts.get(DECODER, 0)
+    return sources + rows * prompts.get(ENCODER, 0), targets + rows * prompts.get(DECODER, 0)
+
+
+def _shapes(directory: Path) -> dict[str, list[int]]:
+    from safetensors import safe_open
+
+    found = {}
+    for file in directory.glob("*.safetensors"):
+        with safe_open(file, "pt") as tensors:
+            names = tensors.keys()
+            found.update({name: tensors.get_slice(name).get_shape() for name in names})
+    return found
+
+
+def _numbers_in_torch_files(checkpoint: Checkpoint) -> int:
+    import torch
+
+    size = sum(file.stat().st_size for file in checkpoint.directory.glob("*.bin"))
+    return size // int(getattr(torch, checkpoint.dtype).itemsize)

@@ -1,0 +1,189 @@
+"""Decoder-only models in serving: read from the prompt's keys and values on, and generated on one timeline.
+
+A micro-batch is read as `[pad][prompt][text][pad]`: prompts end, and texts begin, at the same position,
+so that each row's own positions stand side by side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from caikit_pt.base_model.frozen import FrozenWeights
+from caikit_pt.base_model.layers.reading import reading
+from caikit_pt.base_model.layers.rope import row_lengths
+from caikit_pt.base_model.layers.timeline import Timeline
+from caikit_pt.base_model.one_stack import forward, last_logits
+from caikit_pt.base_model.padding import pad_left, with_one_more
+from caikit_pt.base_model.row import Row, prompt_length
+from caikit_pt.base_model.serving.batch import Batch, Decoding, Prefill, position_bytes
+from caikit_pt.base_model.serving.prompt_cache import PromptCells
+from caikit_pt.base_model.serving.side import ServingSide
+from caikit_pt.parameters.tuning import DECODER
+
+
+class CausalServing(ServingSide):
+    """The serving side of decoder-only models."""
+
+    def batched_prefill(self, rows: Sequence[Row]) -> Prefill:
+        return CausalPrefill(self, rows)
+
+    def growing_batch(self) -> Batch:
+        return CausalBatch(self)
+
+    def start(self, rows: Sequence[Row]) -> Decoding:
+        return CausalDecoding(self, rows)
+
+    def plain_logits(self, ids: Sequence[int], answer: Sequence[int] = ()) -> Tensor:
+        whole = torch.tensor([[*ids, *answer]], device=self.weights.device)
+        logits: Tensor = self.weights.model(input_ids=whole, use_cache=False).logits[0].float()
+        return logits[len(ids) - 1 :]
+
+    def source_logits(self, row: Row) -> Tensor | None:
+        if not prompt_length(row.prompt, DECODER):
+            return None
+        with torch.inference_mode():
+            embeddings, mask = pad_left([self.weights.join(row.prompt[DECODER], row.ids)])
+            logits = last_logits(self.weights, embeddings, mask, last=len(row.ids) + 1)
+        return logits[0, :-1].float()
+
+    def prompt_cells(self, row: Row) -> PromptCells:
+        """The keys and values of the soft prompt in front of `row`, kept for other rows of this prompt."""
+        if DECODER not in row.prompt:
+            return ()
+        length = self.text.served_positions(row, len(row.answer))
+        return self.prompts.get(
+            row.prompt[DECODER],
+            lambda prompt: _prompt_cells(self.weights, prompt, length),
+            self.weights.length_class(length),
+        )
+
+
+class CausalDecoding(Decoding):
+    """Rows of a decoder-only model, aligned at the end."""
+
+    def __init__(self, side: CausalServing, rows: Sequence[Row]) -> None:
+        self._weights = side.weights
+        embeddings, self._mask = pad_left(
+            [self._weights.join(row.prompt.get(DECODER), [*row.ids, *row.answer]) for row in rows]
+        )
+        self._cache = DynamicCache(config=self._weights.model.config)
+        self._read(embeddings)
+
+    def advance(self, tokens: Tensor) -> None:
+        self._mask = with_one_more(self._mask)
+        self._read(self._weights.embed(tokens[:, None]))
+
+    def _read(self, embeddings: Tensor) -> None:
+        logits = last_logits(self._weights, embeddings, self._mask, last=1, cache=self._cache)
+        self.logits = logits[:, -1].float()
+
+
+class CausalPrefill(Prefill):
+    """b rows of a decoder-only model that are being read."""
+
+    def __init__(self, side: CausalServing, rows: Sequence[Row]) -> None:
+        self.rows = rows
+        self._weights = side.weights
+        prefixes = [side.prompt_cells(row) for row in rows]
+        self.prefix_lengths = [prefix[0][0].shape[1] if prefix else 0 for prefix in prefixes]
+        self.text_lengths = [len(row.ids) + len(row.answer) for row in rows]
+        lengths = [sum(both) for both in zip(self.prefix_lengths, self.text_lengths, strict=True)]
+        self._lengths = torch.tensor(lengths, device=side.weights.device)[:, None]
+        self.prefix = max(self.prefix_lengths)
+        self.cache = _started(prefixes, self.prefix)
+        self._logits: dict[int, Tensor] = {}
+        self._read = 0
+        width = max(self.text_lengths)
+        ids = torch.full((len(rows), width), side.text.end_id)
+        mask = torch.zeros(len(rows), self.prefix + width, dtype=torch.long)
+        for number, row in enumerate(rows):
+            ids[number, : self.text_lengths[number]] = torch.tensor([*row.ids, *row.answer])
+            own = slice(self.prefix - self.prefix_lengths[number], self.prefix + self.text_lengths[number])
+            mask[number, own] = 1
+        self._ids = ids.to(side.weights.device, non_blocking=True)
+        self._mask = mask.to(side.weights.device, non_blocking=True)
+
+    @property
+    def columns(self) -> int:
+        return self._ids.shape[1] - self._read
+
+    def advance(self, columns: int) -> None:
+        begin, end = self._read, min(self._read + columns, self._ids.shape[1])
+        ending = [row for row, length in enumerate(self.text_lengths) if begin < length <= end]
+        last = [self.text_lengths[row] - 1 - begin for row in ending]
+        embeddings = self._weights.embed(self._ids[:, begin:end])
+        with reading(lambda hidden: hidden[ending, last][None]), row_lengths(self._lengths):
+            logits = forward(self._weights, embeddings, self._mask[:, : self.prefix + end], self.cache)
+        self._logits.update(zip(ending, logits[0].float(), strict=True))
+        self._read = end
+
+    @property
+    def logits(self) -> Tensor:
+        return torch.stack([self._logits[row] for row in range(len(self.rows))])
+
+    @property
+    def position_bytes(self) -> int:
+        return position_bytes(self.cache.layers)
+
+    @property
+    def spans(self) -> list[tuple[int, int]]:
+        """Each row's own positions in the cache."""
+        pairs = zip(self.prefix_lengths, self.text_lengths, strict=True)
+        return [(self.prefix - before, self.prefix + text) for before, text in pairs]
+
+
+class CausalBatch(Batch):
+    """B rows of a decoder-only model."""
+
+    def __init__(self, side: CausalServing) -> None:
+        self._weights = side.weights
+        self._timeline = Timeline()
+
+    def join(self, prefill: Prefill) -> None:
+        assert isinstance(prefill, CausalPrefill)
+        self._timeline.join(prefill.cache.layers, prefill.spans)
+
+    def leave(self, index: int) -> None:
+        self._timeline.leave(index)
+
+    def advance(self, tokens: Tensor) -> Tensor:
+        embeddings = self._weights.embed(tokens[:, None])
+        cache, mask = self._timeline.cache(), self._timeline.mask(self._weights.device)
+        logits = last_logits(self._weights, embeddings, mask, last=1, cache=cache)
+        self._timeline.grow()
+        return logits[:, -1].float()
+
+
+def _prompt_cells(weights: FrozenWeights, prompt: Tensor, length: int) -> PromptCells:
+    """The keys and values [heads, P, D] of a soft prompt [P, H] in every layer, computed.
+
+    They are for rows of `length` positions in all.
+    """
+    embeddings = prompt.to(weights.device, weights.dtype)[None]
+    mask = torch.ones(embeddings.shape[:2], dtype=torch.long, device=weights.device)
+    cache = DynamicCache()
+    with row_lengths(torch.tensor([[length]], device=weights.device)):
+        last_logits(weights, embeddings, mask, last=1, cache=cache)
+    layers: list[Any] = cache.layers
+    return [(layer.keys[0], layer.values[0]) for layer in layers]
+
+
+def _started(prefixes: Sequence[PromptCells], longest: int) -> DynamicCache:
+    """A cache that holds the prompts, aligned at the end. Sliding windows are up to the masks."""
+    cache = DynamicCache()
+    some = next(filter(None, prefixes), ())
+    for number, layer in enumerate(some):
+        keys, values = (
+            tensor.new_zeros(len(prefixes), tensor.shape[0], longest, tensor.shape[2]) for tensor in layer
+        )
+        for row, prefix in enumerate(prefixes):
+            if prefix:
+                own = slice(longest - prefix[number][0].shape[1], longest)
+                keys[row, :, own], values[row, :, own] = prefix[number]
+        cache.update(keys, values, number)
+    return cache

@@ -1,0 +1,110 @@
+"""How a family is served: rows are read, join a batch, get a token a step and leave."""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, TypeAlias
+
+import torch
+
+from caikit_pt.base_model.frozen import FrozenWeights
+from caikit_pt.base_model.layers.linear import bytes_to_pack, pack_linears
+from caikit_pt.base_model.loading.memory import free_memory
+from caikit_pt.base_model.row import Row
+from caikit_pt.base_model.serving.batch import Batch, Decoding, Prefill
+from caikit_pt.base_model.serving.lone import LoneBatch, LonePrefill
+from caikit_pt.base_model.serving.prompt_cache import PromptCache
+from caikit_pt.base_model.text.side import TextSide
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_LOG = logging.getLogger(__name__)
+# Of the free memory, so much may a second copy of the weights take.
+_SHARE_TO_PACK = 0.25
+
+Check: TypeAlias = "Callable[[ServingSide], bool]"
+
+
+class ServingSide(ABC):
+    """What serving asks of a base model."""
+
+    def __init__(self, weights: FrozenWeights, text: TextSide, batches: Check) -> None:
+        """`batches` tries whether rows that join and leave a batch are what they are alone."""
+        self.weights = weights
+        self.text = text
+        self.prompts = PromptCache()
+        self._batches = batches
+
+    @cached_property
+    def serves_batched(self) -> bool:
+        """Whether rows can be read from a prompt's keys on, and join and leave a batch: tried."""
+        return self._batches(self)
+
+    def pack(self) -> None:
+        """Makes products of few rows faster by a second copy of the weights, where memory is plenty."""
+        name = self.text.checkpoint.name
+        needed, free = bytes_to_pack(self.weights.model, name), free_memory()
+        if needed <= free * _SHARE_TO_PACK:
+            pack_linears(self.weights.model)
+        else:
+            sizes = f"{needed >> 20} MiB of the {free >> 20} that are free"
+            _LOG.warning("%s is served from unpacked weights: packed ones take %s", name, sizes)
+
+    @cached_property
+    def position_bytes(self) -> int:
+        """Bytes of the keys and values of one position, in all layers; 0 where batches don't hold them."""
+        if not self.serves_batched:
+            return 0
+        with torch.inference_mode():
+            prefill = self.batched_prefill([Row({}, self.text.source_ids("a"))])
+            prefill.advance(prefill.columns)
+        return prefill.position_bytes
+
+    @property
+    def shift_invariant(self) -> bool:
+        """Whether a row is the same wherever it begins."""
+        return True
+
+    @property
+    def rows_join(self) -> bool:
+        """Whether a row can join a batch that is under way; else only rows that start together share one."""
+        return self.serves_batched and self.shift_invariant
+
+    def cohort(self, row: Row) -> Hashable:
+        """Rows with the same cohort may share a batch. Most models have one cohort."""
+        return 0
+
+    def prefill(self, rows: Sequence[Row]) -> Prefill:
+        """`rows` of one cohort, to be read; only one where the model isn't served in batches."""
+        return self.batched_prefill(rows) if self.serves_batched else LonePrefill(self.start, rows)
+
+    def new_batch(self) -> Batch:
+        """A batch without a row, for what `prefill` reads."""
+        return self.growing_batch() if self.serves_batched else LoneBatch()
+
+    @abstractmethod
+    def batched_prefill(self, rows: Sequence[Row]) -> Prefill:
+        """The fast way to read, for models that pass the test of batches."""
+
+    @abstractmethod
+    def growing_batch(self) -> Batch:
+        """The fast way to generate, for models that pass the test of batches."""
+
+    @abstractmethod
+    def start(self, rows: Sequence[Row]) -> Decoding:
+        """Reads `rows` of one cohort and stands ready to generate: the plain way."""
+
+    @abstractmethod
+    def plain_logits(self, ids: Sequence[int], answer: Sequence[int] = ()) -> Tensor:
+        """The logits [1 + len(answer), V] (float32) behind a text without a soft prompt.
+
+        By token ids and in one pass: the plain way, to test the others against.
+        """
+
+    @abstractmethod
+    def source_logits(self, row: Row) -> Tensor | None:
+        """The logits [T, V] (float32) that predicted each token of the text; None if none did."""

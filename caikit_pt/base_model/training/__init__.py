@@ -1,0 +1,1 @@
+"""Losses of batches and their gradients in the soft prompts."""

@@ -1,0 +1,73 @@
+"""How a family is trained on: losses of batches under soft prompts, and their gradients."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, TypeAlias
+
+from caikit_pt.base_model.budget import budget_for
+from caikit_pt.base_model.frozen import FrozenWeights
+from caikit_pt.base_model.layers.linear import builds_code, settle_training
+from caikit_pt.base_model.row import PromptTensors, TrainingBatch
+from caikit_pt.base_model.text.side import TextSide
+from caikit_pt.base_model.training.memory_budget import MemoryBudget
+from caikit_pt.base_model.training.step import PaddedStep, Step
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Check: TypeAlias = "Callable[[TrainingSide], bool]"
+
+
+class TrainingSide(ABC):
+    """What tuning asks of a base model."""
+
+    def __init__(self, weights: FrozenWeights, text: TextSide, packs: Check) -> None:
+        """`packs` tries whether packed rows are what padded ones are."""
+        self.weights = weights
+        self.text = text
+        checkpoint, device = text.checkpoint, weights.device
+        budget = budget_for(device.type, checkpoint.hidden_size)
+        self.memory = MemoryBudget(checkpoint.name, device, budget)
+        self._packs = packs
+
+    def step(self, prompts: Sequence[PromptTensors], common: Sequence[int] = ()) -> Step:
+        """What is to be computed between two changes of `prompts`, the fastest way that is exact.
+
+        Every source of every batch begins with the tokens `common`, and has more than these.
+        """
+        if self.trains_packed:
+            return self.packed_step(prompts, common)
+        return self.padded_step(prompts)
+
+    def padded_step(self, prompts: Sequence[PromptTensors]) -> Step:
+        """The plain way, right for every model: every row is padded to the longest of its batch."""
+        return PaddedStep(self.padded_losses, prompts)
+
+    @cached_property
+    def trains_packed(self) -> bool:
+        """Whether rows can be packed one behind another without padding: tried, not looked up."""
+        settle_training(self.weights.model, self.text.checkpoint.name)
+        return self._packs(self)
+
+    @cached_property
+    def rounds_rows(self) -> bool:
+        """Whether passes had better have few different numbers of positions."""
+        return builds_code(self.weights.model)
+
+    @abstractmethod
+    def packed_step(self, prompts: Sequence[PromptTensors], common: Sequence[int] = ()) -> Step:
+        """The fast way, for models that `trains_packed`."""
+
+    @abstractmethod
+    def padded_losses(self, prompts: Sequence[PromptTensors], batch: TrainingBatch) -> Tensor:
+        """The summed cross-entropy [B] (nats, float32) of each row's target; a prompt for each row.
+
+        Differentiable in the prompts; the model gets no gradient.
+        """
+
+    @abstractmethod
+    def positions(self, source: int, target: int, prompt: PromptTensors) -> int:
+        """Positions that a model computes for a row, by the lengths of its source and its target."""

@@ -1,0 +1,83 @@
+"""One step of training: all that is computed between two changes of the soft prompts.
+
+A step is given one or more prompts, takes the losses of any number of batches, and at the end carries
+the gradients back to the prompts. What doesn't depend on the rows is computed once a step.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from caikit_pt.base_model.row import PromptTensors, TrainingBatch
+
+
+class Step(ABC):
+    """Losses of batches under `prompts`, and the gradients of these."""
+
+    @abstractmethod
+    def target_losses(self, batch: TrainingBatch) -> Tensor:
+        """The summed cross-entropy [B] (nats, float32) of each row's target.
+
+        `backward` of anything made of it may be called once for each batch; the gradients add up.
+        """
+
+    @abstractmethod
+    def finish(self) -> None:
+        """Carries the gradients that have added up through the prompts, to what they are made of."""
+
+
+class Leaves:
+    """Tensors cut off from what they were computed from, so that gradients add up in them first."""
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        self._origins = tensors
+        self.tensors = [tensor.detach().requires_grad_(tensor.requires_grad) for tensor in tensors]
+
+    def carry_on(self) -> None:
+        """One backward from the leaves to where they come from."""
+        pairs = [
+            (origin, leaf.grad)
+            for origin, leaf in zip(self._origins, self.tensors, strict=True)
+            if leaf.grad is not None
+        ]
+        torch.autograd.backward([origin for origin, _ in pairs], [gradient for _, gradient in pairs])
+
+
+class LeafPrompts:
+    """Soft prompts as leaves."""
+
+    def __init__(self, prompts: Sequence[PromptTensors]) -> None:
+        self._leaves = Leaves([tensor for prompt in prompts for tensor in prompt.values()])
+        leaves = iter(self._leaves.tensors)
+        self._prompts = [{part: next(leaves) for part in prompt} for prompt in prompts]
+
+    def of_rows(self, batch: TrainingBatch) -> list[PromptTensors]:
+        """The prompt of each row of `batch`."""
+        return [self._prompts[index] for index in batch.prompt_of_rows]
+
+    def carry_on(self) -> None:
+        """See `Leaves`."""
+        self._leaves.carry_on()
+
+
+class PaddedStep(Step):
+    """For every model: prompt and text of each row padded to one length, and nothing shared."""
+
+    def __init__(
+        self,
+        losses: Callable[[Sequence[PromptTensors], TrainingBatch], Tensor],
+        prompts: Sequence[PromptTensors],
+    ) -> None:
+        """`losses`: a family's `padded_losses`."""
+        self._losses = losses
+        self._prompts = LeafPrompts(prompts)
+
+    def target_losses(self, batch: TrainingBatch) -> Tensor:
+        return self._losses(self._prompts.of_rows(batch), batch)
+
+    def finish(self) -> None:
+        self._prompts.carry_on()

@@ -1,0 +1,82 @@
+"""Are rows that join and leave a batch what they are alone? Tried before a model is served in batches."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+from torch import Tensor
+
+from caikit_pt.base_model.row import Row
+from caikit_pt.base_model.serving.batch import Decoding
+from caikit_pt.base_model.serving.side import ServingSide
+from caikit_pt.base_model.trials.sample import agrees, some_ids, window
+
+_LOG = logging.getLogger(__name__)
+_LARGEST_WINDOW = 512
+
+
+def check_batching(serving: ServingSide) -> bool:
+    """Whether rows that join and leave a batch are what they are alone; a log line where they aren't."""
+    try:
+        with torch.inference_mode():
+            wrong = _wrong_in_batches(serving)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # whatever a model does with what it doesn't know
+        wrong = f"{type(error).__name__}: {error}"
+    if wrong:
+        _LOG.warning("%s is served one request at a time: %s", serving.text.checkpoint.name, wrong)
+    return not wrong
+
+
+def _wrong_in_batches(serving: ServingSide) -> str:
+    """What differs, in words: a row is joined by two others, one of which leaves.
+
+    Where rows have to start together only these are together.
+    """
+    text = some_ids(serving.text)
+    part = serving.text.checkpoint.prompt_parts[0]
+    some = serving.weights.embed(text) * 1.1
+    # Longer than what the model's narrowest layer sees, where reading that much takes no minutes.
+    reach = window(serving.text, _LARGEST_WINDOW)
+    long = (text * (reach // len(text) + 2))[: reach + len(text)]
+    rows = [Row({part: some[:3]}, text[:2]), Row({}, long), Row({part: some[2:7]}, text[:4])]
+    batch = serving.growing_batch()
+    running: list[tuple[Row, Decoding]] = []
+    logits: list[Tensor] = []
+
+    def join(*joining: Row) -> None:
+        prefill = serving.batched_prefill(joining)
+        while prefill.columns:
+            prefill.advance(3)
+        batch.join(prefill)
+        running.extend((row, serving.start([row])) for row in joining)
+        logits.extend(prefill.logits)
+
+    def differs() -> bool:
+        expected = [plain.logits[0] for _, plain in running]
+        return any(not agrees(a, b, serving.weights.dtype) for a, b in zip(expected, logits, strict=True))
+
+    def step() -> None:
+        tokens = torch.tensor(text[3 : 3 + len(running)], device=serving.weights.device)
+        logits[:] = batch.advance(tokens)
+        for token, (_, plain) in zip(tokens, running, strict=True):
+            plain.advance(token[None])
+
+    late = serving.shift_invariant
+    join(*(rows[:1] if late else rows[:2]))
+    step()
+    if differs():
+        return "its answers would differ when a step is taken"
+    if late:
+        join(rows[1], rows[2])
+        step()
+    if differs():
+        return "its answers would differ when a row joins"
+    batch.leave(0)
+    running[0] = running[-1]
+    running.pop()
+    logits.pop()
+    step()
+    return "its answers would differ when a row leaves" if differs() else ""
