@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
+from .kernels import KERNELS
 from .record import Cause
 from .tensor import BOOK, NAME, SimulatedTensor, move, run, wait
 
@@ -73,8 +74,14 @@ def register() -> None:
         ("empty_strided", _empty_strided),
         ("_copy_from", _copy_from),
         ("_to_copy", _to_copy),
+        # That there is one keeps torch from taking the operator apart.
+        *((str(func).removeprefix("aten.").removesuffix(".default"), partial(run_here, func)) for func in KERNELS),
     ):
         _LIBRARY.impl(name, kernel, "PrivateUse1")  # type: ignore[no-untyped-call]
+
+
+def run_here(func: Any, *args: Any, **kwargs: Any) -> Any:
+    return run(func, args, kwargs)
 
 
 def _empty(

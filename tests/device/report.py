@@ -64,11 +64,11 @@ def counted(device: SimulatedDevice, act: Callable[[], object]) -> Record:
 def trained(base: BaseModel, packed: bool) -> Iterator[None]:
     """Inside, `base` is trained in one of the two ways, whichever it would be."""
     found = base.training.trains_packed
-    base.__dict__["trains_packed"] = packed
+    base.training.__dict__["trains_packed"] = packed
     try:
         yield
     finally:
-        base.__dict__["trains_packed"] = found
+        base.training.__dict__["trains_packed"] = found
 
 
 def main() -> None:

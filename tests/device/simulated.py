@@ -24,6 +24,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .backend import register
+from .kernels import fused_attention
 from .memory import Pinned
 from .record import Operation, Record, Wait
 from .tensor import BOOK, NAME, address_of, device_of, run
@@ -107,7 +108,8 @@ class Generator(torch.Generator):
 
 
 class _PastOperators(TorchFunctionMode):
-    """What torch does to memory without an operator: it pins that of a new tensor, and looks into it.
+    """What torch decides before an operator: memory of a new tensor is pinned, or looked into; and attention
+    is one kernel, which is a choice by a table of devices that Python can't add to.
 
     `torch.tensor` isn't replaced, as others are: torch remembers for good what it makes tensors with.
     """
@@ -120,6 +122,8 @@ class _PastOperators(TorchFunctionMode):
             return torch.tensor(*args, **{**kwargs, "pin_memory": False}).pin_memory()
         if func in _LOOKING and BOOK.pinned:
             BOOK.pinned.check(args[0])
+        if func is torch.nn.functional.scaled_dot_product_attention and args[0].device.type == NAME:
+            return fused_attention(*args, **kwargs)
         return func(*args, **kwargs)
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from .kernels import KERNELS
 from .record import Cause, Kind, Operation, Record, Wait, place
 from .rules import Refused, aten, causes_to_wait, kind_of, refuse, tensors_in
 
@@ -21,6 +22,7 @@ NAME = "sim"
 _COPIES = {aten._to_copy.default, aten.copy_.default}
 # What CUDA computes of more types than a CPU.
 _STAND_INS: dict[Any, Callable[..., Any]] = {
+    **KERNELS,
     aten.histc.default: lambda counted, *args, **kwargs: torch.histc(counted.float(), *args, **kwargs).to(
         counted.dtype
     ),
