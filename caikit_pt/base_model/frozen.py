@@ -15,6 +15,7 @@ import torch
 
 from caikit_pt.base_model.layers.quicken import quicken
 from caikit_pt.base_model.layers.rope import longest_short_row
+from caikit_pt.base_model.layers.upload import upload
 from caikit_pt.base_model.loading.checkpoint import cache_argument
 
 if TYPE_CHECKING:
@@ -69,10 +70,10 @@ class FrozenWeights:
     def embed(self, ids: Sequence[int] | Tensor) -> Tensor:
         """Word embeddings [..., T, H] as the first layer gets them, in the model's data type."""
         if not isinstance(ids, torch.Tensor):
-            ids = torch.tensor(ids, dtype=torch.long, device=self.device)
+            (ids,) = upload([torch.tensor(ids, dtype=torch.long)], self.device)
         return self._embeddings(ids)  # type: ignore[no-any-return]
 
-    def join(self, prompt: Tensor | None, ids: Sequence[int]) -> Tensor:
+    def join(self, prompt: Tensor | None, ids: Sequence[int] | Tensor) -> Tensor:
         """The soft prompt in front of the embedded `ids`: [P + T, H]."""
         text = self.embed(ids)
         if prompt is None:

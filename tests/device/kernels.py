@@ -33,6 +33,14 @@ def fused_attention(
     return answer
 
 
+def fused_rms_norm(
+    input: Tensor, normalized_shape: Any, weight: Tensor | None = None, eps: float | None = None
+) -> Tensor:
+    """rms_norm as CUDA has it."""
+    normed: Tensor = aten._fused_rms_norm(input, list(normalized_shape), weight, eps)[0]
+    return normed
+
+
 def _attention(
     query: Tensor,
     key: Tensor,
@@ -46,7 +54,7 @@ def _attention(
 ) -> tuple[Any, ...]:
     scores = _scores(query, key, bias, is_causal, scale)
     nothing = torch.zeros(0)
-    answer = scores.softmax(-1) @ _repeated(value, query)
+    answer = aten._safe_softmax(scores, -1) @ _repeated(value, query)
     longest = query.shape[2], key.shape[2]
     return answer, scores.logsumexp(-1), nothing, nothing, *longest, nothing, nothing, nothing
 
@@ -64,7 +72,7 @@ def _attention_backward(
     scale: float | None = None,
 ) -> tuple[Any, ...]:
     is_causal, factor = rest[5], query.shape[-1] ** -0.5 if scale is None else scale
-    weights = _scores(query, key, bias, is_causal, scale).softmax(-1)
+    weights = aten._safe_softmax(_scores(query, key, bias, is_causal, scale), -1)
     keys, values = _repeated(key, query), _repeated(value, query)
     through = aten._softmax_backward_data(gradient @ values.transpose(-2, -1), weights, -1, weights.dtype)
     of_key = factor * through.transpose(-2, -1) @ query

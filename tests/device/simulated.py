@@ -24,7 +24,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .backend import register
-from .kernels import fused_attention
+from .kernels import fused_attention, fused_rms_norm
 from .memory import Pinned
 from .record import Operation, Record, Wait
 from .tensor import BOOK, NAME, address_of, device_of, run
@@ -109,7 +109,7 @@ class Generator(torch.Generator):
 
 class _PastOperators(TorchFunctionMode):
     """What torch decides before an operator: memory of a new tensor is pinned, or looked into; and attention
-    is one kernel, which is a choice by a table of devices that Python can't add to.
+    and norms are one kernel, which is a choice by a table of devices that Python can't add to.
 
     `torch.tensor` isn't replaced, as others are: torch remembers for good what it makes tensors with.
     """
@@ -124,6 +124,8 @@ class _PastOperators(TorchFunctionMode):
             BOOK.pinned.check(args[0])
         if func is torch.nn.functional.scaled_dot_product_attention and args[0].device.type == NAME:
             return fused_attention(*args, **kwargs)
+        if func is torch.nn.functional.rms_norm and args[0].device.type == NAME:
+            return fused_rms_norm(*args, **kwargs)
         return func(*args, **kwargs)
 
 

@@ -55,6 +55,9 @@ class _FrozenNorm:
         if mixed or not hidden_states.requires_grad or arguments or keywords:
             return super().forward(hidden_states, *arguments, **keywords)  # type: ignore[misc]
         gain = module.weight
+        if hidden_states.device.type != "cpu" and not module.frozen_offset:
+            # One kernel each way, as GPUs have them.
+            return torch.nn.functional.rms_norm(hidden_states, gain.shape, gain, module.frozen_eps)
         if module.frozen_offset:
             # As the models do: in bfloat16 most of a small weight would be lost beside the offset.
             gain = (gain if gain.dtype is torch.float64 else gain.float()) + module.frozen_offset

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from itertools import accumulate
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -18,13 +20,26 @@ from caikit_pt.base_model.layers.attention import Rows, Scoring
 from caikit_pt.base_model.layers.packing import StopForward, mask_of_none, packed
 from caikit_pt.base_model.layers.reading import reading
 from caikit_pt.base_model.layers.rope import row_lengths
+from caikit_pt.base_model.layers.spans import Bins, Places, Spans, binned
+from caikit_pt.base_model.layers.upload import upload
 from caikit_pt.base_model.one_stack import last_logits
 from caikit_pt.base_model.padding import pad_left, row_losses
 from caikit_pt.base_model.row import PromptTensors, TrainingBatch, prompt_length
-from caikit_pt.base_model.training.packed import losses_of_rows, places, rounded, target_positions
+from caikit_pt.base_model.training.packed import (
+    Predicting,
+    labels_of,
+    losses_of_rows,
+    places,
+    rounded,
+    target_positions,
+)
 from caikit_pt.base_model.training.side import TrainingSide
 from caikit_pt.base_model.training.step import Leaves, Step
 from caikit_pt.parameters.tuning import DECODER
+
+Attending: TypeAlias = Rows | Spans
+# By layer and by prefix, keys and values [1, h, P, d]; None: nothing stands in front of any text.
+_Cells: TypeAlias = Sequence[Sequence[tuple[Tensor, Tensor]]] | None
 
 
 class CausalTraining(TrainingSide):
@@ -68,35 +83,27 @@ class PackedCausalStep(Step):
         self, side: CausalTraining, prompts: Sequence[PromptTensors], common: Sequence[int] = ()
     ) -> None:
         self._side, self._weights = side, side.weights
-        self._common = len(common)
-        self._rows = [side.weights.join(prompt.get(DECODER), common) for prompt in prompts]
+        self._common = common
+        self._prompts = [prompt.get(DECODER) for prompt in prompts]
         self._fronts: dict[bool, _Front] = {}
 
     def target_losses(self, batch: TrainingBatch) -> Tensor:
-        device, rounds = self._weights.device, self._side.rounds_rows
         texts = [
-            [*source[self._common :], *target[:-1]]
+            [*source[len(self._common) :], *target[:-1]]
             for source, target in zip(batch.sources, batch.targets, strict=True)
         ]
-        lengths = list(map(len, texts))
-        before = [len(self._rows[index]) for index in batch.prompt_of_rows]
-        whole = [sum(both) for both in zip(before, lengths, strict=True)]
+        lengths = [0 if prompt is None else len(prompt) for prompt in self._prompts]
+        before = [len(self._common) + lengths[index] for index in batch.prompt_of_rows]
+        whole = [had + len(text) for had, text in zip(before, texts, strict=True)]
         fronts, prefixes = self._in_front_of(whole, batch.prompt_of_rows)
         prefix_lengths = [length for front in fronts for length in front.lengths]
-        read = rounded(target_positions(texts, batch), rounds, sum(lengths))
-        layout = _TextPass(
-            Rows(lengths, lengths, device, True, prefixes, prefix_lengths),
-            Rows(list(map(len, batch.targets)), lengths, device, True, prefixes, prefix_lengths),
-            _side_by_side([front.cells for front in fronts]),
-            read.to(device),
-        )
-        positions = rounded(places(lengths, before), rounds, least=len(read) - batch.target_tokens)
-        positions = positions.to(device)
-        ids = [token for text in texts for token in text]
-        embeddings = self._weights.embed([*ids, *[self._side.text.end_id] * (len(positions) - len(ids))])
-        with packed(layout), row_lengths(_spread(whole, lengths, len(positions)).to(device)):
-            logits = _logits(self._weights, embeddings, positions, layout.read)
-        return losses_of_rows(logits, batch)
+        cells = _side_by_side([front.cells for front in fronts])
+        read = _read_tight if self._weights.device.type == "cpu" else _read_in_bins
+        reading = read(self._side, _Texts(texts, batch, before, prefixes, prefix_lengths), cells)
+        embeddings = self._weights.embed(reading.ids)
+        with packed(reading.layout), row_lengths(reading.lengths[None]):
+            logits = _logits(self._weights, embeddings, reading.positions, reading.layout.read)
+        return losses_of_rows(logits, reading.labels, reading.rows, len(texts))
 
     def finish(self) -> None:
         for front in self._fronts.values():
@@ -110,10 +117,10 @@ class PackedCausalStep(Step):
         classes = list(map(self._weights.length_class, lengths))
         for kind, length in zip(classes, lengths, strict=True):
             if kind not in self._fronts:
-                self._fronts[kind] = _Front(self._weights, self._rows, length)
+                self._fronts[kind] = _Front(self._weights, self._prompts, self._common, length)
         kinds = sorted(set(classes))
         own = [
-            kinds.index(kind) * len(self._rows) + prompt
+            kinds.index(kind) * len(self._prompts) + prompt
             for kind, prompt in zip(classes, prompts, strict=True)
         ]
         return [self._fronts[kind] for kind in kinds], own
@@ -122,11 +129,19 @@ class PackedCausalStep(Step):
 class _Front:
     """The keys and values of soft prompts in front of rows of one length class, as leaves."""
 
-    def __init__(self, weights: FrozenWeights, rows: Sequence[Tensor], length: int) -> None:
-        """`length`: of any row of the class."""
-        self.lengths = [len(row) for row in rows]
+    def __init__(
+        self,
+        weights: FrozenWeights,
+        prompts: Sequence[Tensor | None],
+        common: Sequence[int],
+        length: int,
+    ) -> None:
+        """`prompts` [P, H], and behind each the tokens `common`; `length`: of any row of the class."""
+        self.lengths = [(0 if prompt is None else len(prompt)) + len(common) for prompt in prompts]
         self._weights = weights
-        self._leaves = Leaves(self._read(rows, length))
+        # In bins, prompts are told apart by their places.
+        self._parts = self.lengths if weights.device.type == "cpu" else [sum(self.lengths)]
+        self._leaves = Leaves(self._read(prompts, common, length))
 
     def carry_on(self) -> None:
         """See `Leaves`."""
@@ -134,27 +149,131 @@ class _Front:
 
     @cached_property
     def cells(self) -> list[list[tuple[Tensor, Tensor]]]:
-        """By layer and by prompt, keys and values [1, h, P, d]; nothing where there is no prompt."""
+        """By layer and by prompt, keys and values [1, h, P, d]; nothing where there is no prompt.
+
+        On an accelerator those of all prompts together.
+        """
         if not self._leaves.tensors:
             return []
         leaves = iter(self._leaves.tensors)
-        return [[(next(leaves), next(leaves)) for _ in self.lengths] for _ in range(self._weights.layers)]
+        return [[(next(leaves), next(leaves)) for _ in self._parts] for _ in range(self._weights.layers)]
 
-    def _read(self, rows: Sequence[Tensor], length: int) -> list[Tensor]:
+    def _read(self, prompts: Sequence[Tensor | None], common: Sequence[int], length: int) -> list[Tensor]:
         """Keys and values [1, h, P, d] of every layer and prompt, each layer's for each prompt."""
         if not any(self.lengths):
             return []
-        weights = self._weights
-        layout = _PromptPass(Rows(self.lengths, self.lengths, weights.device, True), weights.layers)
-        positions = places(self.lengths).to(weights.device)
+        weights, device = self._weights, self._weights.device
+        of_rows = torch.repeat_interleave(torch.arange(len(self.lengths)), torch.tensor(self.lengths))
+        told = [torch.tensor(common, dtype=torch.long), places(self.lengths), of_rows]
+        ids, positions, of_rows = upload(told, device)
+        attention: Attending
+        if device.type == "cpu":
+            attention = Rows(self.lengths, self.lengths, device, True)
+        else:
+            together = Places(of_rows[None], positions[None])
+            attention = Spans(together, together, causal=True)
+        layout = _PromptPass(attention, weights.layers)
+        rows = torch.cat([weights.join(prompt, ids) for prompt in prompts])
         with packed(layout), row_lengths(torch.full_like(positions[None], length)), suppress(StopForward):
-            _logits(weights, torch.cat(list(rows)), positions, positions[:1])
+            _logits(weights, rows, positions, positions[:1])
         return [
             part
             for keys, values in layout.seen
-            for pair in zip(*(torch.split(part, self.lengths, dim=2) for part in (keys, values)), strict=True)
+            for pair in zip(*(torch.split(part, self._parts, dim=2) for part in (keys, values)), strict=True)
             for part in pair
         ]
+
+
+# ---- how texts are read ----
+
+
+@dataclass(frozen=True, slots=True)
+class _Texts:
+    """What stands behind the prompts: `ids` of each row, `before` so many positions of it. `prefixes`: whose keys
+    are in front of each, and `prefix_lengths` of all."""
+
+    ids: Sequence[Sequence[int]]
+    batch: TrainingBatch
+    before: Sequence[int]
+    prefixes: Sequence[int]
+    prefix_lengths: Sequence[int]
+
+    @property
+    def lengths(self) -> list[int]:
+        """Positions of each row behind its prefix."""
+        return list(map(len, self.ids))
+
+    @property
+    def whole(self) -> list[int]:
+        """Positions of each row, those of its prefix too."""
+        return [had + length for had, length in zip(self.before, self.lengths, strict=True)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """Packed positions as the model is told of them, all [N] (int64) on its device: tokens, their places in their
+    rows, and how long these are. And, all [L], the tokens to be predicted and the rows that they are of."""
+
+    ids: Tensor
+    positions: Tensor
+    lengths: Tensor
+    layout: _TextPass
+    labels: Tensor
+    rows: Tensor
+
+
+def _read_tight(side: CausalTraining, texts: _Texts, cells: _Cells) -> _Reading:
+    """One behind another, grouped by length in attention: for CPUs, where calls are cheap and work isn't."""
+    device, rounds, lengths, batch = side.weights.device, side.rounds_rows, texts.lengths, texts.batch
+    read = rounded(target_positions(texts.ids, batch), rounds, sum(lengths))
+    layout = _TextPass(
+        Rows(lengths, lengths, device, True, texts.prefixes, texts.prefix_lengths),
+        Rows(list(map(len, batch.targets)), lengths, device, True, texts.prefixes, texts.prefix_lengths),
+        cells,
+        read,
+    )
+    positions = rounded(places(lengths, texts.before), rounds, least=len(read) - batch.target_tokens)
+    ids = torch.tensor([token for text in texts.ids for token in text])
+    ids = torch.nn.functional.pad(ids, (0, len(positions) - len(ids)), value=side.text.end_id)
+    return _Reading(ids, positions, _spread(texts.whole, lengths, len(positions)), layout, *labels_of(batch))
+
+
+def _read_in_bins(side: CausalTraining, texts: _Texts, cells: _Cells) -> _Reading:
+    """In bins, for accelerators."""
+    lengths, front = texts.lengths, max(texts.prefix_lengths) if cells else 0
+    bins = binned([lengths], texts.prefixes, front)
+    predicting = Predicting.of(bins, 0, lengths, texts.batch.targets)
+    own = [torch.arange(begin, end) for begin, end in zip(texts.before, texts.whole, strict=True)]
+    position = bins.filled(0, own, 0)
+    row = bins.filled(0, [torch.full_like(each, number) for number, each in enumerate(own)], -1)
+    told = [
+        bins.filled(0, list(map(torch.tensor, texts.ids)), side.text.end_id).flatten(),
+        position,
+        bins.filled(0, [torch.full_like(each, end) for each, end in zip(own, texts.whole, strict=True)], 0),
+        row,
+        row.flatten()[predicting.positions],
+        position.flatten()[predicting.positions],
+        _prefixes_of_bins(bins, texts, front),
+        predicting.positions.flatten(),
+        predicting.labels.flatten(),
+        predicting.rows.flatten(),
+    ]
+    ids, position, whole, row, asking, place, in_front, read, labels, rows = upload(told, side.weights.device)
+    keys, prefix = Places(row, position), in_front if cells else None
+    layout = _TextPass(
+        Spans(keys, keys, True, prefix), Spans(Places(asking, place), keys, True, prefix), cells, read
+    )
+    return _Reading(ids, position.flatten(), whole.flatten(), layout, labels, rows)
+
+
+def _prefixes_of_bins(bins: Bins, texts: _Texts, longest: int) -> Tensor:
+    """Which of all prefixes' positions stand in front of each bin, [n, P] (int64); -1: none."""
+    begins = [0, *accumulate(texts.prefix_lengths)]
+    picked = torch.full((bins.count, longest), -1)
+    for bin, prefix in zip(bins.bins, texts.prefixes, strict=True):
+        length = texts.prefix_lengths[prefix]
+        picked[bin, :length] = torch.arange(begins[prefix], begins[prefix] + length)
+    return picked
 
 
 class _PromptPass:
@@ -163,7 +282,7 @@ class _PromptPass:
     read = positions = None
     longest = 0
 
-    def __init__(self, rows: Rows, layers: int) -> None:
+    def __init__(self, rows: Attending, layers: int) -> None:
         self._rows, self._layers = rows, layers
         self.seen: list[tuple[Tensor, Tensor]] = []
 
@@ -186,9 +305,9 @@ class _TextPass:
 
     def __init__(
         self,
-        rows: Rows,
-        last: Rows,
-        prefixes: Sequence[Sequence[tuple[Tensor, Tensor]]] | None,
+        rows: Attending,
+        last: Attending,
+        prefixes: _Cells,
         read: Tensor,
     ) -> None:
         self.read = read
@@ -213,16 +332,16 @@ class _TextPass:
 
 def _side_by_side(
     fronts: Sequence[list[list[tuple[Tensor, Tensor]]]],
-) -> list[list[tuple[Tensor, Tensor]]] | None:
+) -> _Cells:
     """By layer, the cells of all `fronts`; None where nothing stands in front of any text."""
     layers = [[cell for layer in together for cell in layer] for together in zip(*fronts, strict=True)]
     return layers or None
 
 
 def _spread(numbers: Sequence[int], lengths: Sequence[int], positions: int) -> Tensor:
-    """A number of each row at each of its positions: [1, N], of `positions` with those that are nobody's."""
+    """A number of each row at each of its positions: [N], of `positions` with those that are nobody's."""
     spread = torch.repeat_interleave(torch.tensor(numbers), torch.tensor(lengths))
-    return torch.nn.functional.pad(spread, (0, positions - len(spread)))[None]
+    return torch.nn.functional.pad(spread, (0, positions - len(spread)))
 
 
 def _logits(weights: FrozenWeights, embeddings: Tensor, positions: Tensor, read: Tensor) -> Tensor:

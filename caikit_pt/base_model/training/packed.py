@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from caikit_pt.base_model.layers.spans import Bins
 from caikit_pt.base_model.row import TrainingBatch
 
 # From so many places on, to such a multiple.
@@ -43,11 +45,48 @@ def target_positions(rows: Sequence[Any], batch: TrainingBatch) -> Tensor:
     return torch.cat([torch.arange(end - len(target), end) for end, target in pairs])
 
 
-def losses_of_rows(logits: Tensor, batch: TrainingBatch) -> Tensor:
-    """The summed cross-entropy [B] of each row; the logits [R, V] begin with those at all target tokens."""
-    labels = torch.tensor([token for target in batch.targets for token in target], device=logits.device)
-    rows = torch.tensor(
-        [row for row, target in enumerate(batch.targets) for _ in target], device=logits.device
-    )
+def losses_of_rows(logits: Tensor, labels: Tensor, rows: Tensor, count: int) -> Tensor:
+    """The summed cross-entropy [B] (float32) of `count` rows.
+
+    The logits [R, V] begin with those of `labels` [L] (int64), which are of `rows` [L]; -100 doesn't count.
+    """
     losses = torch.nn.functional.cross_entropy(logits[: len(labels)].float(), labels, reduction="none")
-    return losses.new_zeros(len(batch.targets)).index_add(0, rows, losses)
+    return losses.new_zeros(count).index_add(0, rows, losses)
+
+
+def labels_of(batch: TrainingBatch) -> tuple[Tensor, Tensor]:
+    """All target tokens one behind another, and the row that each is of: [L] and [L] (int64)."""
+    lengths = torch.tensor(list(map(len, batch.targets)))
+    tokens = torch.tensor([token for target in batch.targets for token in target])
+    return tokens, torch.repeat_interleave(torch.arange(len(lengths)), lengths)
+
+
+@dataclass(frozen=True, slots=True)
+class Predicting:
+    """Which positions of bins predict target tokens: as many of each bin, so that they are bins too.
+
+    All [n, Q] (int64): the position in the packed tensor, the token that is to be predicted (-100: none), and
+    the row of the batch.
+    """
+
+    positions: Tensor
+    labels: Tensor
+    rows: Tensor
+
+    @staticmethod
+    def of(bins: Bins, side: int, lengths: Sequence[int], targets: Sequence[Sequence[int]]) -> Predicting:
+        """Rows of `lengths` on a `side` of `bins` end with what predicts their `targets`."""
+        most = [0] * bins.count
+        for bin, target in zip(bins.bins, targets, strict=True):
+            most[bin] += len(target)
+        positions = (torch.arange(bins.count) * bins.sizes[side])[:, None].repeat(1, max(most))
+        labels, rows = torch.full_like(positions, -100), torch.zeros_like(positions)
+        filled = [0] * bins.count
+        for row, (bin, target) in enumerate(zip(bins.bins, targets, strict=True)):
+            own = slice(filled[bin], filled[bin] + len(target))
+            end = bins.starts[side][row] + lengths[row]
+            positions[bin, own] = torch.arange(end - len(target), end)
+            labels[bin, own] = torch.tensor(target)
+            rows[bin, own] = row
+            filled[bin] += len(target)
+        return Predicting(positions, labels, rows)
