@@ -18,14 +18,6 @@ def pad_right(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     return _pad(rows, left=False)
 
 
-def row_losses(logits: Tensor, labels: Tensor) -> Tensor:
-    """The summed cross-entropy [B] (float32) of logits [B, K, V] at labels [B, K]; -100 doesn't count."""
-    counted = labels != -100
-    losses = torch.nn.functional.cross_entropy(logits[counted].float(), labels[counted], reduction="none")
-    rows = counted.nonzero()[:, 0]
-    return losses.new_zeros(len(labels)).index_add(0, rows, losses)
-
-
 def with_one_more(mask: Tensor) -> Tensor:
     """The mask [B, T] of rows that have all grown by a token: [B, T + 1]."""
     return torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from caikit_pt.base_model.budget import Budget
 from caikit_pt.base_model.model import BaseModel
 from caikit_pt.base_model.row import PromptTensors, TrainingBatch
-from caikit_pt.tuning.batches import passes
+from caikit_pt.tuning.batches import Pass, passes
 
 if TYPE_CHECKING:
     import torch
@@ -20,11 +20,14 @@ def losses(base: BaseModel, prompts: Sequence[PromptTensors], batch: TrainingBat
     """The summed cross-entropy [B] (nats, float32) of each row's target, without gradients."""
     import torch
 
+    from caikit_pt.base_model.layers.upload import upload
+
     def compute(budget: Budget) -> torch.Tensor:
         with torch.no_grad():
             step = _step(base, prompts, batch)
             parts = passes(batch, base, prompts, budget)
-            return _in_order([(part.rows, step.target_losses(part.batch)) for part in parts])
+            (order,) = upload([_order(parts)], base.weights.device)
+            return torch.cat([step.target_losses(part.batch) for part in parts])[order]
 
     return base.training.memory.fit(compute)
 
@@ -36,19 +39,24 @@ def backward(
     weights: Sequence[float],
 ) -> torch.Tensor:
     """As `losses`; and what `prompts` are made of gets the gradient of the losses times `weights` [B]."""
+    import torch
+
     from caikit_pt.base_model.layers.recompute import recomputing
+    from caikit_pt.base_model.layers.upload import upload
 
     def compute(budget: Budget) -> tuple[Step, torch.Tensor]:
         with recomputing(budget.recompute):
             step = _step(base, prompts, batch)
+        parts = passes(batch, base, prompts, budget)
+        told = torch.tensor([weights[row] for part in parts for row in part.rows])
+        factors, order = upload([told, _order(parts)], base.weights.device)
         seen = []
-        for part in passes(batch, base, prompts, budget):
+        for part, own in zip(parts, factors.split([len(part.rows) for part in parts]), strict=True):
             with recomputing(budget.recompute):
                 row_losses = step.target_losses(part.batch)
-            factors = row_losses.new_tensor([weights[row] for row in part.rows])
-            (row_losses * factors).sum().backward()  # type: ignore[no-untyped-call]
-            seen.append((part.rows, row_losses.detach()))
-        return step, _in_order(seen)
+            (row_losses * own).sum().backward()  # type: ignore[no-untyped-call]
+            seen.append(row_losses.detach())
+        return step, torch.cat(seen)[order]
 
     # Only a step that has got through all passes hands on what it has gathered, so nothing counts twice.
     step, together = base.training.memory.fit(compute, keeps_activations=True)
@@ -64,13 +72,11 @@ def _step(base: BaseModel, prompts: Sequence[PromptTensors], batch: TrainingBatc
     return base.training.step(prompts, _common(batch))
 
 
-def _in_order(parts: Sequence[tuple[list[int], torch.Tensor]]) -> torch.Tensor:
-    """The losses of several passes in the order of the rows."""
+def _order(parts: Sequence[Pass]) -> torch.Tensor:
+    """Where each row of the batch is among those of all `parts`, [B] (int64)."""
     import torch
 
-    rows = torch.tensor([row for indices, _ in parts for row in indices])
-    together = torch.cat([part for _, part in parts])
-    return together[rows.argsort().to(together.device)]
+    return torch.tensor([row for part in parts for row in part.rows]).argsort()
 
 
 def _common(batch: TrainingBatch) -> list[int]:

@@ -75,7 +75,10 @@ def register() -> None:
         ("_copy_from", _copy_from),
         ("_to_copy", _to_copy),
         # That there is one keeps torch from taking the operator apart.
-        *((str(func).removeprefix("aten.").removesuffix(".default"), partial(run_here, func)) for func in KERNELS),
+        *(
+            (str(func).removeprefix("aten.").removesuffix(".default"), partial(run_here, func))
+            for func in KERNELS
+        ),
     ):
         _LIBRARY.impl(name, kernel, "PrivateUse1")  # type: ignore[no-untyped-call]
 

@@ -77,7 +77,12 @@ def _attention_backward(
     through = aten._softmax_backward_data(gradient @ values.transpose(-2, -1), weights, -1, weights.dtype)
     of_key = factor * through.transpose(-2, -1) @ query
     of_value = weights.transpose(-2, -1) @ gradient
-    return factor * through @ keys, _summed(of_key, key), _summed(of_value, value), through if wanted[3] else None
+    return (
+        factor * through @ keys,
+        _summed(of_key, key),
+        _summed(of_value, value),
+        through if wanted[3] else None,
+    )
 
 
 def _scores(query: Tensor, key: Tensor, bias: Tensor | None, is_causal: bool, scale: float | None) -> Tensor:

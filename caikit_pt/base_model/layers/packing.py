@@ -110,11 +110,21 @@ def mask_of_none(device: torch.device) -> Tensor:
 
 def _register() -> None:
     from transformers import AttentionInterface, AttentionMaskInterface
-    from transformers.masking_utils import sdpa_mask
 
     with _REGISTERING:
         AttentionInterface.register(NAME, _attention)
-        AttentionMaskInterface.register(NAME, sdpa_mask)
+        AttentionMaskInterface.register(NAME, _mask)
+
+
+def _mask(*arguments: Any, **keywords: Any) -> Tensor | None:
+    """What transformers makes of a mask [B, T]; on an accelerator without a look whether there is any padding,
+    for which the host would wait."""
+    from transformers.masking_utils import sdpa_mask
+
+    mask = keywords.get("attention_mask")
+    if mask is not None and mask.device.type != "cpu":
+        keywords.update(allow_is_causal_skip=False, allow_is_bidirectional_skip=False)
+    return sdpa_mask(*arguments, **keywords)
 
 
 def _attention(

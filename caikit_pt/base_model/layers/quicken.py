@@ -10,6 +10,7 @@ from caikit_pt.base_model.layers.packing import prepare
 from caikit_pt.base_model.layers.reading import read_where_asked
 from caikit_pt.base_model.layers.recompute import let_recompute
 from caikit_pt.base_model.layers.rope import turn_by_own_length
+from caikit_pt.base_model.layers.rotary import turn_in_few_steps
 
 
 def quicken(model: Any) -> bool:
@@ -17,6 +18,7 @@ def quicken(model: Any) -> bool:
     freeze_linears(model)
     freeze_elementwise(model)
     turn_by_own_length(model)
+    turn_in_few_steps(model)
     read_where_asked(model)
     packable = prepare(model)
     let_recompute(model)

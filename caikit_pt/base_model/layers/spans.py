@@ -12,11 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
-from caikit_pt.base_model.layers.attention import Scoring
+from caikit_pt.base_model.layers.attention import Rows, Scoring
 
 # Positions of a bin that holds more than one row: the surplus grows with them, and calls are small below.
 _SIZE = 512
@@ -100,9 +101,12 @@ class Spans:
         `prefix` has the keys and values of all prefixes, [1, h', P, d] together.
         """
         bins = len(self._queries.row)
-        query, key, value = (part[0].unflatten(1, (bins, -1)).transpose(0, 1) for part in (query, key, value))
+        query, key, value = (_in_bins(part, bins) for part in (query, key, value))
         if prefix is not None:
-            front = (self._front(parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)) for parts in zip(*prefix, strict=True))
+            front = (
+                self._front(parts[0] if len(parts) == 1 else torch.cat(parts, dim=2))
+                for parts in zip(*prefix, strict=True)
+            )
             key, value = (torch.cat(pair, dim=2) for pair in zip(front, (key, value), strict=True))
         groups = query.shape[1] // key.shape[1]
         if groups > 1:
@@ -120,8 +124,7 @@ class Spans:
         bins, length = self._prefix.shape
         if length == all_prefixes.shape[2]:
             return all_prefixes.expand(bins, -1, -1, -1)
-        picked = all_prefixes[0].index_select(1, self._prefix.flatten().clamp(min=0))
-        return picked.unflatten(1, (bins, length)).transpose(0, 1)
+        return _in_bins(all_prefixes.index_select(2, self._prefix.flatten().clamp(min=0)), bins)
 
     def _added(self, scoring: Scoring, dtype: torch.dtype) -> Tensor:
         """What is added to the scores, [n, 1 or h, Q, P + S]."""
@@ -150,8 +153,7 @@ class Spans:
             seen = seen | (queries.row < 0)[:, :, None]
             if self._prefix is not None:
                 seen = torch.cat([self._seen_in_front(window), seen], dim=2)
-            nothing = torch.zeros((), dtype=dtype, device=seen.device)
-            self._masks[window, dtype] = torch.where(seen, nothing, -torch.inf)[:, None]
+            self._masks[window, dtype] = torch.where(seen, 0.0, -torch.inf).to(dtype)[:, None]
         return self._masks[window, dtype]
 
     def _seen_in_front(self, window: int | None) -> Tensor:
@@ -162,6 +164,14 @@ class Spans:
             places = torch.arange(self._prefix.shape[1], device=seen.device)
             return seen & (self._queries.place[:, :, None] - places < window)
         return seen.expand(-1, self._queries.row.shape[1], -1)
+
+
+Attending: TypeAlias = "Rows | Spans"
+
+
+def _in_bins(packed: Tensor, bins: int) -> Tensor:
+    """Of [1, h, n S, d]: [n, h, S, d]."""
+    return packed.unflatten(2, (bins, -1)).squeeze(0).transpose(0, 1)
 
 
 def _multiple(length: int) -> int:

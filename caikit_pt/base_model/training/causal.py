@@ -20,13 +20,13 @@ from caikit_pt.base_model.layers.attention import Rows, Scoring
 from caikit_pt.base_model.layers.packing import StopForward, mask_of_none, packed
 from caikit_pt.base_model.layers.reading import reading
 from caikit_pt.base_model.layers.rope import row_lengths
-from caikit_pt.base_model.layers.spans import Bins, Places, Spans, binned
+from caikit_pt.base_model.layers.spans import Attending, Bins, Places, Spans, binned
 from caikit_pt.base_model.layers.upload import upload
 from caikit_pt.base_model.one_stack import last_logits
-from caikit_pt.base_model.padding import pad_left, row_losses
 from caikit_pt.base_model.row import PromptTensors, TrainingBatch, prompt_length
 from caikit_pt.base_model.training.packed import (
     Predicting,
+    before_ends,
     labels_of,
     losses_of_rows,
     places,
@@ -35,9 +35,9 @@ from caikit_pt.base_model.training.packed import (
 )
 from caikit_pt.base_model.training.side import TrainingSide
 from caikit_pt.base_model.training.step import Leaves, Step
+from caikit_pt.base_model.training.table import RowTable, padded, picked
 from caikit_pt.parameters.tuning import DECODER
 
-Attending: TypeAlias = Rows | Spans
 # By layer and by prefix, keys and values [1, h, P, d]; None: nothing stands in front of any text.
 _Cells: TypeAlias = Sequence[Sequence[tuple[Tensor, Tensor]]] | None
 
@@ -49,18 +49,18 @@ class CausalTraining(TrainingSide):
         return PackedCausalStep(self, prompts, common)
 
     def padded_losses(self, prompts: Sequence[PromptTensors], batch: TrainingBatch) -> Tensor:
-        weights = self.weights
-        rows = [
-            weights.join(prompt.get(DECODER), [*source, *target[:-1]])
-            for prompt, source, target in zip(prompts, batch.sources, batch.targets, strict=True)
-        ]
+        table = RowTable(prompts, self.text.end_id)
+        pairs = zip(batch.sources, batch.targets, strict=True)
+        rows = [table.row(DECODER, row, [*ids, *target[:-1]]) for row, (ids, target) in enumerate(pairs)]
+        places_of_rows, mask = padded(rows, table.nobody, left=True)
         # Aligned at the end, every target lies in the last K positions: the rest needs no logits.
         longest = max(map(len, batch.targets))
-        logits = last_logits(weights, *pad_left(rows), last=longest)
-        labels = torch.full((len(rows), longest), -100, device=weights.device)
-        for label, target in zip(labels, batch.targets, strict=True):
-            label[longest - len(target) :] = torch.tensor(target, device=weights.device)
-        return row_losses(logits, labels)
+        ends = [longest * (row + 1) for row in range(len(rows))]
+        told = [torch.tensor(table.ids), places_of_rows, mask, before_ends(ends, batch.targets)]
+        ids, places_of_rows, mask, at, labels, of = upload([*told, *labels_of(batch)], self.weights.device)
+        embeddings = picked(table.embedded(self.weights, ids), places_of_rows)
+        logits = last_logits(self.weights, embeddings, mask, last=longest)
+        return losses_of_rows(logits.flatten(0, 1).index_select(0, at), labels, of, len(rows))
 
     def positions(self, source: int, target: int, prompt: PromptTensors) -> int:
         shared = 0 if self.trains_packed else prompt_length(prompt, DECODER)
@@ -347,7 +347,7 @@ def _spread(numbers: Sequence[int], lengths: Sequence[int], positions: int) -> T
 def _logits(weights: FrozenWeights, embeddings: Tensor, positions: Tensor, read: Tensor) -> Tensor:
     """The logits [R, V] at `read` [R] of packed embeddings [N, H], whose places in their rows are
     `positions` [N]."""
-    with reading(lambda hidden: hidden[:, read]):
+    with reading(lambda hidden: hidden.index_select(1, read)):
         return weights.forward(  # type: ignore[no-any-return]
             {"position_ids": positions[None]},
             inputs_embeds=embeddings[None],

@@ -40,8 +40,12 @@ def rounded(places: Tensor, rounds: bool, more: int = 0, least: int = 0) -> Tens
 
 def target_positions(rows: Sequence[Any], batch: TrainingBatch) -> Tensor:
     """Where packed rows that end with their targets predict these, [R]."""
-    ends = accumulate(map(len, rows))
-    pairs = zip(ends, batch.targets, strict=True)
+    return before_ends(list(accumulate(map(len, rows))), batch.targets)
+
+
+def before_ends(ends: Sequence[int], targets: Sequence[Sequence[int]]) -> Tensor:
+    """The last positions before each of `ends`, one for each token of its target: [L] (int64)."""
+    pairs = zip(ends, targets, strict=True)
     return torch.cat([torch.arange(end - len(target), end) for end, target in pairs])
 
 

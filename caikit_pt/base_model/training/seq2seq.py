@@ -7,7 +7,8 @@ relative ones both leave it alone.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,11 +17,21 @@ from torch import Tensor
 from caikit_pt.base_model.layers.attention import Rows, Scoring
 from caikit_pt.base_model.layers.packing import mask_of_none, packed
 from caikit_pt.base_model.layers.reading import reading
-from caikit_pt.base_model.padding import pad_right, row_losses
+from caikit_pt.base_model.layers.spans import Attending, Places, Spans, binned
+from caikit_pt.base_model.layers.upload import upload
 from caikit_pt.base_model.row import PromptTensors, TrainingBatch, prompt_length
-from caikit_pt.base_model.training.packed import losses_of_rows, places, rounded, target_positions
+from caikit_pt.base_model.training.packed import (
+    Predicting,
+    before_ends,
+    labels_of,
+    losses_of_rows,
+    places,
+    rounded,
+    target_positions,
+)
 from caikit_pt.base_model.training.side import TrainingSide
 from caikit_pt.base_model.training.step import LeafPrompts, Step
+from caikit_pt.base_model.training.table import RowTable, padded, picked
 from caikit_pt.parameters.tuning import DECODER, ENCODER
 
 
@@ -31,20 +42,23 @@ class Seq2SeqTraining(TrainingSide):
         return PackedSeq2SeqStep(self, prompts)
 
     def padded_losses(self, prompts: Sequence[PromptTensors], batch: TrainingBatch) -> Tensor:
-        weights = self.weights
-        encoder, encoder_mask = pad_right(self.encoder_rows(prompts, batch))
-        decoder, decoder_mask = pad_right(self.decoder_rows(prompts, batch))
-        logits = weights.forward(
-            inputs_embeds=encoder,
-            attention_mask=encoder_mask,
-            decoder_inputs_embeds=decoder,
-            decoder_attention_mask=decoder_mask,
+        start, table = self.text.start_ids, RowTable(prompts, self.text.end_id)
+        encoder = [table.row(ENCODER, row, ids) for row, ids in enumerate(batch.sources)]
+        decoder = [table.row(DECODER, row, [*start, *ids[:-1]]) for row, ids in enumerate(batch.targets)]
+        read, read_mask = padded(encoder, table.nobody, left=False)
+        written, written_mask = padded(decoder, table.nobody, left=False)
+        ends = [row * written.shape[1] + len(own) for row, own in enumerate(decoder)]
+        told = [torch.tensor(table.ids), read, read_mask, written, written_mask]
+        told += [before_ends(ends, batch.targets), *labels_of(batch)]
+        ids, read, read_mask, written, written_mask, at, labels, rows = upload(told, self.weights.device)
+        whole = table.embedded(self.weights, ids)
+        logits = self.weights.forward(
+            inputs_embeds=picked(whole, read),
+            attention_mask=read_mask,
+            decoder_inputs_embeds=picked(whole, written),
+            decoder_attention_mask=written_mask,
         ).logits
-        labels = torch.full(logits.shape[:2], -100, device=weights.device)
-        for label, prompt, target in zip(labels, prompts, batch.targets, strict=True):
-            begin = prompt_length(prompt, DECODER)
-            label[begin : begin + len(target)] = torch.tensor(target, device=weights.device)
-        return row_losses(logits, labels)
+        return losses_of_rows(logits.flatten(0, 1).index_select(0, at), labels, rows, len(encoder))
 
     def encoder_rows(self, prompts: Sequence[PromptTensors], batch: TrainingBatch) -> list[Tensor]:
         """What the encoder reads of each row, [P + T, H]."""
@@ -72,25 +86,22 @@ class PackedSeq2SeqStep(Step):
         self._prompts = LeafPrompts(prompts)
 
     def target_losses(self, batch: TrainingBatch) -> Tensor:
-        side, weights, prompts = self._side, self._side.weights, self._prompts.of_rows(batch)
-        sources, targets = side.encoder_rows(prompts, batch), side.decoder_rows(prompts, batch)
-        encoding = _TwoSides(list(map(len, sources)), list(map(len, sources)), side)
+        weights = self._side.weights
+        reads = _read_tight if weights.device.type == "cpu" else _read_in_bins
+        what = reads(self._side, self._prompts, batch)
         mask = mask_of_none(weights.device)
-        with packed(encoding):
+        with packed(what.encoding):
             encoded = weights.model.get_encoder()(
-                inputs_embeds=_packed(sources, encoding)[None], attention_mask=mask
+                inputs_embeds=what.encoder[None], attention_mask=mask
             ).last_hidden_state
-        decoding = _TwoSides(
-            list(map(len, targets)), list(map(len, sources)), side, target_positions(targets, batch)
-        )
-        with packed(decoding), reading(decoding.pick):
+        with packed(what.decoding), _read_at(what.predicting):
             logits = weights.forward(
                 encoder_outputs=(encoded,),
                 attention_mask=mask,
-                decoder_inputs_embeds=_packed(targets, decoding)[None],
+                decoder_inputs_embeds=what.decoder[None],
                 decoder_attention_mask=mask,
             ).logits[0]
-        return losses_of_rows(logits, batch)
+        return losses_of_rows(logits, what.labels, what.rows, len(batch.targets))
 
     def finish(self) -> None:
         self._prompts.carry_on()
@@ -101,37 +112,106 @@ class _TwoSides:
 
     read = None
 
-    def __init__(
-        self, own: Sequence[int], other: Sequence[int], side: Seq2SeqTraining, predict: Tensor | None = None
-    ) -> None:
-        rounds, device = side.rounds_rows, side.weights.device
-        # Without a decoder prompt every position predicts a target token.
-        every = predict is None or len(predict) == sum(own)
-        at = None if predict is None or every else rounded(predict, rounds, sum(own))
-        least = 0 if predict is None or at is None else len(at) - len(predict)
-        self._predicting = None if at is None else at.to(device)
-        self.longest = max(*own, *other)
-        self.positions = rounded(places(own), rounds, least=least).to(device)
-        self._own, self._other, self._device = own, other, device
-
-    @cached_property
-    def _causal(self) -> Rows:
-        return Rows(self._own, self._own, self._device, causal=True)
-
-    @cached_property
-    def _bidirectional(self) -> Rows:
-        return Rows(self._own, self._other, self._device, causal=False)
+    def __init__(self, own: Attending | None, other: Attending, positions: Tensor, longest: int) -> None:
+        """`own`: from each row to itself, causal; `other`: to what the encoder reads of it."""
+        self.positions, self.longest = positions, longest
+        self._own, self._other = own, other
 
     def attend(self, module: Any, query: Tensor, key: Tensor, value: Tensor, scoring: Scoring) -> Tensor:
-        rows = self._causal if module.is_causal else self._bidirectional
-        return rows.attend(query, key, value, scoring)
+        attention = self._own if module.is_causal else self._other
+        assert attention is not None
+        return attention.attend(query, key, value, scoring)
 
     def collect(self) -> None:
         raise NotImplementedError
 
-    def pick(self, hidden: Tensor) -> Tensor:
-        """Of [1, N, H] the positions [1, R, H] that predict target tokens, for `reading`."""
-        return hidden if self._predicting is None else hidden[:, self._predicting]
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """What both sides get, [N, H] each, and how; `predicting` [R] are the decoder's positions that predict target
+    tokens (None: all). And, all [L], these tokens and the rows that they are of."""
+
+    encoder: Tensor
+    encoding: _TwoSides
+    decoder: Tensor
+    decoding: _TwoSides
+    predicting: Tensor | None
+    labels: Tensor
+    rows: Tensor
+
+
+def _read_tight(side: Seq2SeqTraining, prompts: LeafPrompts, batch: TrainingBatch) -> _Reading:
+    """One behind another, grouped by length in attention: for CPUs, where calls are cheap and work isn't."""
+    device, rounds = side.weights.device, side.rounds_rows
+    of_rows = prompts.of_rows(batch)
+    sources, targets = side.encoder_rows(of_rows, batch), side.decoder_rows(of_rows, batch)
+    encoder, decoder = list(map(len, sources)), list(map(len, targets))
+    encoding = _TwoSides(
+        None,
+        Rows(encoder, encoder, device, causal=False),
+        rounded(places(encoder), rounds),
+        max(encoder),
+    )
+    predicting = target_positions(targets, batch)
+    # Without a decoder prompt every position predicts a target token.
+    at = None if len(predicting) == sum(decoder) else rounded(predicting, rounds, sum(decoder))
+    decoding = _TwoSides(
+        Rows(decoder, decoder, device, causal=True),
+        Rows(decoder, encoder, device, causal=False),
+        rounded(places(decoder), rounds, least=0 if at is None else len(at) - len(predicting)),
+        max(*decoder, *encoder),
+    )
+    return _Reading(
+        _packed(sources, encoding), encoding, _packed(targets, decoding), decoding, at, *labels_of(batch)
+    )
+
+
+def _read_in_bins(side: Seq2SeqTraining, prompts: LeafPrompts, batch: TrainingBatch) -> _Reading:
+    """In bins, a row's two sides in bins of one number: for accelerators."""
+    owners, start = batch.prompt_of_rows, side.text.start_ids
+    table = RowTable(prompts.prompts, side.text.end_id)
+    encoder = [table.row(ENCODER, own, ids) for own, ids in zip(owners, batch.sources, strict=True)]
+    decoder = [
+        table.row(DECODER, own, [*start, *target[:-1]])
+        for own, target in zip(owners, batch.targets, strict=True)
+    ]
+    lengths = [list(map(len, encoder)), list(map(len, decoder))]
+    bins = binned(lengths)
+    predicting = Predicting.of(bins, 1, lengths[1], batch.targets)
+    told = [torch.tensor(table.ids)]
+    for number, rows in enumerate((encoder, decoder)):
+        told += [
+            bins.filled(number, rows, table.nobody),
+            bins.filled(number, [torch.full_like(row, index) for index, row in enumerate(rows)], -1),
+            bins.filled(number, [torch.arange(len(row)) for row in rows], 0),
+        ]
+    told += [predicting.positions, predicting.labels, predicting.rows]
+    ids, reads, *places_read, writes, row, place, at, labels, of = upload(told, side.weights.device)
+    read, written = Places(*places_read), Places(row, place)
+    whole = table.embedded(side.weights, ids)
+    encoding = _TwoSides(None, Spans(read, read, causal=False), read.place.flatten(), max(lengths[0]))
+    decoding = _TwoSides(
+        Spans(written, written, causal=True),
+        Spans(written, read, causal=False),
+        place.flatten(),
+        max(*lengths[0], *lengths[1]),
+    )
+    return _Reading(
+        picked(whole, reads.flatten()),
+        encoding,
+        picked(whole, writes.flatten()),
+        decoding,
+        at.flatten(),
+        labels.flatten(),
+        of.flatten(),
+    )
+
+
+def _read_at(positions: Tensor | None) -> AbstractContextManager[None]:
+    """Logits at `positions` [R] of packed ones; None: at all."""
+    if positions is None:
+        return nullcontext()
+    return reading(lambda hidden: hidden.index_select(1, positions))
 
 
 def _packed(rows: Sequence[Tensor], layout: _TwoSides) -> Tensor:

@@ -53,11 +53,11 @@ class LeafPrompts:
     def __init__(self, prompts: Sequence[PromptTensors]) -> None:
         self._leaves = Leaves([tensor for prompt in prompts for tensor in prompt.values()])
         leaves = iter(self._leaves.tensors)
-        self._prompts = [{part: next(leaves) for part in prompt} for prompt in prompts]
+        self.prompts = [{part: next(leaves) for part in prompt} for prompt in prompts]
 
     def of_rows(self, batch: TrainingBatch) -> list[PromptTensors]:
         """The prompt of each row of `batch`."""
-        return [self._prompts[index] for index in batch.prompt_of_rows]
+        return [self.prompts[index] for index in batch.prompt_of_rows]
 
     def carry_on(self) -> None:
         """See `Leaves`."""
