@@ -40,7 +40,7 @@ def backend_for(base: LanguageModel, settings: Settings) -> Backend:
     from caikit_pt.serving.vllm_text import VllmModel
 
     assert isinstance(base, VllmModel)
-    return VllmBackend(base.text, settings.max_waiting_requests)
+    return VllmBackend(base, settings.max_waiting_requests)
 
 
 def _remote(name: str, settings: Settings) -> Remote | None:

@@ -24,7 +24,7 @@ from caikit_pt.serving import vllm_request
 from caikit_pt.serving.backend import Backend
 from caikit_pt.serving.generation import Generation
 from caikit_pt.serving.request import FinishReason, Request, Token, token_text
-from caikit_pt.serving.vllm_text import VllmText
+from caikit_pt.serving.vllm_text import VllmModel, VllmText
 
 _LOG = logging.getLogger(__name__)
 _MOMENT = 0.01  # seconds by which a timer may be early
@@ -44,9 +44,13 @@ class RemoteGeneration(Generation):
 class VllmBackend(Backend):
     """Answers requests to one base model by a vLLM server."""
 
-    def __init__(self, text: VllmText, waiting: int) -> None:
-        """`waiting`: requests that may be under way."""
-        self._text, self._waiting = text, waiting
+    def __init__(self, model: VllmModel, waiting: int) -> None:
+        """`waiting`: requests that may be under way; while one is, `model` is the one of all who ask for it."""
+        self._model, self._waiting = model, waiting
+
+    @property
+    def _text(self) -> VllmText:
+        return self._model.text
 
     def submit(self, request: Request) -> Generation:
         vllm_request.check(request.parameters, self._text.checkpoint.name)

@@ -94,6 +94,8 @@ def worker_for(base: BaseModel, limits: Limits) -> Worker:
         known = _WORKERS.get(base)
         worker = known() if known else None
         if worker is None:
-            worker = Worker(base, limits)
+            # Whoever asks first tries kernels and batches, in whatever thread that is.
+            with ending.waits_for_this():
+                worker = Worker(base, limits)
             _WORKERS[base] = weakref.ref(worker)
         return worker

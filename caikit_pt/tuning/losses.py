@@ -48,7 +48,8 @@ def backward(
         with recomputing(budget.recompute):
             step = _step(base, prompts, batch)
         parts = passes(batch, base, prompts, budget)
-        told = torch.tensor([weights[row] for part in parts for row in part.rows])
+        dtype = torch.promote_types(base.weights.dtype, torch.float32)
+        told = torch.tensor([weights[row] for part in parts for row in part.rows], dtype=dtype)
         factors, order = upload([told, _order(parts)], base.weights.device)
         seen = []
         for part, own in zip(parts, factors.split([len(part.rows) for part in parts]), strict=True):

@@ -87,7 +87,7 @@ def test_many_prompts_share_one_copy_of_their_base(saved: Path) -> None:
     before = len(POOL)
     loaded = [caikit.load(str(saved)) for _ in range(5)]
     assert len(POOL) == before
-    assert len({model.base.model.get_input_embeddings().weight.data_ptr() for model in loaded}) == 1
+    assert len({model.base.weights.model.get_input_embeddings().weight.data_ptr() for model in loaded}) == 1
 
 
 def test_another_base_is_refused_with_both_fingerprints(saved: Path, base: BaseModel) -> None:

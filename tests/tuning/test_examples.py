@@ -63,7 +63,7 @@ def test_a_long_text_is_cut_before_it_is_tokenised(base: BaseModel, monkeypatch:
         return ids
 
     for name in ("source_ids", "target_ids"):
-        monkeypatch.setattr(base, name, counted(getattr(base, name)))
+        monkeypatch.setattr(base.text, name, counted(getattr(base.text, name)))
     long = Records((Record(text, text), Record(text * 300, text * 300)), False)
     examples = make_examples(long, base.text, parameters)
     assert max(read) < len(text)
@@ -76,7 +76,7 @@ def test_a_long_text_is_cut_before_it_is_tokenised(base: BaseModel, monkeypatch:
 def test_a_text_of_few_tokens_is_read_whole(base: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """However long: characters that a tokenizer leaves out are no tokens."""
     real = base.text.source_ids
-    monkeypatch.setattr(base, "source_ids", lambda text: real(text.replace("\u200b", "")))
+    monkeypatch.setattr(base.text, "source_ids", lambda text: real(text.replace("\u200b", "")))
     text = "\u200b" * 100_000 + "kettle"
     assert base.text.first_source_ids(text, 20) == real("kettle")
 
@@ -86,7 +86,7 @@ def test_a_source_without_a_token_is_refused_by_its_number(
 ) -> None:
     """Some tokenizers leave out characters, and of a text of these nothing is left."""
     real = base.text.source_ids
-    monkeypatch.setattr(base, "source_ids", lambda text: real("" if text == "\u200b" else text))
+    monkeypatch.setattr(base.text, "source_ids", lambda text: real("" if text == "\u200b" else text))
     pairs = [{"input": f"thing {n}", "output": "good"} for n in range(20)]
     pairs[3]["input"] = pairs[8]["input"] = "\u200b"
     request = {"base_model": base.checkpoint.name, "validation_share": 0.5}

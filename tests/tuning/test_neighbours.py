@@ -50,10 +50,11 @@ def stand_in() -> BaseModel:
     # As in Gemma: what the first layer gets is not what the table holds.
     shift = torch.linspace(0.1, 0.2, 15)
     fake = SimpleNamespace(
-        tokenizer=tokenizer,
-        rows=15,
-        device=torch.device("cpu"),
-        embed=lambda ids: (100 * (table[list(ids)] + shift)).bfloat16(),
+        text=SimpleNamespace(tokenizer=tokenizer, rows=15),
+        weights=SimpleNamespace(
+            device=torch.device("cpu"),
+            embed=lambda ids: (100 * (table[list(ids)] + shift)).bfloat16(),
+        ),
     )
     return cast(BaseModel, fake)
 
