@@ -56,11 +56,11 @@ ENDS = {
         """,
     "a model is loaded in a thread": """
         import threading
-        from caikit_pt.base_model import pool
-        from caikit_pt.base_model.trials import training as self_test
-        pool.import_libraries()
-        check, begun = self_test.check_itself, threading.Event()
-        self_test.check_itself = lambda base: [begun.set(), *(check(base) for _ in range(20))]
+        from caikit_pt.base_model.loading.libraries import import_libraries
+        from caikit_pt.base_model.trials import answers
+        import_libraries()
+        check, begun = answers.check_answers, threading.Event()
+        answers.check_answers = lambda serving: [begun.set(), *(check(serving) for _ in range(20))]
         threading.Thread(target=tuned, args=[NAME], daemon=True).start()
         begun.wait()
         """,
