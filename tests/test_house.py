@@ -185,7 +185,8 @@ def words_and_texts(file: Path) -> tuple[set[str], set[str]]:
 
     Neither comments nor docstrings are code.
     """
-    words, texts = set(), set()
+    words: set[str] = set()
+    texts: set[str] = set()
     tree = ast.parse(file.read_text())
     docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     for node in ast.walk(tree):
@@ -277,6 +278,16 @@ def test_every_arrow_of_the_drawing_is_there() -> None:
     graph = between_rooms(arrows())
     assert {room: graph[room] - EVERYWHERE for room in ROOMS} == ROOMS
     assert between_rooms(arrows_within("base_model"), depth=2) == BASE_MODEL
+
+
+@pytest.mark.parametrize(("heading", "rooms"), [("Rooms", ROOMS), ("Within base_model", BASE_MODEL)])
+def test_the_tables_of_the_document_are_these(heading: str, rooms: dict[str, set[str]]) -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    section = text.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    lines = re.findall(r"^\| `(\w+)` \| [^|]+ \|([^|]*)\|$", section, re.MULTILINE)
+    assert {room: set(re.findall(r"\w+", known)) for room, known in lines} == {
+        room: known for room, known in rooms.items() if room != "__init__" or known
+    }
 
 
 def test_rooms_do_not_know_each_other_in_a_circle() -> None:
