@@ -17,7 +17,7 @@ class Budget:
     """Positions of all rows together, and logits (target tokens times vocabulary), of one forward pass.
 
     A row that is larger than either is taken alone. With `recompute`, layers are computed twice in order
-    to keep less (`recomputing`).
+    to keep less (`layers.recompute`).
     """
 
     positions: int

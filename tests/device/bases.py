@@ -11,7 +11,7 @@ FIRST, SECOND = "sim:0", "sim:1"
 
 
 def on_device(checkpoint: Checkpoint, device: str = FIRST, dtype: str = "float32") -> BaseModel:
-    """`checkpoint`, frozen on `device` and past its self-test; to be used inside any SimulatedDevice."""
+    """`checkpoint`, frozen on `device` and past its trials; to be used inside any SimulatedDevice."""
     with SimulatedDevice():
         return load(checkpoint, dtype, device)
 

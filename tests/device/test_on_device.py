@@ -71,7 +71,7 @@ def base_there(base: BaseModel, there: dict[str, BaseModel]) -> BaseModel:
     return there[base.checkpoint.name]
 
 
-# ---- loading and self-tests ----
+# ---- loading and trials ----
 
 
 def test_a_model_passes_all_its_trials_there(

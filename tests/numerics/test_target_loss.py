@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from caikit_pt.base_model.budget import Budget
-from caikit_pt.base_model.layers import attention as packed_rows
+from caikit_pt.base_model.layers import attention
 from caikit_pt.base_model.layers.recompute import recomputing
 from caikit_pt.base_model.model import BaseModel
 from caikit_pt.base_model.row import PromptTensors, TrainingBatch
@@ -103,7 +103,7 @@ def test_the_attention_of_a_gpu_is_the_same(
     batch, ours, obvious = _mixed(base), _prompts(base, parts), _prompts(base, parts)
     with everything_in_float64():
         assert base.training.trains_packed == (family not in PADDED_FAMILIES)
-        monkeypatch.setattr(packed_rows.Rows, "attend", packed_rows.Rows.attend_fused)
+        monkeypatch.setattr(attention.Rows, "attend", attention.Rows.attend_fused)
         seen = _backward(base, ours, batch, FAST)
         expected = _obvious_backward(base, obvious, batch)
     torch.testing.assert_close(seen, expected, rtol=ROUNDING, atol=0)
@@ -122,7 +122,7 @@ def test_positions_that_are_nobodys_change_nothing(
         pytest.skip("its rows are padded")
     batch, ours, obvious = _mixed(base), _prompts(base, parts), _prompts(base, parts)
     monkeypatch.setitem(base.training.__dict__, "rounds_rows", True)
-    monkeypatch.setattr(packed_rows.Rows, "attend", getattr(packed_rows.Rows, attend))
+    monkeypatch.setattr(attention.Rows, "attend", getattr(attention.Rows, attend))
     with everything_in_float64():
         seen = _backward(base, ours, batch, FAST)
         expected = _obvious_backward(base, obvious, batch)
@@ -179,7 +179,7 @@ def test_what_a_layer_raises_leaves_nothing_behind(zoo: Zoo, monkeypatch: pytest
     base = zoo.model("llama", "float64")
     batch, prompts = _batch(base), [_prompt(base, DECODER_ONLY)]
     monkeypatch.setattr(base.training.memory, "budget", replace(base.training.memory.budget, recompute=True))
-    monkeypatch.setattr(packed_rows.Rows, "attend", lambda *_: 1 / 0)
+    monkeypatch.setattr(attention.Rows, "attend", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError) as kept:
         _backward(base, prompts, batch, FAST)
     leaf = torch.ones(1, requires_grad=True)

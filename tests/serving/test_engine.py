@@ -82,7 +82,7 @@ def test_a_lone_greedy_answer_is_the_plain_one(base: BaseModel) -> None:
     assert one.generated == expected
 
 
-def test_a_model_that_fails_its_self_test_is_served_one_by_one(
+def test_a_model_that_fails_the_trial_of_batches_is_served_one_by_one(
     base: BaseModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = [alone(base, seed) for seed in range(4)]

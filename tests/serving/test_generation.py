@@ -1,4 +1,4 @@
-"""Every field of an inference request, through the code that serves, on both families."""
+"""Every field of an inference request, through the code that serves, on all families."""
 
 from __future__ import annotations
 

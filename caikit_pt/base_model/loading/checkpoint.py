@@ -10,7 +10,7 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from caikit_pt.base_model.family import Family, family_of
+from caikit_pt.base_model.family import FAMILIES, Family, family_of
 from caikit_pt.base_model.loading.fingerprint import fingerprint
 from caikit_pt.base_model.loading.trial import trial
 from caikit_pt.errors import InvalidParameter, in_short
@@ -229,7 +229,7 @@ def _checked(name: str, config: Any) -> Any:
         raise InvalidParameter(
             "base_model",
             name,
-            f"a causal or seq2seq language model that generates text; this one is {kind}",
+            f"a {' or '.join(map(str, FAMILIES))} language model that generates text; this one is {kind}",
         )
     generator = getattr(transformers, str(mapping[config.model_type]))
     missing = sorted(_NEEDED_ARGUMENTS - set(signature(generator.forward).parameters))

@@ -1,4 +1,4 @@
-"""A row of a model that has failed the test of batches: read and generated the plain way, alone."""
+"""A row of a model that has failed the trial of batches: read and generated the plain way, alone."""
 
 from __future__ import annotations
 

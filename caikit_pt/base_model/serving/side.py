@@ -88,11 +88,11 @@ class ServingSide(ABC):
 
     @abstractmethod
     def batched_prefill(self, rows: Sequence[Row]) -> Prefill:
-        """The fast way to read, for models that pass the test of batches."""
+        """The fast way to read, for models that pass the trial of batches."""
 
     @abstractmethod
     def growing_batch(self) -> Batch:
-        """The fast way to generate, for models that pass the test of batches."""
+        """The fast way to generate, for models that pass the trial of batches."""
 
     @abstractmethod
     def start(self, rows: Sequence[Row]) -> Decoding:

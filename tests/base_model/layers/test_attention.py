@@ -9,7 +9,7 @@ from itertools import accumulate
 import pytest
 import torch
 
-from caikit_pt.base_model.layers import attention as packed_rows
+from caikit_pt.base_model.layers import attention
 from caikit_pt.base_model.layers.attention import Rows, Scoring
 
 HEADS, SHARED_HEADS, WIDTH = 4, 2, 8
@@ -63,7 +63,7 @@ CASES = {
 def test_rows_attend_as_each_of_them_alone(name: str, fused: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     case = CASES[name]
     if fused:
-        monkeypatch.setattr(packed_rows.Rows, "attend", packed_rows.Rows.attend_fused)
+        monkeypatch.setattr(attention.Rows, "attend", attention.Rows.attend_fused)
     rows = Rows(case.queries, case.keys, torch.device("cpu"), case.causal, case.prefixes, PREFIXES)
     ours, obvious = _tensors(case), _tensors(case)
     prefix = None if case.prefixes is None else ours.prefixes
