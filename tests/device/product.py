@@ -21,7 +21,7 @@ from caikit_pt.soft_prompt.prompt import SoftPrompt
 from caikit_pt.tuning.candidate import Candidate
 from caikit_pt.tuning.examples import make_examples
 from caikit_pt.tuning.learner import gradients
-from caikit_pt.tuning.losses import losses
+from caikit_pt.tuning.losses import backward, losses
 from caikit_pt.tuning.progress import Progress
 from caikit_pt.tuning.snapshot import Snapshots
 from caikit_pt.tuning.tuner import tune
@@ -42,6 +42,7 @@ __all__ = [
     "TrainingBatch",
     "TrainingInterrupted",
     "Worker",
+    "backward",
     "budget_for",
     "check_answers",
     "check_batching",

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import torch
 
-from tests.conftest import LLAMA, SETTINGS, T5
+from tests.conftest import SETTINGS
 from tests.numerics.families import PADDED_FAMILIES, Zoo
 from tests.tuning.training import curve, plan
 
 from .backend import FREE_BYTES
-from .bases import SECOND, embedded, on_device
+from .bases import SECOND, on_device
 from .product import (
     BaseModel,
     Engine,
@@ -57,18 +57,6 @@ JUDGED: dict[str, dict[str, Any]] = {
     "labels": {"tuning_task": "classification"},
     "search": {"search": "auto", "num_virtual_tokens": None, "learning_rate": None},
 }
-
-
-@pytest.fixture(scope="module")
-def there() -> dict[str, BaseModel]:
-    """The embedded models on the device, by name."""
-    return {name: embedded(name) for name in (LLAMA, T5)}
-
-
-@pytest.fixture
-def base_there(base: BaseModel, there: dict[str, BaseModel]) -> BaseModel:
-    """The same model as `base`, on the device."""
-    return there[base.checkpoint.name]
 
 
 # ---- loading and trials ----

@@ -65,7 +65,9 @@ def _front(forward: FunctionType, own: Callable[..., Any]) -> type:
 
     @wraps(own)
     def chosen(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, *rest: Any, **more: Any) -> Any:
-        return (own if q.device.type == "cpu" else turn)(q, k, cos, sin, *rest, **more)
+        # Where only the first numbers of a head are turned, the own function parts them.
+        as_it_is = q.device.type == "cpu" or cos.shape[-1] != q.shape[-1]
+        return (own if as_it_is else turn)(q, k, cos, sin, *rest, **more)
 
     names = {**forward.__globals__, _NAME: chosen}
     again = FunctionType(forward.__code__, names, forward.__name__, forward.__defaults__, forward.__closure__)

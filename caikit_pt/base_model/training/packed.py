@@ -80,17 +80,20 @@ class Predicting:
     @staticmethod
     def of(bins: Bins, side: int, lengths: Sequence[int], targets: Sequence[Sequence[int]]) -> Predicting:
         """Rows of `lengths` on a `side` of `bins` end with what predicts their `targets`."""
-        most = [0] * bins.count
+        size, owned = bins.sizes[side], [0] * bins.count
         for bin, target in zip(bins.bins, targets, strict=True):
-            most[bin] += len(target)
-        positions = (torch.arange(bins.count) * bins.sizes[side])[:, None].repeat(1, max(most))
-        labels, rows = torch.full_like(positions, -100), torch.zeros_like(positions)
+            owned[bin] += len(target)
+        predicts = torch.zeros(bins.count, size, dtype=torch.bool)
+        labels = torch.full((bins.count, max(owned)), -100)
+        rows = torch.zeros_like(labels)
         filled = [0] * bins.count
         for row, (bin, target) in enumerate(zip(bins.bins, targets, strict=True)):
+            end = bins.starts[side][row] + lengths[row] - bin * size
+            predicts[bin, end - len(target) : end] = True
             own = slice(filled[bin], filled[bin] + len(target))
-            end = bins.starts[side][row] + lengths[row]
-            positions[bin, own] = torch.arange(end - len(target), end)
             labels[bin, own] = torch.tensor(target)
             rows[bin, own] = row
-            filled[bin] += len(target)
-        return Predicting(positions, labels, rows)
+            filled[bin] = own.stop
+        # A bin's own ones in their order; then any others, each once, or one would get a gradient twice.
+        order = (~predicts).to(torch.uint8).argsort(dim=1, stable=True)[:, : max(owned)]
+        return Predicting(order + size * torch.arange(bins.count)[:, None], labels, rows)

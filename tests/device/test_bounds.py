@@ -1,0 +1,69 @@
+"""What a device is given to do: how often the host waits for it, and how many operations it gets.
+
+Where a GPU computes, an operation costs some microseconds whatever its size, and a wait all that is under way.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from .product import BaseModel, losses
+from .record import Kind, Record
+from .report import counted, trained
+from .simulated import SimulatedDevice
+from .work import Training
+
+# A layer's in an update, both ways, of those that compute (views not counted).
+OPERATIONS = 60
+WAYS = pytest.mark.parametrize("packed", [True, False], ids=["packed", "padded"])
+
+
+@WAYS
+def test_an_update_waits_for_nothing(device: SimulatedDevice, base_there: BaseModel, packed: bool) -> None:
+    record = updated(device, base_there, packed)
+    assert record.waits == []
+
+
+@WAYS
+def test_an_update_sends_one_tensor_and_one_for_each_pass(
+    device: SimulatedDevice, base_there: BaseModel, packed: bool
+) -> None:
+    """Of a decoder-only model the prompt is read in a pass of its own."""
+    sent = [each for each in updated(device, base_there, packed).operations if each.kind is Kind.COPY]
+    passes = 1 + (packed and not base_there.checkpoint.config.is_encoder_decoder)
+    assert len(sent) == 1 + passes, sent
+
+
+def test_a_layer_takes_few_operations_however_many_rows_there_are(
+    device: SimulatedDevice, base_there: BaseModel
+) -> None:
+    """Longer rows and more of them are larger operations, not more."""
+    trainings = [Training(base_there, records) for records in (3, 16)]
+    for training in trainings:
+        training.compute()
+    few, many = (len(counted(device, training.compute).computing) for training in trainings)
+    assert few == many
+    config = base_there.checkpoint.config
+    layers = config.num_hidden_layers + (config.num_decoder_layers if config.is_encoder_decoder else 0)
+    passes = 1 if config.is_encoder_decoder else 2
+    assert many <= OPERATIONS * layers * passes
+
+
+def test_losses_without_a_gradient_wait_for_nothing(device: SimulatedDevice, base_there: BaseModel) -> None:
+    training = Training(base_there)
+    prompts = [training.learner.prompt.finished().to(base_there.weights.device).tensors]
+    record = counted(device, lambda: losses(base_there, prompts, training.batch))
+    assert record.waits == []
+
+
+def updated(
+    device: SimulatedDevice, base: BaseModel, packed: bool, records: int = 8, **request: Any
+) -> Record:
+    """A second update: what is made once for a model is made."""
+    assert base.training.trains_packed or not packed
+    with trained(base, packed):
+        training = Training(base, records, **request)
+        training.update()
+        return counted(device, training.update)
