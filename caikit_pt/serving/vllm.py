@@ -45,7 +45,7 @@ class VllmBackend(Backend):
     """Answers requests to one base model by a vLLM server."""
 
     def __init__(self, model: VllmModel, waiting: int) -> None:
-        """`waiting`: requests that may be under way; while one is, `model` is the one of all who ask for it."""
+        """`waiting`: requests that may be under way; while one is, `model` is the one of all who ask."""
         self._model, self._waiting = model, waiting
 
     @property

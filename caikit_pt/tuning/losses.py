@@ -52,10 +52,10 @@ def backward(
         told = torch.tensor([weights[row] for part in parts for row in part.rows], dtype=dtype)
         factors, order = upload([told, _order(parts)], base.weights.device)
         seen = []
-        for part, own in zip(parts, factors.split([len(part.rows) for part in parts]), strict=True):
+        for part, own in zip(parts, torch.split(factors, [len(part.rows) for part in parts]), strict=True):
             with recomputing(budget.recompute):
                 row_losses = step.target_losses(part.batch)
-            (row_losses * own).sum().backward()  # type: ignore[no-untyped-call]
+            (row_losses * own).sum().backward()
             seen.append(row_losses.detach())
         return step, torch.cat(seen)[order]
 

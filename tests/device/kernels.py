@@ -101,7 +101,7 @@ def _repeated(shared: Tensor, query: Tensor) -> Tensor:
 
 def _summed(each: Tensor, shared: Tensor) -> Tensor:
     """The gradient of heads that several heads of queries share."""
-    return each.unflatten(1, (shared.shape[1], -1)).sum(2)
+    return each.view(each.shape[0], shared.shape[1], -1, *each.shape[2:]).sum(2)
 
 
 def _rms_norm_backward(

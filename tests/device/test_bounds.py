@@ -1,6 +1,6 @@
 """What a device is given to do: how often the host waits for it, and how many operations it gets.
 
-Where a GPU computes, an operation costs some microseconds whatever its size, and a wait all that is under way.
+On a GPU an operation costs some microseconds whatever its size, and a wait all that is under way.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""An update on a device gives the numbers of a CPU, of every family that is packed, in float64; and waits for nothing.
+"""An update on a device gives the numbers of a CPU, of every packed family, in float64; nothing is waited for.
 
 What a CPU gives is tested against the slow and obvious version in tests/numerics.
 """
@@ -27,7 +27,9 @@ WEIGHTS = [0.5, 1.0, 0.25, 2.0, 1.5]
 
 
 # torch's product of experts knows no float64 on GPUs.
-EXPERTS = {"mixtral"}
+EXPERTS = {"mixtral", "phimoe_longrope"}
+# Loaded there, they keep the factor of their embeddings in float32.
+SCALED = {"gemma", "gemma3"}
 
 
 @pytest.mark.parametrize("family", sorted({*ALL_FAMILIES} - PADDED_FAMILIES - EXPERTS))
@@ -49,8 +51,9 @@ def test_losses_and_gradients_are_those_of_a_cpu(zoo: Zoo, family: str) -> None:
                 seen, seen_gradients = _computed(there, moved)
             assert record.waits == []
             results = [seen.cpu(), *(each.cpu() for each in seen_gradients)]
+    tolerance = 1e-6 if family in SCALED else 1e-9
     for a, b in zip([expected, *gradients], results, strict=True):
-        torch.testing.assert_close(b, a, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(b, a, rtol=tolerance, atol=tolerance)
 
 
 def _computed(

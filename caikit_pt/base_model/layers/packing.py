@@ -87,6 +87,10 @@ def prepare(model: Any) -> bool:
     model.set_attn_implementation(NAME)
     if model.config._attn_implementation != NAME:
         return False  # its attention is no function that can be replaced
+    for stack in model.modules():
+        # Before transformers 5.20 an encoder and a decoder have configs of their own, which aren't told.
+        if hasattr(getattr(stack, "config", None), "_attn_implementation"):
+            stack.config._attn_implementation = NAME
     for module in model.modules():
         if hasattr(module, "compute_bias"):
             module.register_forward_pre_hook(_bias_of_a_row, with_kwargs=True)
@@ -117,7 +121,7 @@ def _register() -> None:
 
 
 def _mask(*arguments: Any, **keywords: Any) -> Tensor | None:
-    """What transformers makes of a mask [B, T]; on an accelerator without a look whether there is any padding,
+    """What transformers makes of a mask [B, T]; on an accelerator without a look whether there is padding,
     for which the host would wait."""
     from transformers.masking_utils import sdpa_mask
 

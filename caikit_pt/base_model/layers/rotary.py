@@ -1,8 +1,8 @@
 """Rotary positions (Su et al. 2021, arXiv 2104.09864) in few operations, on devices that aren't CPUs.
 
 transformers writes `x cos + rotate_half(x) sin` as a formula, of which autograd goes through every step: five
-operations for queries and five for keys, and eight back. Here it is three each way. A function of that name is
-taken over where it computes the same numbers, which is tried; what it does on a CPU stays.
+operations for queries and five for keys, and eight back. Here it is three each way. A function of that name
+is taken over where it computes the same numbers, which is tried; what it does on a CPU stays.
 """
 
 from __future__ import annotations

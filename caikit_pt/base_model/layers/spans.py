@@ -1,8 +1,8 @@
 """Attention of packed rows in one call, for accelerators: bins of whole rows, and a mask that parts them.
 
-A row attends to itself and to a prefix. To compute what lies between the rows of a bin and throw it away is less
-work for a GPU than to gather rows by length: nothing is copied for each row, and however many rows there are,
-a layer takes the same few operations.
+A row attends to itself and to a prefix. To compute what lies between the rows of a bin and throw it away is
+less work for a GPU than to gather rows by length: nothing is copied for each row, and however many rows there
+are, a layer takes the same few operations.
 
 Letters: n bins, S positions of a bin, P of a prefix, h heads of queries, h' of keys and values, d width of a
 head, Q positions of a bin that ask.
@@ -171,7 +171,8 @@ Attending: TypeAlias = "Rows | Spans"
 
 def _in_bins(packed: Tensor, bins: int) -> Tensor:
     """Of [1, h, n S, d]: [n, h, S, d]."""
-    return packed.unflatten(2, (bins, -1)).squeeze(0).transpose(0, 1)
+    heads, width = packed.shape[1], packed.shape[3]
+    return packed.view(heads, bins, -1, width).transpose(0, 1)
 
 
 def _multiple(length: int) -> int:

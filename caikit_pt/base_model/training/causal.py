@@ -189,8 +189,10 @@ class _Front:
 
 @dataclass(frozen=True, slots=True)
 class _Texts:
-    """What stands behind the prompts: `ids` of each row, `before` so many positions of it. `prefixes`: whose keys
-    are in front of each, and `prefix_lengths` of all."""
+    """What stands behind the prompts: `ids` of each row, `before` so many positions of it.
+
+    `prefixes`: whose keys are in front of each, and `prefix_lengths` of all.
+    """
 
     ids: Sequence[Sequence[int]]
     batch: TrainingBatch
@@ -211,8 +213,8 @@ class _Texts:
 
 @dataclass(frozen=True, slots=True)
 class _Reading:
-    """Packed positions as the model is told of them, all [N] (int64) on its device: tokens, their places in their
-    rows, and how long these are. And, all [L], the tokens to be predicted and the rows that they are of."""
+    """Packed positions as the model is told of them, all [N] (int64) on its device: tokens, their places in
+    their rows, and how long these are. And, all [L], the tokens to be predicted and the rows they are of."""
 
     ids: Tensor
     positions: Tensor

@@ -128,8 +128,8 @@ class _TwoSides:
 
 @dataclass(frozen=True, slots=True)
 class _Reading:
-    """What both sides get, [N, H] each, and how; `predicting` [R] are the decoder's positions that predict target
-    tokens (None: all). And, all [L], these tokens and the rows that they are of."""
+    """What both sides get, [N, H] each, and how; `predicting` [R] are the decoder's positions that predict
+    target tokens (None: all). And, all [L], these tokens and the rows that they are of."""
 
     encoder: Tensor
     encoding: _TwoSides

@@ -1,7 +1,7 @@
 """All rows of soft prompts and of embedded tokens as one table, for rows of a batch to be picked from.
 
-However many rows are put together, it is one embedding and one pick each way, and nothing is copied to the device
-for each.
+However many rows are put together, it is one embedding and one pick each way, and nothing is copied to the
+device for each.
 """
 
 from __future__ import annotations
@@ -59,4 +59,4 @@ def padded(rows: Sequence[Tensor], filling: int, left: bool) -> tuple[Tensor, Te
 
 def picked(table: Tensor, places: Tensor) -> Tensor:
     """Of a table [N, H] the rows at `places` [...]: [..., H]."""
-    return table.index_select(0, places.flatten()).unflatten(0, places.shape)
+    return table.index_select(0, places.flatten()).view(*places.shape, -1)

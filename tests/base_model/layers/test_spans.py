@@ -20,8 +20,8 @@ PREFIXES = (5, 0, 11)
 
 @dataclass(frozen=True)
 class Case:
-    """Rows of `lengths`; `asking`: so many of a row's last positions ask (all). `other`: lengths of what is asked,
-    where rows look at others than themselves. `prefixes`: the prefix of each row."""
+    """Rows of `lengths`; `other`: of what is asked, where rows look at others than themselves. `prefixes`:
+    the prefix of each row."""
 
     lengths: tuple[int, ...] = LENGTHS
     causal: bool = True
