@@ -44,7 +44,7 @@ def contenders(models: Models, vllm: Contender | None = None) -> dict[str, Conte
 
 def one_by_one(models: Models, load: Load) -> Answers:
     """A request after the other through transformers' generate()."""
-    return [_generated(models, load, [number])[0] for number in range(load.requests)]
+    return [generated(models, load, [number])[0] for number in range(load.requests)]
 
 
 def static(models: Models, load: Load) -> Answers:
@@ -53,7 +53,7 @@ def static(models: Models, load: Load) -> Answers:
     answers: dict[int, list[int]] = {}
     for start in range(0, len(order), _STATIC_ROWS):
         numbers = order[start : start + _STATIC_ROWS]
-        answers.update(zip(numbers, _generated(models, load, numbers), strict=True))
+        answers.update(zip(numbers, generated(models, load, numbers), strict=True))
     return [answers[number] for number in range(load.requests)]
 
 
@@ -123,7 +123,8 @@ class Continuous:
         return [list(one.generated_tokens) for one in found.values()]
 
 
-def _generated(models: Models, load: Load, numbers: list[int]) -> Answers:
+def generated(models: Models, load: Load, numbers: list[int]) -> Answers:
+    """The answers of transformers' generate() to these requests of `load`, in one batch padded in front."""
     import torch
 
     base, network = models.base, models.network
