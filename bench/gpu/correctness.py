@@ -99,7 +99,10 @@ class Correctness:
             ]
             apart = reference.differences(found)
             good &= all(one <= limit for one, limit in zip(apart, limits, strict=True))
-            figures = ", ".join(f"{what} {one:.0e}" for what, one in zip(_NAMES, apart, strict=True))
+            figures = ", ".join(
+                f"{what} {one:.0e}{f' (a CPU {cpus:.0e})' if limit > stated else ''}"
+                for what, one, cpus, limit, stated in zip(_NAMES, apart, own, limits, tolerances, strict=True)
+            )
             equal, count = _equal_tokens(found.logits, task.tokens, plain), task.tokens.numel()
             if dtype == "float32":
                 equal, count = _equal_answers(base, task)

@@ -6,6 +6,7 @@ import platform
 import subprocess
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from importlib.metadata import version
 
 from bench.gpu import ceiling
 from bench.gpu.measure import Measure, Part
@@ -26,15 +27,10 @@ def part(size: Size) -> Part:
 
 
 def _versions(size: Size) -> Iterator[Row]:
-    import peft
-    import torch
-    import transformers
-
     yield Row(MACHINE, "date", datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"))
-    versions = f"Python {platform.python_version()}, torch {torch.__version__}, "
-    yield Row(
-        MACHINE, "versions", f"{versions}transformers {transformers.__version__}, peft {peft.__version__}"
-    )
+    # As they are installed: nothing has to be imported for it.
+    libraries = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "peft"))
+    yield Row(MACHINE, "versions", f"Python {platform.python_version()}, {libraries}")
 
 
 def _device(size: Size) -> Iterator[Row]:

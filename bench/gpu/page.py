@@ -32,7 +32,7 @@ made on the device. `python -m bench.gpu --quick` shows in a minute whether all 
 there was no time for is named; `--part training` and so on choose.
 
 - **correctness.** Every family of tests/numerics/families.py and the embedded models, against the plain way
-  on a CPU in float32 (each row alone, padded). Shown is how far logits are apart by the largest of them, losses
+  on a CPU in float32 (each row alone, padded). Shown is how far logits are apart by the largest, losses
   and gradients by their length, and how many greedy tokens are the same: in float32 those of the engine's
   answers to all rows at once, and all have to be; in bfloat16 the likeliest along the reference's tokens.
   {_tolerances()}

@@ -8,8 +8,9 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from importlib import import_module
 from multiprocessing.connection import Connection
 from typing import Any, TypeAlias
 
@@ -21,6 +22,12 @@ from bench.gpu.size import Size
 # A row of the measure at hand, or whether the process goes on with the next one, now that it is done.
 Message: TypeAlias = "Row | bool"
 _LONGEST_REASON = 300
+_NEEDED = (
+    "bench.gpu.updates",
+    "bench.serving.contenders",
+    "bench.training.peer",
+    "tests.numerics.families",
+)
 # After these a process can't use its device any more.
 _BREAKING = ("CUDA error", "device-side assert", "illegal memory access", "CUBLAS_STATUS", "CUDNN_STATUS")
 
@@ -130,18 +137,11 @@ def _quiet(size: Size) -> None:
     hushed: Any = logging
     hushed.disable_progress_bar()
     warnings.filterwarnings("ignore", category=FutureWarning)
-    if size.device == "cpu":
-        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
 
-def preload() -> Sequence[object]:
-    """Imports once what all copies of this process need."""
-    import peft
-    import transformers
-
-    import bench.gpu.updates
-    import bench.serving.contenders
-    import bench.training.peer
-    import tests.numerics.families
-
-    return peft, transformers, bench.gpu.updates, bench.serving, bench.training, tests.numerics
+def preload() -> None:
+    """Imports once what all copies of this process need; what can't be is told by the parts that need it."""
+    for name in _NEEDED:
+        with suppress(Exception):
+            import_module(name)
