@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -36,16 +37,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from bench.gpu.row import Row
     from bench.gpu.runner import Runner
 
-    chosen = size.quick(options.device) if options.quick else size.full(options.device)
     if options.device == "cpu":
         preload()
     rows: list[Row] = []
-    for row in Runner(chosen, options.minutes, _tell, options.part or ()).rows():
-        rows.append(row)
-        _tell(f"    {row.what}: {row.found} {row.verdict}")
-        if options.write:
-            # Row by row: whatever ends this process leaves what there was.
-            options.write.write_text(page.render(rows), "utf-8")
+    with TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
+        chosen = (size.quick if options.quick else size.full)(options.device, scratch)
+        for row in Runner(chosen, options.minutes, _tell, options.part or ()).rows():
+            rows.append(row)
+            _tell(f"    {row.what}: {row.found} {row.verdict}")
+            if options.write:
+                # Row by row: whatever ends this process leaves what there was.
+                options.write.write_text(page.render(rows), "utf-8")
     print(page.render(rows), end="")
 
 

@@ -8,10 +8,9 @@ all behind it.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -77,7 +76,7 @@ class Correctness:
     def part(self) -> Part:
         """A measure for each family; those of the examples first."""
         names = [*self._size.embedded, *self._size.families]
-        seconds = self._size.seconds(2.5)
+        seconds = self._size.seconds(2)
         return Part(PART, [Measure(PART, name, seconds, partial(self._family, name)) for name in names])
 
     def _family(self, name: str) -> Iterator[Row]:
@@ -121,11 +120,7 @@ class Correctness:
         if name in self._size.embedded:
             folder = Path(__file__).parents[2] / "examples" / "base_models"
             return locate(name, Settings(base_models_dir=str(folder)))
-        return Zoo(Path(self._folder.name)).checkpoint(name)
-
-    @cached_property
-    def _folder(self) -> tempfile.TemporaryDirectory[str]:
-        return tempfile.TemporaryDirectory()
+        return Zoo(Path(self._size.scratch) / PART).checkpoint(name)
 
 
 def task_of(plain: BaseModel) -> Task:

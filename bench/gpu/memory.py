@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -34,7 +33,7 @@ class Memory:
 
     def part(self) -> Part:
         """A training and a request."""
-        seconds = self._size.seconds(20)
+        seconds = self._size.seconds(15)
         return Part(
             PART,
             [
@@ -115,9 +114,5 @@ class Memory:
         from bench.serving.checkpoint import make_models
         from bench.training.shapes import SHAPES
 
-        folder = Path(self._folder.name) / self._size.pressed
+        folder = Path(self._size.scratch) / PART / self._size.pressed
         return make_models(SHAPES[self._size.pressed], folder, "float32", self._size.device)
-
-    @cached_property
-    def _folder(self) -> tempfile.TemporaryDirectory[str]:
-        return tempfile.TemporaryDirectory()

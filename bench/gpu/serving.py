@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cached_property, partial
@@ -43,25 +42,27 @@ class Serving:
         """Ours first; continuous batching, which takes what memory there is, last."""
         size = self._size
         decodes = [
-            self._measure(f"decode, {rows} at once, {way(graphs)}", 6, partial(self._decode, rows, graphs))
+            self._measure(f"decode, {rows} at once, {way(graphs)}", 4, partial(self._decode, rows, graphs))
             for graphs in (False, True)
             for rows in size.rows
         ]
         waiting = [
-            Measure(waits.PART, self._step(graphs), size.seconds(3), partial(self._waits, graphs))
+            Measure(
+                waits.PART, self._step(graphs), size.seconds(3, self._shape), partial(self._waits, graphs)
+            )
             for graphs in (False, True)
         ]
         rivals = [
             self._measure(f"{name}, {rows} at once", seconds, partial(run, rows))
-            for name, seconds, run in ((_GENERATE, 8, self._generate), (_CONTINUOUS, 15, self._continuous))
+            for name, seconds, run in ((_GENERATE, 8, self._generate), (_CONTINUOUS, 12, self._continuous))
             for rows in size.rows
         ]
-        loaded = self._measure("random weights", 25, self._load)
-        read = self._measure(self._reading, 10, self._prefill)
+        loaded = self._measure("random weights", 20, self._load)
+        read = self._measure(self._reading, 6, self._prefill)
         return Part(f"{PART} {self._shape}", [loaded, *decodes, read, *waiting, *rivals])
 
     def _measure(self, what: str, seconds: float, run: Callable[[], Iterator[Row]]) -> Measure:
-        return Measure(PART, self._of_shape(what), self._size.seconds(seconds), run)
+        return Measure(PART, self._of_shape(what), self._size.seconds(seconds, self._shape), run)
 
     def _load(self) -> Iterator[Row]:
         batched = self._models.base.serving.serves_batched
@@ -174,14 +175,10 @@ class Serving:
         from bench.serving.checkpoint import make_models
         from bench.training.shapes import SHAPES
 
-        folder = Path(self._folder.name) / self._shape
+        folder = Path(self._size.scratch) / PART / self._shape
         models = make_models(SHAPES[self._shape], folder, self._size.dtype, self._size.device)
         models.base.serving.pack()
         return models
-
-    @cached_property
-    def _folder(self) -> tempfile.TemporaryDirectory[str]:
-        return tempfile.TemporaryDirectory()
 
     @property
     def _reading(self) -> str:

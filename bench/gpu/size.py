@@ -41,6 +41,8 @@ FAMILIES = (
     "umt5",
     "m2m_100",
 )
+# Of the time that the larger shape takes.
+_SMALLER = 0.6
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,8 @@ class Size:
     """What is measured, and with how much of everything."""
 
     device: str
+    # A folder for models that are made; who gave it clears it, whatever becomes of a process.
+    scratch: str
     quick: bool
     # ---- correctness: random families of tests/numerics, and embedded models ----
     families: tuple[str, ...] = FAMILIES
@@ -73,20 +77,23 @@ class Size:
     products: tuple[int, ...] = (4096, 8192)
     copied: int = 2**31
 
-    def seconds(self, full: float) -> float:
-        """What takes about `full` seconds on a large GPU with large models, here."""
-        return 1.0 if self.quick else full
+    def seconds(self, full: float, shape: str = "") -> float:
+        """What takes about `full` seconds on a large GPU with the larger of the models, here with `shape`."""
+        if self.quick:
+            return 1.0
+        return full * (_SMALLER if shape == self.seq2seq else 1.0)
 
 
-def full(device: str) -> Size:
+def full(device: str, scratch: str) -> Size:
     """The shapes that the goals are for."""
-    return Size(device, quick=False)
+    return Size(device, scratch, quick=False)
 
 
-def quick(device: str) -> Size:
+def quick(device: str, scratch: str) -> Size:
     """Does all of it run?"""
     return Size(
         device,
+        scratch,
         quick=True,
         families=("llama", "bloom", "t5"),
         embedded=("tiny-llama",),

