@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from importlib.util import find_spec
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from bench.serving.contenders import Answers
     from bench.serving.load import Load
     from caikit_pt.serving.engine import Engine
+    from caikit_pt.serving.generation import Generation
 
 PART = "serving"
 # By rows at once: of the bandwidth of a copy, and tokens a second.
@@ -104,10 +105,10 @@ class Serving:
 
         def read(load: Load) -> None:
             reading = engine(base, load.requests, load.requests, graphs=False)
-            for request in requests_of(base, load):
-                reading.submit(request)
+            generations = [reading.submit(request) for request in requests_of(base, load)]
             while reading.busy:
                 reading.step()
+            _check(generations)
 
         read(asked)
         spent = median(
@@ -157,10 +158,10 @@ class Serving:
         base = self._models.base
         asked = engine(base, rows, rows, graphs)
         requests = requests_of(base, self._load_of(rows, new=steps + 2 * rows + _WARM_UP))
-        for request in requests:
-            asked.submit(request)
+        generations = [asked.submit(request) for request in requests]
         while not all(request.generated for request in requests):
             asked.step()
+            _check(generations)
         _advance(asked, _WARM_UP)
         return asked
 
@@ -189,6 +190,13 @@ class Serving:
 
     def _of_shape(self, what: str) -> str:
         return f"{self._shape}: {what}"
+
+
+def _check(generations: Sequence[Generation]) -> None:
+    """Raises what one of them has failed with: then it isn't a whole batch that is timed."""
+    for generation in generations:
+        if generation.error:
+            raise generation.error
 
 
 def _advance(engine: Engine, steps: int) -> None:
