@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= 1
 # And where there are more, those that wait for others sleep.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help demo test check serve protos docs interop models shapes soak survive vllm perturbed versions versions-oldest versions-newest bench-training bench-quality bench-serving bench-jobs install clean
+.PHONY: help demo test check serve protos docs interop models shapes soak survive vllm perturbed versions versions-oldest versions-newest bench-training bench-quality bench-serving bench-jobs gpu install clean
 
 help:  ## What can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -80,6 +80,11 @@ bench-serving: $(INSTALLED)  ## Measure how fast tuned prompts are served, besid
 
 bench-jobs: $(INSTALLED)  ## Measure what jobs cost beside their training, on a real server (about five minutes)
 	$(BIN)/python -m bench.jobs
+
+# With .venv where there is one; on a bare machine with a Python that has torch, transformers and peft.
+gpu: GPU_PYTHON := $(if $(wildcard $(BIN)/python),$(BIN)/python,$(if $(filter command line environment,$(origin PYTHON)),$(PYTHON),python3))
+gpu:  ## Measure all there is to measure on a GPU, print the table and write docs/gpu.md (ten minutes at most; OPTIONS="--quick" and so on)
+	$(GPU_PYTHON) -m bench.gpu --write docs/gpu.md $(OPTIONS)
 
 bench-quality: $(INSTALLED)  ## Compare the defaults and `search: auto` with a grid of twelve, peft and outsiders, and print docs/quality.md (hours, and it goes on where it was cut off; DATA=... names a folder of data sets)
 	@$(BIN)/python -m bench.quality $(if $(DATA),--data $(DATA))

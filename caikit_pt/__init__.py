@@ -12,16 +12,22 @@ try:
 except InvalidParameter as error:
     raise SystemExit(f"caikit_pt: {error}") from None
 
-import caikit
+try:
+    import caikit
+except ModuleNotFoundError as error:
+    if error.name != "caikit":
+        raise
+    # The rooms below `module` are of use without a server. Only who asks for the names here is refused.
+    _without_caikit = error
+else:
+    caikit.configure(os.path.join(os.path.dirname(__file__), "config.yml"))
 
-caikit.configure(os.path.join(os.path.dirname(__file__), "config.yml"))
-
-from caikit_pt.data_model import (  # noqa: E402
-    ExponentialDecayLengthPenalty,
-    GenerationTrainRecord,
-    TuningConfig,
-)
-from caikit_pt.module import PeftPromptTuning  # noqa: E402
+    from caikit_pt.data_model import (
+        ExponentialDecayLengthPenalty,
+        GenerationTrainRecord,
+        TuningConfig,
+    )
+    from caikit_pt.module import PeftPromptTuning
 
 if TYPE_CHECKING:
     from caikit_pt.base_model.model import BaseModel
@@ -33,6 +39,15 @@ __all__ = [
     "TuningConfig",
     "load_base_model",
 ]
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        """Called for what isn't there: without caikit, its messages and its module."""
+        if name in __all__:
+            raise ImportError(f"caikit_pt.{name} needs caikit, which isn't installed") from _without_caikit
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def load_base_model(directory: str, torch_dtype: str = "", device: str = "") -> "BaseModel":

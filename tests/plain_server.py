@@ -11,13 +11,10 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import grpc
 import yaml
-
-from examples.local_server import ROOT
 
 CAIKIT = ("caikit", "aconfig", "alog", "py_to_proto")
 
@@ -93,11 +90,8 @@ def serve(models: Path, base_models: Path) -> None:
 
 
 def without_caikit() -> None:
-    """Makes imports of caikit fail, and leaves out the face of the package, which is written for caikit."""
+    """Makes imports of caikit fail."""
     sys.modules.update(dict.fromkeys(CAIKIT))  # type: ignore[arg-type]
-    package = ModuleType("caikit_pt")
-    package.__path__ = [str(ROOT / "caikit_pt")]
-    sys.modules["caikit_pt"] = package
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from functools import partial
+from inspect import signature
 from typing import Any
 
 from bench.serving.checkpoint import Models
@@ -23,9 +24,10 @@ CONTINUOUS = "transformers' continuous batching"
 OURS = "caikit_pt"
 VLLM = "vLLM"
 _STATIC_ROWS = 8
+_PAGE = 32
 # By its defaults it takes pages for all the memory there is, and is twenty times slower. With 256 pages of 32
 # it reads prompts again that other loads have driven out.
-_PAGES = {"num_blocks": 1024, "page_size": 32, "max_batch_tokens": 512, "use_cuda_graph": False}
+_PAGES = {"num_blocks": 1024, "max_batch_tokens": 512, "use_cuda_graph": False}
 
 
 def contenders(models: Models, vllm: Contender | None = None) -> dict[str, Contender]:
@@ -44,7 +46,7 @@ def contenders(models: Models, vllm: Contender | None = None) -> dict[str, Conte
 
 def one_by_one(models: Models, load: Load) -> Answers:
     """A request after the other through transformers' generate()."""
-    return [_generated(models, load, [number])[0] for number in range(load.requests)]
+    return [generated(models, load, [number])[0] for number in range(load.requests)]
 
 
 def static(models: Models, load: Load) -> Answers:
@@ -53,7 +55,7 @@ def static(models: Models, load: Load) -> Answers:
     answers: dict[int, list[int]] = {}
     for start in range(0, len(order), _STATIC_ROWS):
         numbers = order[start : start + _STATIC_ROWS]
-        answers.update(zip(numbers, _generated(models, load, numbers), strict=True))
+        answers.update(zip(numbers, generated(models, load, numbers), strict=True))
     return [answers[number] for number in range(load.requests)]
 
 
@@ -109,13 +111,16 @@ class Continuous:
         # It warns at each call that the manager stays.
         logging.getLogger("ContinuousBatchingLogger").setLevel(logging.ERROR)
         config: Any = ContinuousBatchingConfig
+        # In 5.17 pages are called blocks, as their number still is later.
+        size = "page_size" if "page_size" in signature(config).parameters else "block_size"
+        pages = {**_PAGES, size: _PAGE}
         plain: Any = GenerationConfig
         found = self._network.generate_batch(
             [load.prompt_ids[number % load.prompts] + text for number, text in enumerate(load.texts)],
             generation_config=plain(
                 max_new_tokens=load.new, do_sample=False, eos_token_id=-1, pad_token_id=1
             ),
-            continuous_batching_config=config(**_PAGES) if self._network.device.type == "cpu" else config(),
+            continuous_batching_config=config(**pages) if self._network.device.type == "cpu" else config(),
             progress_bar=False,
             persistent_manager=True,
             warmup=False,
@@ -123,7 +128,8 @@ class Continuous:
         return [list(one.generated_tokens) for one in found.values()]
 
 
-def _generated(models: Models, load: Load, numbers: list[int]) -> Answers:
+def generated(models: Models, load: Load, numbers: list[int]) -> Answers:
+    """The answers of transformers' generate() to these requests of `load`, in one batch padded in front."""
     import torch
 
     base, network = models.base, models.network
