@@ -114,7 +114,7 @@ BASE_MODEL = {
     "one_stack": {"frozen", "layers"},
     "padding": set(),
     # ---- what is done with them ----
-    "training": {"budget", "frozen", "layers", "loading", "one_stack", "padding", "row", "text"},
+    "training": {"budget", "frozen", "layers", "loading", "one_stack", "row", "text"},
     "serving": {"frozen", "layers", "loading", "one_stack", "padding", "row", "text"},
     "sides": {"family", "loading", "serving", "text", "training"},
     "trials": {"layers", "loading", "row", "serving", "text", "training"},
@@ -130,7 +130,7 @@ SIDES: dict[str, type] = {"text": TextSide, "training": TrainingSide, "serving":
 # Beside base_model/family.py and its own files these name a family: a server that serves one, and a default.
 NAME_A_FAMILY = {"serving/vllm_text.py", "parameters/rules.py"}
 # Names for the mask of attention, which looks back in every family's decoder.
-OF_MASKS = {"causal", "is_causal", "_causal"}
+OF_MASKS = {"causal", "is_causal", "_causal", "allow_is_causal_skip"}
 
 
 def module_files() -> dict[str, Path]:

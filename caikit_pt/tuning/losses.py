@@ -55,7 +55,7 @@ def backward(
         for part, own in zip(parts, torch.split(factors, [len(part.rows) for part in parts]), strict=True):
             with recomputing(budget.recompute):
                 row_losses = step.target_losses(part.batch)
-            (row_losses * own).sum().backward()
+            (row_losses * own).sum().backward()  # type: ignore[no-untyped-call]
             seen.append(row_losses.detach())
         return step, torch.cat(seen)[order]
 

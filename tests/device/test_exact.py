@@ -1,4 +1,4 @@
-"""An update on a device gives the numbers of a CPU, of every packed family, in float64; nothing is waited for.
+"""An update on a device gives the numbers of a CPU, of every packed family in float64, and waits for nothing.
 
 What a CPU gives is tested against the slow and obvious version in tests/numerics.
 """

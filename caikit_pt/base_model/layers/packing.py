@@ -88,7 +88,7 @@ def prepare(model: Any) -> bool:
     if model.config._attn_implementation != NAME:
         return False  # its attention is no function that can be replaced
     for stack in model.modules():
-        # Before transformers 5.20 an encoder and a decoder have configs of their own, which aren't told.
+        # In transformers 5.17 an encoder and a decoder have configs of their own, which aren't told.
         if hasattr(getattr(stack, "config", None), "_attn_implementation"):
             stack.config._attn_implementation = NAME
     for module in model.modules():

@@ -172,7 +172,7 @@ Attending: TypeAlias = "Rows | Spans"
 def _in_bins(packed: Tensor, bins: int) -> Tensor:
     """Of [1, h, n S, d]: [n, h, S, d]."""
     heads, width = packed.shape[1], packed.shape[3]
-    return packed.view(heads, bins, -1, width).transpose(0, 1)
+    return packed.reshape(heads, bins, -1, width).transpose(0, 1)
 
 
 def _multiple(length: int) -> int:
