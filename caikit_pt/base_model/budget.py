@@ -29,7 +29,11 @@ class Budget:
         return replace(self, positions=self.positions // 2, logits=self.logits // 2)
 
 
-def budget_for(device: str, width: int) -> Budget:
-    """What to begin with for a model of `width` H on a `device` of a type of torch."""
+def budget_for(device: str, width: int, room: int | None = None) -> Budget:
+    """What to begin with for a model of `width` H on a `device` of a type of torch.
+
+    `room`: positions whose activations there is memory for, as far as that can be told before.
+    """
     kind = int(device != "cpu")
-    return Budget(max(_FEWEST_POSITIONS, _MOST_NUMBERS[kind] // width), _MOST_LOGITS[kind])
+    most = _MOST_NUMBERS[kind] // width
+    return Budget(max(_FEWEST_POSITIONS, most if room is None else min(most, room)), _MOST_LOGITS[kind])

@@ -68,7 +68,8 @@ class BaseModelPool:
         if key not in self._models and not _is_small(checkpoint, dtype, device):
             _LOG.info("%s is large, and is tried when its training begins", checkpoint.name)
             return
-        check_training(self.get(checkpoint, dtype, device).training, parts)
+        base = self.get(checkpoint, dtype, device)
+        check_training(base.training, parts)
         self._trains.add((key, frozenset(parts)))
 
     def __len__(self) -> int:

@@ -91,6 +91,14 @@ def test_a_step_of_training_is_tried_once(loads: list[str]) -> None:
     assert loads == [T5, T5]
 
 
+def test_a_copy_is_held_while_it_is_tried(loads: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else whoever asks meanwhile would load it again."""
+    pool, held = BaseModelPool(), []
+    monkeypatch.setattr(trials, "check_training", lambda *_: held.append(len(pool)))
+    pool.check_training(locate(T5, SETTINGS), ["ENCODER"], "float32", "cpu")
+    assert held == [1]
+
+
 def test_a_copy_that_somebody_holds_is_tried(loads: list[str]) -> None:
     pool = BaseModelPool()
     held = pool.get(locate(T5, SETTINGS), "float32", "cpu")

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from .product import BaseModel, losses
+from tests.conftest import LLAMA
+
+from .product import BaseModel, TrainingBatch, losses
 from .record import Kind, Record
 from .report import counted, trained
 from .simulated import SimulatedDevice
@@ -49,6 +51,26 @@ def test_a_layer_takes_few_operations_however_many_rows_there_are(
     layers = config.num_hidden_layers + (config.num_decoder_layers if config.is_encoder_decoder else 0)
     passes = 1 if config.is_encoder_decoder else 2
     assert many <= OPERATIONS * layers * passes
+
+
+def test_rows_of_several_prompts_take_no_more_positions(
+    device: SimulatedDevice, there: dict[str, BaseModel]
+) -> None:
+    """Of trainings of the same records, sorted by length, rows take turns: each had a bin of its own."""
+    base = there[LLAMA]
+    training = Training(base, 16)
+    prompt = training.learner.prompt.finished().to(base.weights.device).tensors
+    batch, others = training.batch, 8
+    joined = TrainingBatch(
+        list(batch.sources) * others,
+        list(batch.targets) * others,
+        [number for number in range(others) for _ in batch.sources],
+    )
+    needed = sum(len(one) + len(other) for one, other in zip(joined.sources, joined.targets, strict=True))
+    record = counted(device, lambda: losses(base, [prompt] * others, joined))
+    assert record.waits == []
+    read = [each.shapes[1][0] for each in record.operations if each.name == "embedding.default"]
+    assert max(read) <= needed
 
 
 def test_losses_without_a_gradient_wait_for_nothing(device: SimulatedDevice, base_there: BaseModel) -> None:

@@ -1,6 +1,7 @@
 """Attention of rows that stand packed one behind another in one row: of each to itself, and to a prefix.
 
-Knows nothing of models, which are told of it in `packing`.
+For CPUs, where calls are cheap and work isn't; accelerators have `spans`. Knows nothing of models, which are
+told of it in `packing`.
 
 Letters: B rows of a group, N packed positions, T positions of a row, P positions of a prefix, h heads of
 queries, h' of keys and values, d width of a head.
@@ -45,7 +46,6 @@ class Rows:
         self,
         queries: Sequence[int],
         keys: Sequence[int],
-        device: torch.device,
         causal: bool,
         prefixes: Sequence[int] | None = None,
         prefix_lengths: Sequence[int] = (0,),
@@ -61,12 +61,12 @@ class Rows:
             )
             asked = _Gathered([starts[1][row] for row in rows], [keys[row] for row in rows], starts[1][-1])
             prefix = prefixes[rows[0]]
-            self.groups.append(_Group(asking, asked, prefix, prefix_lengths[prefix], causal, device))
+            self.groups.append(_Group(asking, asked, prefix, prefix_lengths[prefix], causal))
             for number, row in enumerate(rows):
                 begin = base + number * asking.longest
                 back[starts[0][row] : starts[0][row + 1]] = torch.arange(begin, begin + queries[row])
             base += len(rows) * asking.longest
-        self._back = back.to(device)
+        self._back = back
         self._complete = all(queries)
         self._asking, self._asked = len(back), starts[1][-1]
         self._pairs = sum(group.pairs for group in self.groups)
@@ -84,7 +84,7 @@ class Rows:
 
         `prefix` has keys and values [1, h', P, d] by prefix.
         """
-        if query.device.type == "cpu" and query.shape[1] * self._pairs <= _MOST_SCORES:
+        if query.shape[1] * self._pairs <= _MOST_SCORES:
             parts = () if prefix is None else tuple(part for pair in prefix for part in pair)
             return _Attention.apply(query, key, value, self, scoring, *parts)  # type: ignore[no-any-return, no-untyped-call]
         return self.attend_fused(query, key, value, scoring, prefix)
@@ -97,7 +97,7 @@ class Rows:
         scoring: Scoring,
         prefix: Sequence[tuple[Tensor, Tensor]] | None = None,
     ) -> Tensor:
-        """As `attend`, by torch's scaled_dot_product_attention: on GPUs, and for rows that are very long."""
+        """As `attend`, by torch's scaled_dot_product_attention: where scores would be too many to keep."""
         flat_query, flat_key, flat_value = _flat(query, key, value)
         answers = []
         for group in self.groups:
@@ -225,21 +225,17 @@ class _Group:
         prefix: int,
         prefix_length: int,
         causal: bool,
-        device: torch.device,
     ) -> None:
         self.queries, self.keys, self.prefix = queries, keys, prefix
-        self._prefix_length, self._causal, self._device = prefix_length, causal, device
+        self._prefix_length, self._causal = prefix_length, causal
         self._masks: dict[tuple[int | None, torch.dtype], Tensor | None] = {}
-        for gathered in (queries, keys):
-            gathered.index = gathered.index.to(device)
 
     def mask(self, window: int | None, dtype: torch.dtype) -> Tensor | None:
         """What is added to the scores [B, h, T, P + T]: 0 or -inf; None where all may see all."""
         if (window, dtype) not in self._masks:
-            # Made on the CPU, so that no GPU has to be waited for.
             seen = self._seen(window)
             mask = torch.zeros(seen.shape, dtype=dtype).masked_fill(~seen, -torch.inf)
-            self._masks[window, dtype] = None if seen.all() else mask.to(self._device)
+            self._masks[window, dtype] = None if seen.all() else mask
         return self._masks[window, dtype]
 
     @property

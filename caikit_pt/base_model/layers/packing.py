@@ -89,7 +89,7 @@ def prepare(model: Any) -> bool:
         return False  # its attention is no function that can be replaced
     for stack in model.modules():
         # In transformers 5.17 an encoder and a decoder have configs of their own, which aren't told.
-        if hasattr(getattr(stack, "config", None), "_attn_implementation"):
+        if getattr(getattr(stack, "config", None), "_attn_implementation", None) == "sdpa":
             stack.config._attn_implementation = NAME
     for module in model.modules():
         if hasattr(module, "compute_bias"):

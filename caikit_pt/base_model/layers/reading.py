@@ -32,7 +32,10 @@ def reading(pick: Callable[[Tensor], Tensor]) -> Iterator[None]:
 
 def read_where_asked(model: Any) -> None:
     """Makes `model` heed `reading`."""
-    model.get_output_embeddings().register_forward_pre_hook(_picked)
+    layer = model.get_output_embeddings()
+    # A few give the table of words itself, which is looked into for inputs, too.
+    if layer is not model.get_input_embeddings():
+        layer.register_forward_pre_hook(_picked)
 
 
 def _picked(_: Any, arguments: tuple[Tensor, ...]) -> Any:

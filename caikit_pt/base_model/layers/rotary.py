@@ -65,8 +65,10 @@ def _front(forward: FunctionType, own: Callable[..., Any]) -> type:
 
     @wraps(own)
     def chosen(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, *rest: Any, **more: Any) -> Any:
-        # Where only the first numbers of a head are turned, the own function parts them.
-        as_it_is = q.device.type == "cpu" or cos.shape[-1] != q.shape[-1]
+        # Where only the first numbers of a head are turned the own function parts them, and where angles are
+        # kept in a longer type it rounds.
+        plain = cos.shape[-1] == q.shape[-1] and cos.dtype is q.dtype
+        as_it_is = q.device.type == "cpu" or not plain
         return (own if as_it_is else turn)(q, k, cos, sin, *rest, **more)
 
     names = {**forward.__globals__, _NAME: chosen}

@@ -27,8 +27,8 @@ _MULTIPLE = 8
 
 @dataclass(frozen=True, slots=True)
 class Bins:
-    """Row i of each side stands in bin `bins[i]`, `starts[side][i]` positions from the packed tensor's start;
-    a bin of a side has `sizes[side]` positions."""
+    """Row i stands in bin `bins[i]`, on each side `starts[side][i]` positions from the packed tensor's start;
+    a bin of a side has `sizes[side]` positions, S."""
 
     bins: Sequence[int]
     starts: Sequence[Sequence[int]]
@@ -53,19 +53,24 @@ def binned(sides: Sequence[Sequence[int]], kinds: Sequence[int] | None = None, p
     Rows of one bin are neighbours, and of one of `kinds`. In front of each bin there will be a `prefix`.
     """
     kinds = kinds or [0] * len(sides[0])
-    sizes = [_multiple(max(*lengths, min(_SIZE, sum(lengths))) + prefix) - prefix for lengths in sides]
     bins: list[int] = []
-    starts: list[list[int]] = [[] for _ in sides]
-    bin, filled, kind = 0, [0] * len(sides), kinds[0]
+    within: list[list[int]] = [[] for _ in sides]
+    filled = [[0] for _ in sides]
     for row, own in enumerate(zip(*sides, strict=True)):
-        full = any(had + more > size for had, more, size in zip(filled, own, sizes, strict=True))
-        if full or kinds[row] != kind:
-            bin, filled, kind = bin + 1, [0] * len(sides), kinds[row]
-        bins.append(bin)
-        for side, length in enumerate(own):
-            starts[side].append(bin * sizes[side] + filled[side])
-            filled[side] += length
-    return Bins(bins, starts, sizes)
+        full = any(had[-1] + more > _SIZE for had, more in zip(filled, own, strict=True))
+        if row and (full or kinds[row] != kinds[row - 1]):
+            filled = [[*had, 0] for had in filled]
+        bins.append(len(filled[0]) - 1)
+        for starts, had, length in zip(within, filled, own, strict=True):
+            starts.append(had[-1])
+            had[-1] += length
+    # As wide as the fullest needs it.
+    sizes = [_multiple(max(had) + prefix) - prefix for had in filled]
+    starts_of_sides = [
+        [bin * size + begin for bin, begin in zip(bins, own, strict=True)]
+        for own, size in zip(within, sizes, strict=True)
+    ]
+    return Bins(bins, starts_of_sides, sizes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,20 +108,21 @@ class Spans:
         bins = len(self._queries.row)
         query, key, value = (_in_bins(part, bins) for part in (query, key, value))
         if prefix is not None:
-            front = (
-                self._front(parts[0] if len(parts) == 1 else torch.cat(parts, dim=2))
-                for parts in zip(*prefix, strict=True)
+            front = map(
+                self._front, prefix[0] if len(prefix) == 1 else map(_together, zip(*prefix, strict=True))
             )
             key, value = (torch.cat(pair, dim=2) for pair in zip(front, (key, value), strict=True))
         groups = query.shape[1] // key.shape[1]
-        if groups > 1:
-            key, value = (
-                part[:, :, None].expand(-1, -1, groups, -1, -1).flatten(1, 2) for part in (key, value)
-            )
         answer = torch.nn.functional.scaled_dot_product_attention(
-            query, key, value, attn_mask=self._added(scoring, query.dtype), scale=scoring.scaling
+            _under_one_another(query, groups),
+            key,
+            value,
+            attn_mask=self._added(scoring, query.dtype, groups),
+            scale=scoring.scaling,
         )
-        return answer.transpose(1, 2).flatten(0, 1)[None]
+        # [n, h', r, Q, d] with the r heads that share keys: [1, n Q, h, d].
+        apart = answer.view(bins, key.shape[1], groups, -1, answer.shape[-1])
+        return apart.permute(0, 3, 1, 2, 4).reshape(1, -1, query.shape[1], answer.shape[-1])
 
     def _front(self, all_prefixes: Tensor) -> Tensor:
         """What stands in front of each bin, [n, h', P, d]."""
@@ -126,34 +132,35 @@ class Spans:
             return all_prefixes.expand(bins, -1, -1, -1)
         return _in_bins(all_prefixes.index_select(2, self._prefix.flatten().clamp(min=0)), bins)
 
-    def _added(self, scoring: Scoring, dtype: torch.dtype) -> Tensor:
-        """What is added to the scores, [n, 1 or h, Q, P + S]."""
-        mask = self._mask(scoring.sliding_window, dtype)
+    def _added(self, scoring: Scoring, dtype: torch.dtype, groups: int) -> Tensor:
+        """What is added to the scores, [n, 1 or h', r Q, P + S] where r heads share keys."""
+        mask = self._mask(scoring.sliding_window, dtype, groups)
         bias = scoring.position_bias
         if bias is None or bias.shape[-1] == 1:
             # A single number is added to all scores alike, and changes no weight.
             return mask
         if self._biased is None or self._biased[0] is not bias:
             # By distance, and the same for all layers: looked up once.
-            by_place = bias[0][:, self._queries.place[:, :, None], self._keys.place[:, None, :]]
-            self._biased = bias, by_place.transpose(0, 1) + mask
+            places = self._queries.place[:, :, None], self._keys.place[:, None, :]
+            by_place = bias[0][:, places[0], places[1]].transpose(0, 1)
+            self._biased = bias, _under_one_another(by_place, groups).add_(mask)
         return self._biased[1]
 
-    def _mask(self, window: int | None, dtype: torch.dtype) -> Tensor:
-        """0 where a position is seen, else -inf: [n, 1, Q, P + S]."""
+    def _mask(self, window: int | None, dtype: torch.dtype, groups: int) -> Tensor:
+        """0 where a position is seen, else -inf: [n, 1, r Q, P + S]."""
         if (window, dtype) not in self._masks:
             queries, keys = self._queries, self._keys
             seen = queries.row[:, :, None] == keys.row[:, None, :]
-            distance = queries.place[:, :, None] - keys.place[:, None, :]
             if self._causal:
-                seen = seen & (distance >= 0)
+                seen &= queries.place[:, :, None] >= keys.place[:, None, :]
             if window is not None:
-                seen = seen & (distance < window)
+                seen &= queries.place[:, :, None] < (keys.place + window)[:, None, :]
             # Of what sees nothing neither result nor gradient is a number.
-            seen = seen | (queries.row < 0)[:, :, None]
+            seen |= (queries.row < 0)[:, :, None]
             if self._prefix is not None:
                 seen = torch.cat([self._seen_in_front(window), seen], dim=2)
-            self._masks[window, dtype] = torch.where(seen, 0.0, -torch.inf).to(dtype)[:, None]
+            mask = torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, -torch.inf)
+            self._masks[window, dtype] = mask.repeat(1, groups, 1)[:, None]
         return self._masks[window, dtype]
 
     def _seen_in_front(self, window: int | None) -> Tensor:
@@ -164,6 +171,16 @@ class Spans:
             places = torch.arange(self._prefix.shape[1], device=seen.device)
             return seen & (self._queries.place[:, :, None] - places < window)
         return seen.expand(-1, self._queries.row.shape[1], -1)
+
+
+def _together(parts: Sequence[Tensor]) -> Tensor:
+    """Of [1, h, P, d] each: one behind another."""
+    return torch.cat(list(parts), dim=2)
+
+
+def _under_one_another(heads: Tensor, groups: int) -> Tensor:
+    """Of [n, h, Q, ...] the r heads that share keys as one: [n, h', r Q, ...]. No key is copied then."""
+    return heads.reshape(heads.shape[0], -1, groups * heads.shape[2], heads.shape[3])
 
 
 Attending: TypeAlias = "Rows | Spans"

@@ -25,7 +25,7 @@ from caikit_pt.base_model.layers.upload import upload
 from caikit_pt.base_model.one_stack import last_logits
 from caikit_pt.base_model.row import PromptTensors, TrainingBatch, prompt_length
 from caikit_pt.base_model.training.packed import (
-    Predicting,
+    asking,
     before_ends,
     labels_of,
     losses_of_rows,
@@ -56,9 +56,10 @@ class CausalTraining(TrainingSide):
         # Aligned at the end, every target lies in the last K positions: the rest needs no logits.
         longest = max(map(len, batch.targets))
         ends = [longest * (row + 1) for row in range(len(rows))]
-        told = [torch.tensor(table.ids), places_of_rows, mask, before_ends(ends, batch.targets)]
-        ids, places_of_rows, mask, at, labels, of = upload([*told, *labels_of(batch)], self.weights.device)
-        embeddings = picked(table.embedded(self.weights, ids), places_of_rows)
+        told = [torch.tensor(table.ids), mask, before_ends(ends, batch.targets), *labels_of(batch)]
+        sent = upload([*told, *table.told(places_of_rows)], self.weights.device)
+        ids, mask, at, labels, of, *where = sent
+        embeddings = picked(table.embedded(self.weights, ids), *where).view(*mask.shape, -1)
         logits = last_logits(self.weights, embeddings, mask, last=longest)
         return losses_of_rows(logits.flatten(0, 1).index_select(0, at), labels, of, len(rows))
 
@@ -102,7 +103,7 @@ class PackedCausalStep(Step):
         reading = read(self._side, _Texts(texts, batch, before, prefixes, prefix_lengths), cells)
         embeddings = self._weights.embed(reading.ids)
         with packed(reading.layout), row_lengths(reading.lengths[None]):
-            logits = _logits(self._weights, embeddings, reading.positions, reading.layout.read)
+            logits = _logits(self._weights, embeddings, reading.positions, reading.predicting)
         return losses_of_rows(logits, reading.labels, reading.rows, len(texts))
 
     def finish(self) -> None:
@@ -168,7 +169,7 @@ class _Front:
         ids, positions, of_rows = upload(told, device)
         attention: Attending
         if device.type == "cpu":
-            attention = Rows(self.lengths, self.lengths, device, True)
+            attention = Rows(self.lengths, self.lengths, True)
         else:
             together = Places(of_rows[None], positions[None])
             attention = Spans(together, together, causal=True)
@@ -214,67 +215,76 @@ class _Texts:
 @dataclass(frozen=True, slots=True)
 class _Reading:
     """Packed positions as the model is told of them, all [N] (int64) on its device: tokens, their places in
-    their rows, and how long these are. And, all [L], the tokens to be predicted and the rows they are of."""
+    their rows, and how long these are. And the positions [R] whose logits are read, the first of which [L]
+    predict target tokens: `labels` [L], which are of `rows` [L]."""
 
     ids: Tensor
     positions: Tensor
     lengths: Tensor
     layout: _TextPass
+    predicting: Tensor
     labels: Tensor
     rows: Tensor
 
 
 def _read_tight(side: CausalTraining, texts: _Texts, cells: _Cells) -> _Reading:
     """One behind another, grouped by length in attention: for CPUs, where calls are cheap and work isn't."""
-    device, rounds, lengths, batch = side.weights.device, side.rounds_rows, texts.lengths, texts.batch
+    rounds, lengths, batch = side.rounds_rows, texts.lengths, texts.batch
     read = rounded(target_positions(texts.ids, batch), rounds, sum(lengths))
     layout = _TextPass(
-        Rows(lengths, lengths, device, True, texts.prefixes, texts.prefix_lengths),
-        Rows(list(map(len, batch.targets)), lengths, device, True, texts.prefixes, texts.prefix_lengths),
+        Rows(lengths, lengths, True, texts.prefixes, texts.prefix_lengths),
+        Rows(list(map(len, batch.targets)), lengths, True, texts.prefixes, texts.prefix_lengths),
         cells,
         read,
     )
     positions = rounded(places(lengths, texts.before), rounds, least=len(read) - batch.target_tokens)
     ids = torch.tensor([token for text in texts.ids for token in text])
     ids = torch.nn.functional.pad(ids, (0, len(positions) - len(ids)), value=side.text.end_id)
-    return _Reading(ids, positions, _spread(texts.whole, lengths, len(positions)), layout, *labels_of(batch))
+    return _Reading(
+        ids, positions, _spread(texts.whole, lengths, len(positions)), layout, read, *labels_of(batch)
+    )
 
 
 def _read_in_bins(side: CausalTraining, texts: _Texts, cells: _Cells) -> _Reading:
-    """In bins, for accelerators."""
-    lengths, front = texts.lengths, max(texts.prefix_lengths) if cells else 0
-    bins = binned([lengths], texts.prefixes, front)
-    predicting = Predicting.of(bins, 0, lengths, texts.batch.targets)
-    own = [torch.arange(begin, end) for begin, end in zip(texts.before, texts.whole, strict=True)]
+    """In bins of rows with one prefix, for accelerators."""
+    order = sorted(range(len(texts.ids)), key=texts.prefixes.__getitem__)
+    lengths, before, whole, prefixes = (
+        [each[row] for row in order] for each in (texts.lengths, texts.before, texts.whole, texts.prefixes)
+    )
+    front = max(texts.prefix_lengths) if cells else 0
+    bins = binned([lengths], prefixes, front)
+    own = [torch.arange(begin, end) for begin, end in zip(before, whole, strict=True)]
     position = bins.filled(0, own, 0)
     row = bins.filled(0, [torch.full_like(each, number) for number, each in enumerate(own)], -1)
+    ends = dict(zip(order, map(sum, zip(bins.starts[0], lengths, strict=True)), strict=True))
+    predicting = before_ends([ends[number] for number in range(len(order))], texts.batch.targets)
+    read = asking(bins, 0, predicting)
     told = [
-        bins.filled(0, list(map(torch.tensor, texts.ids)), side.text.end_id).flatten(),
+        bins.filled(0, [torch.tensor(texts.ids[row]) for row in order], side.text.end_id).flatten(),
         position,
-        bins.filled(0, [torch.full_like(each, end) for each, end in zip(own, texts.whole, strict=True)], 0),
+        bins.filled(0, [torch.full_like(each, end) for each, end in zip(own, whole, strict=True)], 0),
         row,
-        row.flatten()[predicting.positions],
-        position.flatten()[predicting.positions],
-        _prefixes_of_bins(bins, texts, front),
-        predicting.positions.flatten(),
-        predicting.labels.flatten(),
-        predicting.rows.flatten(),
+        row.flatten()[read],
+        position.flatten()[read],
+        _prefixes_of_bins(bins, prefixes, texts.prefix_lengths, front),
+        read.flatten(),
+        predicting,
+        *labels_of(texts.batch),
     ]
-    ids, position, whole, row, asking, place, in_front, read, labels, rows = upload(told, side.weights.device)
+    sent = upload(told, side.weights.device)
+    tokens, position, ending, row, row_asking, place_asking, in_front, read, predicting, labels, rows = sent
     keys, prefix = Places(row, position), in_front if cells else None
-    layout = _TextPass(
-        Spans(keys, keys, True, prefix), Spans(Places(asking, place), keys, True, prefix), cells, read
-    )
-    return _Reading(ids, position.flatten(), whole.flatten(), layout, labels, rows)
+    last = Spans(Places(row_asking, place_asking), keys, True, prefix)
+    layout = _TextPass(Spans(keys, keys, True, prefix), last, cells, read)
+    return _Reading(tokens, position.flatten(), ending.flatten(), layout, predicting, labels, rows)
 
 
-def _prefixes_of_bins(bins: Bins, texts: _Texts, longest: int) -> Tensor:
+def _prefixes_of_bins(bins: Bins, prefixes: Sequence[int], lengths: Sequence[int], longest: int) -> Tensor:
     """Which of all prefixes' positions stand in front of each bin, [n, P] (int64); -1: none."""
-    begins = [0, *accumulate(texts.prefix_lengths)]
+    begins = [0, *accumulate(lengths)]
     picked = torch.full((bins.count, longest), -1)
-    for bin, prefix in zip(bins.bins, texts.prefixes, strict=True):
-        length = texts.prefix_lengths[prefix]
-        picked[bin, :length] = torch.arange(begins[prefix], begins[prefix] + length)
+    for bin, prefix in zip(bins.bins, prefixes, strict=True):
+        picked[bin, : lengths[prefix]] = torch.arange(begins[prefix], begins[prefix] + lengths[prefix])
     return picked
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
@@ -52,7 +51,7 @@ def before_ends(ends: Sequence[int], targets: Sequence[Sequence[int]]) -> Tensor
 def losses_of_rows(logits: Tensor, labels: Tensor, rows: Tensor, count: int) -> Tensor:
     """The summed cross-entropy [B] (float32) of `count` rows.
 
-    The logits [R, V] begin with those of `labels` [L] (int64), which are of `rows` [L]; -100 doesn't count.
+    The logits [R, V] begin with those of `labels` [L] (int64), which are of `rows` [L].
     """
     losses = torch.nn.functional.cross_entropy(logits[: len(labels)].float(), labels, reduction="none")
     return losses.new_zeros(count).index_add(0, rows, losses)
@@ -65,35 +64,15 @@ def labels_of(batch: TrainingBatch) -> tuple[Tensor, Tensor]:
     return tokens, torch.repeat_interleave(torch.arange(len(lengths)), lengths)
 
 
-@dataclass(frozen=True, slots=True)
-class Predicting:
-    """Which positions of bins predict target tokens: as many of each bin, so that they are bins too.
+def asking(bins: Bins, side: int, predicting: Tensor) -> Tensor:
+    """Positions [n, Q] of a side of `bins` with all of `predicting` [L] (int64): as many of each bin.
 
-    All [n, Q] (int64): the position in the packed tensor, the token that is to be predicted (-100: none), and
-    the row of the batch.
+    A bin's own ones are first, in their order; the others are any, each once: what is there twice would get
+    its gradient twice.
     """
-
-    positions: Tensor
-    labels: Tensor
-    rows: Tensor
-
-    @staticmethod
-    def of(bins: Bins, side: int, lengths: Sequence[int], targets: Sequence[Sequence[int]]) -> Predicting:
-        """Rows of `lengths` on a `side` of `bins` end with what predicts their `targets`."""
-        size, owned = bins.sizes[side], [0] * bins.count
-        for bin, target in zip(bins.bins, targets, strict=True):
-            owned[bin] += len(target)
-        predicts = torch.zeros(bins.count, size, dtype=torch.bool)
-        labels = torch.full((bins.count, max(owned)), -100)
-        rows = torch.zeros_like(labels)
-        filled = [0] * bins.count
-        for row, (bin, target) in enumerate(zip(bins.bins, targets, strict=True)):
-            end = bins.starts[side][row] + lengths[row] - bin * size
-            predicts[bin, end - len(target) : end] = True
-            own = slice(filled[bin], filled[bin] + len(target))
-            labels[bin, own] = torch.tensor(target)
-            rows[bin, own] = row
-            filled[bin] = own.stop
-        # A bin's own ones in their order; then any others, each once, or one would get a gradient twice.
-        order = (~predicts).to(torch.uint8).argsort(dim=1, stable=True)[:, : max(owned)]
-        return Predicting(order + size * torch.arange(bins.count)[:, None], labels, rows)
+    size = bins.sizes[side]
+    others = torch.ones(bins.count * size, dtype=torch.uint8)
+    others[predicting] = 0
+    others = others.view(bins.count, size)
+    most = size - int(others.sum(dim=1).min())
+    return others.argsort(dim=1, stable=True)[:, :most] + size * torch.arange(bins.count)[:, None]

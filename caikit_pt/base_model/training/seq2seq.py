@@ -21,7 +21,6 @@ from caikit_pt.base_model.layers.spans import Attending, Places, Spans, binned
 from caikit_pt.base_model.layers.upload import upload
 from caikit_pt.base_model.row import PromptTensors, TrainingBatch, prompt_length
 from caikit_pt.base_model.training.packed import (
-    Predicting,
     before_ends,
     labels_of,
     losses_of_rows,
@@ -48,17 +47,21 @@ class Seq2SeqTraining(TrainingSide):
         read, read_mask = padded(encoder, table.nobody, left=False)
         written, written_mask = padded(decoder, table.nobody, left=False)
         ends = [row * written.shape[1] + len(own) for row, own in enumerate(decoder)]
-        told = [torch.tensor(table.ids), read, read_mask, written, written_mask]
+        told = [torch.tensor(table.ids), read_mask, written_mask, *table.told(read), *table.told(written)]
         told += [before_ends(ends, batch.targets), *labels_of(batch)]
-        ids, read, read_mask, written, written_mask, at, labels, rows = upload(told, self.weights.device)
-        whole = table.embedded(self.weights, ids)
+        sent = upload(told, self.weights.device)
+        rows, (read_mask, written_mask), (at, labels, of) = (
+            table.embedded(self.weights, sent[0]),
+            sent[1:3],
+            sent[9:],
+        )
         logits = self.weights.forward(
-            inputs_embeds=picked(whole, read),
+            inputs_embeds=picked(rows, *sent[3:6]).view(*read_mask.shape, -1),
             attention_mask=read_mask,
-            decoder_inputs_embeds=picked(whole, written),
+            decoder_inputs_embeds=picked(rows, *sent[6:9]).view(*written_mask.shape, -1),
             decoder_attention_mask=written_mask,
         ).logits
-        return losses_of_rows(logits.flatten(0, 1).index_select(0, at), labels, rows, len(encoder))
+        return losses_of_rows(logits.flatten(0, 1).index_select(0, at), labels, of, len(encoder))
 
     def encoder_rows(self, prompts: Sequence[PromptTensors], batch: TrainingBatch) -> list[Tensor]:
         """What the encoder reads of each row, [P + T, H]."""
@@ -142,13 +145,13 @@ class _Reading:
 
 def _read_tight(side: Seq2SeqTraining, prompts: LeafPrompts, batch: TrainingBatch) -> _Reading:
     """One behind another, grouped by length in attention: for CPUs, where calls are cheap and work isn't."""
-    device, rounds = side.weights.device, side.rounds_rows
+    rounds = side.rounds_rows
     of_rows = prompts.of_rows(batch)
     sources, targets = side.encoder_rows(of_rows, batch), side.decoder_rows(of_rows, batch)
     encoder, decoder = list(map(len, sources)), list(map(len, targets))
     encoding = _TwoSides(
         None,
-        Rows(encoder, encoder, device, causal=False),
+        Rows(encoder, encoder, causal=False),
         rounded(places(encoder), rounds),
         max(encoder),
     )
@@ -156,8 +159,8 @@ def _read_tight(side: Seq2SeqTraining, prompts: LeafPrompts, batch: TrainingBatc
     # Without a decoder prompt every position predicts a target token.
     at = None if len(predicting) == sum(decoder) else rounded(predicting, rounds, sum(decoder))
     decoding = _TwoSides(
-        Rows(decoder, decoder, device, causal=True),
-        Rows(decoder, encoder, device, causal=False),
+        Rows(decoder, decoder, causal=True),
+        Rows(decoder, encoder, causal=False),
         rounded(places(decoder), rounds, least=0 if at is None else len(at) - len(predicting)),
         max(*decoder, *encoder),
     )
@@ -177,33 +180,34 @@ def _read_in_bins(side: Seq2SeqTraining, prompts: LeafPrompts, batch: TrainingBa
     ]
     lengths = [list(map(len, encoder)), list(map(len, decoder))]
     bins = binned(lengths)
-    predicting = Predicting.of(bins, 1, lengths[1], batch.targets)
+    ends = list(map(sum, zip(bins.starts[1], lengths[1], strict=True)))
     told = [torch.tensor(table.ids)]
     for number, rows in enumerate((encoder, decoder)):
         told += [
-            bins.filled(number, rows, table.nobody),
+            *table.told(bins.filled(number, rows, table.nobody)),
             bins.filled(number, [torch.full_like(row, index) for index, row in enumerate(rows)], -1),
             bins.filled(number, [torch.arange(len(row)) for row in rows], 0),
         ]
-    told += [predicting.positions, predicting.labels, predicting.rows]
-    ids, reads, *places_read, writes, row, place, at, labels, of = upload(told, side.weights.device)
-    read, written = Places(*places_read), Places(row, place)
-    whole = table.embedded(side.weights, ids)
+    told += [before_ends(ends, batch.targets), *labels_of(batch)]
+    ids, *sent = upload(told, side.weights.device)
+    (*reads, row, place), (*writes, own_row, own_place), (at, labels, of) = sent[:5], sent[5:10], sent[10:]
+    read, written = Places(row, place), Places(own_row, own_place)
+    rows_of_both = table.embedded(side.weights, ids)
     encoding = _TwoSides(None, Spans(read, read, causal=False), read.place.flatten(), max(lengths[0]))
     decoding = _TwoSides(
         Spans(written, written, causal=True),
         Spans(written, read, causal=False),
-        place.flatten(),
+        own_place.flatten(),
         max(*lengths[0], *lengths[1]),
     )
     return _Reading(
-        picked(whole, reads.flatten()),
+        picked(rows_of_both, *reads),
         encoding,
-        picked(whole, writes.flatten()),
+        picked(rows_of_both, *writes),
         decoding,
-        at.flatten(),
-        labels.flatten(),
-        of.flatten(),
+        at,
+        labels,
+        of,
     )
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from caikit_pt.base_model.budget import budget_for
 from caikit_pt.base_model.frozen import FrozenWeights
 from caikit_pt.base_model.layers.linear import builds_code, settle_training
+from caikit_pt.base_model.loading.memory import free_memory_of
 from caikit_pt.base_model.row import PromptTensors, TrainingBatch
 from caikit_pt.base_model.text.side import TextSide
 from caikit_pt.base_model.training.memory_budget import MemoryBudget
@@ -18,7 +19,21 @@ from caikit_pt.base_model.training.step import PaddedStep, Step
 if TYPE_CHECKING:
     from torch import Tensor
 
+# Numbers that a layer keeps of a position for the gradient, by its width H: of a Llama's norms, queries,
+# keys, values, answer and three inner products about so many.
+_KEPT = 16
+# Of the free memory, so much may they take.
+_SHARE_TO_KEEP = 0.7
+
 Check: TypeAlias = "Callable[[TrainingSide], bool]"
+
+
+def _room(weights: FrozenWeights, width: int) -> int | None:
+    """Positions that an accelerator could keep all activations of; a CPU's passes are short anyway."""
+    if weights.device.type == "cpu":
+        return None
+    each = weights.layers * width * _KEPT * weights.dtype.itemsize
+    return int(_SHARE_TO_KEEP * free_memory_of(str(weights.device))) // each
 
 
 class TrainingSide(ABC):
@@ -29,7 +44,7 @@ class TrainingSide(ABC):
         self.weights = weights
         self.text = text
         checkpoint, device = text.checkpoint, weights.device
-        budget = budget_for(device.type, checkpoint.hidden_size)
+        budget = budget_for(device.type, checkpoint.hidden_size, _room(weights, checkpoint.hidden_size))
         self.memory = MemoryBudget(checkpoint.name, device, budget)
         self._packs = packs
 

@@ -40,10 +40,34 @@ class RowTable:
         self.ids += ids
         return torch.cat([front, text])
 
-    def embedded(self, weights: FrozenWeights, ids: Tensor) -> Tensor:
-        """The table itself; `ids` are its own on the device."""
+    def told(self, places: Tensor) -> list[Tensor]:
+        """What `picked` has to be told, on the device, of what stands at `places` [...] of the table: whether it is
+        a prompt's, and where among the prompts' rows or the tokens'; [N] each."""
+        flat = places.flatten()
+        return [
+            flat < self.nobody,
+            flat.clamp(max=max(self.nobody - 1, 0)),
+            (flat - self.nobody).clamp(min=0),
+        ]
+
+    def embedded(self, weights: FrozenWeights, ids: Tensor) -> tuple[Tensor | None, Tensor]:
+        """The rows of prompts, in a type of their own, and of tokens. `ids`: the table's own, on the device."""
         text = weights.embed(ids)
-        return torch.cat([*(tensor.to(text.device, text.dtype) for tensor in self._tensors), text])
+        return torch.cat([each.to(text.device) for each in self._tensors]) if self._tensors else None, text
+
+
+def picked(
+    rows: tuple[Tensor | None, Tensor], is_prompt: Tensor, of_prompts: Tensor, of_text: Tensor
+) -> Tensor:
+    """[N, H] in the model's data type.
+
+    A prompt's row that is there many times gets its gradient summed in the prompt's own type.
+    """
+    prompts, text = rows
+    tokens = text.index_select(0, of_text)
+    if prompts is None:
+        return tokens
+    return torch.where(is_prompt[:, None], prompts.index_select(0, of_prompts).to(text.dtype), tokens)
 
 
 def padded(rows: Sequence[Tensor], filling: int, left: bool) -> tuple[Tensor, Tensor]:
@@ -55,8 +79,3 @@ def padded(rows: Sequence[Tensor], filling: int, left: bool) -> tuple[Tensor, Te
         own = slice(longest - len(row), longest) if left else slice(0, len(row))
         whole[number, own], mask[number, own] = row, 1
     return whole, mask
-
-
-def picked(table: Tensor, places: Tensor) -> Tensor:
-    """Of a table [N, H] the rows at `places` [...]: [..., H]."""
-    return table.index_select(0, places.flatten()).view(*places.shape, -1)

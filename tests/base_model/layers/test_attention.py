@@ -64,7 +64,7 @@ def test_rows_attend_as_each_of_them_alone(name: str, fused: bool, monkeypatch: 
     case = CASES[name]
     if fused:
         monkeypatch.setattr(attention.Rows, "attend", attention.Rows.attend_fused)
-    rows = Rows(case.queries, case.keys, torch.device("cpu"), case.causal, case.prefixes, PREFIXES)
+    rows = Rows(case.queries, case.keys, case.causal, case.prefixes, PREFIXES)
     ours, obvious = _tensors(case), _tensors(case)
     prefix = None if case.prefixes is None else ours.prefixes
     answer = rows.attend(ours.query, ours.key, ours.value, case.scoring, prefix)[0]
@@ -81,7 +81,7 @@ def test_rows_attend_as_each_of_them_alone(name: str, fused: bool, monkeypatch: 
 def test_little_is_padded(name: str) -> None:
     """A tenth of a row or a few positions; every row in one group, rows of one prefix in a group."""
     case = CASES[name]
-    rows = Rows(case.queries, case.keys, torch.device("cpu"), case.causal, case.prefixes, PREFIXES)
+    rows = Rows(case.queries, case.keys, case.causal, case.prefixes, PREFIXES)
     seen = [length for group in rows.groups for length in group.keys.lengths]
     assert sorted(seen) == sorted(case.keys)
     for group in rows.groups:
@@ -93,7 +93,7 @@ def test_a_short_row_beside_a_long_one_is_no_concern_of_either() -> None:
     """What padding looks at is nothing, and nothing times zero was no number: gradients were lost."""
     case = replace(CASES["few ask, window"], queries=(14, 1), keys=(17, 17), prefixes=(1, 1))
     tensors = _tensors(case)
-    rows = Rows(case.queries, case.keys, torch.device("cpu"), True, case.prefixes, PREFIXES)
+    rows = Rows(case.queries, case.keys, True, case.prefixes, PREFIXES)
     assert len(rows.groups) == 1
     rows.attend(tensors.query, tensors.key, tensors.value, case.scoring, tensors.prefixes).sum().backward()  # type: ignore[no-untyped-call]
     assert tensors.key.grad is not None

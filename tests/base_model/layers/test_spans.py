@@ -184,3 +184,10 @@ def _packed(found: Bins, side: int, rows: Sequence[Tensor]) -> Tensor:
         own = torch.arange(start, start + row.shape[1])
         whole = whole.index_copy(1, own, row)
     return whole[None]
+
+
+def test_bins_are_as_wide_as_the_fullest_of_a_side_needs(size: None) -> None:
+    """A decoder beside long texts had as many positions as they."""
+    found = binned([[400] * 6, [10] * 6])
+    assert found.sizes[0] >= 400
+    assert found.sizes[1] <= 24 * max(found.bins.count(bin) for bin in found.bins)
