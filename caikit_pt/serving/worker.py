@@ -14,7 +14,8 @@ from caikit_pt.errors import BackendUnavailable
 from caikit_pt.serving.backend import Backend
 from caikit_pt.serving.engine import Engine
 from caikit_pt.serving.generation import Generation
-from caikit_pt.serving.request import Request, Token, input_tokens
+from caikit_pt.serving.input_tokens import input_tokens
+from caikit_pt.serving.request import Request, Token
 from caikit_pt.serving.scheduler import KV_BYTES_ON_A_CPU, Limits
 from caikit_pt.settings import Settings
 

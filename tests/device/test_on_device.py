@@ -109,7 +109,7 @@ def test_what_is_made_on_the_host_is_noticed(
 ) -> None:
     """A fault as it would be made: one tensor of a batch without its device."""
     real = base_there.weights.embed
-    monkeypatch.setattr(base_there, "embed", lambda ids: real(ids).cpu())
+    monkeypatch.setattr(base_there.weights, "embed", lambda ids: real(ids).cpu())
     with pytest.raises(Refused):
         Training(base_there).update()
 

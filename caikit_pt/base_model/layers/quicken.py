@@ -6,6 +6,7 @@ from typing import Any
 
 from caikit_pt.base_model.layers.elementwise import freeze_elementwise
 from caikit_pt.base_model.layers.linear import freeze_linears
+from caikit_pt.base_model.layers.masks import make_masks_unseen
 from caikit_pt.base_model.layers.packing import prepare
 from caikit_pt.base_model.layers.reading import read_where_asked
 from caikit_pt.base_model.layers.recompute import let_recompute
@@ -19,5 +20,6 @@ def quicken(model: Any) -> bool:
     turn_by_own_length(model)
     read_where_asked(model)
     packable = prepare(model)
+    make_masks_unseen(model)
     let_recompute(model)
     return packable

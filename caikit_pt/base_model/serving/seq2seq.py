@@ -16,10 +16,12 @@ from torch import Tensor
 from transformers import DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
+from caikit_pt.base_model.layers.parcel import Parcel
 from caikit_pt.base_model.layers.slots import Slots
 from caikit_pt.base_model.layers.timeline import Timeline
 from caikit_pt.base_model.padding import pad_left, pad_right, with_one_more
 from caikit_pt.base_model.row import Row, prompt_length
+from caikit_pt.base_model.serving.inputs import Inputs
 from caikit_pt.base_model.serving.batch import Batch, Decoding, Prefill, position_bytes
 from caikit_pt.base_model.serving.side import ServingSide
 from caikit_pt.parameters.tuning import DECODER, ENCODER
@@ -125,8 +127,13 @@ class Seq2SeqPrefill(Prefill):
     """b rows of an encoder-decoder model that are being read: all at once, since an encoder can't stop."""
 
     def __init__(self, side: Seq2SeqServing, rows: Sequence[Row]) -> None:
-        self.rows = rows
-        self._side = side
+        self.rows, self.parcel = rows, Parcel(side.weights.device)
+        self._weights = weights = side.weights
+        self._encoder = Inputs(
+            weights, self.parcel, [(row.prompt.get(ENCODER), row.ids) for row in rows], at_end=False
+        )
+        begun = [(row.prompt.get(DECODER), [*side.text.start_ids, *row.answer]) for row in rows]
+        self._decoder = Inputs(weights, self.parcel, begun, at_end=True)
         self._logits: Tensor | None = None
 
     @property
@@ -143,20 +150,22 @@ class Seq2SeqPrefill(Prefill):
         return position_bytes(self.cache.self_attention_cache.layers)
 
     def advance(self, columns: int) -> None:
-        weights = self._side.weights
-        (encoder, encoder_mask), (decoder, mask) = self._side.both_sides(self.rows)
+        weights = self._weights
+        self.parcel.send()
+        encoder, encoder_mask = self._encoder.embeddings(), self._encoder.mask()
         self.cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
         encoded = weights.model.get_encoder()(inputs_embeds=encoder, attention_mask=encoder_mask)
         output = weights.forward(
             cache=self.cache,
             encoder_outputs=encoded,
             attention_mask=encoder_mask,
-            decoder_inputs_embeds=decoder,
-            decoder_attention_mask=mask,
+            decoder_inputs_embeds=self._decoder.embeddings(),
+            decoder_attention_mask=self._decoder.mask(),
         )
         self._logits = output.logits[:, -1].float()
-        self.source_lengths = [int(length) for length in encoder_mask.sum(dim=1)]
-        self.spans = [(mask.shape[1] - int(length), mask.shape[1]) for length in mask.sum(dim=1)]
+        self.source_lengths = self._encoder.lengths
+        longest = max(self._decoder.lengths)
+        self.spans = [(longest - length, longest) for length in self._decoder.lengths]
 
 
 class Seq2SeqBatch(Batch):

@@ -12,6 +12,7 @@ import torch
 
 from caikit_pt.base_model.frozen import FrozenWeights
 from caikit_pt.base_model.layers.linear import bytes_to_pack, pack_linears
+from caikit_pt.base_model.layers.parcel import Parcel
 from caikit_pt.base_model.loading.memory import free_memory
 from caikit_pt.base_model.row import Row
 from caikit_pt.base_model.serving.batch import Batch, Decoding, Prefill
@@ -80,7 +81,9 @@ class ServingSide(ABC):
 
     def prefill(self, rows: Sequence[Row]) -> Prefill:
         """`rows` of one cohort, to be read; only one where the model isn't served in batches."""
-        return self.batched_prefill(rows) if self.serves_batched else LonePrefill(self.start, rows)
+        if self.serves_batched:
+            return self.batched_prefill(rows)
+        return LonePrefill(self.start, rows, Parcel(self.weights.device))
 
     def new_batch(self) -> Batch:
         """A batch without a row, for what `prefill` reads."""
