@@ -202,7 +202,7 @@ class Engine:
 
     def _shrink(self, generations: list[Generation]) -> None:
         """Fewer rows run from now on; those that have to leave are the next to be read again."""
-        self.base.serving.prompts.clear()
+        self.base.serving.give_room()
         others = [each for each in (*self._reading, *self._running_now()) if each not in generations]
         rows = max(1, len(others) or len(generations) // 2)
         _LOG.warning(

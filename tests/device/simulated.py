@@ -7,7 +7,8 @@ Two things more raise, which CUDA lets pass: views in place, which aren't simula
 that were copied to the host with `non_blocking` before anything has made the host wait.
 
 What a CPU can't show isn't shown: there are no streams and no events; random numbers of a device's generator
-are the CPU's; operators are counted, not kernels. It holds for the thread that enters it and for those that
+are the CPU's; operators are counted, not kernels. Without gradients attention and the root mean square norm are
+one operator each, as on CUDA, where a mask of truths is made numbers first. It holds for the thread that enters it and for those that
 are started inside.
 """
 
@@ -26,7 +27,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from .backend import register
 from .memory import Pinned
 from .record import Operation, Record, Wait
-from .tensor import BOOK, NAME, address_of, device_of, run
+from .tensor import BOOK, NAME, SimulatedTensor, address_of, device_of, run, run_fused
 
 
 class _Dispatching(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -120,9 +121,13 @@ class _PastOperators(TorchFunctionMode):
             return torch.tensor(*args, **{**kwargs, "pin_memory": False}).pin_memory()
         if func in _LOOKING and BOOK.pinned:
             BOOK.pinned.check(args[0])
+        if func in _ONE_KERNEL and isinstance(args[0], SimulatedTensor) and not torch.is_grad_enabled():
+            return run_fused(func, args, kwargs)
         return func(*args, **kwargs)
 
 
+# What is one operator on CUDA, and made of several where there are no kernels.
+_ONE_KERNEL = {torch.nn.functional.scaled_dot_product_attention, torch.nn.functional.rms_norm}
 _LOOKING = {torch.Tensor.tolist, torch.Tensor.numpy, torch.Tensor.__array__}
 
 

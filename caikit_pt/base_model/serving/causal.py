@@ -17,6 +17,7 @@ from caikit_pt.base_model.frozen import FrozenWeights
 from caikit_pt.base_model.layers.parcel import Parcel, sent
 from caikit_pt.base_model.layers.reading import reading
 from caikit_pt.base_model.layers.rope import row_lengths
+from caikit_pt.base_model.layers.static_timeline import StaticTimeline
 from caikit_pt.base_model.layers.timeline import Timeline
 from caikit_pt.base_model.one_stack import forward, last_logits
 from caikit_pt.base_model.padding import pad_left, with_one_more
@@ -24,6 +25,7 @@ from caikit_pt.base_model.row import Row, prompt_length
 from caikit_pt.base_model.serving.batch import Batch, Decoding, Prefill, position_bytes
 from caikit_pt.base_model.serving.prompt_cache import PromptCells
 from caikit_pt.base_model.serving.side import ServingSide
+from caikit_pt.base_model.serving.static import StaticStore
 from caikit_pt.parameters.tuning import DECODER
 
 
@@ -35,6 +37,9 @@ class CausalServing(ServingSide):
 
     def growing_batch(self) -> Batch:
         return CausalBatch(self)
+
+    def static_store(self) -> StaticStore:
+        return CausalStore(self)
 
     def start(self, rows: Sequence[Row]) -> Decoding:
         return CausalDecoding(self, rows)
@@ -166,6 +171,37 @@ class CausalBatch(Batch):
         logits = last_logits(self._weights, embeddings, mask, last=1, cache=cache)
         self._timeline.grow()
         return logits[:, -1].float()
+
+
+class CausalStore(StaticStore):
+    """Rows of a decoder-only model whose steps have few shapes."""
+
+    def __init__(self, side: CausalServing) -> None:
+        super().__init__(side.weights, side.captured_steps())
+        self._timeline = StaticTimeline(side.weights.device)
+        self.parts = (self._timeline,)
+
+    def join(self, prefill: Prefill) -> None:
+        assert isinstance(prefill, CausalPrefill)
+        self._timeline.join(prefill.cache.layers, prefill.spans)
+
+    def step(self, tokens: Tensor) -> Tensor:
+        line, weights = self._timeline, self.weights
+        output = weights.forward(
+            {"position_ids": line.positions()},
+            line.cache(),
+            inputs_embeds=weights.embed(tokens[:, None]),
+            attention_mask=line.mask(),
+        )
+        line.grow()
+        logits: Tensor = output.logits[:, -1]
+        return logits
+
+    def take_back(self) -> None:
+        self._timeline.take_back()
+
+    def grown(self) -> None:
+        self._timeline.grown()
 
 
 def _prompt_cells(weights: FrozenWeights, prompt: Tensor, length: int) -> PromptCells:

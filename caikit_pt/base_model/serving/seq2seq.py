@@ -18,12 +18,15 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from caikit_pt.base_model.layers.parcel import Parcel
 from caikit_pt.base_model.layers.slots import Slots
+from caikit_pt.base_model.layers.static_slots import StaticSlots
+from caikit_pt.base_model.layers.static_timeline import StaticTimeline
 from caikit_pt.base_model.layers.timeline import Timeline
 from caikit_pt.base_model.padding import pad_left, pad_right, with_one_more
 from caikit_pt.base_model.row import Row, prompt_length
 from caikit_pt.base_model.serving.inputs import Inputs
 from caikit_pt.base_model.serving.batch import Batch, Decoding, Prefill, position_bytes
 from caikit_pt.base_model.serving.side import ServingSide
+from caikit_pt.base_model.serving.static import StaticStore
 from caikit_pt.parameters.tuning import DECODER, ENCODER
 
 
@@ -35,6 +38,9 @@ class Seq2SeqServing(ServingSide):
 
     def growing_batch(self) -> Batch:
         return Seq2SeqBatch(self)
+
+    def static_store(self) -> StaticStore:
+        return Seq2SeqStore(self)
 
     def start(self, rows: Sequence[Row]) -> Decoding:
         return Seq2SeqDecoding(self, rows)
@@ -202,3 +208,40 @@ class Seq2SeqBatch(Batch):
         self._timeline.grow()
         logits: Tensor = output.logits[:, -1].float()
         return logits
+
+
+class Seq2SeqStore(StaticStore):
+    """Rows of an encoder-decoder model whose steps have few shapes."""
+
+    def __init__(self, side: Seq2SeqServing) -> None:
+        super().__init__(side.weights, side.captured_steps())
+        self._timeline = StaticTimeline(side.weights.device)
+        self._sources = StaticSlots(side.weights.device)
+        self.parts = (self._timeline, self._sources)
+
+    def join(self, prefill: Prefill) -> None:
+        assert isinstance(prefill, Seq2SeqPrefill)
+        self._timeline.join(prefill.cache.self_attention_cache.layers, prefill.spans)
+        self._sources.join(prefill.cache.cross_attention_cache.layers, prefill.source_lengths)
+
+    def step(self, tokens: Tensor) -> Tensor:
+        line, sources, weights = self._timeline, self._sources, self.weights
+        embeddings = weights.embed(tokens[:, None])
+        # Only its shape is looked at: the keys and values made of it are in the cache.
+        encoded = embeddings.new_zeros(1, 1, 1).expand(*sources.shape, embeddings.shape[-1])
+        output = weights.forward(
+            cache=EncoderDecoderCache(line.cache(), sources.cache()),
+            encoder_outputs=BaseModelOutput(last_hidden_state=encoded),
+            attention_mask=sources.mask(),
+            decoder_inputs_embeds=embeddings,
+            decoder_attention_mask=line.mask(),
+        )
+        line.grow()
+        logits: Tensor = output.logits[:, -1]
+        return logits
+
+    def take_back(self) -> None:
+        self._timeline.take_back()
+
+    def grown(self) -> None:
+        self._timeline.grown()
