@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+
 from caikit_pt.base_model.model import BaseModel
 from caikit_pt.base_model.row import Row
 from caikit_pt.base_model.text.side import TextSide

@@ -3,8 +3,8 @@
 The order is TGIS's: repetition penalty, growing end score, minimum length, temperature, top_k, top_p,
 typical_p. Each is what transformers' processor of that name does, for all rows that ask for it at once.
 
-What the rows ask for lies on the device for as long as they and their wishes stay the same; a step takes there
-what changes in every step, and nothing in here makes the host wait. Letters: B rows, V vocabulary.
+What the rows ask for lies on the device for as long as they and their wishes stay the same; a step takes
+there what changes in every step, and nothing in here makes the host wait. Letters: B rows, V vocabulary.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What the requests of a batch want of one pass: said before it, answered in one copy from the device after it.
+"""What the requests of a batch want of one pass: said before it, answered in one copy from the device.
 
-A free answer wants its next token, one that is a label the shares of its choices; either may want to know what
-tokens are worth. Nothing here makes the host wait but the one copy at the end.
+A free answer wants its next token, one that is a label the shares of its choices; either may want to know
+what tokens are worth. Nothing here makes the host wait but the one copy at the end.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -72,15 +73,14 @@ class Wishes:
         # The one time that the host waits for a step.
         return self._told([each.tolist() for each in fetched(wanted)])
 
-    def _told(self, read: list[list[float]]) -> list[Told]:
+    def _told(self, read: list[Any]) -> list[Told]:
         told = [Told() for _ in self._requests]
         parts = iter(read)
         if self._free:
             for row, token in zip(self._free, next(parts), strict=True):
                 told[row].token = int(token)
         if self._choosing:
-            shares: list[list[float]] = next(parts)  # type: ignore[assignment]
-            for row, count, each in zip(self._choosing, self._counts, shares, strict=True):
+            for row, count, each in zip(self._choosing, self._counts, next(parts), strict=True):
                 told[row].shares = each[:count]
         if self._asked or self._asking:
             asked = [*self._asked, *((row, told[row].token or 0) for row in self._asking)]

@@ -6,10 +6,10 @@ the host wait is written down: `device.waits`, `device.operations`; of a part `w
 Two things more raise, which CUDA lets pass: views in place, which aren't simulated, and a look at numbers
 that were copied to the host with `non_blocking` before anything has made the host wait.
 
-What a CPU can't show isn't shown: there are no streams and no events; random numbers of a device's generator
-are the CPU's; operators are counted, not kernels. Without gradients attention and the root mean square norm are
-one operator each, as on CUDA, where a mask of truths is made numbers first. It holds for the thread that enters it and for those that
-are started inside.
+What a CPU can't show isn't shown: there are no streams and no events; random numbers of a device's
+generator are the CPU's; operators are counted, not kernels. Without gradients attention and the root mean
+square norm are one operator each, as on CUDA, where a mask of truths is made numbers first. It holds for
+the thread that enters it and for those that are started inside.
 """
 
 from __future__ import annotations

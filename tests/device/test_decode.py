@@ -21,7 +21,19 @@ from .rules import tensors_in
 from .simulated import SimulatedDevice
 from .work import WAYS, confined, greedy, sampled, under_way
 
-FAMILIES = ("llama", "gpt2", "opt", "bloom", "qwen3", "gemma3", "mistral", "phi3_longrope", "t5", "bart", "mt5")
+FAMILIES = (
+    "llama",
+    "gpt2",
+    "opt",
+    "bloom",
+    "qwen3",
+    "gemma3",
+    "mistral",
+    "phi3_longrope",
+    "t5",
+    "bart",
+    "mt5",
+)
 TOLD: dict[str, Any] = {"generated_tokens": True, "token_logprobs": True, "token_ranks": True}
 # That compute: of a layer, and of all that stands around the layers, tokens included.
 OPERATIONS, BESIDES = 20, 80
@@ -106,7 +118,9 @@ def test_steps_are_the_same_within_a_bucket(there: dict[str, BaseModel], name: s
         _, first, *others = steps
         for other in others:
             assert other.work == first.work
-            assert [_of(kept, each) for each in other.addresses] == [_of(kept, each) for each in first.addresses]
+            assert [_of(kept, each) for each in other.addresses] == [
+                _of(kept, each) for each in first.addresses
+            ]
         assert any(_of(kept, each) for each in first.addresses)
 
 
@@ -222,5 +236,3 @@ def _kept(base: BaseModel, batch: Any) -> set[int]:
 
 def _of(kept: set[int], addresses: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(each for each in addresses if each in kept)
-
-

@@ -1,13 +1,13 @@
 """A step that is captured once and then repeated by one call: torch's CUDA graphs.
 
-What is captured reads and writes the same addresses every time it is repeated, and nothing of it may wait for the
-device. Whether a repetition computes what the step does is tried by whoever captures it.
+What is captured reads and writes the same addresses every time it is repeated, and nothing of it may wait
+for the device. Whether a repetition computes what the step does is tried by whoever captures it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -27,11 +27,11 @@ Capture: TypeAlias = Callable[[Callable[[], Tensor], Callable[[], None]], Captur
 
 
 class CudaGraphStep:
-    """A step as a CUDA graph. Graphs of one device share the memory that they compute in: one runs at a time."""
+    """A step as a CUDA graph. Graphs of one device share the memory they compute in: one runs at a time."""
 
-    def __init__(self, step: Callable[[], Tensor], take_back: Callable[[], None], pool: tuple[int, int]) -> None:
+    def __init__(self, step: Callable[[], Tensor], take_back: Callable[[], None], pool: Any) -> None:
         # Libraries make their workspaces the first time, which can't be captured.
-        aside, here = torch.cuda.Stream(), torch.cuda.current_stream()
+        aside, here = torch.cuda.Stream(), torch.cuda.current_stream()  # type: ignore[no-untyped-call]
         aside.wait_stream(here)
         with torch.cuda.stream(aside):
             for _ in range(_WARM_UPS):

@@ -1,4 +1,4 @@
-"""Attention layers whose steps take few operations: one product for queries, keys and values, one turn of two.
+"""Attention layers whose steps take few operations: one product for queries, keys and values, one turn.
 
 A layer is taken over where it computes the same numbers, which is tried and not told from its name. Its three
 weights become parts of one tensor, in no more memory than they had. Outside of `stepping` it is what it was.
@@ -76,7 +76,9 @@ class _TurnedAttention(_Fused):
                 past_key_values=past_key_values,
                 **keywords,
             )
-        return _turned(module, self.projected(hidden_states), position_embeddings, attention_mask, past_key_values)
+        return _turned(
+            module, self.projected(hidden_states), position_embeddings, attention_mask, past_key_values
+        )
 
     @classmethod
     def is_same(cls, module: Any) -> bool:
@@ -168,7 +170,7 @@ def _turned(
     signed = step.shared(_signed, sines)
     turned = torch.addcmul(straight * cosines[:, :, None], straight.roll(width // 2, -1), signed)
     heads = turned.transpose(1, 2)
-    query, key = heads.split([sizes[0] // width, sizes[1] // width], dim=1)
+    query, key = heads[:, : sizes[0] // width], heads[:, sizes[0] // width :]
     value = projected[..., sizes[0] + sizes[1] :].view(rows, 1, -1, width).transpose(1, 2)
     key, value = cache.update(key, value, module.layer_idx)
     attended, _ = _interface(module)(module, query, key, value, mask, scaling=module.scaling)

@@ -1,7 +1,8 @@
 """Attention masks that are made without a look at their numbers.
 
-transformers leaves a mask out where it would hide nothing, and looks at its numbers to find out. On a CPU that
-is cheap; on an accelerator the host waits for all that the device was given before. There the mask is made.
+transformers leaves a mask out where it would hide nothing, and looks at its numbers to find out. On a CPU
+that is cheap; on an accelerator the host waits for all that the device was given before. There the mask is
+made.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ _INTERFACES = ("sdpa", "eager")
 
 
 def make_masks_unseen(model: Any) -> None:
-    """Where `model` is not on a CPU its masks are made unseen, from now on; other models' are what they were."""
+    """The masks of `model` are made unseen from now on where it is not on a CPU; those of others aren't."""
     from transformers import AttentionMaskInterface
     from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
@@ -29,7 +30,7 @@ def make_masks_unseen(model: Any) -> None:
             _UNSEEN[id(module.config)] = module.config
     # `packing` has one of its own, and registers it anew with each model.
     for name in {*_INTERFACES, model.config._attn_implementation}:
-        make = ALL_MASK_ATTENTION_FUNCTIONS[name] if name in ALL_MASK_ATTENTION_FUNCTIONS else None
+        make = ALL_MASK_ATTENTION_FUNCTIONS.get(name)
         if make is not None and not hasattr(make, _MARK):
             AttentionMaskInterface.register(name, _unseen(make))
 

@@ -1,4 +1,4 @@
-"""Numbers between the host and a device: one copy there that nobody waits for, and one back that is waited for.
+"""Numbers between the host and a device: one copy there that nobody waits for, one back that is waited for.
 
 A copy to a device makes the host wait unless it comes from pinned memory, and each costs what a kernel
 costs. So what a pass needs is put together on the host and sent at once. On a CPU nothing is copied.
@@ -26,7 +26,7 @@ class Parcel:
         self._arrived: list[Tensor] | None = None
 
     def add(self, numbers: Tensor) -> Sent:
-        """Puts in a tensor of any shape and data type; one that is on the device already stays where it is."""
+        """Puts in a tensor of any shape and data type; one that is on the device stays where it is."""
         if numbers.device == self.device:
             return lambda: numbers
         assert self._arrived is None, "it is on its way"
@@ -51,9 +51,7 @@ class Parcel:
         for begin, each in zip(ends, self._packed, strict=False):
             _part(pinned, begin, each).copy_(each)
         there = pinned.to(self.device, non_blocking=True)
-        self._arrived = [
-            _part(there, begin, each) for begin, each in zip(ends, self._packed, strict=False)
-        ]
+        self._arrived = [_part(there, begin, each) for begin, each in zip(ends, self._packed, strict=False)]
         self._packed = []
 
 
@@ -78,5 +76,5 @@ def fetched(tensors: Sequence[Tensor]) -> list[Tensor]:
     if all(each.device.type == "cpu" for each in tensors):
         return list(tensors)
     together = torch.cat([each.reshape(-1).double() for each in tensors]).cpu()
-    parts = together.split([each.numel() for each in tensors])
+    parts = torch.split(together, [each.numel() for each in tensors])
     return [part.view(each.shape).to(each.dtype) for part, each in zip(parts, tensors, strict=True)]

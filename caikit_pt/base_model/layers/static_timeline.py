@@ -5,10 +5,10 @@
     row 2      . . . . . . k k k|. . .
                  start        end    C      the next token of every row is written at the end
 
-As in `timeline`, rows end at the same position. Here that position is a number on the device, which a step moves
-on by itself, and the first position of each row is another; the mask and the positions are made of these. Rows
-that don't count are computed too, as if they began where the first one does. Joining, leaving and moving happen
-between steps and without a wait. All buckets are corners of one tensor for each layer.
+As in `timeline`, rows end at the same position. Here that position is a number on the device, which a step
+moves on by itself, and the first position of each row is another; the mask and the positions are made of
+these. Rows that don't count are computed too, as if they began where the first one does. Joining, leaving
+and moving happen between steps and without a wait. All buckets are corners of one tensor for each layer.
 """
 
 from __future__ import annotations
@@ -125,8 +125,11 @@ class StaticTimeline:
         self.lengths = [length + 1 for length in self.lengths]
 
     def written(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """All keys and values [R, heads, C, D] of a layer, with those of the next position [R, heads, 1, D]."""
-        held = self.keys[layer][: self.rows, :, : self.columns], self.values[layer][: self.rows, :, : self.columns]
+        """Keys and values [R, heads, C, D] of a layer, with those of the next position [R, heads, 1, D]."""
+        held = (
+            self.keys[layer][: self.rows, :, : self.columns],
+            self.values[layer][: self.rows, :, : self.columns],
+        )
         for tensor, new in zip(held, (keys, values), strict=True):
             tensor.index_copy_(2, self._end, new)
         return held

@@ -1,8 +1,8 @@
 """Attention of one new position of every row, in one operation a layer: for steps on accelerators.
 
-What scaled_dot_product_attention adds to its scores is a bias in the data type of the queries: made of a mask and
-of relative positions once in a step, for all layers that share them. Given a mask of truths, CUDA makes a bias of
-it in each layer.
+What scaled_dot_product_attention adds to its scores is a bias in the data type of the queries: made of a
+mask and of relative positions once in a step, for all layers that share them. Given a mask of truths, CUDA
+makes a bias of it in each layer.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+_T = TypeVar("_T")
 _TAKEN_OVER = "_caikit_pt_takes_over_steps"
 
 
@@ -24,14 +25,15 @@ class Step:
 
     def __init__(self) -> None:
         # With what it was made of: an address says nothing of what is gone.
-        self._made: dict[tuple[int, ...], tuple[tuple[Any, ...], Tensor]] = {}
+        self._made: dict[tuple[int, ...], tuple[tuple[Any, ...], Any]] = {}
 
-    def shared(self, make: Callable[..., Tensor], *of: Any) -> Tensor:
+    def shared(self, make: Callable[..., _T], *of: Any) -> _T:
         """`make(*of)`, made once of the same things."""
         key = id(make), *map(id, of)
         if key not in self._made:
             self._made[key] = of, make(*of)
-        return self._made[key][1]
+        made: _T = self._made[key][1]
+        return made
 
 
 _STEP: ContextVar[Step | None] = ContextVar("step", default=None)
@@ -58,7 +60,7 @@ def take_steps(model: Any) -> None:
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
     name = model.config._attn_implementation
-    attend = ALL_ATTENTION_FUNCTIONS[name] if name in ALL_ATTENTION_FUNCTIONS else None
+    attend = ALL_ATTENTION_FUNCTIONS.get(name)
     if "caikit_pt" in str(name) and attend is not None and not hasattr(attend, _TAKEN_OVER):
         AttentionInterface.register(name, _in_steps(attend))
 

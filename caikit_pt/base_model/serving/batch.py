@@ -57,7 +57,7 @@ class Batch(ABC):
 
     @abstractmethod
     def advance(self, tokens: Tensor) -> Tensor:
-        """Takes the next token [B] of every row; the logits [B, V] (float32) after it, until the next step."""
+        """Takes the next token [B] of every row; the logits [B, V] (float32) after it, valid for a step."""
 
 
 def position_bytes(layers: Sequence[Any]) -> int:

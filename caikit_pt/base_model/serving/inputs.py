@@ -1,7 +1,7 @@
 """What one stack of a model reads of some rows: soft prompts and embedded tokens as one padded tensor.
 
-All of it goes to the device in the parcel of the pass: tokens of all rows in a line, each soft prompt once, and
-where in these each position is found.
+All of it goes to the device in the parcel of the pass: tokens of all rows in a line, each soft prompt once,
+and where in these each position is found.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from caikit_pt.base_model.layers.parcel import Parcel
 
 
 class Inputs:
-    """Rows `[prompt][text]` as [B, T, H], padded at the start where they are aligned `at_end`, else behind."""
+    """Rows `[prompt][text]` as [B, T, H], padded in front where they are aligned `at_end`, else behind."""
 
     def __init__(
         self,
@@ -29,13 +29,14 @@ class Inputs:
         self._weights = weights
         prompts = {id(prompt): prompt for prompt, _ in rows if prompt is not None}
         begins, begin = {}, 1  # 0 is the row of zeros that padding is made of
-        for key, prompt in prompts.items():
+        for key, own in prompts.items():
             begins[key] = begin
-            begin += len(prompt)
+            begin += len(own)
         places = []
         for prompt, ids in rows:
-            own = [*range(begins[id(prompt)], begins[id(prompt)] + len(prompt))] if prompt is not None else []
-            places.append([*own, *range(begin, begin + len(ids))])
+            first = begins.get(id(prompt), 0)
+            in_front = range(first, first + (0 if prompt is None else len(prompt)))
+            places.append([*in_front, *range(begin, begin + len(ids))])
             begin += len(ids)
         self.lengths = list(map(len, places))
         longest = max(self.lengths)

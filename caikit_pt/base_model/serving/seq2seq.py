@@ -23,8 +23,8 @@ from caikit_pt.base_model.layers.static_timeline import StaticTimeline
 from caikit_pt.base_model.layers.timeline import Timeline
 from caikit_pt.base_model.padding import pad_left, pad_right, with_one_more
 from caikit_pt.base_model.row import Row, prompt_length
-from caikit_pt.base_model.serving.inputs import Inputs
 from caikit_pt.base_model.serving.batch import Batch, Decoding, Prefill, position_bytes
+from caikit_pt.base_model.serving.inputs import Inputs
 from caikit_pt.base_model.serving.side import ServingSide
 from caikit_pt.base_model.serving.static import StaticStore
 from caikit_pt.parameters.tuning import DECODER, ENCODER

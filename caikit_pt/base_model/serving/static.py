@@ -1,7 +1,7 @@
 """Batches whose steps have few shapes, each at the same addresses from step to step: for accelerators.
 
-What a batch is kept in, its store, outlives it: the next batch is kept in the same place, so that steps that have
-been captured for it go on.
+What a batch is kept in, its store, outlives it: the next batch is kept in the same place, so that steps
+that have been captured for it go on.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class StaticStore(ABC):
         """A step was taken, as the host sees it."""
 
     def advance(self, tokens: Tensor) -> Tensor:
-        """The logits [B, V] after the next token [B] of every row; those of the next step may take their place."""
+        """The logits [B, V] after the next token [B] of every row; the next step writes over them."""
         for part in self.parts:
             part.settle()
         count, rows = len(tokens), bucket(len(tokens))

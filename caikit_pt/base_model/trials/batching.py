@@ -17,8 +17,10 @@ _LARGEST_WINDOW = 512
 
 
 def check_batching(serving: ServingSide, static: bool = False) -> bool:
-    """Whether rows that join and leave a batch are what they are alone; a log line where they aren't. `static`:
-    one whose steps have few shapes."""
+    """Whether rows that join and leave a batch are what they are alone; a log line where they aren't.
+
+    `static`: a batch whose steps have few shapes.
+    """
     try:
         with torch.inference_mode():
             wrong = _wrong_in_batches(serving, serving.static_batch() if static else serving.growing_batch())
