@@ -75,6 +75,11 @@ class Sampler:
         return math.exp(min(beyond * math.log(decay.factor), _LARGEST_EXPONENT)) - 1
 
     @property
+    def changes(self) -> bool:
+        """Whether what it asks for depends on how many tokens were picked."""
+        return bool(self.parameters.min_new_tokens or self.parameters.exponential_decay)
+
+    @property
     def must_go_on(self) -> bool:
         """Whether the answer may not end yet."""
         return self.picked < self.parameters.min_new_tokens

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import is_
 
 import torch
 from torch import Tensor
@@ -35,7 +36,8 @@ class Sampling:
 
     def __init__(self, samplers: Sequence[Sampler], parcel: Parcel) -> None:
         self.samplers = list(samplers)
-        self._state = _state(samplers)
+        self._changing = [each for each in samplers if each.changes]
+        self._state = list(map(_due, self._changing))
         self._parcel = parcel
         self._pushed = [row for row, each in enumerate(samplers) if each.push]
         self._pushed_ends = self._ends(self._pushed)
@@ -47,7 +49,8 @@ class Sampling:
 
     def fits(self, samplers: Sequence[Sampler]) -> bool:
         """Whether these are its rows, and ask for nothing else than they did."""
-        return len(samplers) == len(self.samplers) and self._state == _state(samplers)
+        same = len(samplers) == len(self.samplers) and all(map(is_, samplers, self.samplers))
+        return same and self._state == list(map(_due, self._changing))
 
     def prepare(self, parcel: Parcel) -> None:
         """Puts what changes in every step into the parcel of the next one."""
@@ -173,9 +176,9 @@ class Sampling:
         return torch.searchsorted(sums, self._draws() * sums[:, -1:], right=True)[:, 0]
 
 
-def _state(samplers: Sequence[Sampler]) -> list[tuple[int, bool, bool]]:
-    """What decides on the tensors that are kept: who the rows are, and which of their wishes are due."""
-    return [(id(each), bool(each.push), each.must_go_on) for each in samplers]
+def _due(sampler: Sampler) -> tuple[bool, bool]:
+    """What decides, beside who the rows are, on the tensors that are kept."""
+    return bool(sampler.push), sampler.must_go_on
 
 
 def _top_k(scores: Tensor, k: Tensor, largest: int) -> Tensor:

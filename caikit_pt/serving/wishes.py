@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -19,6 +20,9 @@ from caikit_pt.serving.request import Request, Worth
 from caikit_pt.serving.sampling import Sampling
 
 
+_NOTHING: Mapping[int, Worth] = MappingProxyType({})
+
+
 @dataclass(slots=True)
 class Told:
     """What one request is told: its token, or the log-probabilities of its choices among themselves; and
@@ -26,7 +30,7 @@ class Told:
 
     token: int | None = None
     shares: Sequence[float] = ()
-    worths: Mapping[int, Worth] = field(default_factory=dict)
+    worths: Mapping[int, Worth] = field(default_factory=lambda: _NOTHING)
 
 
 class Wishes:
@@ -35,20 +39,23 @@ class Wishes:
     def __init__(self, requests: Sequence[Request], parcel: Parcel, kept: Sampling | None = None) -> None:
         """`kept`: how tokens were picked before; it goes on where it fits."""
         self._requests = requests
-        self._free = [row for row, each in enumerate(requests) if each.search is None]
-        self._choosing = [row for row, each in enumerate(requests) if each.is_at_a_choice]
+        self._free: list[int] = []
+        self._choosing: list[int] = []
+        self._asking: list[int] = []  # what their next tokens are worth
+        self._asked: list[tuple[int, int]] = []  # what tokens are worth that are known already
+        for row, each in enumerate(requests):
+            self._sort(row, each)
         samplers = [requests[row].sampler for row in self._free]
         self.sampling = kept if kept and kept.fits(samplers) else Sampling(samplers, parcel)
         self.sampling.prepare(parcel)
-        self._free_rows = parcel.add(torch.tensor(self._free, dtype=torch.long))
+        if len(self._free) < len(requests):
+            self._free_rows = parcel.add(torch.tensor(self._free, dtype=torch.long))
         if self._choosing:
             choices = [requests[row].choices for row in self._choosing]
             self._counts = list(map(len, choices))
             ids, beyond = _padded(choices)
             self._ids, self._beyond = parcel.add(ids), parcel.add(beyond)
             self._choosing_rows = parcel.add(torch.tensor(self._choosing))
-        self._asked = [(row, token) for row, each in enumerate(requests) for token in each.asked_of_logits]
-        self._asking = [row for row in self._free if requests[row].describes_by_logits]
         if self._asked or self._asking:
             rows = [row for row, _ in self._asked] + self._asking
             self._worth_rows = parcel.add(torch.tensor(rows))
@@ -56,11 +63,21 @@ class Wishes:
             among_free = [self._free.index(row) for row in self._asking]
             self._asking_rows = parcel.add(torch.tensor(among_free, dtype=torch.long))
 
+    def _sort(self, row: int, request: Request) -> None:
+        if request.search is None:
+            self._free.append(row)
+            if request.describes_by_logits:
+                self._asking.append(row)
+            return
+        if request.is_at_a_choice:
+            self._choosing.append(row)
+        self._asked += [(row, token) for token in request.asked_of_logits]
+
     def read(self, logits: Tensor) -> list[Told]:
         """What each request is told of its row of `logits` [B, V] (float32)."""
         wanted: list[Tensor] = []
         if self._free:
-            everybody = len(self._free) == len(logits)
+            everybody = len(self._free) == len(self._requests)
             wanted.append(self.sampling.pick(logits if everybody else logits[self._free_rows()]))
         if self._choosing:
             chosen = logits[self._choosing_rows()].gather(1, self._ids()).double()

@@ -40,7 +40,7 @@ class CudaGraphStep:
         here.wait_stream(aside)
         self._graph = torch.cuda.CUDAGraph()
         # Other threads may go on with what a capture forbids.
-        with torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"):
+        with torch.cuda.graph(self._graph, pool, stream=aside, capture_error_mode="thread_local"):
             self._result = step()
 
     def replay(self) -> Tensor:

@@ -21,7 +21,7 @@ _INTERFACES = ("sdpa", "eager")
 
 
 def make_masks_unseen(model: Any) -> None:
-    """The masks of `model` are made unseen from now on where it is not on a CPU; those of others aren't."""
+    """The masks of `model`, which is on an accelerator, are made unseen from now on; those of others aren't."""
     from transformers import AttentionMaskInterface
     from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
@@ -40,7 +40,7 @@ def _unseen(make: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(make)
     def made(*arguments: Any, config: Any = None, device: Any = "cpu", **keywords: Any) -> Any:
-        if _UNSEEN.get(id(config)) is not None and torch.device(device).type != "cpu":
+        if torch.device(device).type != "cpu" and _UNSEEN.get(id(config)) is config is not None:
             keywords.update(allow_is_causal_skip=False, allow_is_bidirectional_skip=False)
         return make(*arguments, config=config, device=device, **keywords)
 

@@ -22,9 +22,9 @@ def quicken(model: Any) -> bool:
     turn_by_own_length(model)
     read_where_asked(model)
     packable = prepare(model)
-    make_masks_unseen(model)
-    take_steps(model)
     if next(model.parameters()).device.type != "cpu":
+        make_masks_unseen(model)
+        take_steps(model)
         fuse_attention(model)
     let_recompute(model)
     return packable

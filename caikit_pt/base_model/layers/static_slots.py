@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
-from caikit_pt.base_model.layers.buckets import bucket
+from caikit_pt.base_model.layers.buckets import bucket, room
 
 _FEWEST_COLUMNS = 16
 
@@ -89,13 +89,14 @@ class StaticSlots:
         if rows <= self._has_rows and longest <= self._has_columns:
             return
         self.place += 1
-        self._has_rows = max(self._has_rows, bucket(rows))
-        self._has_columns = max(self._has_columns, _FEWEST_COLUMNS, bucket(longest))
+        needs = bucket(rows), max(_FEWEST_COLUMNS, bucket(longest))
+        self._has_rows, self._has_columns = room((self._has_rows, self._has_columns), needs)
         held, count = self._layers, len(self._lengths)
         self._layers = [(self._zeros(read.keys), self._zeros(read.values)) for read in like]
         for olds, news in zip(held, self._layers, strict=False):
             for old, new in zip(olds, news, strict=True):
-                new[:count, :, : old.shape[2]] = old[:count]
+                width = min(old.shape[2], new.shape[2])
+                new[:count, :, :width] = old[:count, :, :width]
         self._numbers = torch.arange(self._has_columns, device=self._device)
         self._on_device = torch.zeros(self._has_rows, dtype=torch.long, device=self._device)
         for row, length in enumerate(self._lengths):

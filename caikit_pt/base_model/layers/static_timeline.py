@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers.cache_utils import Cache, DynamicLayer
 
-from caikit_pt.base_model.layers.buckets import bucket
+from caikit_pt.base_model.layers.buckets import bucket, room
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -168,9 +168,8 @@ class StaticTimeline:
         held = self.keys, self.values
         if not fits:
             self.place += 1
-            self._has_rows = max(self._has_rows, bucket(rows))
-            self._has_columns = max(self._has_columns, columns)
-            size = self._has_rows, self._has_columns
+            size = room((self._has_rows, self._has_columns), (bucket(rows), columns))
+            self._has_rows, self._has_columns = size
             self.keys = [_zeros(size, each) for each in keys]
             self.values = [_zeros(size, each) for each in values or self.values]
         for olds, news in zip(held, (self.keys, self.values), strict=True):

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, TypeAlias
 import torch
 
 from caikit_pt.base_model.frozen import FrozenWeights
-from caikit_pt.base_model.layers.captured import Capture, cuda_graphs
+from caikit_pt.base_model.layers.captured import cuda_graphs
 from caikit_pt.base_model.layers.linear import bytes_to_pack, pack_linears
 from caikit_pt.base_model.layers.parcel import Parcel
 from caikit_pt.base_model.loading.memory import free_memory
 from caikit_pt.base_model.row import Row
 from caikit_pt.base_model.serving.batch import Batch, Decoding, Prefill
-from caikit_pt.base_model.serving.captured_steps import CapturedSteps
+from caikit_pt.base_model.serving.captured_steps import CapturedSteps, Capturing
 from caikit_pt.base_model.serving.lone import LoneBatch, LonePrefill
 from caikit_pt.base_model.serving.prompt_cache import PromptCache
 from caikit_pt.base_model.serving.static import StaticBatch, StaticStore
@@ -44,7 +44,7 @@ class ServingSide(ABC):
         self.prompts = PromptCache()
         self._batches = batches
         self._idle: list[StaticStore] = []
-        self.capture: Capture | None = None
+        self.capturing = Capturing(text.checkpoint.name)
 
     @cached_property
     def serves_batched(self) -> bool:
@@ -108,12 +108,11 @@ class ServingSide(ABC):
 
     def captured_steps(self) -> CapturedSteps:
         """How the steps of a new store are captured."""
-        return CapturedSteps(self.text.checkpoint.name, self.capture)
+        return CapturedSteps(self.capturing)
 
     def capture_steps(self) -> None:
         """From now on steps are captured as CUDA graphs, where that can be."""
-        self.capture = cuda_graphs(self.weights.device)
-        self._idle.clear()
+        self.capturing.capture = cuda_graphs(self.weights.device)
 
     def give_room(self) -> None:
         """Memory is wanted elsewhere: forgets what can be computed again."""
