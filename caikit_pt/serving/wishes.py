@@ -19,7 +19,6 @@ from caikit_pt.base_model.layers.parcel import Parcel, fetched
 from caikit_pt.serving.request import Request, Worth
 from caikit_pt.serving.sampling import Sampling
 
-
 _NOTHING: Mapping[int, Worth] = MappingProxyType({})
 
 
@@ -51,17 +50,23 @@ class Wishes:
         if len(self._free) < len(requests):
             self._free_rows = parcel.add(torch.tensor(self._free, dtype=torch.long))
         if self._choosing:
-            choices = [requests[row].choices for row in self._choosing]
-            self._counts = list(map(len, choices))
-            ids, beyond = _padded(choices)
-            self._ids, self._beyond = parcel.add(ids), parcel.add(beyond)
-            self._choosing_rows = parcel.add(torch.tensor(self._choosing))
+            self._want_shares(parcel)
         if self._asked or self._asking:
-            rows = [row for row, _ in self._asked] + self._asking
-            self._worth_rows = parcel.add(torch.tensor(rows))
-            self._worth_ids = parcel.add(torch.tensor([token for _, token in self._asked], dtype=torch.long))
-            among_free = [self._free.index(row) for row in self._asking]
-            self._asking_rows = parcel.add(torch.tensor(among_free, dtype=torch.long))
+            self._want_worths(parcel)
+
+    def _want_shares(self, parcel: Parcel) -> None:
+        choices = [self._requests[row].choices for row in self._choosing]
+        self._counts = list(map(len, choices))
+        ids, beyond = _padded(choices)
+        self._ids, self._beyond = parcel.add(ids), parcel.add(beyond)
+        self._choosing_rows = parcel.add(torch.tensor(self._choosing))
+
+    def _want_worths(self, parcel: Parcel) -> None:
+        """Of tokens that are known, and of those that will be picked."""
+        self._worth_rows = parcel.add(torch.tensor([row for row, _ in self._asked] + self._asking))
+        self._worth_ids = parcel.add(torch.tensor([token for _, token in self._asked], dtype=torch.long))
+        among_free = [self._free.index(row) for row in self._asking]
+        self._asking_rows = parcel.add(torch.tensor(among_free, dtype=torch.long))
 
     def _sort(self, row: int, request: Request) -> None:
         if request.search is None:

@@ -21,7 +21,7 @@ _INTERFACES = ("sdpa", "eager")
 
 
 def make_masks_unseen(model: Any) -> None:
-    """The masks of `model`, which is on an accelerator, are made unseen from now on; those of others aren't."""
+    """The masks of `model`, which is on an accelerator, are made unseen; those of others aren't."""
     from transformers import AttentionMaskInterface
     from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 

@@ -104,4 +104,5 @@ def _bias(mask: Tensor | None, relative: Tensor | None, dtype: torch.dtype) -> T
         return mask if relative is None else relative + mask
     if relative is None:
         return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, -math.inf)
-    return torch.where(mask, relative, -math.inf)
+    # A number given to `where` would be copied from the host, which can't be captured.
+    return relative.masked_fill(~mask, -math.inf)
