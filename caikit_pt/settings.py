@@ -65,6 +65,7 @@ class Settings:
     max_prefill_tokens: int = _default("max_prefill_tokens")
     kv_cache_mib: int = _default("kv_cache_mib")
     prompt_cache_mib: int = _default("prompt_cache_mib")
+    cuda_graphs: bool = _default("cuda_graphs")
     backends: tuple[Remote, ...] = _default("backends")
     state_dir: str = _default("state_dir")
     slots: int = _default("slots")
@@ -102,6 +103,7 @@ _ROWS = ParameterTable(
     row("max_prefill_tokens", int, 1),
     row("kv_cache_mib", int, 0),
     row("prompt_cache_mib", int, 0),
+    row("cuda_graphs", bool),
     row("state_dir", str),
     row("slots", int, 0),
     row("max_queued", int, 0),

@@ -77,6 +77,7 @@ def _sections(name: str, options: argparse.Namespace) -> Iterator[str]:
         models = make_models(shape, Path(scratch) / "base_models" / name, options.dtype, device)
         base = models.base
         base.serving.pack()
+        base.serving.capture_steps()
         plain = Load(base.weights.model.get_input_embeddings().weight, requests)
         loads = [
             replace(plain, virtual_tokens=tokens, prompts=prompts)

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from caikit_pt.base_model.layers.parcel import sent
 from caikit_pt.base_model.layers.quicken import quicken
 from caikit_pt.base_model.layers.rope import longest_short_row
-from caikit_pt.base_model.layers.upload import upload
 from caikit_pt.base_model.loading.checkpoint import cache_argument
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class FrozenWeights:
     def embed(self, ids: Sequence[int] | Tensor) -> Tensor:
         """Word embeddings [..., T, H] as the first layer gets them, in the model's data type."""
         if not isinstance(ids, torch.Tensor):
-            (ids,) = upload([torch.tensor(ids, dtype=torch.long)], self.device)
+            ids = sent(torch.tensor(ids, dtype=torch.long), self.device)
         return self._embeddings(ids)  # type: ignore[no-any-return]
 
     def join(self, prompt: Tensor | None, ids: Sequence[int] | Tensor) -> Tensor:
@@ -78,7 +78,7 @@ class FrozenWeights:
         text = self.embed(ids)
         if prompt is None:
             return text
-        return torch.cat([prompt.to(text.device, text.dtype), text])
+        return torch.cat([sent(prompt, text.device).to(text.dtype), text])
 
     def length_class(self, length: int) -> bool:
         """Rows of one class have one way to compute a position.

@@ -16,13 +16,13 @@ from caikit_pt.base_model.model import BaseModel
 from caikit_pt.base_model.serving.batch import Batch, Prefill
 from caikit_pt.errors import OutOfMemory
 from caikit_pt.serving.generation import Generation
-from caikit_pt.serving.labels import log_shares
 from caikit_pt.serving.request import Request
-from caikit_pt.serving.sampler import pick
 from caikit_pt.serving.scheduler import Limits, Scheduler
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from caikit_pt.base_model.layers.parcel import Parcel
+    from caikit_pt.serving.sampling import Sampling
+    from caikit_pt.serving.wishes import Told, Wishes
 
 _LOG = logging.getLogger(__name__)
 
@@ -33,9 +33,20 @@ class _Running:
     def __init__(self, batch: Batch) -> None:
         self.batch = batch
         self.generations: list[Generation] = []
+        self._sampling: Sampling | None = None
+
+    def wishes(self, parcel: Parcel) -> Wishes:
+        """What its requests want of the next step."""
+        from caikit_pt.serving.wishes import Wishes
+
+        wishes = Wishes([each.request for each in self.generations], parcel, self._sampling)
+        self._sampling = wishes.sampling
+        return wishes
 
     def leave(self, index: int) -> None:
         self.batch.leave(index)
+        # Who leaves may come back, having got tokens elsewhere.
+        self._sampling = None
         last = self.generations.pop()
         if index < len(self.generations):
             self.generations[index] = last
@@ -50,6 +61,7 @@ class Engine:
         self._running: list[_Running] = []
         self._reading: list[Generation] = []
         self._prefill: Prefill | None = None
+        self._wishes: Wishes | None = None
 
     @property
     def busy(self) -> bool:
@@ -77,7 +89,7 @@ class Engine:
     def give_up(self, error: BaseException) -> None:
         """Ends every request with `error`."""
         all_of_them = [*self._reading, *self._running_now(), *self._scheduler.clear()]
-        self._reading, self._prefill, self._running = [], None, []
+        self._reading, self._prefill, self._wishes, self._running = [], None, None, []
         for generation in all_of_them:
             generation.fail(error)
 
@@ -96,20 +108,24 @@ class Engine:
 
     def _read_on(self) -> None:
         """Goes on with the micro-batch at hand, and lets it join when it is read."""
-        rows = [each.request.so_far for each in self._reading]
+        from caikit_pt.serving.wishes import Wishes
+
+        rows = len(self._reading)
         if self._prefill is None:
-            self._prefill = self.base.serving.prefill(rows)
-        prefill = self._prefill
-        prefill.advance(max(1, self._scheduler.read_positions // len(rows)))
+            self._prefill = self.base.serving.prefill([each.request.so_far for each in self._reading])
+            # In the parcel of the first pass, for the last.
+            self._wishes = Wishes([each.request for each in self._reading], self._prefill.parcel)
+        prefill, wishes = self._prefill, self._wishes
+        assert wishes is not None
+        prefill.advance(max(1, self._scheduler.read_positions // rows))
         if prefill.columns:
             return
-        logits = prefill.logits
         running = self._batch_for(self._reading)
         running.batch.join(prefill)
         running.generations += self._reading
-        joined = range(len(running.generations) - len(rows), len(running.generations))
-        self._reading, self._prefill = [], None
-        self._take(running, joined, logits)
+        joined = range(len(running.generations) - rows, len(running.generations))
+        self._reading, self._prefill, self._wishes = [], None, None
+        self._take(running, joined, wishes.read(prefill.logits))
 
     def _batch_for(self, joining: Sequence[Generation]) -> _Running:
         """The batch that `joining` may join; a new one where there is none."""
@@ -125,23 +141,27 @@ class Engine:
         """A token for every row."""
         import torch
 
+        from caikit_pt.base_model.layers.parcel import Parcel
+
         if not running.generations:
             return
-        last = [each.request.generated[-1] for each in running.generations]
-        logits = running.batch.advance(torch.tensor(last).to(self.base.weights.device, non_blocking=True))
-        self._take(running, range(len(last)), logits)
+        parcel = Parcel(self.base.weights.device)
+        tokens = parcel.add(torch.tensor([each.request.generated[-1] for each in running.generations]))
+        wishes = running.wishes(parcel)
+        parcel.send()
+        logits = running.batch.advance(tokens())
+        self._take(running, range(len(running.generations)), wishes.read(logits))
 
-    def _take(self, running: _Running, rows: Sequence[int], logits: Tensor) -> None:
-        """Picks tokens for `rows` from their logits; who is finished leaves."""
+    def _take(self, running: _Running, rows: Sequence[int], told: Sequence[Told]) -> None:
+        """Extends `rows` by what they were told; who is finished leaves. What fails earlier has taken nothing
+        from anybody."""
         generations = [running.generations[row] for row in rows]
-        # All is computed before any is taken: what fails here fails as if nothing had been.
-        shares, tokens = _shares(generations, logits), _tokens(generations, logits)
-        for row, generation in enumerate(generations):
+        for generation, each in zip(generations, told, strict=True):
             try:
-                if row in tokens:
-                    generation.request.take(tokens[row], logits[row])
+                if each.token is not None:
+                    generation.request.take(each.token, each.worths)
                 else:
-                    generation.request.take_label(shares.get(row, ()), logits[row])
+                    generation.request.take_label(each.shares, each.worths)
             except Exception as error:  # of one request's text
                 generation.fail(error)
         for row in reversed(rows):
@@ -182,7 +202,7 @@ class Engine:
 
     def _shrink(self, generations: list[Generation]) -> None:
         """Fewer rows run from now on; those that have to leave are the next to be read again."""
-        self.base.serving.prompts.clear()
+        self.base.serving.give_room()
         others = [each for each in (*self._reading, *self._running_now()) if each not in generations]
         rows = max(1, len(others) or len(generations) // 2)
         _LOG.warning(
@@ -213,30 +233,11 @@ class Engine:
     def _withdraw(self, generations: Sequence[Generation]) -> None:
         """They are neither read nor running any more; who shared a batch with them is read again."""
         if any(each in generations for each in self._reading):
-            self._reading, self._prefill = [], None
+            self._reading, self._prefill, self._wishes = [], None, None
         for running in list(self._running):
             if any(each in generations for each in running.generations):
                 self._running.remove(running)
                 self._scheduler.put_back([each for each in running.generations if each not in generations])
-
-
-def _tokens(generations: Sequence[Generation], logits: Tensor) -> dict[int, int]:
-    """The next token of each free answer, by its row in `logits` [B, V]."""
-    free = [row for row, each in enumerate(generations) if each.request.search is None]
-    if not free:
-        return {}
-    of_them = logits if len(free) == len(generations) else logits[free]
-    picked = pick(of_them, [generations[row].request.sampler for row in free])
-    return dict(zip(free, picked, strict=True))
-
-
-def _shares(generations: Sequence[Generation], logits: Tensor) -> dict[int, list[float]]:
-    """The log-probabilities of the choices of each answer that is a label and at one, by its row."""
-    choosing = [row for row, each in enumerate(generations) if each.request.is_at_a_choice]
-    if not choosing:
-        return {}
-    choices = [generations[row].request.choices for row in choosing]
-    return dict(zip(choosing, log_shares(logits[choosing], choices), strict=True))
 
 
 def generate(base: BaseModel, requests: Sequence[Request]) -> Iterator[None]:

@@ -14,14 +14,10 @@ import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from caikit_pt.base_model.text.side import TextSide
 from caikit_pt.parameters.tuning import TUNING_PARAMETERS
 from caikit_pt.soft_prompt.artifact import TunedPrompt
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 Path = tuple[int, ...]
 
@@ -159,16 +155,3 @@ class LabelSearch:
         weights = [math.exp((log - max(logs)) / self._temperature) for log in logs]
         sums = list(itertools.accumulate(weights))
         return next(token for token, upto in zip(choices, sums, strict=True) if number * sums[-1] < upto)
-
-
-def log_shares(logits: Tensor, choices: Sequence[Sequence[int]]) -> list[list[float]]:
-    """For each row of `logits` [B, V], the log-probabilities of its `choices` among themselves."""
-    import torch
-
-    most = max(map(len, choices))
-    ids = torch.tensor([[*row, *[row[0]] * (most - len(row))] for row in choices]).to(logits.device)
-    chosen = logits.gather(1, ids).double()
-    beyond = torch.arange(most).expand(len(choices), -1) >= torch.tensor(list(map(len, choices)))[:, None]
-    chosen = chosen.masked_fill(beyond.to(logits.device), -math.inf).log_softmax(dim=-1)
-    # The one transfer of a step from a GPU for rows with labels.
-    return [row[: len(ids)] for row, ids in zip(chosen.tolist(), choices, strict=True)]

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING
 
 from caikit_pt.base_model.model import BaseModel
 from caikit_pt.base_model.row import Row
@@ -17,9 +16,6 @@ from caikit_pt.serving.labels import Labels, LabelSearch
 from caikit_pt.serving.sampler import Sampler
 from caikit_pt.serving.text import Detokenizer, StopSequences
 from caikit_pt.soft_prompt.prompt import SoftPrompt
-
-if TYPE_CHECKING:
-    import torch
 
 Ids = Sequence[int]
 CONTEXT_TOKENS = 6  # of the text, in front of the answer, that decide its first space
@@ -43,6 +39,14 @@ class Token:
     text: str
     logprob: float | None = None
     rank: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Worth:
+    """What the raw logits say of a token."""
+
+    logprob: float
+    rank: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,16 +154,17 @@ class Request:
         positions = self._base.served_positions(self.row, len(self.generated))
         return base.weights.length_class(positions) != base.weights.length_class(positions - 1)
 
-    def take(self, token: int, logits: torch.Tensor) -> None:
-        """Extends the answer by a token that was picked from `logits` [V]."""
+    def take(self, token: int, worths: Mapping[int, Worth]) -> None:
+        """Extends the answer by a token that was picked. `worths` has it where it is to be described."""
         described = None
         if self.parameters.generated_tokens:
-            described = _described(self._base, token, logits, self.parameters)
+            described = describe(self._base, token, worths.get(token), self.parameters)
+        self.sampler.take(token)
         self.extend(token, described)
 
-    def take_label(self, logs: Sequence[float], logits: torch.Tensor) -> None:
+    def take_label(self, logs: Sequence[float], worths: Mapping[int, Worth]) -> None:
         """Goes on towards one of the labels: by the log-probabilities of the choices among themselves where
-        it `is_at_a_choice`, by `logits` [V] where the label found is to be described token by token."""
+        it `is_at_a_choice`. `worths` has the tokens that were `asked_of_logits`."""
         search, self._moved = self.search, False
         assert search is not None
         if self.is_at_a_choice:
@@ -167,13 +172,26 @@ class Request:
         if search.wanted is not None:
             self._go_to(search.wanted)
             self.end_in_time()
-        elif not self._describes_by_logits:
+        elif not self.describes_by_logits:
             self._spell_out()
         elif self.generated and not self.steps:
             # The search went down to tokens; what each is worth is seen from the first one on.
             self._go_to(())
         else:
-            self._spell(self._label_ids[len(self.generated)], logits)
+            token = self._label_ids[len(self.generated)]
+            self._spell(token, worths[token])
+
+    @property
+    def asked_of_logits(self) -> Ids:
+        """The tokens of a label of which it has to be known now what they are worth."""
+        if self.search is None or not self.describes_by_logits:
+            return ()
+        if self.search.wanted is not None:
+            # The label may be found here, and its first token be the first to be told of.
+            return self.choices if self.is_at_a_choice and not self.generated else ()
+        if self.generated and not self.steps:
+            return ()
+        return self._label_ids[len(self.generated) :][:1]
 
     @property
     def is_at_a_choice(self) -> bool:
@@ -202,7 +220,8 @@ class Request:
         return self.labels.ids[self._label] if self.labels else ()
 
     @property
-    def _describes_by_logits(self) -> bool:
+    def describes_by_logits(self) -> bool:
+        """Whether it is asked what the tokens of the answer are worth."""
         parameters = self.parameters
         return parameters.generated_tokens and (parameters.token_logprobs or parameters.token_ranks)
 
@@ -221,13 +240,11 @@ class Request:
         else:
             self.generated, self._moved = list(path), True
 
-    def _spell(self, token: int, logits: torch.Tensor | None) -> None:
+    def _spell(self, token: int, worth: Worth | None) -> None:
         """The next token of the label found; with the last one comes the text."""
         described = None
-        if self._describes_by_logits and logits is not None:
-            described = _described(self._base, token, logits, self.parameters)
-        elif self.parameters.generated_tokens:
-            described = Token(token_text(self._base, token))
+        if self.parameters.generated_tokens:
+            described = describe(self._base, token, worth, self.parameters)
         self.generated.append(token)
         self._spelled += self._detokenizer.push(token)
         text = ""
@@ -286,21 +303,6 @@ class Request:
         return shown
 
 
-def input_tokens(request: Request, base: BaseModel) -> list[Token]:
-    """The tokens of the text, with what the request asks to know of them."""
-    parameters = request.parameters
-    texts = [token_text(base.text, token) for token in request.row.ids]
-    logits = None
-    if parameters.token_logprobs or parameters.token_ranks:
-        logits = base.serving.source_logits(request.row)
-    if logits is None:
-        return [Token(text) for text in texts]
-    return [
-        _described(base.text, token, row, parameters)
-        for token, row in zip(request.row.ids, logits, strict=True)
-    ]
-
-
 def text_ids(base: TextSide, text: str, parameters: GenerationParameters) -> list[int]:
     """The tokens of a verbalised text, cut where the request asks for it.
 
@@ -328,13 +330,15 @@ def _checked_room(base: TextSide, row: Row, needed: int) -> int | None:
     return room
 
 
-def _described(base: TextSide, token: int, logits: torch.Tensor, parameters: GenerationParameters) -> Token:
-    logprob = rank = None
-    if parameters.token_logprobs:
-        logprob = float(logits.log_softmax(dim=-1)[token])
-    if parameters.token_ranks:
-        rank = int((logits > logits[token]).sum()) + 1
-    return Token(token_text(base, token), logprob, rank)
+def describe(base: TextSide, token: int, worth: Worth | None, parameters: GenerationParameters) -> Token:
+    """With what is asked for, and known, of what it is worth."""
+    if worth is None:
+        return Token(token_text(base, token))
+    return Token(
+        token_text(base, token),
+        worth.logprob if parameters.token_logprobs else None,
+        worth.rank if parameters.token_ranks else None,
+    )
 
 
 def token_text(base: TextSide, token: int) -> str:

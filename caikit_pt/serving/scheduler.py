@@ -34,6 +34,8 @@ class Limits:
     read_positions: int = _DEFAULTS.max_prefill_tokens
     # Keys and values of the soft prompts that were used last.
     prompt_bytes: int = _DEFAULTS.prompt_cache_mib * 2**20
+    # Whether steps are captured, on devices where they can be.
+    cuda_graphs: bool = _DEFAULTS.cuda_graphs
 
 
 class Scheduler:

@@ -14,7 +14,8 @@ from caikit_pt.errors import BackendUnavailable
 from caikit_pt.serving.backend import Backend
 from caikit_pt.serving.engine import Engine
 from caikit_pt.serving.generation import Generation
-from caikit_pt.serving.request import Request, Token, input_tokens
+from caikit_pt.serving.input_tokens import input_tokens
+from caikit_pt.serving.request import Request, Token
 from caikit_pt.serving.scheduler import KV_BYTES_ON_A_CPU, Limits
 from caikit_pt.settings import Settings
 
@@ -27,6 +28,8 @@ class Worker(Backend):
     def __init__(self, base: BaseModel, limits: Limits) -> None:
         base.serving.prompts.limit(limits.prompt_bytes)
         base.serving.pack()
+        if limits.cuda_graphs:
+            base.serving.capture_steps()
         self._engine = Engine(base, limits)
         self._wake = wake = threading.Event()
         ending.start(partial(_work, weakref.ref(self._engine), wake), wake.set, "engine")
@@ -75,6 +78,7 @@ def limits(base: BaseModel, settings: Settings) -> Limits:
         kv_bytes=settings.kv_cache_mib * 2**20 or _free(base),
         read_positions=settings.max_prefill_tokens,
         prompt_bytes=settings.prompt_cache_mib * 2**20,
+        cuda_graphs=settings.cuda_graphs,
     )
 
 

@@ -20,7 +20,7 @@ def losses(base: BaseModel, prompts: Sequence[PromptTensors], batch: TrainingBat
     """The summed cross-entropy [B] (nats, float32) of each row's target, without gradients."""
     import torch
 
-    from caikit_pt.base_model.layers.upload import upload
+    from caikit_pt.base_model.layers.parcel import upload
 
     def compute(budget: Budget) -> torch.Tensor:
         with torch.no_grad():
@@ -41,8 +41,8 @@ def backward(
     """As `losses`; and what `prompts` are made of gets the gradient of the losses times `weights` [B]."""
     import torch
 
+    from caikit_pt.base_model.layers.parcel import upload
     from caikit_pt.base_model.layers.recompute import recomputing
-    from caikit_pt.base_model.layers.upload import upload
 
     def compute(budget: Budget) -> tuple[Step, torch.Tensor]:
         with recomputing(budget.recompute):

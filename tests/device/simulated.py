@@ -6,9 +6,10 @@ the host wait is written down: `device.waits`, `device.operations`; of a part `w
 Two things more raise, which CUDA lets pass: views in place, which aren't simulated, and a look at numbers
 that were copied to the host with `non_blocking` before anything has made the host wait.
 
-What a CPU can't show isn't shown: there are no streams and no events; random numbers of a device's generator
-are the CPU's; operators are counted, not kernels. It holds for the thread that enters it and for those that
-are started inside.
+What a CPU can't show isn't shown: there are no streams and no events; random numbers of a device's
+generator are the CPU's; operators are counted, not kernels. Without gradients attention and the root mean
+square norm are one operator each, as on CUDA, where a mask of truths is made numbers first. It holds for
+the thread that enters it and for those that are started inside.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from .backend import register
 from .kernels import fused_attention, fused_rms_norm
 from .memory import Pinned
 from .record import Operation, Record, Wait
-from .tensor import BOOK, NAME, address_of, device_of, run
+from .tensor import BOOK, NAME, SimulatedTensor, address_of, device_of, run, run_fused
 
 
 class _Dispatching(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -122,6 +123,8 @@ class _PastOperators(TorchFunctionMode):
             return torch.tensor(*args, **{**kwargs, "pin_memory": False}).pin_memory()
         if func in _LOOKING and BOOK.pinned:
             BOOK.pinned.check(args[0])
+        if func in _ONE_KERNEL and isinstance(args[0], SimulatedTensor) and not torch.is_grad_enabled():
+            return run_fused(func, args, kwargs)
         if func is torch.nn.functional.scaled_dot_product_attention and args[0].device.type == NAME:
             return fused_attention(*args, **kwargs)
         if func is torch.nn.functional.rms_norm and args[0].device.type == NAME:
@@ -129,6 +132,8 @@ class _PastOperators(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
+# What is one operator on CUDA, and made of several where there are no kernels.
+_ONE_KERNEL = {torch.nn.functional.scaled_dot_product_attention, torch.nn.functional.rms_norm}
 _LOOKING = {torch.Tensor.tolist, torch.Tensor.numpy, torch.Tensor.__array__}
 
 

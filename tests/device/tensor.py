@@ -75,19 +75,40 @@ class SimulatedTensor(Tensor):
         return f"SimulatedTensor({self.host}, device={self.device})"
 
 
+class Tape:
+    """Operators as they were computed, to be computed again: into the same memory, with the same numbers of
+    the host. That is what a captured graph does."""
+
+    def __init__(self) -> None:
+        self._written: list[tuple[Callable[[], Any], list[Tensor], set[int]]] = []
+
+    def write(self, compute: Callable[[], Any], results: list[Tensor], given: set[int]) -> None:
+        """`results` are where they are to lie again; what lies in memory that was `given` does already."""
+        self._written.append((compute, results, given))
+
+    def play(self) -> None:
+        """All of them, in their order."""
+        with torch.no_grad():
+            for compute, results, given in self._written:
+                for old, new in zip(results, tensors_in((compute(),)), strict=True):
+                    if old.untyped_storage().data_ptr() not in given:
+                        old.copy_(new)
+
+
 class Book:
     """Where records are written, all that are open; what memory is pinned; the devices' generators."""
 
     records: list[Record]
     pinned: Pinned | None
     generators: dict[int, tuple[torch.Generator, torch.device]]
+    tape: Tape | None
 
     def __init__(self) -> None:
         self.clear()
 
     def clear(self) -> None:
         """Nothing is simulated any more."""
-        self.records, self.pinned, self.generators = [], None, {}
+        self.records, self.pinned, self.generators, self.tape = [], None, {}, None
 
 
 BOOK = Book()
@@ -124,7 +145,23 @@ def run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if target is not None and target.type != NAME:
         return result
     wrapped = _wrapped(result, device, on_device, func is aten.scalar_tensor.default)
+    _tape(compute, args, kwargs, wrapped)
     _note(func, kind_of(func), [*tensors, *tensors_in((wrapped,))])
+    return wrapped
+
+
+def run_fused(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A function of torch that is one operator on CUDA."""
+    tensors = [*tensors_in(args), *tensors_in(kwargs.values())]
+    device = args[0].device
+    refuse(aten.cat.default, args, kwargs, device, tensors)
+    result = func(*_mapped(_host, args), **_on_the_host(kwargs))
+    wrapped = SimulatedTensor(result, device)
+    _tape(func, args, kwargs, wrapped)
+    mask = kwargs.get("attn_mask")
+    if mask is not None and mask.dtype == torch.bool:
+        _note("masked_fill_.Scalar", Kind.COMPUTE, [mask])
+    _note(func.__name__, Kind.COMPUTE, [*tensors, wrapped])
     return wrapped
 
 
@@ -171,6 +208,7 @@ def _copy(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], target: torc
         non_blocking = bool(rest[0]) if rest else bool(kwargs.get("non_blocking", False))
         _host(result).copy_(_host(source))
         move(source, result, non_blocking, func)
+        _tape(func, args, kwargs, result)
         return result
     (source,) = args
     non_blocking = bool(kwargs.get("non_blocking", False))
@@ -180,7 +218,20 @@ def _copy(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], target: torc
     if device.type != NAME and non_blocking and BOOK.pinned:
         BOOK.pinned.add(result)
     move(source, result, non_blocking, func)
+    _tape(func, args, kwargs, result)
     return result
+
+
+def _tape(compute: Callable[..., Any], args: Any, kwargs: dict[str, Any], result: Any) -> None:
+    """Writes an operator on the tape that is running, if there is one."""
+    if BOOK.tape is None:
+        return
+    hosts, keywords = _mapped(_host, args), _on_the_host(kwargs)
+    given = {
+        each.untyped_storage().data_ptr() for each in (*tensors_in(hosts), *tensors_in(keywords.values()))
+    }
+    results = [_host(each) for each in tensors_in((result,))]
+    BOOK.tape.write(lambda: compute(*hosts, **keywords), results, given)
 
 
 def _as_it_is(source: Tensor, result: Tensor) -> bool:

@@ -5,7 +5,8 @@ Every family, in float64, so that what is left of a difference is rounding; the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from caikit_pt.base_model.layers import static_slots, static_timeline
 from caikit_pt.base_model.layers.timeline import Timeline
 from caikit_pt.base_model.model import BaseModel
 from caikit_pt.base_model.row import Row
@@ -74,6 +76,22 @@ def test_a_row_is_what_it_is_alone(
         _Company(base, parts).live_through(events)
 
 
+@every_serving_case
+@every_order
+@settings(_ORDERS, max_examples=6)
+def test_a_row_is_what_it_is_alone_where_steps_have_few_shapes(
+    zoo: Zoo, family: str, parts: tuple[str, ...], events: list[Join | Leave | None]
+) -> None:
+    """As on an accelerator, with so few columns that rows have to be moved; one batch after another in the
+    same store."""
+    base = zoo.model(family, "float64")
+    with torch.inference_mode(), everything_in_float64(), _few_columns():
+        if not base.serving.rows_join:
+            events = _all_at_once(events, parts)
+        for _ in range(2):
+            _Company(base, parts, base.serving.static_batch()).live_through(events)
+
+
 @pytest.mark.parametrize("family", LONE_FAMILIES)
 def test_what_has_a_state_is_served_alone(zoo: Zoo, family: str, caplog: pytest.LogCaptureFixture) -> None:
     base = zoo.model(family)
@@ -96,12 +114,21 @@ def test_a_timeline_that_is_shifted_is_noticed(zoo: Zoo, monkeypatch: pytest.Mon
         _Company(base, DECODER_ONLY).live_through([Join([(3, 4, 0), (2, 6, 0)], 20), Leave(0), None])
 
 
+@contextmanager
+def _few_columns() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(static_timeline, "_FEWEST_COLUMNS", 4)
+        patch.setattr(static_timeline, "_HEADROOM", 2)
+        patch.setattr(static_slots, "_FEWEST_COLUMNS", 2)
+        yield
+
+
 class _Company:
     """A batch beside its rows, each alone and read the plain way."""
 
-    def __init__(self, base: BaseModel, parts: Sequence[str]) -> None:
+    def __init__(self, base: BaseModel, parts: Sequence[str], batch: Batch | None = None) -> None:
         self._base, self._parts = base, parts
-        self._batch: Batch = base.serving.new_batch()
+        self._batch = batch or base.serving.new_batch()
         self._alone: list[Decoding] = []
         self._tokens: list[int] = []
         self._count = 0

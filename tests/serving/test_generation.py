@@ -11,10 +11,13 @@ import torch
 from caikit_pt.base_model.model import BaseModel
 from caikit_pt.errors import InvalidParameter
 from caikit_pt.parameters.generation import GENERATION_PARAMETERS, GenerationParameters
-from caikit_pt.serving import sampler
 from caikit_pt.serving.engine import generate
-from caikit_pt.serving.request import FinishReason, Request, input_tokens, text_ids
+from caikit_pt.serving.input_tokens import input_tokens
+from caikit_pt.serving.request import FinishReason, Request, text_ids
+from caikit_pt.serving.sampler import Sampler
 from caikit_pt.soft_prompt.prompt import SoftPrompt
+
+from .picking import pick as pick_next
 
 TEXT = "The kettle from your shop is dreadful"
 
@@ -204,7 +207,7 @@ def test_text_that_leaves_no_room_is_refused(llama: BaseModel) -> None:
 def pick(logits: list[float], seen: tuple[int, ...] = (), **request: Any) -> int:
     decay = request.pop("decay", None)
     parameters = GenerationParameters.from_request(request, decay, {})
-    return sampler.pick(torch.tensor([logits]), [sampler.Sampler(parameters, seen, frozenset([0]))])[0]
+    return pick_next(torch.tensor([logits]), [Sampler(parameters, seen, frozenset([0]))])[0]
 
 
 def drawn(logits: list[float], **request: Any) -> set[int]:
@@ -260,8 +263,8 @@ def test_a_limit_below_the_default_is_the_default() -> None:
 
 def test_the_end_grows_likelier() -> None:
     parameters = GenerationParameters.from_request({"max_new_tokens": 50}, (2, 1.5), {})
-    row = sampler.Sampler(parameters, (3, 3, 3), frozenset([0]))
-    picked = [sampler.pick(torch.tensor([[1.0, 4.0]]), [row])[0] for _ in range(12)]
+    row = Sampler(parameters, (3, 3, 3), frozenset([0]))
+    picked = [pick_next(torch.tensor([[1.0, 4.0]]), [row])[0] for _ in range(12)]
     first = picked.index(0)
     # 1 + 1 * (1.5 ** steps - 1) passes 4 after four steps beyond the second token.
     assert first == 2 + 4
@@ -272,10 +275,10 @@ def test_draws_follow_the_distribution() -> None:
     """4,000 draws of one row: within five standard deviations of the softmax."""
     logits = torch.tensor([0.3, 1.0, 2.0, -1.0])
     request = {"decoding_method": "SAMPLING", "seed": 3, "max_new_tokens": 4096}
-    row = sampler.Sampler(GenerationParameters.from_request(request, None, {}), (), frozenset())
+    row = Sampler(GenerationParameters.from_request(request, None, {}), (), frozenset())
     count = 4_000
     picks = torch.bincount(
-        torch.tensor([sampler.pick(logits[None], [row])[0] for _ in range(count)]), minlength=4
+        torch.tensor([pick_next(logits[None], [row])[0] for _ in range(count)]), minlength=4
     )
     expected = logits.softmax(-1)
     deviation = (expected * (1 - expected) / count).sqrt()

@@ -17,8 +17,9 @@ from transformers.generation.logits_process import (
 )
 
 from caikit_pt.parameters.generation import GenerationParameters
-from caikit_pt.serving import sampler
-from caikit_pt.serving.sampler import Sampler, pick
+from caikit_pt.serving.sampler import Sampler
+
+from .picking import pick
 
 VOCABULARY = 61
 ENDS = frozenset([1, 7])
@@ -33,24 +34,15 @@ def test_mixed_rows_get_what_processors_give_each(seed: int, monkeypatch: pytest
     generator = torch.Generator().manual_seed(seed)
     logits = 4 * torch.randn(ROWS, VOCABULARY, generator=generator)
     logits[::3] = (2 * logits[::3]).round() / 2  # ties
+    searchsorted = torch.searchsorted
     left: dict[int, torch.Tensor] = {}
-    drawn = sampler._drawn
 
-    def spy(scores: torch.Tensor, rows: list[Sampler]) -> torch.Tensor:
-        searched: list[torch.Tensor] = []
-        searchsorted = torch.searchsorted
+    def spy(sums: torch.Tensor, values: torch.Tensor, **options: Any) -> torch.Tensor:
+        drawing = [each for each in samplers if each.parameters.samples]
+        left.update((id(row), own) for row, own in zip(drawing, sums, strict=True))
+        return searchsorted(sums, values, **options)
 
-        def seen(sums: torch.Tensor, values: torch.Tensor, **options: Any) -> torch.Tensor:
-            searched.append(sums)
-            return searchsorted(sums, values, **options)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(torch, "searchsorted", seen)
-            tokens = drawn(scores, rows)
-        left.update((id(row), sums) for row, sums in zip(rows, searched[0], strict=True))
-        return tokens
-
-    monkeypatch.setattr(sampler, "_drawn", spy)
+    monkeypatch.setattr(torch, "searchsorted", spy)
     before = [list(each.seen) for each in samplers]
     for row, token in enumerate(pick(logits, samplers)):
         each = samplers[row]

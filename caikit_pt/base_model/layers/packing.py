@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from contextvars import ContextVar
 from copy import copy
+from functools import cache
 from inspect import signature
 from typing import Any, Protocol
 
@@ -83,7 +84,8 @@ def prepare(model: Any) -> bool:
     """
     if getattr(model.config, "_attn_implementation", None) != "sdpa":
         return False
-    _register()
+    with _REGISTERING:
+        _register()
     model.set_attn_implementation(NAME)
     if model.config._attn_implementation != NAME:
         return False  # its attention is no function that can be replaced
@@ -112,23 +114,14 @@ def mask_of_none(device: torch.device) -> Tensor:
 # ---- inside the model ----
 
 
+@cache
 def _register() -> None:
+    """Once: others put something in front of what is registered."""
     from transformers import AttentionInterface, AttentionMaskInterface
-
-    with _REGISTERING:
-        AttentionInterface.register(NAME, _attention)
-        AttentionMaskInterface.register(NAME, _mask)
-
-
-def _mask(*arguments: Any, **keywords: Any) -> Tensor | None:
-    """What transformers makes of a mask [B, T]; on an accelerator without a look whether there is padding,
-    for which the host would wait."""
     from transformers.masking_utils import sdpa_mask
 
-    mask = keywords.get("attention_mask")
-    if mask is not None and mask.device.type != "cpu":
-        keywords.update(allow_is_causal_skip=False, allow_is_bidirectional_skip=False)
-    return sdpa_mask(*arguments, **keywords)
+    AttentionInterface.register(NAME, _attention)
+    AttentionMaskInterface.register(NAME, sdpa_mask)
 
 
 def _attention(

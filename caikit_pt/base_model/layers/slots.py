@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
+from caikit_pt.base_model.layers.parcel import sent
+
 
 class Slots:
     """The keys and values of B rows, [rows, heads, S, D] in each layer."""
@@ -43,7 +45,7 @@ class Slots:
 
     def mask(self, device: torch.device) -> Tensor:
         """Which positions are a row's own: [B, longest] (int64)."""
-        lengths = torch.tensor(self._lengths, device=device)
+        lengths = sent(torch.tensor(self._lengths), device)
         return (torch.arange(max(self._lengths), device=device) < lengths[:, None]).long()
 
     def cache(self) -> Cache:

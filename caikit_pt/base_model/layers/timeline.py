@@ -19,6 +19,8 @@ import numpy as np
 import torch
 from transformers.cache_utils import Cache, DynamicLayer
 
+from caikit_pt.base_model.layers.parcel import sent
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -86,7 +88,7 @@ class Timeline:
 
     def mask(self, device: torch.device) -> Tensor:
         """Which positions are a row's own, with the one that comes next: [B, longest + 1] (int64)."""
-        lengths = torch.tensor(self.lengths, device=device)
+        lengths = sent(torch.tensor(self.lengths), device)
         positions = torch.arange(self.longest + 1, device=device)
         return (positions >= self.longest - lengths[:, None]).long()
 

@@ -13,13 +13,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from caikit_pt.base_model.layers.parcel import Parcel
     from caikit_pt.base_model.row import Row
 
 
 class Prefill(ABC):
-    """b rows that are being read."""
+    """b rows that are being read. What is in `parcel` goes to the device with the first pass; whoever has
+    them read may add to it until then."""
 
     rows: Sequence[Row]
+    parcel: Parcel
 
     @property
     @abstractmethod
@@ -54,7 +57,7 @@ class Batch(ABC):
 
     @abstractmethod
     def advance(self, tokens: Tensor) -> Tensor:
-        """Takes the next token [B] of every row; the logits [B, V] (float32) after it."""
+        """Takes the next token [B] of every row; the logits [B, V] (float32) after it, valid for a step."""
 
 
 def position_bytes(layers: Sequence[Any]) -> int:

@@ -14,15 +14,18 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from caikit_pt.base_model.frozen import FrozenWeights
+from caikit_pt.base_model.layers.parcel import Parcel, sent
 from caikit_pt.base_model.layers.reading import reading
 from caikit_pt.base_model.layers.rope import row_lengths
+from caikit_pt.base_model.layers.static_timeline import StaticTimeline
 from caikit_pt.base_model.layers.timeline import Timeline
 from caikit_pt.base_model.one_stack import forward, last_logits
-from caikit_pt.base_model.padding import pad_left, with_one_more
 from caikit_pt.base_model.row import Row, prompt_length
 from caikit_pt.base_model.serving.batch import Batch, Decoding, Prefill, position_bytes
+from caikit_pt.base_model.serving.padding import pad_left, with_one_more
 from caikit_pt.base_model.serving.prompt_cache import PromptCells
 from caikit_pt.base_model.serving.side import ServingSide
+from caikit_pt.base_model.serving.static import StaticStore
 from caikit_pt.parameters.tuning import DECODER
 
 
@@ -34,6 +37,9 @@ class CausalServing(ServingSide):
 
     def growing_batch(self) -> Batch:
         return CausalBatch(self)
+
+    def static_store(self) -> StaticStore:
+        return CausalStore(self)
 
     def start(self, rows: Sequence[Row]) -> Decoding:
         return CausalDecoding(self, rows)
@@ -87,13 +93,13 @@ class CausalPrefill(Prefill):
     """b rows of a decoder-only model that are being read."""
 
     def __init__(self, side: CausalServing, rows: Sequence[Row]) -> None:
-        self.rows = rows
+        self.rows, self.parcel = rows, Parcel(side.weights.device)
         self._weights = side.weights
         prefixes = [side.prompt_cells(row) for row in rows]
         self.prefix_lengths = [prefix[0][0].shape[1] if prefix else 0 for prefix in prefixes]
         self.text_lengths = [len(row.ids) + len(row.answer) for row in rows]
         lengths = [sum(both) for both in zip(self.prefix_lengths, self.text_lengths, strict=True)]
-        self._lengths = torch.tensor(lengths, device=side.weights.device)[:, None]
+        self._lengths = self.parcel.add(torch.tensor(lengths)[:, None])
         self.prefix = max(self.prefix_lengths)
         self.cache = _started(prefixes, self.prefix)
         self._logits: dict[int, Tensor] = {}
@@ -105,20 +111,28 @@ class CausalPrefill(Prefill):
             ids[number, : self.text_lengths[number]] = torch.tensor([*row.ids, *row.answer])
             own = slice(self.prefix - self.prefix_lengths[number], self.prefix + self.text_lengths[number])
             mask[number, own] = 1
-        self._ids = ids.to(side.weights.device, non_blocking=True)
-        self._mask = mask.to(side.weights.device, non_blocking=True)
+        self._width = width
+        self._ids, self._mask = self.parcel.add(ids), self.parcel.add(mask)
 
     @property
     def columns(self) -> int:
-        return self._ids.shape[1] - self._read
+        return self._width - self._read
 
     def advance(self, columns: int) -> None:
-        begin, end = self._read, min(self._read + columns, self._ids.shape[1])
+        begin, end = self._read, min(self._read + columns, self._width)
+        if not begin:
+            self.parcel.send()
         ending = [row for row, length in enumerate(self.text_lengths) if begin < length <= end]
-        last = [self.text_lengths[row] - 1 - begin for row in ending]
-        embeddings = self._weights.embed(self._ids[:, begin:end])
-        with reading(lambda hidden: hidden[ending, last][None]), row_lengths(self._lengths):
-            logits = forward(self._weights, embeddings, self._mask[:, : self.prefix + end], self.cache)
+
+        def last(hidden: Tensor) -> Tensor:
+            """The last position of each row that ends here; told by slices, which are no copy there."""
+            if not ending:
+                return hidden[:1, :0]
+            return torch.cat([hidden[row, self.text_lengths[row] - 1 - begin, None] for row in ending])[None]
+
+        embeddings = self._weights.embed(self._ids()[:, begin:end])
+        with reading(last), row_lengths(self._lengths()):
+            logits = forward(self._weights, embeddings, self._mask()[:, : self.prefix + end], self.cache)
         self._logits.update(zip(ending, logits[0].float(), strict=True))
         self._read = end
 
@@ -159,15 +173,46 @@ class CausalBatch(Batch):
         return logits[:, -1].float()
 
 
+class CausalStore(StaticStore):
+    """Rows of a decoder-only model whose steps have few shapes."""
+
+    def __init__(self, side: CausalServing) -> None:
+        super().__init__(side.weights, side.captured_steps())
+        self._timeline = StaticTimeline(side.weights.device)
+        self.parts = (self._timeline,)
+
+    def join(self, prefill: Prefill) -> None:
+        assert isinstance(prefill, CausalPrefill)
+        self._timeline.join(prefill.cache.layers, prefill.spans)
+
+    def step(self, tokens: Tensor) -> Tensor:
+        line, weights = self._timeline, self.weights
+        output = weights.forward(
+            {"position_ids": line.positions()},
+            line.cache(),
+            inputs_embeds=weights.embed(tokens[:, None]),
+            attention_mask=line.mask(),
+        )
+        line.grow()
+        logits: Tensor = output.logits[:, -1]
+        return logits
+
+    def take_back(self) -> None:
+        self._timeline.take_back()
+
+    def grown(self) -> None:
+        self._timeline.grown()
+
+
 def _prompt_cells(weights: FrozenWeights, prompt: Tensor, length: int) -> PromptCells:
     """The keys and values [heads, P, D] of a soft prompt [P, H] in every layer, computed.
 
     They are for rows of `length` positions in all.
     """
-    embeddings = prompt.to(weights.device, weights.dtype)[None]
+    embeddings = sent(prompt, weights.device).to(weights.dtype)[None]
     mask = torch.ones(embeddings.shape[:2], dtype=torch.long, device=weights.device)
     cache = DynamicCache()
-    with row_lengths(torch.tensor([[length]], device=weights.device)):
+    with row_lengths(torch.full((1, 1), length, device=weights.device)):
         last_logits(weights, embeddings, mask, last=1, cache=cache)
     layers: list[Any] = cache.layers
     return [(layer.keys[0], layer.values[0]) for layer in layers]

@@ -10,15 +10,18 @@ from caikit_pt.base_model.serving.batch import Batch, Decoding, Prefill
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from caikit_pt.base_model.layers.parcel import Parcel
     from caikit_pt.base_model.row import Row
 
 
 class LonePrefill(Prefill):
     """The row while it is read."""
 
-    def __init__(self, start: Callable[[Sequence[Row]], Decoding], rows: Sequence[Row]) -> None:
+    def __init__(
+        self, start: Callable[[Sequence[Row]], Decoding], rows: Sequence[Row], parcel: Parcel
+    ) -> None:
         """`start`: a family's."""
-        self.rows = rows
+        self.rows, self.parcel = rows, parcel
         self._start = start
         self.decoding: Decoding | None = None
 
@@ -32,6 +35,7 @@ class LonePrefill(Prefill):
         return self.decoding.logits
 
     def advance(self, columns: int) -> None:
+        self.parcel.send()
         self.decoding = self._start(self.rows)
 
 

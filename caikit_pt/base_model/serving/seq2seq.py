@@ -16,12 +16,17 @@ from torch import Tensor
 from transformers import DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
+from caikit_pt.base_model.layers.parcel import Parcel
 from caikit_pt.base_model.layers.slots import Slots
+from caikit_pt.base_model.layers.static_slots import StaticSlots
+from caikit_pt.base_model.layers.static_timeline import StaticTimeline
 from caikit_pt.base_model.layers.timeline import Timeline
-from caikit_pt.base_model.padding import pad_left, pad_right, with_one_more
 from caikit_pt.base_model.row import Row, prompt_length
 from caikit_pt.base_model.serving.batch import Batch, Decoding, Prefill, position_bytes
+from caikit_pt.base_model.serving.inputs import Inputs
+from caikit_pt.base_model.serving.padding import pad_left, pad_right, with_one_more
 from caikit_pt.base_model.serving.side import ServingSide
+from caikit_pt.base_model.serving.static import StaticStore
 from caikit_pt.parameters.tuning import DECODER, ENCODER
 
 
@@ -33,6 +38,9 @@ class Seq2SeqServing(ServingSide):
 
     def growing_batch(self) -> Batch:
         return Seq2SeqBatch(self)
+
+    def static_store(self) -> StaticStore:
+        return Seq2SeqStore(self)
 
     def start(self, rows: Sequence[Row]) -> Decoding:
         return Seq2SeqDecoding(self, rows)
@@ -125,8 +133,13 @@ class Seq2SeqPrefill(Prefill):
     """b rows of an encoder-decoder model that are being read: all at once, since an encoder can't stop."""
 
     def __init__(self, side: Seq2SeqServing, rows: Sequence[Row]) -> None:
-        self.rows = rows
-        self._side = side
+        self.rows, self.parcel = rows, Parcel(side.weights.device)
+        self._weights = weights = side.weights
+        self._encoder = Inputs(
+            weights, self.parcel, [(row.prompt.get(ENCODER), row.ids) for row in rows], at_end=False
+        )
+        begun = [(row.prompt.get(DECODER), [*side.text.start_ids, *row.answer]) for row in rows]
+        self._decoder = Inputs(weights, self.parcel, begun, at_end=True)
         self._logits: Tensor | None = None
 
     @property
@@ -143,20 +156,22 @@ class Seq2SeqPrefill(Prefill):
         return position_bytes(self.cache.self_attention_cache.layers)
 
     def advance(self, columns: int) -> None:
-        weights = self._side.weights
-        (encoder, encoder_mask), (decoder, mask) = self._side.both_sides(self.rows)
+        weights = self._weights
+        self.parcel.send()
+        encoder, encoder_mask = self._encoder.embeddings(), self._encoder.mask()
         self.cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
         encoded = weights.model.get_encoder()(inputs_embeds=encoder, attention_mask=encoder_mask)
         output = weights.forward(
             cache=self.cache,
             encoder_outputs=encoded,
             attention_mask=encoder_mask,
-            decoder_inputs_embeds=decoder,
-            decoder_attention_mask=mask,
+            decoder_inputs_embeds=self._decoder.embeddings(),
+            decoder_attention_mask=self._decoder.mask(),
         )
         self._logits = output.logits[:, -1].float()
-        self.source_lengths = [int(length) for length in encoder_mask.sum(dim=1)]
-        self.spans = [(mask.shape[1] - int(length), mask.shape[1]) for length in mask.sum(dim=1)]
+        self.source_lengths = self._encoder.lengths
+        longest = max(self._decoder.lengths)
+        self.spans = [(longest - length, longest) for length in self._decoder.lengths]
 
 
 class Seq2SeqBatch(Batch):
@@ -193,3 +208,40 @@ class Seq2SeqBatch(Batch):
         self._timeline.grow()
         logits: Tensor = output.logits[:, -1].float()
         return logits
+
+
+class Seq2SeqStore(StaticStore):
+    """Rows of an encoder-decoder model whose steps have few shapes."""
+
+    def __init__(self, side: Seq2SeqServing) -> None:
+        super().__init__(side.weights, side.captured_steps())
+        self._timeline = StaticTimeline(side.weights.device)
+        self._sources = StaticSlots(side.weights.device)
+        self.parts = (self._timeline, self._sources)
+
+    def join(self, prefill: Prefill) -> None:
+        assert isinstance(prefill, Seq2SeqPrefill)
+        self._timeline.join(prefill.cache.self_attention_cache.layers, prefill.spans)
+        self._sources.join(prefill.cache.cross_attention_cache.layers, prefill.source_lengths)
+
+    def step(self, tokens: Tensor) -> Tensor:
+        line, sources, weights = self._timeline, self._sources, self.weights
+        embeddings = weights.embed(tokens[:, None])
+        # Only its shape is looked at: the keys and values made of it are in the cache.
+        encoded = embeddings.new_zeros(1, 1, 1).expand(*sources.shape, embeddings.shape[-1])
+        output = weights.forward(
+            cache=EncoderDecoderCache(line.cache(), sources.cache()),
+            encoder_outputs=BaseModelOutput(last_hidden_state=encoded),
+            attention_mask=sources.mask(),
+            decoder_inputs_embeds=embeddings,
+            decoder_attention_mask=line.mask(),
+        )
+        line.grow()
+        logits: Tensor = output.logits[:, -1]
+        return logits
+
+    def take_back(self) -> None:
+        self._timeline.take_back()
+
+    def grown(self) -> None:
+        self._timeline.grown()

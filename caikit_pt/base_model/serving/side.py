@@ -11,12 +11,16 @@ from typing import TYPE_CHECKING, TypeAlias
 import torch
 
 from caikit_pt.base_model.frozen import FrozenWeights
+from caikit_pt.base_model.layers.captured import cuda_graphs
 from caikit_pt.base_model.layers.linear import bytes_to_pack, pack_linears
+from caikit_pt.base_model.layers.parcel import Parcel
 from caikit_pt.base_model.loading.memory import free_memory
 from caikit_pt.base_model.row import Row
 from caikit_pt.base_model.serving.batch import Batch, Decoding, Prefill
+from caikit_pt.base_model.serving.captured_steps import CapturedSteps, Capturing
 from caikit_pt.base_model.serving.lone import LoneBatch, LonePrefill
 from caikit_pt.base_model.serving.prompt_cache import PromptCache
+from caikit_pt.base_model.serving.static import StaticBatch, StaticStore
 from caikit_pt.base_model.text.side import TextSide
 
 if TYPE_CHECKING:
@@ -26,7 +30,8 @@ _LOG = logging.getLogger(__name__)
 # Of the free memory, so much may a second copy of the weights take.
 _SHARE_TO_PACK = 0.25
 
-Check: TypeAlias = "Callable[[ServingSide], bool]"
+# Of a side, and of its batches whose steps have few shapes or of the others.
+Check: TypeAlias = "Callable[[ServingSide, bool], bool]"
 
 
 class ServingSide(ABC):
@@ -38,11 +43,18 @@ class ServingSide(ABC):
         self.text = text
         self.prompts = PromptCache()
         self._batches = batches
+        self._idle: list[StaticStore] = []
+        self.capturing = Capturing(text.checkpoint.name)
 
     @cached_property
     def serves_batched(self) -> bool:
         """Whether rows can be read from a prompt's keys on, and join and leave a batch: tried."""
-        return self._batches(self)
+        return self._batches(self, False)
+
+    @cached_property
+    def steps_static(self) -> bool:
+        """Whether steps have few shapes, which only accelerators are faster with: tried there."""
+        return self.weights.device.type != "cpu" and self.serves_batched and self._batches(self, True)
 
     def pack(self) -> None:
         """Makes products of few rows faster by a second copy of the weights, where memory is plenty."""
@@ -80,11 +92,32 @@ class ServingSide(ABC):
 
     def prefill(self, rows: Sequence[Row]) -> Prefill:
         """`rows` of one cohort, to be read; only one where the model isn't served in batches."""
-        return self.batched_prefill(rows) if self.serves_batched else LonePrefill(self.start, rows)
+        if self.serves_batched:
+            return self.batched_prefill(rows)
+        return LonePrefill(self.start, rows, Parcel(self.weights.device))
 
     def new_batch(self) -> Batch:
         """A batch without a row, for what `prefill` reads."""
-        return self.growing_batch() if self.serves_batched else LoneBatch()
+        if not self.serves_batched:
+            return LoneBatch()
+        return self.static_batch() if self.steps_static else self.growing_batch()
+
+    def static_batch(self) -> Batch:
+        """A batch whose steps have few shapes."""
+        return StaticBatch(self._idle.pop() if self._idle else self.static_store(), self._idle)
+
+    def captured_steps(self) -> CapturedSteps:
+        """How the steps of a new store are captured."""
+        return CapturedSteps(self.capturing)
+
+    def capture_steps(self) -> None:
+        """From now on steps are captured as CUDA graphs, where that can be."""
+        self.capturing.capture = cuda_graphs(self.weights.device)
+
+    def give_room(self) -> None:
+        """Memory is wanted elsewhere: forgets what can be computed again."""
+        self.prompts.clear()
+        self._idle.clear()
 
     @abstractmethod
     def batched_prefill(self, rows: Sequence[Row]) -> Prefill:
@@ -93,6 +126,10 @@ class ServingSide(ABC):
     @abstractmethod
     def growing_batch(self) -> Batch:
         """The fast way to generate, for models that pass the trial of batches."""
+
+    @abstractmethod
+    def static_store(self) -> StaticStore:
+        """What a batch whose steps have few shapes is kept in."""
 
     @abstractmethod
     def start(self, rows: Sequence[Row]) -> Decoding:

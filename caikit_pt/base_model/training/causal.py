@@ -18,10 +18,10 @@ from torch import Tensor
 from caikit_pt.base_model.frozen import FrozenWeights
 from caikit_pt.base_model.layers.attention import Rows, Scoring
 from caikit_pt.base_model.layers.packing import StopForward, mask_of_none, packed
+from caikit_pt.base_model.layers.parcel import upload
 from caikit_pt.base_model.layers.reading import reading
 from caikit_pt.base_model.layers.rope import row_lengths
 from caikit_pt.base_model.layers.spans import Attending, Bins, Places, Spans, binned
-from caikit_pt.base_model.layers.upload import upload
 from caikit_pt.base_model.one_stack import last_logits
 from caikit_pt.base_model.row import PromptTensors, TrainingBatch, prompt_length
 from caikit_pt.base_model.training.packed import (

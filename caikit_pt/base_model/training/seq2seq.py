@@ -16,9 +16,9 @@ from torch import Tensor
 
 from caikit_pt.base_model.layers.attention import Rows, Scoring
 from caikit_pt.base_model.layers.packing import mask_of_none, packed
+from caikit_pt.base_model.layers.parcel import upload
 from caikit_pt.base_model.layers.reading import reading
 from caikit_pt.base_model.layers.spans import Attending, Places, Spans, binned
-from caikit_pt.base_model.layers.upload import upload
 from caikit_pt.base_model.row import PromptTensors, TrainingBatch, prompt_length
 from caikit_pt.base_model.training.packed import (
     before_ends,

@@ -41,8 +41,8 @@ class RowTable:
         return torch.cat([front, text])
 
     def told(self, places: Tensor) -> list[Tensor]:
-        """What `picked` has to be told, on the device, of what stands at `places` [...] of the table: whether it is
-        a prompt's, and where among the prompts' rows or the tokens'; [N] each."""
+        """What `picked` has to be told, on the device, of what stands at `places` [...] of the table: whether
+        it is a prompt's, and where among the prompts' rows, or else among the tokens'; [N] each."""
         flat = places.flatten()
         return [
             flat < self.nobody,
@@ -51,7 +51,7 @@ class RowTable:
         ]
 
     def embedded(self, weights: FrozenWeights, ids: Tensor) -> tuple[Tensor | None, Tensor]:
-        """The rows of prompts, in a type of their own, and of tokens. `ids`: the table's own, on the device."""
+        """The rows of prompts, in a type of their own, and of tokens. `ids`: its own, on the device."""
         text = weights.embed(ids)
         return torch.cat([each.to(text.device) for each in self._tensors]) if self._tensors else None, text
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from caikit_pt.base_model.row import Row
-from caikit_pt.base_model.serving.batch import Decoding
+from caikit_pt.base_model.serving.batch import Batch, Decoding
 from caikit_pt.base_model.serving.side import ServingSide
 from caikit_pt.base_model.trials.sample import agrees, some_ids, window
 
@@ -16,21 +16,25 @@ _LOG = logging.getLogger(__name__)
 _LARGEST_WINDOW = 512
 
 
-def check_batching(serving: ServingSide) -> bool:
-    """Whether rows that join and leave a batch are what they are alone; a log line where they aren't."""
+def check_batching(serving: ServingSide, static: bool = False) -> bool:
+    """Whether rows that join and leave a batch are what they are alone; a log line where they aren't.
+
+    `static`: a batch whose steps have few shapes.
+    """
     try:
         with torch.inference_mode():
-            wrong = _wrong_in_batches(serving)
+            wrong = _wrong_in_batches(serving, serving.static_batch() if static else serving.growing_batch())
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # whatever a model does with what it doesn't know
         wrong = f"{type(error).__name__}: {error}"
     if wrong:
-        _LOG.warning("%s is served one request at a time: %s", serving.text.checkpoint.name, wrong)
+        how = "with steps of many shapes" if static else "one request at a time"
+        _LOG.warning("%s is served %s: %s", serving.text.checkpoint.name, how, wrong)
     return not wrong
 
 
-def _wrong_in_batches(serving: ServingSide) -> str:
+def _wrong_in_batches(serving: ServingSide, batch: Batch) -> str:
     """What differs, in words: a row is joined by two others, one of which leaves.
 
     Where rows have to start together only these are together.
@@ -42,7 +46,6 @@ def _wrong_in_batches(serving: ServingSide) -> str:
     reach = window(serving.text, _LARGEST_WINDOW)
     long = (text * (reach // len(text) + 2))[: reach + len(text)]
     rows = [Row({part: some[:3]}, text[:2]), Row({}, long), Row({part: some[2:7]}, text[:4])]
-    batch = serving.growing_batch()
     running: list[tuple[Row, Decoding]] = []
     logits: list[Tensor] = []
 
