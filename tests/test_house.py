@@ -128,9 +128,9 @@ LIGHT = ("budget", "family", "row", "loading", "text", "language_model", "sides"
 SIDES: dict[str, type] = {"text": TextSide, "training": TrainingSide, "serving": ServingSide}
 # Beside base_model/family.py and its own files these name a family: a server that serves one, and a default.
 NAME_A_FAMILY = {"serving/vllm_text.py", "parameters/rules.py"}
-# Names for the mask of attention, which looks back in every family's decoder.
 # What transformers calls a layer's own kind and the cache of two stacks: a layer is tried with it.
 OF_LAYERS = {"is_decoder", "EncoderDecoderCache"}
+# Names for the mask of attention, which looks back in every family's decoder.
 OF_MASKS = {"causal", "is_causal", "_causal", "allow_is_causal_skip"}
 
 

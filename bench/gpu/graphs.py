@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from bench.gpu.row import NotThere
 
 if TYPE_CHECKING:
     from caikit_pt.base_model.model import BaseModel
     from caikit_pt.serving.engine import Engine
-
-_SWITCH = "cuda_graphs"
 
 
 def engine(base: BaseModel, rows: int, waiting: int, graphs: bool) -> Engine:
@@ -20,14 +18,10 @@ def engine(base: BaseModel, rows: int, waiting: int, graphs: bool) -> Engine:
     from caikit_pt.serving.worker import limits
     from caikit_pt.settings import Settings
 
-    asked = limits(base, Settings())
-    known = any(field.name == _SWITCH for field in fields(asked))
-    if graphs and not known:
-        raise NotThere(f"the engine has no {_SWITCH}")
     if graphs and base.weights.device.type != "cuda":
         raise NotThere("a CPU has no CUDA graphs")
-    switch: dict[str, Any] = {_SWITCH: graphs} if known else {}
-    return Engine(base, replace(asked, rows=rows, waiting=waiting, **switch))
+    base.serving.capture_steps(graphs)
+    return Engine(base, replace(limits(base, Settings()), rows=rows, waiting=waiting, cuda_graphs=graphs))
 
 
 def way(graphs: bool) -> str:

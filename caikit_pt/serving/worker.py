@@ -28,8 +28,7 @@ class Worker(Backend):
     def __init__(self, base: BaseModel, limits: Limits) -> None:
         base.serving.prompts.limit(limits.prompt_bytes)
         base.serving.pack()
-        if limits.cuda_graphs:
-            base.serving.capture_steps()
+        base.serving.capture_steps(limits.cuda_graphs)
         self._engine = Engine(base, limits)
         self._wake = wake = threading.Event()
         ending.start(partial(_work, weakref.ref(self._engine), wake), wake.set, "engine")

@@ -110,9 +110,9 @@ class ServingSide(ABC):
         """How the steps of a new store are captured."""
         return CapturedSteps(self.capturing)
 
-    def capture_steps(self) -> None:
-        """From now on steps are captured as CUDA graphs, where that can be."""
-        self.capturing.capture = cuda_graphs(self.weights.device)
+    def capture_steps(self, wanted: bool = True) -> None:
+        """Whether from now on steps are captured as CUDA graphs, where that can be."""
+        self.capturing.capture = cuda_graphs(self.weights.device) if wanted else None
 
     def give_room(self) -> None:
         """Memory is wanted elsewhere: forgets what can be computed again."""
