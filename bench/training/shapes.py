@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from caikit_pt.base_model.family import CAUSAL, SEQ2SEQ, Family
+from caikit_pt.base_model.family import CAUSAL, SEQ2SEQ
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -16,7 +16,7 @@ class Shape:
     """A Llama, or a T5 with as many layers on each side; embeddings and logits are not tied."""
 
     name: str
-    family: Family
+    family: str
     layers: int
     width: int
     inner: int
@@ -28,7 +28,7 @@ class Shape:
     @property
     def causal(self) -> bool:
         """Whether it is a Llama."""
-        return self.family == CAUSAL
+        return self.family == CAUSAL.name
 
     def config(self) -> PretrainedConfig:
         """What transformers builds it from."""
@@ -71,16 +71,16 @@ class Shape:
 
 _SHAPES = (
     # As large as this measures in minutes on one core.
-    Shape("llama", CAUSAL, 8, 512, 1376, 8, 64, 32_000, kv_heads=8),
-    Shape("llama-128k", CAUSAL, 8, 512, 1376, 8, 64, 128_000, kv_heads=8),
-    Shape("t5", SEQ2SEQ, 6, 512, 1024, 8, 64, 32_128, kv_heads=8),
+    Shape("llama", CAUSAL.name, 8, 512, 1376, 8, 64, 32_000, kv_heads=8),
+    Shape("llama-128k", CAUSAL.name, 8, 512, 1376, 8, 64, 128_000, kv_heads=8),
+    Shape("t5", SEQ2SEQ.name, 6, 512, 1024, 8, 64, 32_128, kv_heads=8),
     # Of the size of the embedded models, where small calls are what counts.
-    Shape("llama-260k", CAUSAL, 5, 64, 172, 8, 8, 512, kv_heads=4),
+    Shape("llama-260k", CAUSAL.name, 5, 64, 172, 8, 8, 512, kv_heads=4),
     # For a GPU.
-    Shape("llama-8b", CAUSAL, 32, 4096, 14_336, 32, 128, 128_256, kv_heads=8),
-    Shape("t5-xl", SEQ2SEQ, 24, 2048, 5120, 32, 64, 32_128, kv_heads=32),
+    Shape("llama-8b", CAUSAL.name, 32, 4096, 14_336, 32, 128, 128_256, kv_heads=8),
+    Shape("t5-xl", SEQ2SEQ.name, 24, 2048, 5120, 32, 64, 32_128, kv_heads=32),
     # To see in a minute that all of it runs.
-    Shape("llama-mini", CAUSAL, 4, 256, 688, 4, 64, 8_000, kv_heads=4),
-    Shape("t5-mini", SEQ2SEQ, 3, 256, 512, 4, 64, 8_000, kv_heads=4),
+    Shape("llama-mini", CAUSAL.name, 4, 256, 688, 4, 64, 8_000, kv_heads=4),
+    Shape("t5-mini", SEQ2SEQ.name, 3, 256, 512, 4, 64, 8_000, kv_heads=4),
 )
 SHAPES = {shape.name: shape for shape in _SHAPES}

@@ -23,8 +23,8 @@ from bench.training.shapes import Shape
 from caikit_pt.base_model.family import CAUSAL, SEQ2SEQ
 from caikit_pt.base_model.pool import load
 
-LLAMA = Shape("toy-llama", CAUSAL, 2, 32, 48, 4, 8, 200, kv_heads=2)
-T5 = Shape("toy-t5", SEQ2SEQ, 2, 32, 48, 4, 8, 200, kv_heads=4)
+LLAMA = Shape("toy-llama", CAUSAL.name, 2, 32, 48, 4, 8, 200, kv_heads=2)
+T5 = Shape("toy-t5", SEQ2SEQ.name, 2, 32, 48, 4, 8, 200, kv_heads=4)
 
 
 @pytest.fixture(scope="module", params=[LLAMA, T5], ids=lambda shape: shape.name)

@@ -31,8 +31,8 @@ from caikit_pt.base_model.family import CAUSAL, SEQ2SEQ
 from caikit_pt.base_model.model import BaseModel
 from tests.numerics.precision import everything_in_float64
 
-LLAMA = Shape("toy-llama", CAUSAL, 2, 32, 48, 4, 8, 100, kv_heads=2)
-T5 = Shape("toy-t5", SEQ2SEQ, 2, 32, 48, 4, 8, 100, kv_heads=4)
+LLAMA = Shape("toy-llama", CAUSAL.name, 2, 32, 48, 4, 8, 100, kv_heads=2)
+T5 = Shape("toy-t5", SEQ2SEQ.name, 2, 32, 48, 4, 8, 100, kv_heads=4)
 SHAPES = pytest.mark.parametrize("shape", [LLAMA, T5], ids=lambda shape: shape.name)
 # The peer's loop and peft call transformers by names that it is about to drop.
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.* is deprecated:FutureWarning")
@@ -123,7 +123,7 @@ def test_no_operation_is_counted_that_caikit_pt_does_without(shape: Shape) -> No
 
 def test_the_count_of_one_layer_by_hand() -> None:
     shape = Shape(
-        "one-layer", CAUSAL, layers=1, width=2, inner=3, heads=1, head_width=2, vocabulary=5, kv_heads=1
+        "one-layer", CAUSAL.name, layers=1, width=2, inner=3, heads=1, head_width=2, vocabulary=5, kv_heads=1
     )
     prompts_keys_values = 2 * (2 * 2 * 4)  # forward and backward of one token
     keys_values = 2 * (2 * 2 * 4)  # forward of two text tokens, which come from no prompt
@@ -142,6 +142,13 @@ def test_a_whole_training_is_measured_from_records_to_verdict(llama: BaseModel) 
     spent = whole.train(llama, records, epochs=1)
     assert spent.updates == 2
     assert spent.seconds > 0
+
+
+@pytest.mark.parametrize("shape", [LLAMA, T5], ids=lambda shape: shape.name)
+def test_a_case_is_the_same_in_the_process_that_measures_its_memory(shape: Shape) -> None:
+    case = case_of(shape)
+    assert Case.from_json(case.to_json()) == case
+    assert hash(Case.from_json(case.to_json())) == hash(case)
 
 
 def test_records_are_what_the_documentation_says() -> None:
