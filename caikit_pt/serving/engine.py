@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
+from caikit_pt.base_model.loading.memory import is_out_of_memory
 from caikit_pt.base_model.model import BaseModel
 from caikit_pt.base_model.serving.batch import Batch, Prefill
 from caikit_pt.errors import OutOfMemory
@@ -33,6 +34,8 @@ class _Running:
     def __init__(self, batch: Batch) -> None:
         self.batch = batch
         self.generations: list[Generation] = []
+        # Whether something has failed in the batch that nobody can go on after.
+        self.spoilt = False
         self._sampling: Sampling | None = None
 
     def wishes(self, parcel: Parcel) -> Wishes:
@@ -121,7 +124,12 @@ class Engine:
         if prefill.columns:
             return
         running = self._batch_for(self._reading)
-        running.batch.join(prefill)
+        try:
+            running.batch.join(prefill)
+        except BaseException:
+            # Half of what is held may have moved: nobody can go on in it.
+            running.spoilt = True
+            raise
         running.generations += self._reading
         joined = range(len(running.generations) - rows, len(running.generations))
         self._reading, self._prefill, self._wishes = [], None, None
@@ -191,24 +199,23 @@ class Engine:
 
     def _guarded(self, generations: list[Generation], act: Callable[[], None]) -> None:
         """Does `act`; where it fails, the requests it was for are tried again in less company."""
-        import torch
-
         try:
             act()
-        except (torch.OutOfMemoryError, MemoryError):
-            self._shrink(list(generations))
         except Exception as error:  # whatever a model, a prompt or a text brings about
-            self._separate(list(generations), error)
+            if is_out_of_memory(error):
+                self._shrink(list(generations))
+            else:
+                self._separate(list(generations), error)
 
     def _shrink(self, generations: list[Generation]) -> None:
         """Fewer rows run from now on; those that have to leave are the next to be read again."""
-        self.base.serving.give_room()
         others = [each for each in (*self._reading, *self._running_now()) if each not in generations]
         rows = max(1, len(others) or len(generations) // 2)
         _LOG.warning(
             "out of memory with %d rows; %d at once from now on", len(others) + len(generations), rows
         )
         self._withdraw(generations)
+        self.base.serving.give_room()
         if others or len(generations) > 1:
             self._scheduler.shrink(rows)
             self._scheduler.put_back(generations)
@@ -220,7 +227,8 @@ class Engine:
         self._withdraw(generations)
         if len(generations) == 1:
             _LOG.error("a request failed", exc_info=error)
-            generations[0].fail(error)
+            # Whoever keeps the error would keep the batch and all its memory with its frames.
+            generations[0].fail(error.with_traceback(None))
             return
         _LOG.warning("%d requests failed together, and are tried alone", len(generations), exc_info=error)
         for generation in generations:
@@ -235,9 +243,15 @@ class Engine:
         if any(each in generations for each in self._reading):
             self._reading, self._prefill, self._wishes = [], None, None
         for running in list(self._running):
-            if any(each in generations for each in running.generations):
-                self._running.remove(running)
-                self._scheduler.put_back([each for each in running.generations if each not in generations])
+            if running.spoilt or any(each in generations for each in running.generations):
+                running.generations = [each for each in running.generations if each not in generations]
+                self._abandon(running)
+
+    def _abandon(self, running: _Running) -> None:
+        """Its batch is used no more; those in it are read again."""
+        self._running.remove(running)
+        running.batch.discard()
+        self._scheduler.put_back(running.generations)
 
 
 def generate(base: BaseModel, requests: Sequence[Request]) -> Iterator[None]:

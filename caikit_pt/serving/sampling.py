@@ -173,7 +173,9 @@ class Sampling:
             scores[rows] = some.masked_fill(dropped, -math.inf)
         # Sums of float32 over a large vocabulary would be off by more than a rare token's probability.
         sums = scores.double().softmax(dim=-1).cumsum(dim=-1)
-        return torch.searchsorted(sums, self._draws() * sums[:, -1:], right=True)[:, 0]
+        drawn = torch.searchsorted(sums, self._draws() * sums[:, -1:], right=True)[:, 0]
+        # Of scores none of which is a number it would be a token that isn't there.
+        return drawn.clamp(max=scores.shape[-1] - 1)
 
 
 def _due(sampler: Sampler) -> tuple[bool, bool]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from caikit_pt.base_model.layers import timeline
 from caikit_pt.base_model.model import BaseModel
 from caikit_pt.base_model.row import Row
 from caikit_pt.base_model.serving.batch import Batch, Prefill
@@ -20,6 +22,8 @@ from caikit_pt.serving.generation import Generation
 from caikit_pt.serving.request import FinishReason, Request
 from caikit_pt.serving.scheduler import Limits
 from caikit_pt.soft_prompt.prompt import SoftPrompt
+
+from .picking import pick
 
 WORDS = ["the", "kettle", "from", "your", "shop", "is", "dreadful", "and", "I", "want", "money", "back"]
 
@@ -145,6 +149,41 @@ def test_out_of_memory_means_fewer_rows_from_then_on(
     finish(engine)
     assert read[0] == 8
     assert max(read[1:]) <= 4
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("full"), RuntimeError("DefaultCPUAllocator: no")])
+@pytest.mark.parametrize("place", [1, 2, 5])
+def test_memory_that_ends_while_a_row_joins_changes_nobodys_answer(
+    base: BaseModel, place: int, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows that ran were moved half-way, and went on over what was left of them."""
+    fields = {"max_new_tokens": 30, "min_new_tokens": 30}
+    expected = [alone(base, seed, **fields) for seed in range(3)]
+    engine = Engine(base, Limits())
+    generations = [engine.submit(request(base, seed, **fields)) for seed in range(2)]
+    for _ in range(3):
+        engine.step()
+    real, left = timeline._zeros, [place]
+
+    def short(size: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
+        left[0] -= 1
+        if left[0] == 0:
+            raise error
+        return real(size, like)
+
+    monkeypatch.setattr(timeline, "_zeros", short)
+    monkeypatch.setattr(timeline, "_HEADROOM", 1)
+    generations.append(engine.submit(request(base, 2, **fields)))
+    finish(engine)
+    assert left[0] <= 0
+    assert [each.result().generated for each in generations] == expected
+
+
+def test_a_draw_from_no_number_is_a_token_that_there_is(base: BaseModel) -> None:
+    """It was one beyond the vocabulary, which ends a GPU's context for everybody."""
+    one = request(base, 3, decoding_method="SAMPLING")
+    (picked,) = pick(torch.full((1, base.weights.vocabulary), math.nan), [one.sampler])
+    assert 0 <= int(picked) < base.weights.vocabulary
 
 
 def test_one_row_that_does_not_fit_is_told_so(base: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ for the device. Whether a repetition computes what the step does is tried by who
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any, Protocol, TypeAlias
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 _WARM_UPS = 2
+_CAPTURING = threading.Lock()
 
 
 class CapturedStep(Protocol):
@@ -29,9 +31,12 @@ Capture: TypeAlias = Callable[[Callable[[], Tensor], Callable[[], None]], Captur
 class CudaGraphStep:
     """A step as a CUDA graph. Graphs of one device share the memory they compute in: one runs at a time."""
 
-    def __init__(self, step: Callable[[], Tensor], take_back: Callable[[], None], pool: Any) -> None:
+    def __init__(
+        self, step: Callable[[], Tensor], take_back: Callable[[], None], pool: Any, aside: Any
+    ) -> None:
+        """Captured on the stream `aside`, which libraries keep a workspace for."""
+        here = torch.cuda.current_stream()
         # Libraries make their workspaces the first time, which can't be captured.
-        aside, here = torch.cuda.Stream(), torch.cuda.current_stream()  # type: ignore[no-untyped-call]
         aside.wait_stream(here)
         with torch.cuda.stream(aside):
             for _ in range(_WARM_UPS):
@@ -39,9 +44,13 @@ class CudaGraphStep:
                 take_back()
         here.wait_stream(aside)
         self._graph = torch.cuda.CUDAGraph()
-        # Other threads may go on with what a capture forbids.
-        with torch.cuda.graph(self._graph, pool, stream=aside, capture_error_mode="thread_local"):
-            self._result = step()
+        try:
+            # Other threads may go on with what a capture forbids.
+            with torch.cuda.graph(self._graph, pool, stream=aside, capture_error_mode="thread_local"):
+                self._result = step()
+        finally:
+            # A capture that fails at its end leaves its stream to be the current one.
+            torch.cuda.set_stream(here)
 
     def replay(self) -> Tensor:
         self._graph.replay()
@@ -53,9 +62,12 @@ def cuda_graphs(device: torch.device) -> Capture | None:
     if device.type != "cuda":
         return None
     pool = torch.cuda.graph_pool_handle()
+    with torch.cuda.device(device):
+        aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
 
     def capture(step: Callable[[], Tensor], take_back: Callable[[], None]) -> CapturedStep:
-        with torch.cuda.device(device):
-            return CudaGraphStep(step, take_back, pool)
+        # A capture begins with a wait for the whole device, which another capture doesn't survive.
+        with _CAPTURING, torch.cuda.device(device):
+            return CudaGraphStep(step, take_back, pool, aside)
 
     return capture

@@ -55,6 +55,9 @@ class Batch(ABC):
     def leave(self, index: int) -> None:
         """Row `index` goes, and the last row takes its place."""
 
+    def discard(self) -> None:  # noqa: B027
+        """Something has failed in it: nothing of what it holds is used again."""
+
     @abstractmethod
     def advance(self, tokens: Tensor) -> Tensor:
         """Takes the next token [B] of every row; the logits [B, V] (float32) after it, valid for a step."""

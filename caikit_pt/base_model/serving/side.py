@@ -104,7 +104,11 @@ class ServingSide(ABC):
 
     def static_batch(self) -> Batch:
         """A batch whose steps have few shapes."""
-        return StaticBatch(self._idle.pop() if self._idle else self.static_store(), self._idle)
+        try:
+            store = self._idle.pop()
+        except IndexError:
+            store = self.static_store()
+        return StaticBatch(store, self._idle)
 
     def captured_steps(self) -> CapturedSteps:
         """How the steps of a new store are captured."""

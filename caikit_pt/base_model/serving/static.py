@@ -101,7 +101,10 @@ class StaticBatch(Batch):
         for part in store.parts:
             part.clear()
         self._store = store
-        weakref.finalize(self, idle.append, store)
+        self._gives_back = weakref.finalize(self, idle.append, store)
+
+    def discard(self) -> None:
+        self._gives_back.detach()
 
     def join(self, prefill: Prefill) -> None:
         self._store.join(prefill)

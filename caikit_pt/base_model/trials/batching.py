@@ -7,6 +7,7 @@ import logging
 import torch
 from torch import Tensor
 
+from caikit_pt.base_model.loading.memory import is_out_of_memory
 from caikit_pt.base_model.row import Row
 from caikit_pt.base_model.serving.batch import Batch, Decoding
 from caikit_pt.base_model.serving.side import ServingSide
@@ -24,9 +25,10 @@ def check_batching(serving: ServingSide, static: bool = False) -> bool:
     try:
         with torch.inference_mode():
             wrong = _wrong_in_batches(serving, serving.static_batch() if static else serving.growing_batch())
-    except torch.OutOfMemoryError:
-        raise
     except Exception as error:  # whatever a model does with what it doesn't know
+        if is_out_of_memory(error):
+            # Says nothing of the model, and must not be remembered of it.
+            raise
         wrong = f"{type(error).__name__}: {error}"
     if wrong:
         how = "with steps of many shapes" if static else "one request at a time"

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from caikit_pt.base_model.layers.packing import NotPackable
+from caikit_pt.base_model.loading.memory import is_out_of_memory
 from caikit_pt.base_model.loading.trial import trial
 from caikit_pt.base_model.row import TrainingBatch
 from caikit_pt.base_model.training.side import TrainingSide
@@ -32,10 +33,10 @@ def check_packing(training: TrainingSide) -> bool:
             wrong = "its attention counts columns, not positions"
         elif training.weights.packable:
             wrong = _wrong_in_packing(training)
-    except torch.OutOfMemoryError:
-        # Says nothing of the model, and must not be remembered of it.
-        raise
     except Exception as error:  # whatever a model does with what it doesn't know
+        if is_out_of_memory(error):
+            # Says nothing of the model, and must not be remembered of it.
+            raise
         wrong = f"{type(error).__name__}: {error}"
     if wrong:
         _LOG.warning("%s trains padded, not packed: %s", training.text.checkpoint.name, wrong)
