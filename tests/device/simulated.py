@@ -15,7 +15,7 @@ the thread that enters it and for those that are started inside.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
@@ -28,7 +28,7 @@ from .backend import register
 from .kernels import fused_attention, fused_rms_norm
 from .memory import Pinned
 from .record import Operation, Record, Wait
-from .tensor import BOOK, NAME, SimulatedTensor, address_of, device_of, run, run_fused
+from .tensor import BOOK, NAME, SimulatedTensor, address_of, device_of, run
 
 
 class _Dispatching(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -123,17 +123,16 @@ class _PastOperators(TorchFunctionMode):
             return torch.tensor(*args, **{**kwargs, "pin_memory": False}).pin_memory()
         if func in _LOOKING and BOOK.pinned:
             BOOK.pinned.check(args[0])
-        if func in _ONE_KERNEL and isinstance(args[0], SimulatedTensor) and not torch.is_grad_enabled():
-            return run_fused(func, args, kwargs)
-        if func is torch.nn.functional.scaled_dot_product_attention and args[0].device.type == NAME:
-            return fused_attention(*args, **kwargs)
-        if func is torch.nn.functional.rms_norm and args[0].device.type == NAME:
-            return fused_rms_norm(*args, **kwargs)
+        if func in _ONE_KERNEL and isinstance(args[0], SimulatedTensor):
+            return _ONE_KERNEL[func](*args, **kwargs)
         return func(*args, **kwargs)
 
 
 # What is one operator on CUDA, and made of several where there are no kernels.
-_ONE_KERNEL = {torch.nn.functional.scaled_dot_product_attention, torch.nn.functional.rms_norm}
+_ONE_KERNEL: dict[Any, Callable[..., Any]] = {
+    torch.nn.functional.scaled_dot_product_attention: fused_attention,
+    torch.nn.functional.rms_norm: fused_rms_norm,
+}
 _LOOKING = {torch.Tensor.tolist, torch.Tensor.numpy, torch.Tensor.__array__}
 
 

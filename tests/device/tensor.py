@@ -150,21 +150,6 @@ def run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return wrapped
 
 
-def run_fused(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """A function of torch that is one operator on CUDA."""
-    tensors = [*tensors_in(args), *tensors_in(kwargs.values())]
-    device = args[0].device
-    refuse(aten.cat.default, args, kwargs, device, tensors)
-    result = func(*_mapped(_host, args), **_on_the_host(kwargs))
-    wrapped = SimulatedTensor(result, device)
-    _tape(func, args, kwargs, wrapped)
-    mask = kwargs.get("attn_mask")
-    if mask is not None and mask.dtype == torch.bool:
-        _note("masked_fill_.Scalar", Kind.COMPUTE, [mask])
-    _note(func.__name__, Kind.COMPUTE, [*tensors, wrapped])
-    return wrapped
-
-
 def move(source: Tensor, result: Tensor, non_blocking: bool, func: Any) -> None:
     """Notes that the numbers of `source` went to another device's `result`."""
     if not source.numel():

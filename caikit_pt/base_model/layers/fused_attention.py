@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from caikit_pt.base_model.layers.front import put_in_front
+from caikit_pt.base_model.layers.rotary import signed_sin, turned
 from caikit_pt.base_model.layers.stepping import current_step, stepping
 
 _TOLERANCE = 1e-5
@@ -167,20 +168,13 @@ def _turned(
     sizes = [getattr(module, name).out_features for name in _TurnedAttention.projections]
     straight = projected[..., : sizes[0] + sizes[1]].view(rows, 1, -1, width)
     cosines, sines = turn
-    signed = step.shared(_signed, sines)
-    turned = torch.addcmul(straight * cosines[:, :, None], straight.roll(width // 2, -1), signed)
-    heads = turned.transpose(1, 2)
+    signed = step.shared(signed_sin, sines)
+    heads = turned(straight, cosines[:, :, None], signed[:, :, None]).transpose(1, 2)
     query, key = heads[:, : sizes[0] // width], heads[:, sizes[0] // width :]
     value = projected[..., sizes[0] + sizes[1] :].view(rows, 1, -1, width).transpose(1, 2)
     key, value = cache.update(key, value, module.layer_idx)
     attended, _ = _interface(module)(module, query, key, value, mask, scaling=module.scaling)
     return module.o_proj(attended.reshape(rows, 1, -1)), None
-
-
-def _signed(sines: Tensor) -> Tensor:
-    """Sines [R, 1, 1, D], those of the first half negative: what the other half is multiplied by."""
-    first, second = sines[:, :, None].chunk(2, dim=-1)
-    return torch.cat([-first, second], dim=-1)
 
 
 def _biased(

@@ -21,13 +21,23 @@ _NAME = "apply_rotary_pos_emb"
 _TOLERANCE = 1e-5
 
 
+def turned(x: Tensor, cos: Tensor, signed: Tensor) -> Tensor:
+    """x cos + [x2, x1] s of x = [x1, x2] [..., d], where s is `signed_sin`."""
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), signed)
+
+
+def signed_sin(sin: Tensor) -> Tensor:
+    """`sin` [..., d] with the sign of its first half changed: what the other half is multiplied by."""
+    return sin * _signs(sin.shape[-1], sin.device, sin.dtype)
+
+
 class _Turned(torch.autograd.Function):
-    """x cos + [x2, x1] s of x = [x1, x2] [..., d], where s is sin with the sign of its first half changed."""
+    """`turned`, whose gradient is as short."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, signed: Tensor) -> Tensor:
         ctx.save_for_backward(cos, signed)
-        return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), signed)
+        return turned(x, cos, signed)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
@@ -40,7 +50,7 @@ class _Turned(torch.autograd.Function):
 def turn(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1) -> tuple[Tensor, Tensor]:
     """Queries and keys [B, h, T, d] at the angles whose `cos` and `sin` [B, T, d] are given."""
     cos, sin = cos.unsqueeze(unsqueeze_dim), sin.unsqueeze(unsqueeze_dim)
-    signed = sin * _signs(sin.shape[-1], sin.device, sin.dtype)
+    signed = signed_sin(sin)
     turned_q: Tensor = _Turned.apply(q, cos, signed)  # type: ignore[no-untyped-call]
     turned_k: Tensor = _Turned.apply(k, cos, signed)  # type: ignore[no-untyped-call]
     return turned_q, turned_k

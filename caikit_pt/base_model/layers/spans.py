@@ -173,6 +173,10 @@ class Spans:
         return seen.expand(-1, self._queries.row.shape[1], -1)
 
 
+# How packed rows attend: on a CPU, on an accelerator.
+Attending: TypeAlias = Rows | Spans
+
+
 def _together(parts: Sequence[Tensor]) -> Tensor:
     """Of [1, h, P, d] each: one behind another."""
     return torch.cat(list(parts), dim=2)
@@ -181,9 +185,6 @@ def _together(parts: Sequence[Tensor]) -> Tensor:
 def _under_one_another(heads: Tensor, groups: int) -> Tensor:
     """Of [n, h, Q, ...] the r heads that share keys as one: [n, h', r Q, ...]. No key is copied then."""
     return heads.reshape(heads.shape[0], -1, groups * heads.shape[2], heads.shape[3])
-
-
-Attending: TypeAlias = "Rows | Spans"
 
 
 def _in_bins(packed: Tensor, bins: int) -> Tensor:

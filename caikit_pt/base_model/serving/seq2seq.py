@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
+from caikit_pt.base_model.frozen import FrozenWeights
 from caikit_pt.base_model.layers.parcel import Parcel
 from caikit_pt.base_model.layers.slots import Slots
 from caikit_pt.base_model.layers.static_slots import StaticSlots
@@ -192,22 +193,12 @@ class Seq2SeqBatch(Batch):
         self._sources.leave(index)
 
     def advance(self, tokens: Tensor) -> Tensor:
-        device = self._weights.device
-        embeddings = self._weights.embed(tokens[:, None])
-        source_mask = self._sources.mask(device)
-        # Only its shape is looked at: the keys and values made of it are in the cache.
-        encoded = embeddings.new_zeros(1, 1, 1).expand(*source_mask.shape, embeddings.shape[-1])
-        cache = EncoderDecoderCache(self._timeline.cache(), self._sources.cache())
-        output = self._weights.forward(
-            cache=cache,
-            encoder_outputs=BaseModelOutput(last_hidden_state=encoded),
-            attention_mask=source_mask,
-            decoder_inputs_embeds=embeddings,
-            decoder_attention_mask=self._timeline.mask(device),
-        )
-        self._timeline.grow()
-        logits: Tensor = output.logits[:, -1].float()
-        return logits
+        line, sources, device = self._timeline, self._sources, self._weights.device
+        cache = EncoderDecoderCache(line.cache(), sources.cache())
+        source_mask = sources.mask(device)
+        logits = _step(self._weights, tokens, cache, source_mask, line.mask(device), source_mask.shape)
+        line.grow()
+        return logits.float()
 
 
 class Seq2SeqStore(StaticStore):
@@ -225,19 +216,10 @@ class Seq2SeqStore(StaticStore):
         self._sources.join(prefill.cache.cross_attention_cache.layers, prefill.source_lengths)
 
     def step(self, tokens: Tensor) -> Tensor:
-        line, sources, weights = self._timeline, self._sources, self.weights
-        embeddings = weights.embed(tokens[:, None])
-        # Only its shape is looked at: the keys and values made of it are in the cache.
-        encoded = embeddings.new_zeros(1, 1, 1).expand(*sources.shape, embeddings.shape[-1])
-        output = weights.forward(
-            cache=EncoderDecoderCache(line.cache(), sources.cache()),
-            encoder_outputs=BaseModelOutput(last_hidden_state=encoded),
-            attention_mask=sources.mask(),
-            decoder_inputs_embeds=embeddings,
-            decoder_attention_mask=line.mask(),
-        )
+        line, sources = self._timeline, self._sources
+        cache = EncoderDecoderCache(line.cache(), sources.cache())
+        logits = _step(self.weights, tokens, cache, sources.mask(), line.mask(), sources.shape)
         line.grow()
-        logits: Tensor = output.logits[:, -1]
         return logits
 
     def take_back(self) -> None:
@@ -245,3 +227,26 @@ class Seq2SeqStore(StaticStore):
 
     def grown(self) -> None:
         self._timeline.grown()
+
+
+def _step(
+    weights: FrozenWeights,
+    tokens: Tensor,
+    cache: EncoderDecoderCache,
+    source_mask: Tensor,
+    mask: Tensor,
+    sources: Sequence[int],
+) -> Tensor:
+    """The logits [B, V] after `tokens` [B] of rows that have read `sources`, [B, S] positions."""
+    embeddings = weights.embed(tokens[:, None])
+    # Only its shape is looked at: the keys and values made of it are in the cache.
+    encoded = embeddings.new_zeros(1, 1, 1).expand(*sources, embeddings.shape[-1])
+    output = weights.forward(
+        cache=cache,
+        encoder_outputs=BaseModelOutput(last_hidden_state=encoded),
+        attention_mask=source_mask,
+        decoder_inputs_embeds=embeddings,
+        decoder_attention_mask=mask,
+    )
+    logits: Tensor = output.logits[:, -1]
+    return logits

@@ -95,12 +95,9 @@ class PackedCausalStep(Step):
         ]
         lengths = [0 if prompt is None else len(prompt) for prompt in self._prompts]
         before = [len(self._common) + lengths[index] for index in batch.prompt_of_rows]
-        whole = [had + len(text) for had, text in zip(before, texts, strict=True)]
-        fronts, prefixes = self._in_front_of(whole, batch.prompt_of_rows)
-        prefix_lengths = [length for front in fronts for length in front.lengths]
-        cells = _side_by_side([front.cells for front in fronts])
         read = _read_tight if self._weights.device.type == "cpu" else _read_in_bins
-        reading = read(self._side, _Texts(texts, batch, before, prefixes, prefix_lengths), cells)
+        rows = _Texts(texts, batch, before)
+        reading = read(self._side, rows, self._in_front_of(rows))
         embeddings = self._weights.embed(reading.ids)
         with packed(reading.layout), row_lengths(reading.lengths[None]):
             logits = _logits(self._weights, embeddings, reading.positions, reading.predicting)
@@ -110,21 +107,21 @@ class PackedCausalStep(Step):
         for front in self._fronts.values():
             front.carry_on()
 
-    def _in_front_of(self, lengths: Sequence[int], prompts: Sequence[int]) -> tuple[list[_Front], list[int]]:
-        """What stands in front of rows of `lengths` positions in all, which begin with `prompts`.
-
-        And for each row which of the fronts' prompts, counted through, is its own.
-        """
-        classes = list(map(self._weights.length_class, lengths))
-        for kind, length in zip(classes, lengths, strict=True):
+    def _in_front_of(self, texts: _Texts) -> _Prefixes:
+        """What stands in front of `texts`: of each row the front of its length class."""
+        whole = texts.whole
+        classes = list(map(self._weights.length_class, whole))
+        for kind, length in zip(classes, whole, strict=True):
             if kind not in self._fronts:
                 self._fronts[kind] = _Front(self._weights, self._prompts, self._common, length)
         kinds = sorted(set(classes))
         own = [
             kinds.index(kind) * len(self._prompts) + prompt
-            for kind, prompt in zip(classes, prompts, strict=True)
+            for kind, prompt in zip(classes, texts.batch.prompt_of_rows, strict=True)
         ]
-        return [self._fronts[kind] for kind in kinds], own
+        fronts = [self._fronts[kind] for kind in kinds]
+        lengths = [length for front in fronts for length in front.lengths]
+        return _Prefixes(own, lengths, _side_by_side([front.cells for front in fronts]))
 
 
 class _Front:
@@ -189,17 +186,21 @@ class _Front:
 
 
 @dataclass(frozen=True, slots=True)
-class _Texts:
-    """What stands behind the prompts: `ids` of each row, `before` so many positions of it.
+class _Prefixes:
+    """Which prefix is in front of each row, the positions of all prefixes, and their keys and values."""
 
-    `prefixes`: whose keys are in front of each, and `prefix_lengths` of all.
-    """
+    of_rows: Sequence[int]
+    lengths: Sequence[int]
+    cells: _Cells
+
+
+@dataclass(frozen=True, slots=True)
+class _Texts:
+    """What stands behind the prompts: `ids` of each row, `before` so many positions of it."""
 
     ids: Sequence[Sequence[int]]
     batch: TrainingBatch
     before: Sequence[int]
-    prefixes: Sequence[int]
-    prefix_lengths: Sequence[int]
 
     @property
     def lengths(self) -> list[int]:
@@ -227,14 +228,14 @@ class _Reading:
     rows: Tensor
 
 
-def _read_tight(side: CausalTraining, texts: _Texts, cells: _Cells) -> _Reading:
+def _read_tight(side: CausalTraining, texts: _Texts, front: _Prefixes) -> _Reading:
     """One behind another, grouped by length in attention: for CPUs, where calls are cheap and work isn't."""
     rounds, lengths, batch = side.rounds_rows, texts.lengths, texts.batch
     read = rounded(target_positions(texts.ids, batch), rounds, sum(lengths))
     layout = _TextPass(
-        Rows(lengths, lengths, True, texts.prefixes, texts.prefix_lengths),
-        Rows(list(map(len, batch.targets)), lengths, True, texts.prefixes, texts.prefix_lengths),
-        cells,
+        Rows(lengths, lengths, True, front.of_rows, front.lengths),
+        Rows(list(map(len, batch.targets)), lengths, True, front.of_rows, front.lengths),
+        front.cells,
         read,
     )
     positions = rounded(places(lengths, texts.before), rounds, least=len(read) - batch.target_tokens)
@@ -245,14 +246,14 @@ def _read_tight(side: CausalTraining, texts: _Texts, cells: _Cells) -> _Reading:
     )
 
 
-def _read_in_bins(side: CausalTraining, texts: _Texts, cells: _Cells) -> _Reading:
+def _read_in_bins(side: CausalTraining, texts: _Texts, front: _Prefixes) -> _Reading:
     """In bins of rows with one prefix, for accelerators."""
-    order = sorted(range(len(texts.ids)), key=texts.prefixes.__getitem__)
+    order = sorted(range(len(texts.ids)), key=front.of_rows.__getitem__)
     lengths, before, whole, prefixes = (
-        [each[row] for row in order] for each in (texts.lengths, texts.before, texts.whole, texts.prefixes)
+        [each[row] for row in order] for each in (texts.lengths, texts.before, texts.whole, front.of_rows)
     )
-    front = max(texts.prefix_lengths) if cells else 0
-    bins = binned([lengths], prefixes, front)
+    longest = max(front.lengths) if front.cells else 0
+    bins = binned([lengths], prefixes, longest)
     own = [torch.arange(begin, end) for begin, end in zip(before, whole, strict=True)]
     position = bins.filled(0, own, 0)
     row = bins.filled(0, [torch.full_like(each, number) for number, each in enumerate(own)], -1)
@@ -266,16 +267,16 @@ def _read_in_bins(side: CausalTraining, texts: _Texts, cells: _Cells) -> _Readin
         row,
         row.flatten()[read],
         position.flatten()[read],
-        _prefixes_of_bins(bins, prefixes, texts.prefix_lengths, front),
+        _prefixes_of_bins(bins, prefixes, front.lengths, longest),
         read.flatten(),
         predicting,
         *labels_of(texts.batch),
     ]
     sent = upload(told, side.weights.device)
     tokens, position, ending, row, row_asking, place_asking, in_front, read, predicting, labels, rows = sent
-    keys, prefix = Places(row, position), in_front if cells else None
+    keys, prefix = Places(row, position), in_front if front.cells else None
     last = Spans(Places(row_asking, place_asking), keys, True, prefix)
-    layout = _TextPass(Spans(keys, keys, True, prefix), last, cells, read)
+    layout = _TextPass(Spans(keys, keys, True, prefix), last, front.cells, read)
     return _Reading(tokens, position.flatten(), ending.flatten(), layout, predicting, labels, rows)
 
 
