@@ -38,13 +38,14 @@ class JobRun:
     """One job in its thread."""
 
     def __init__(
-        self, reports: Reporter, run: str, folder: str, device: str, joined: bool, seconds: float
+        self, reports: Reporter, run: str, folder: str, device: str, joined: bool, seconds: float, told: int
     ) -> None:
+        """`told`: the update that the server has heard of last."""
         self.id = run
         self.thread = threading.Thread(target=self._run, name=run, daemon=True)
         self._reports, self._folder = reports, JobFolder(Path(folder))
         self._device, self._joined = device, joined
-        self._snapshots = Snapshots(self._folder.snapshots, seconds, self._kept)
+        self._snapshots = Snapshots(self._folder.snapshots, seconds, self._kept, told)
         self._next, self._points = 0.0, list[list[float | None]]()
 
     def stop(self) -> None:

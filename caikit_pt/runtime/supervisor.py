@@ -140,6 +140,7 @@ class Supervisor:
             "environment": placement.environment,
             "joined": self._settings.join_trainings,
             "seconds": self._settings.checkpoint_seconds,
+            "told": job.progress.get("step", 0),
         }
 
     def _company(self, job: Job) -> Child | None:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 # So many updates in a row that can't be made end the training: nothing will change any more.
 MOST_SKIPPED = 5
+_VALIDATION = "validation_"
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,12 +188,23 @@ class Candidate:
     def validated(self, epoch: int, step: int, values: dict[str, float]) -> bool:
         """Remembers a validation, `loss` and metrics by name; whether its loss is the lowest so far."""
         for name, value in values.items():
-            self.log(f"validation_{name}", epoch, step, value)
+            self.log(f"{_VALIDATION}{name}", epoch, step, value)
         loss = values["loss"]
         better = math.isfinite(loss) and (self.best is None or loss < self.best.loss)
         if better:
             self.best = Best(self.learner.prompt.finished(), loss, epoch, step)
         return better
+
+    @property
+    def validations(self) -> dict[tuple[int, int], dict[str, float]]:
+        """The values of each, by its epoch and update."""
+        found: dict[tuple[int, int], dict[str, float]] = {}
+        for line in self.logs:
+            name, data = line["name"], line["data"]
+            if name.startswith(_VALIDATION):
+                values = found.setdefault((data["epoch"], data["step"]), {})
+                values[name.removeprefix(_VALIDATION)] = data["value"]
+        return found
 
     @property
     def validations_since_best(self) -> int:

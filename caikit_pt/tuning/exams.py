@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -44,6 +45,15 @@ class Exams:
         for candidate in candidates:
             candidate.validated(0, 0, values)
         self._on_validation(Validated(0, 0, values, best=True))
+
+    def tell_again(self, candidate: Candidate, first: float) -> None:
+        """The validations that `candidate` has behind it, from the update `first` on."""
+        lowest = math.inf
+        for (epoch, step), scores in candidate.validations.items():
+            better = scores["loss"] < lowest
+            lowest = min(lowest, scores["loss"])
+            if step >= first:
+                self._on_validation(Validated(epoch, step, scores, better))
 
     def settle(self, candidates: Candidates, update: Update) -> bool:
         """Validates where it is time to; whether the training may stop.

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 import threading
 import time
@@ -33,14 +34,20 @@ _TENSOR, _TUPLE, _DICT = "tensor", "tuple", "dict"
 class Snapshots:
     """Those of one training in `directory`, one every so many `seconds`.
 
-    `on_kept` is called with the update and the seconds that it took.
+    `on_kept` is called with the update and the seconds that it took. A training that goes on tells of its updates
+    and validations since the update `told` again, where that is given: what told of them may not have been heard.
     """
 
     def __init__(
-        self, directory: Path, seconds: float, on_kept: Callable[[int, float], None] | None = None
+        self,
+        directory: Path,
+        seconds: float,
+        on_kept: Callable[[int, float], None] | None = None,
+        told: float = math.inf,
     ) -> None:
         # Whoever sets it wants the training to keep a snapshot at the next update and to end.
         self.stop = threading.Event()
+        self.told = told
         self._directory, self._seconds = directory, seconds
         self._on_kept = on_kept or (lambda *_: None)
         self._last = time.monotonic()

@@ -133,6 +133,7 @@ class _Tuning:
         state = snapshots and snapshots.newest()
         if state:
             self._load_state_dict(state)
+            self._tell_again(snapshots.told)
             _LOG.info("the training goes on from update %d of %d", self._epochs.at, self._epochs.updates)
             return
         for warning in self._examples.warnings:
@@ -148,6 +149,15 @@ class _Tuning:
         """Reads the losses, and tells of them."""
         for point in self._candidates.read():
             self._on_update(self._meter.progress(point, self._candidates.first.best))
+
+    def _tell_again(self, told: float) -> None:
+        """What the snapshot has of the curve since the update `told`. Of that one the validation may not have
+        been heard, which comes behind it."""
+        first = self._candidates.first
+        self._exams.tell_again(first, told)
+        for point in first.curve:
+            if point.step > told:
+                self._on_update(self._meter.progress(point, first.best))
 
     def _choose(self) -> Sequence[Request] | None:
         """Of labels, between the lowest loss and the mean of the last quarter, where there are both."""

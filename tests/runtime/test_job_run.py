@@ -68,7 +68,7 @@ def test_whatever_ends_a_training_is_told_with_what_to_do(
     JobFolder(tmp_path / "one").create(job("one"), plan(llama))
     monkeypatch.setattr("caikit_pt.tuning.training.tune", fail)
     reports: Any = Reports()
-    JobRun(reports, "one", str(tmp_path / "one"), "cpu", joined=False, seconds=60.0)._run()
+    JobRun(reports, "one", str(tmp_path / "one"), "cpu", joined=False, seconds=60.0, told=0)._run()
     end = reports.sent[-1]
     assert end.kind == kind
     assert end.data.get("text", "").startswith(text)

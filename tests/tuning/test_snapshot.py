@@ -20,6 +20,7 @@ from caikit_pt.base_model.model import BaseModel
 from caikit_pt.base_model.pool import load
 from caikit_pt.errors import TrainingInterrupted
 from caikit_pt.soft_prompt.artifact import TunedPrompt
+from caikit_pt.tuning.exams import Validated
 from caikit_pt.tuning.plan import TuningPlan
 from caikit_pt.tuning.progress import Progress
 from caikit_pt.tuning.snapshot import Snapshots, flattened, restored
@@ -131,6 +132,30 @@ def test_the_time_that_was_spent_counts(llama: BaseModel, tmp_path: Path) -> Non
     assert [one.step for one in after] == [4, 5, 6, 7, 8, 9]
     assert after[0].seconds > spent
     assert after[-1].samples == 3 * 12
+
+
+def test_what_nobody_has_heard_of_is_told_again(llama: BaseModel, tmp_path: Path) -> None:
+    """Reports since the update 2 were lost; that one's own may have been in two parts."""
+    updates: dict[bool, list[tuple[int, float]]] = {True: [], False: []}
+    exams: dict[bool, list[Validated]] = {True: [], False: []}
+    wanted = plan(llama, PAIRS[:12], PAIRS[14:], num_epochs=3, validation_steps=1)
+    snapshots = Interrupting(tmp_path, set(), 5, gracefully=True)
+
+    def see(progress: Progress) -> None:
+        updates[again].append((progress.step, progress.loss))
+        if not again:
+            snapshots.saw(progress)
+
+    again = False
+    with pytest.raises(TrainingInterrupted, match="at update 5 of 9"):
+        tune(wanted, llama, see, snapshots=snapshots, on_validation=exams[again].append)
+    again = True
+    told = Snapshots(tmp_path, 1e9, told=2)
+    tune(wanted, llama, see, snapshots=told, on_validation=exams[again].append)
+    assert [step for step, _ in updates[again]] == [3, 4, 5, 6, 7, 8, 9]
+    assert updates[again][:3] == updates[False][2:]
+    assert [one.step for one in exams[again]] == [2, 3, 4, 5, 6, 7, 8, 9]
+    assert exams[again][:4] == exams[False][1:]
 
 
 # ---- files ----
