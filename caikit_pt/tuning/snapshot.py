@@ -34,8 +34,9 @@ _TENSOR, _TUPLE, _DICT = "tensor", "tuple", "dict"
 class Snapshots:
     """Those of one training in `directory`, one every so many `seconds`.
 
-    `on_kept` is called with the update and the seconds that it took. A training that goes on tells of its updates
-    and validations since the update `told` again, where that is given: what told of them may not have been heard.
+    `on_kept` is called with the update and the seconds that it took. A training that goes on tells of its
+    updates and validations since the update `told` again, where that is given: what told of them may not have
+    been heard.
     """
 
     def __init__(
