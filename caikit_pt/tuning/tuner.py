@@ -130,8 +130,8 @@ class _Tuning:
     def _begin(self, snapshots: Snapshots | None) -> None:
         """From the newest snapshot, or from the beginning."""
         self._meter.start()
-        state = snapshots and snapshots.newest()
-        if state:
+        state = snapshots.newest() if snapshots else None
+        if snapshots and state:
             self._load_state_dict(state)
             self._tell_again(snapshots.told)
             _LOG.info("the training goes on from update %d of %d", self._epochs.at, self._epochs.updates)
