@@ -17,7 +17,11 @@
     ├── BackendMismatch              FAILED_PRECONDITION
     ├── StateUnavailable             UNAVAILABLE
     ├── TooManyJobs                  RESOURCE_EXHAUSTED
-    └── UnknownJob                   NOT_FOUND
+    ├── UnknownJob                   NOT_FOUND
+    ├── UnknownModel                 NOT_FOUND
+    ├── OverCapacity                 RESOURCE_EXHAUSTED
+    ├── ClosedDoor                   UNIMPLEMENTED
+    └── Unforeseen                   INTERNAL
 
 This module knows nothing of gRPC: a status is the name of one, and `status.py` and `runtime/` turn
 the name into what caikit expects.
@@ -37,6 +41,13 @@ class CaikitPtError(Exception):
     """Anything that caikit_pt refuses or fails at, with a text written for the user."""
 
     status = "INTERNAL"
+    # After which the same request may succeed; None: nobody knows, or it never will.
+    retry_seconds: float | None = None
+
+    @property
+    def reason(self) -> str:
+        """For programs: INVALID_PARAMETER ... It stays what it is in later releases (docs/errors.md)."""
+        return re.sub(r"(?<!^)(?=[A-Z])", "_", type(self).__name__).upper()
 
 
 class InvalidParameter(CaikitPtError):
@@ -114,24 +125,28 @@ class TooManyRequests(CaikitPtError):
     """As many requests wait as may wait."""
 
     status = "RESOURCE_EXHAUSTED"
+    retry_seconds = 1.0
 
 
 class OutOfMemory(CaikitPtError):
     """The device has no room for a request, not even alone."""
 
     status = "RESOURCE_EXHAUSTED"
+    retry_seconds = 5.0
 
 
 class WaitedTooLong(CaikitPtError):
     """A request has waited for its turn as long as it may."""
 
     status = "DEADLINE_EXCEEDED"
+    retry_seconds = 5.0
 
 
 class BackendUnavailable(CaikitPtError):
     """The server that answers for a base model can't be reached, or fails."""
 
     status = "UNAVAILABLE"
+    retry_seconds = 5.0
 
 
 class BackendMismatch(CaikitPtError):
@@ -144,12 +159,42 @@ class StateUnavailable(CaikitPtError):
     """The jobs in `state_dir` can't be read or written: locked, full, in use, of a later release."""
 
     status = "UNAVAILABLE"
+    retry_seconds = 5.0
 
 
 class TooManyJobs(CaikitPtError):
     """As many trainings are queued as may be."""
 
     status = "RESOURCE_EXHAUSTED"
+    retry_seconds = 60.0
+
+
+class OverCapacity(CaikitPtError):
+    """As many RPCs of a kind are under way as this server takes on."""
+
+    status = "RESOURCE_EXHAUSTED"
+    retry_seconds = 1.0
+
+
+class ClosedDoor(CaikitPtError):
+    """An RPC that the settings of this server leave out."""
+
+    status = "UNIMPLEMENTED"
+
+
+class UnknownModel(CaikitPtError):
+    """Nothing has been published under a name, or nothing that may be seen."""
+
+    status = "NOT_FOUND"
+
+
+class Unforeseen(CaikitPtError):
+    """A defect of this program. The log has it, by the id that the text ends with."""
+
+    def __init__(self, request_id: str) -> None:
+        super().__init__(
+            f"Something failed that nobody has foreseen. The server's log has it as {request_id}"
+        )
 
 
 class UnknownJob(CaikitPtError):
@@ -160,12 +205,17 @@ class UnknownJob(CaikitPtError):
 
 def in_short(error: BaseException, limit: int = 200) -> str:
     """The kind of a library's error and what it says first, as part of an error text."""
-    told = _FOLDERS.sub("", _COLOURS.sub("", str(error)))
+    told = without_folders(_COLOURS.sub("", str(error)))
     lines = [line.strip() for line in told.splitlines() if line.strip()]
     # Many a first line ends with a colon, and says nothing without the next.
     said = " ".join(lines[: 2 if lines and lines[0].endswith(":") else 1])
     text = f"{type(error).__name__}: {said}" if said else type(error).__name__
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
+def without_folders(text: str) -> str:
+    """`text` with the names of files alone where it has their paths."""
+    return _FOLDERS.sub("", text)
 
 
 def shown(value: object, limit: int = 80) -> str:

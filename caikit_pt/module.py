@@ -29,6 +29,7 @@ from caikit_pt import settings
 from caikit_pt.base_model.language_model import LanguageModel
 from caikit_pt.base_model.loading.checkpoint import locate
 from caikit_pt.base_model.model import BaseModel
+from caikit_pt.call import current as current_call
 from caikit_pt.data_model import (
     ExponentialDecayLengthPenalty,
     GenerationTrainRecord,
@@ -259,7 +260,7 @@ class PeftPromptTuning(ModuleBase):
         del fields["self"]
         with caikit_errors():
             request = self._request(**fields)
-            self._backend.submit(request).result()
+            self._submitted(request).result()
             return LabelledTextResult(
                 generated_text=request.text,
                 generated_tokens=len(request.generated),
@@ -305,7 +306,7 @@ class PeftPromptTuning(ModuleBase):
         del fields["self"]
         with caikit_errors():
             request = self._request(**fields)
-            return self._stream(request, self._backend.submit(request))
+            return self._stream(request, self._submitted(request))
 
     @TokenizationTask.taskmethod()
     def run_tokenizer(self, text: str) -> TokenizationResults:
@@ -339,6 +340,13 @@ class PeftPromptTuning(ModuleBase):
     def _backend(self) -> Backend:
         """Who answers the requests to all prompts over this base model."""
         return backend_for(self.base, settings.current())
+
+    def _submitted(self, request: Request) -> Generation:
+        """On its way; nobody answers any longer whoever has left, or has run out of time."""
+        generation = self._backend.submit(request)
+        if call := current_call():
+            call.on_end(generation.cancel)
+        return generation
 
     def _request(self, text: str, exponential_decay_length_penalty: _Decay, **fields: Any) -> Request:
         """A request as the serving side knows it."""

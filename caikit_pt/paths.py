@@ -36,14 +36,14 @@ def inside(root: str | Path, name: str, field: str, error: type[InvalidParameter
     return path
 
 
-def check_model_name(name: str) -> str:
+def check_model_name(name: str, field: str = "model_name") -> str:
     """`name` if a trained model may be published under it: it becomes one directory.
 
     Raises InvalidParameter where it is empty or could be more than a plain name.
     """
     if not isinstance(name, str) or not _MODEL_NAME.fullmatch(name):
         raise InvalidParameter(
-            "model_name",
+            field,
             name,
             "1 to 200 letters, digits, '.', '_' and '-', the first a letter or a digit",
         )

@@ -66,6 +66,11 @@ class Settings:
     kv_cache_mib: int = _default("kv_cache_mib")
     prompt_cache_mib: int = _default("prompt_cache_mib")
     cuda_graphs: bool = _default("cuda_graphs")
+    max_streams: int = _default("max_streams")
+    max_watches: int = _default("max_watches")
+    max_message_seconds: float = _default("max_message_seconds")
+    model_management_rpcs: bool = _default("model_management_rpcs")
+    reflection: bool = _default("reflection")
     backends: tuple[Remote, ...] = _default("backends")
     state_dir: str = _default("state_dir")
     slots: int = _default("slots")
@@ -104,6 +109,11 @@ _ROWS = ParameterTable(
     row("kv_cache_mib", int, 0),
     row("prompt_cache_mib", int, 0),
     row("cuda_graphs", bool),
+    row("max_streams", int, 1),
+    row("max_watches", int, 1),
+    row("max_message_seconds", float, 0, above_low=True),
+    row("model_management_rpcs", bool),
+    row("reflection", bool),
     row("state_dir", str),
     row("slots", int, 0),
     row("max_queued", int, 0),

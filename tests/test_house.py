@@ -42,9 +42,11 @@ ROOMS = {
     # ---- caikit ----
     "data_model": set(),
     "status": set(),
+    "call": set(),
     "module": {
         "data_model",
         "status",
+        "call",
         "parameters",
         "base_model",
         "soft_prompt",
@@ -57,6 +59,7 @@ ROOMS = {
     "runtime": {
         "data_model",
         "status",
+        "call",
         "config_files",
         "module",
         "parameters",

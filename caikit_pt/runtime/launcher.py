@@ -1,15 +1,9 @@
-"""caikit's gRPC server, with TuningService on the same port, and an end that keeps what is being trained."""
+"""Starts the server: looks at the settings, quiets what is no news in caikit's log, and waits for the end."""
 
 from __future__ import annotations
 
 import logging
 import os
-import threading
-from collections.abc import Iterable
-from typing import Any
-
-from grpc_health.v1 import health
-from grpc_reflection.v1alpha import reflection
 
 from caikit_pt.errors import CaikitPtError, without_excerpts
 
@@ -23,8 +17,6 @@ _IMPATIENT_REQUESTS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQU
 
 def serve() -> None:
     """Until SIGTERM or SIGINT. Raises SystemExit where it can't start."""
-    import caikit
-    from caikit.core import MODEL_MANAGER
     from caikit.core.toolkit.logging import configure
 
     from caikit_pt.runtime.configuration import check
@@ -38,40 +30,12 @@ def serve() -> None:
     for text in doubtful:
         _LOG.warning(text)
     # Its import makes what the settings say of threads.
-    from caikit.runtime import grpc_server
-
     from caikit_pt.runtime.published import PublishedPrompts
-    from caikit_pt.runtime.trainer import PromptTuningTrainer
-    from caikit_pt.runtime.tuning_rpcs import service
-    from caikit_pt.runtime.tuning_service import TuningServicer
-
-    class Server(grpc_server.RuntimeGRPCServer):
-        """The runtime, with one service more."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.trainer: PromptTuningTrainer = MODEL_MANAGER.get_trainer("default")
-            self.trainer.start()
-            threads = caikit.get_config().runtime.server_thread_pool_size
-            self.tuning = TuningServicer(self.trainer, most_watchers=max(1, threads // 2))
-            service().registration_function(self.tuning, self.server)
-
-        def interrupt(self, signal_: Any, frame: Any) -> None:
-            """Trainings end while the last requests are answered."""
-            threading.Thread(target=self._end_trainings, name="stopping").start()
-            super().interrupt(signal_, frame)
-
-        def _end_trainings(self) -> None:
-            # A signal may come before there is anything to end.
-            if hasattr(self, "tuning"):
-                self.trainer.stop()
-                self.tuning.stop()
+    from caikit_pt.runtime.server import Server
 
     logging.getLogger("MDLMNG").addFilter(_is_news)
     # caikit takes the manager that there is.
     PublishedPrompts()
-    # caikit says once, as it builds its server, which services reflection is to show.
-    grpc_server.reflection = Reflection(service().descriptor.full_name)
     for channel in ("GT-SERVICR-I", "SERVER-WRAPR"):
         logging.getLogger(channel).addFilter(_without_excerpts)
     try:
@@ -79,19 +43,6 @@ def serve() -> None:
     except CaikitPtError as error:
         raise SystemExit(f"caikit_pt: {error}") from None
     server.start(blocking=True)
-
-
-class Reflection:
-    """grpc_reflection, with more services than those that it is told of."""
-
-    SERVICE_NAME = reflection.SERVICE_NAME
-
-    def __init__(self, *services: str) -> None:
-        self._services = (*services, health.SERVICE_NAME)
-
-    def enable_server_reflection(self, services: Iterable[str], server: Any) -> None:
-        """As that of grpc_reflection."""
-        reflection.enable_server_reflection({*services, *self._services}, server)
 
 
 def _is_news(record: logging.LogRecord) -> bool:

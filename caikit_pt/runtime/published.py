@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-import zipfile
+import os
+import re
+import shutil
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -10,9 +13,14 @@ from caikit.runtime.model_management.loaded_model import LoadedModel
 from caikit.runtime.model_management.model_manager import ModelManager
 from caikit.runtime.types.caikit_runtime_exception import CaikitRuntimeException
 
-from caikit_pt.errors import InvalidParameter, shown
-from caikit_pt.paths import MAX_NAME_BYTES, check_model_name, inside
+from caikit_pt.errors import InvalidParameter, UnknownModel, shown
+from caikit_pt.module import PeftPromptTuning
+from caikit_pt.paths import check_model_name, inside
 from caikit_pt.status import caikit_errors
+
+# Of a config.yml, which begins with the module that has saved it.
+_BEGINNING = 2**16  # bytes
+_OURS = re.compile(rf"^module_id: ['\"]?{PeftPromptTuning.MODULE_ID}['\"]?\s*$", re.MULTILINE)
 
 
 class PublishedPrompts(ModelManager):
@@ -25,25 +33,38 @@ class PublishedPrompts(ModelManager):
         return super().retrieve_model(model_id)
 
     def load_model(self, model_id: str, local_model_path: str, *types: Any, **options: Any) -> LoadedModel:
-        """Raises CaikitRuntimeException, INVALID_ARGUMENT where the path can't be one."""
-        _check_path(local_model_path)
-        return super().load_model(model_id, local_model_path, *types, **options)
+        """Raises CaikitRuntimeException: INVALID_ARGUMENT where the path can't be one, NOT_FOUND where no
+        tuned prompt is there."""
+        path = self._confined(local_model_path)
+        with caikit_errors():
+            if not _is_tuned_prompt(Path(path)):
+                raise UnknownModel(f"Model {shown(model_id)} is no tuned prompt")
+        return super().load_model(model_id, path, *types, **options)
 
     def estimate_model_size(self, model_id: str, local_model_path: str, model_type: str) -> int:
         """Raises CaikitRuntimeException, INVALID_ARGUMENT where the path can't be one."""
-        _check_path(local_model_path)
-        return int(super().estimate_model_size(model_id, local_model_path, model_type))
+        return int(super().estimate_model_size(model_id, self._confined(local_model_path), model_type))
 
     def deploy_model(self, model_id: str, model_files: dict[str, bytes], **options: Any) -> LoadedModel:
-        """Raises CaikitRuntimeException, INVALID_ARGUMENT where the id is no plain name."""
+        """Raises CaikitRuntimeException: INVALID_ARGUMENT where the id or a file's name is no plain name,
+        NOT_FOUND where the files are no tuned prompt; they aren't kept then."""
         with caikit_errors():
-            check_model_name(model_id)
-        return super().deploy_model(model_id, model_files, **options)
+            check_model_name(model_id, "model_id")
+            for name in model_files:
+                check_model_name(name, "model_files.filename")
+            place = inside(self._local_models_dir, model_id, "model_id")
+        was_there = place.exists()
+        try:
+            return super().deploy_model(model_id, model_files, **options)
+        except BaseException:
+            if not was_there:
+                shutil.rmtree(place, ignore_errors=True)
+            raise
 
     def undeploy_model(self, model_id: str) -> None:
         """Raises CaikitRuntimeException, INVALID_ARGUMENT where the id is no plain name."""
         with caikit_errors():
-            check_model_name(model_id)
+            check_model_name(model_id, "model_id")
         super().undeploy_model(model_id)
 
     def _holds(self, model_id: str) -> bool:
@@ -51,11 +72,19 @@ class PublishedPrompts(ModelManager):
             path = inside(self._local_models_dir, model_id, "mm-model-id")
         except InvalidParameter:
             return False
-        half_written = any(part.startswith(".") for part in path.parts[-1:])
-        return not half_written and ((path / "config.yml").is_file() or zipfile.is_zipfile(path))
+        return not path.name.startswith(".") and (path / "config.yml").is_file()
+
+    def _confined(self, path: str) -> str:
+        """A path, as caikit takes it, that is in the directory of models."""
+        root = os.path.realpath(self._local_models_dir)
+        with caikit_errors():
+            return str(inside(root, os.path.relpath(path, root), "modelPath"))
 
 
-def _check_path(path: str) -> None:
-    with caikit_errors():
-        if "\0" in path or any(len(part.encode()) > MAX_NAME_BYTES for part in path.split("/")):
-            raise InvalidParameter("modelPath", path, f"a path of names of up to {MAX_NAME_BYTES} bytes")
+def _is_tuned_prompt(path: Path) -> bool:
+    """Whether our module, or caikit-nlp's, has saved it; nothing of other modules is read any further."""
+    file = path / "config.yml"
+    if not file.is_file():
+        return False
+    with file.open("rb") as content:
+        return bool(_OURS.search(content.read(_BEGINNING).decode("utf-8", "replace")))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -73,11 +72,8 @@ def _answering(rpc: Callable[..., _Answer]) -> Callable[..., _Answer]:
 class TuningServicer:
     """Answers from the trainer's store."""
 
-    def __init__(self, trainer: PromptTuningTrainer, most_watchers: int) -> None:
-        """Each watcher holds a thread of the server, so not all of these may watch."""
+    def __init__(self, trainer: PromptTuningTrainer) -> None:
         self._trainer, self._store = trainer, trainer.store
-        self._most_watchers = most_watchers
-        self._places = threading.BoundedSemaphore(most_watchers)
         self._stopping = False
 
     def stop(self) -> None:
@@ -124,24 +120,8 @@ class TuningServicer:
 
         Reads from the store at the client's pace; no training waits for it.
         """
-        with self._place(context), _told(context):
+        with _told(context):
             yield from self._events(request, context)
-
-    @contextmanager
-    def _place(self, context: Any) -> Iterator[None]:
-        """One of those that hold a thread for longer."""
-        import grpc
-
-        if not self._places.acquire(blocking=False):
-            told = (
-                f"{self._most_watchers} clients watch trainings or evaluate, as many as may; GetTraining "
-                "still answers"
-            )
-            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, told)
-        try:
-            yield
-        finally:
-            self._places.release()
 
     def _events(self, request: Any, context: Any) -> Iterator[Any]:
         import grpc
@@ -186,7 +166,7 @@ class TuningServicer:
 
         A client that leaves ends the work.
         """
-        with self._place(context), _told(context):
+        with _told(context):
             most = WRONG_ANSWERS.check(request.wrong_answers)
             evaluation = _evaluation(request)
             done = Done(0, 0, 0.0)

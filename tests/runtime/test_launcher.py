@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -47,21 +48,16 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("alone")
 
 
-@pytest.fixture(scope="module")
-def port(directory: Path) -> Iterator[int]:
-    """A server whose only setting is BASE_MODELS_DIR (and ports that are free)."""
+@contextmanager
+def serving(directory: Path, **settings: str) -> Iterator[int]:
+    """A server in `directory`, with these settings alone (and ports that are free); its port."""
     port = free_port()
-    settings = {
-        "BASE_MODELS_DIR": str(BASE_MODELS),
-        "BASE_MODEL_DIR": "a slip",
-        "RUNTIME_GRPC_PORT": str(port),
-        "RUNTIME_METRICS_PORT": str(free_port()),
-    }
+    ports = {"RUNTIME_GRPC_PORT": str(port), "RUNTIME_METRICS_PORT": str(free_port())}
     with (directory / "log").open("w") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "caikit_pt.runtime"],
             cwd=directory,
-            env=environment(**settings),
+            env=environment(**settings, **ports),
             stdout=log,
             stderr=subprocess.STDOUT,
         )
@@ -71,6 +67,23 @@ def port(directory: Path) -> Iterator[int]:
     finally:
         process.terminate()
         process.wait(60)
+
+
+@pytest.fixture(scope="module")
+def port(directory: Path) -> Iterator[int]:
+    """A server whose only setting is BASE_MODELS_DIR."""
+    with serving(directory, BASE_MODELS_DIR=str(BASE_MODELS), BASE_MODEL_DIR="a slip") as port:
+        yield port
+
+
+@pytest.fixture(scope="module")
+def managed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, Path]]:
+    """A server that lets its models be managed, and its directory, with a file beside the models."""
+    directory = tmp_path_factory.mktemp("managed")
+    (directory / "victim").mkdir()
+    (directory / "victim" / "config.yml").write_text("not a model")
+    with serving(directory, BASE_MODELS_DIR=str(BASE_MODELS), MODEL_MANAGEMENT_RPCS="true") as port:
+        yield port, directory
 
 
 @pytest.fixture(scope="module")
@@ -163,35 +176,78 @@ def test_a_training_id_that_is_none(client: TuningClient, id: str) -> None:
         assert len(str(error.value)) < 200
 
 
-@pytest.mark.parametrize("id", [LONG, "..", "a\0b", "/etc/x"])
-def test_a_model_id_to_manage_that_is_none(port: int, id: str) -> None:
+def deployment(id: str, **files: bytes) -> tuple[Any, Any]:
+    """Requests that deploy and undeploy a model."""
     from caikit.interfaces.runtime.data_model import DeployModelRequest, UndeployModelRequest
+
+    deploying: Any = DeployModelRequest.get_proto_class()
+    file = message_factory.GetMessageClass(deploying.DESCRIPTOR.fields_by_name["model_files"].message_type)
+    named = [file(filename=name, data=data) for name, data in files.items()]
+    return deploying(model_id=id, model_files=named), UndeployModelRequest.get_proto_class()(model_id=id)
+
+
+def management(channel: grpc.Channel) -> Any:
     from caikit.runtime.service_factory import ServicePackageFactory as Factory
 
-    package = Factory.get_service_package(Factory.ServiceType.MODEL_MANAGEMENT)
-    file = DeployModelRequest.get_proto_class().DESCRIPTOR.fields_by_name["model_files"].message_type
+    return Factory.get_service_package(Factory.ServiceType.MODEL_MANAGEMENT).stub_class(channel)
+
+
+def refused(rpc: Any, request: Any) -> tuple[grpc.StatusCode, str]:
+    with pytest.raises(grpc.RpcError) as error:
+        rpc(request)
+    return error.value.code(), error.value.details() or ""
+
+
+def test_models_are_managed_where_the_settings_say_so_alone(port: int) -> None:
+    deployed, undeployed = deployment("x", **{"config.yml": b"x"})
     with grpc.insecure_channel(f"localhost:{port}") as channel:
-        stub = package.stub_class(channel)
-        deployed = DeployModelRequest.get_proto_class()(model_id=id)
-        deployed.model_files.append(message_factory.GetMessageClass(file)(filename="config.yml", data=b"x"))
-        undeployed = UndeployModelRequest.get_proto_class()(model_id=id)
-        for rpc, request in ((stub.DeployModel, deployed), (stub.UndeployModel, undeployed)):
-            with pytest.raises(grpc.RpcError) as error:
-                rpc(request)
-            assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        for rpc, request in (
+            (management(channel).DeployModel, deployed),
+            (management(channel).UndeployModel, undeployed),
+        ):
+            status, text = refused(rpc, request)
+            assert status is grpc.StatusCode.UNIMPLEMENTED
+            assert "model_management_rpcs" in text
 
 
-@pytest.mark.parametrize("path", [LONG, "a\0b"])
-def test_a_path_to_load_that_is_none(port: int, path: str) -> None:
+@pytest.mark.parametrize("id", [LONG, "..", "a\0b", "/etc/x", "../victim", "../pwned"])
+def test_a_model_id_to_manage_that_is_none(managed: tuple[int, Path], id: str) -> None:
+    deployed, undeployed = deployment(id, **{"config.yml": b"x"})
+    with grpc.insecure_channel(f"localhost:{managed[0]}") as channel:
+        stub = management(channel)
+        assert refused(stub.DeployModel, deployed)[0] is grpc.StatusCode.INVALID_ARGUMENT
+        assert refused(stub.UndeployModel, undeployed)[0] is grpc.StatusCode.INVALID_ARGUMENT
+    assert (managed[1] / "victim" / "config.yml").is_file()
+
+
+@pytest.mark.parametrize("name", ["../../evil.txt", "/tmp/evil.txt", "..", "a/b", " x", LONG, ".hidden"])
+def test_a_file_to_deploy_stays_in_its_model(managed: tuple[int, Path], name: str) -> None:
+    before = set(managed[1].rglob("*"))
+    deployed, _ = deployment("good", **{"config.yml": b"module_id: x", name: b"evil"})
+    with grpc.insecure_channel(f"localhost:{managed[0]}") as channel:
+        assert refused(management(channel).DeployModel, deployed)[0] is grpc.StatusCode.INVALID_ARGUMENT
+    assert set(managed[1].rglob("*")) == before
+
+
+def test_what_is_deployed_and_is_no_prompt_of_ours_is_not_kept(managed: tuple[int, Path]) -> None:
+    deployed, _ = deployment("other", **{"config.yml": b"module_id: 00110203-0405-0607-0809-0a0b02dd0e0f"})
+    with grpc.insecure_channel(f"localhost:{managed[0]}") as channel:
+        status, text = refused(management(channel).DeployModel, deployed)
+    assert status is grpc.StatusCode.NOT_FOUND
+    assert text == "Model 'other' is no tuned prompt"
+    assert not (managed[1] / "models" / "other").exists()
+
+
+@pytest.mark.parametrize("path", [LONG, "a\0b", "/etc", "victim", "../victim", "models/../victim", "models"])
+def test_a_path_to_load_that_is_none(managed: tuple[int, Path], path: str) -> None:
     from caikit.runtime.protobufs import model_runtime_pb2 as messages
     from caikit.runtime.protobufs import model_runtime_pb2_grpc as services
 
-    with grpc.insecure_channel(f"localhost:{port}") as channel:
+    with grpc.insecure_channel(f"localhost:{managed[0]}") as channel:
         stub = services.ModelRuntimeStub(channel)
-        named = {"modelId": path, "modelPath": path, "modelType": "x"}
+        named = {"modelId": "x", "modelPath": path, "modelType": "x"}
         load, predict = messages.LoadModelRequest(**named), messages.PredictModelSizeRequest(**named)
         for rpc, request in ((stub.loadModel, load), (stub.predictModelSize, predict)):
-            with pytest.raises(grpc.RpcError) as error:
-                rpc(request)
-            assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-            assert len(error.value.details() or "") < 250
+            status, text = refused(rpc, request)
+            assert status is grpc.StatusCode.INVALID_ARGUMENT
+            assert len(text) < 250

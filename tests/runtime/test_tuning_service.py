@@ -79,8 +79,8 @@ def endless(monkeypatch: pytest.MonkeyPatch) -> Endless:
 
 @pytest.fixture
 def servicer() -> TuningServicer:
-    """Without trainings, and with a place for one client that takes long."""
-    return TuningServicer(SimpleNamespace(store=None), most_watchers=1)  # type: ignore[arg-type]
+    """Without trainings."""
+    return TuningServicer(SimpleNamespace(store=None))  # type: ignore[arg-type]
 
 
 def test_a_client_that_leaves_ends_its_evaluation(servicer: TuningServicer, endless: Endless) -> None:
@@ -90,18 +90,11 @@ def test_a_client_that_leaves_ends_its_evaluation(servicer: TuningServicer, endl
         context.events -= 1
     assert seen == [1, 2, 3]
     assert endless.closed
-    # Its place is free again.
-    assert next(servicer.Evaluate(EvaluateRequest().to_proto(), Context(1))).done == 1
 
 
-def test_as_many_as_may_evaluate_and_none_while_the_server_stops(
-    servicer: TuningServicer, endless: Endless
-) -> None:
+def test_nobody_evaluates_while_the_server_stops(servicer: TuningServicer, endless: Endless) -> None:
     first = servicer.Evaluate(EvaluateRequest().to_proto(), one := Context(9))
     next(first)
-    with pytest.raises(Left, match="1 clients watch trainings or evaluate"):
-        next(servicer.Evaluate(EvaluateRequest().to_proto(), refused := Context(9)))
-    assert refused.status == "RESOURCE_EXHAUSTED"
     servicer.stop()
     with pytest.raises(Left, match="The server stops"):
         next(first)
@@ -114,7 +107,7 @@ def test_a_watch_that_the_store_fails_is_to_be_taken_up_again(tmp_path: Path) ->
     store = JobStore(tmp_path)
     store.add(job("one"))
     trainer: Any = SimpleNamespace(store=store, job=store.find)
-    servicer, request = TuningServicer(trainer, 1), WatchTrainingRequest(training_id="one").to_proto()
+    servicer, request = TuningServicer(trainer), WatchTrainingRequest(training_id="one").to_proto()
     for failing in ("find", "events"):
         watched = servicer.WatchTraining(request, context := Context(9))
         assert next(watched).kind == "state"

@@ -1,0 +1,130 @@
+"""The RPCs of this server: what each is for, which threads answer it, and what its request names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from caikit_pt.errors import InvalidParameter, UnknownJob, UnknownModel, shown
+from caikit_pt.paths import check_model_name
+
+# What a principal may be allowed to do.
+GENERATE, TUNE, WATCH, CANCEL, DEPLOY = "generate", "tune", "watch", "cancel", "deploy"
+ACTIONS = (GENERATE, TUNE, WATCH, CANCEL, DEPLOY)
+# What anybody may do whom this server knows, and what even others may.
+KNOW, PROBE = "know", "probe"
+
+# The lanes (lane.py) that RPCs are answered in.
+ANSWERS, STREAMS, WATCHES, TRAININGS, CONTROL = "answers", "streams", "watches", "trainings", "control"
+
+MODEL_ID = "mm-model-id"
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+_SMALL, _WITH_RECORDS = 4 * 2**20, 0  # bytes of a message; 0: as gRPC's own limit has it
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """One RPC. `models`, `reads` and `trainings` are fields of its request that hold a name: of models that
+    it is about, of models that it looks at, and of trainings."""
+
+    action: str
+    lane: str
+    models: tuple[str, ...] = ()
+    reads: tuple[str, ...] = ()
+    trainings: tuple[str, ...] = ()
+    by_metadata: bool = False
+    most_bytes: int = _SMALL
+    # The setting that opens it, where it is closed without.
+    opened_by: str = ""
+
+    def named(self, message: Any, metadata: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, str]]:
+        """What is done to which models. Raises InvalidParameter or UnknownModel where a name is none."""
+        for field in self.trainings:
+            _check_id(_value(message, field))
+        if self.by_metadata:
+            for key, value in metadata:
+                if key == MODEL_ID and value:
+                    yield self.action, _checked_id(value)
+        for field in self.models:
+            if name := _value(message, field):
+                yield self.action, check_model_name(name, field)
+        for field in self.reads:
+            if name := _value(message, field):
+                yield GENERATE, check_model_name(name, field.rpartition(".")[2])
+
+
+def _value(message: Any, field: str) -> str:
+    for part in field.split("."):
+        message = getattr(message, part)
+    return str(message)
+
+
+def _checked_id(id: Any) -> str:
+    """Raises UnknownModel where no model can have this id: caikit's clients know that as NOT_FOUND."""
+    try:
+        return check_model_name(id, MODEL_ID)
+    except InvalidParameter as error:
+        raise UnknownModel(f"Model {shown(id)} not found") from error
+
+
+def _check_id(id: str) -> None:
+    """Raises UnknownJob where no training can have this id."""
+    if not _ID.fullmatch(id):
+        raise UnknownJob(f"Unknown training_id: {shown(id)}")
+
+
+_PREDICT = Door(GENERATE, ANSWERS, by_metadata=True)
+_PREDICT_STREAM = Door(GENERATE, STREAMS, by_metadata=True)
+_TUNE = Door(
+    TUNE,
+    TRAININGS,
+    models=("model_name",),
+    reads=("parameters.prompt_tuning_init_prompt",),
+    most_bytes=_WITH_RECORDS,
+)
+_OF_JOBS = Door(
+    GENERATE, CONTROL, by_metadata=True, opened_by="runtime.service_generation.enable_inference_jobs"
+)
+_MANAGEMENT = Door(
+    DEPLOY, CONTROL, models=("model_id",), most_bytes=_WITH_RECORDS, opened_by="model_management_rpcs"
+)
+_MODEL_MESH = Door(DEPLOY, CONTROL, models=("modelId",), opened_by="model_management_rpcs")
+
+_SERVICES: dict[str, dict[str, Door]] = {
+    r"caikit\.runtime\.\w+\.\w+JobService": {r"\w+": _OF_JOBS},
+    r"caikit\.runtime\.\w+\.\w+TrainingService": {r"\w+Train": _TUNE},
+    r"caikit\.runtime\.models\.ModelManagement": {r"\w+": _MANAGEMENT},
+    r"mmesh\.ModelRuntime": {
+        "runtimeStatus": Door(KNOW, CONTROL, opened_by="model_management_rpcs"),
+        r"\w+": _MODEL_MESH,
+    },
+    r"caikit\.runtime\.training\.TrainingManagement": {
+        "GetTrainingStatus": Door(WATCH, CONTROL, trainings=("training_id",)),
+        "CancelTraining": Door(CANCEL, TRAININGS, trainings=("training_id",)),
+    },
+    r"caikit\.runtime\.info\.InfoService": {r"\w+": Door(KNOW, CONTROL)},
+    r"caikit_pt\.TuningService": {
+        "WatchTraining": Door(WATCH, WATCHES, trainings=("training_id",)),
+        "ListTrainings": Door(WATCH, CONTROL),
+        "GetTraining": Door(WATCH, CONTROL, trainings=("training_id",)),
+        "CheckTraining": _TUNE,
+        "Evaluate": Door(GENERATE, WATCHES, models=("model_name", "against"), most_bytes=_WITH_RECORDS),
+    },
+    r"caikit\.runtime\.\w+\.\w+Service": {
+        r"ServerStreaming\w+TaskPredict": _PREDICT_STREAM,
+        r"\w+TaskPredict": _PREDICT,
+    },
+    r"grpc\.health\.v1\.Health": {"Watch": Door(PROBE, WATCHES), "Check": Door(PROBE, CONTROL)},
+    r"grpc\.reflection\.v1\w*\.ServerReflection": {r"\w+": Door(KNOW, CONTROL, opened_by="reflection")},
+}
+
+
+def door_of(method: str) -> Door | None:
+    """That of an RPC by its whole name, /PACKAGE.SERVICE/METHOD; None where there is none."""
+    service, _, name = method.removeprefix("/").partition("/")
+    for pattern, doors in _SERVICES.items():
+        if re.fullmatch(pattern, service):
+            return next((door for one, door in doors.items() if re.fullmatch(one, name)), None)
+    return None

@@ -1,0 +1,42 @@
+"""Ends RPCs whose message doesn't come: each of them holds a thread."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+_SECONDS_BETWEEN_LOOKS = 0.5
+
+
+class Patience:
+    """For a message, `seconds` long. A thread looks after all that are waited for."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._waiting: dict[int, tuple[float, Any]] = {}
+        threading.Thread(target=self._look, name="patience", daemon=True).start()
+
+    @contextmanager
+    def with_(self, context: Any) -> Iterator[None]:
+        """While the message of an RPC is on its way."""
+        self._waiting[id(context)] = time.monotonic() + self._seconds, context
+        try:
+            yield
+        finally:
+            self._waiting.pop(id(context), None)
+
+    def _look(self) -> None:
+        import grpc
+
+        while True:
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+            now = time.monotonic()
+            for deadline, context in list(self._waiting.values()):
+                if now > deadline:
+                    told = f"The request's message hasn't come within {self._seconds:g} seconds"
+                    # abort raises where it is called; whoever waits for the message is woken by it.
+                    with suppress(Exception):
+                        context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, told)
