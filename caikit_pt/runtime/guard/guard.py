@@ -128,7 +128,8 @@ class _Answers:
             raise InvalidParameter("request", "no message", "one message")
         most = self._door.most_bytes
         if most and len(content) > most:
-            raise InvalidParameter("request", f"a message of {len(content):,} bytes", f"up to {most:,} bytes")
+            allowed = f"up to {most:,} bytes"
+            raise InvalidParameter("request", f"{len(content):,} bytes", allowed)
         try:
             return self._handler.request_deserializer(content)
         except DecodeError:

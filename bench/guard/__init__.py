@@ -1,0 +1,1 @@
+"""What the guard in front of every RPC costs."""
