@@ -1,27 +1,4 @@
-"""Every error that caikit_pt raises on purpose, each with the gRPC status a caller sees.
-
-    CaikitPtError                    INTERNAL
-    ├── InvalidParameter             INVALID_ARGUMENT
-    │   ├── InvalidRecord            INVALID_ARGUMENT
-    │   ├── UnknownToken             INVALID_ARGUMENT
-    │   └── InvalidSourcePrompt      INVALID_ARGUMENT
-    ├── BaseModelMismatch            FAILED_PRECONDITION
-    ├── DamagedArtifact              DATA_LOSS
-    ├── TrainingDiverged             ABORTED
-    ├── TrainingInterrupted          UNAVAILABLE
-    ├── TrainingFailed               INTERNAL
-    ├── TooManyRequests              RESOURCE_EXHAUSTED
-    ├── OutOfMemory                  RESOURCE_EXHAUSTED
-    ├── WaitedTooLong                DEADLINE_EXCEEDED
-    ├── BackendUnavailable           UNAVAILABLE
-    ├── BackendMismatch              FAILED_PRECONDITION
-    ├── StateUnavailable             UNAVAILABLE
-    ├── TooManyJobs                  RESOURCE_EXHAUSTED
-    ├── UnknownJob                   NOT_FOUND
-    ├── UnknownModel                 NOT_FOUND
-    ├── OverCapacity                 RESOURCE_EXHAUSTED
-    ├── ClosedDoor                   UNIMPLEMENTED
-    └── Unforeseen                   INTERNAL
+"""Every error that caikit_pt raises on purpose, each with the gRPC status a caller sees (docs/errors.md).
 
 This module knows nothing of gRPC: a status is the name of one, and `status.py` and `runtime/` turn
 the name into what caikit expects.
@@ -44,10 +21,11 @@ class CaikitPtError(Exception):
     # After which the same request may succeed; None: nobody knows, or it never will.
     retry_seconds: float | None = None
 
-    @property
-    def reason(self) -> str:
-        """For programs: INVALID_PARAMETER ... It stays what it is in later releases (docs/errors.md)."""
-        return re.sub(r"(?<!^)(?=[A-Z])", "_", type(self).__name__).upper()
+    # For programs: INVALID_PARAMETER ... It stays what it is in later releases.
+    reason = "CAIKIT_PT_ERROR"
+
+    def __init_subclass__(cls) -> None:
+        cls.reason = re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).upper()
 
 
 class InvalidParameter(CaikitPtError):

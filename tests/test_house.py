@@ -258,16 +258,6 @@ def test_every_setting_has_a_line_on_what_it_does() -> None:
     assert all(lines[number - 1].startswith("#") for number in ours)
 
 
-def test_the_error_tree_is_the_one_that_is_drawn() -> None:
-    drawn = re.findall(r"(\w+) {2,}([A-Z_]+)$", errors.__doc__ or "", re.MULTILINE)
-    classes = {
-        name: kind.status
-        for name, kind in vars(errors).items()
-        if isinstance(kind, type) and issubclass(kind, errors.CaikitPtError)
-    }
-    assert dict(drawn) == classes
-
-
 def test_rooms_know_only_the_rooms_below_them() -> None:
     assert {room_of(name) for name in arrows()} == {*ROOMS, *EVERYWHERE}
     for name, used in arrows().items():

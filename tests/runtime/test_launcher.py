@@ -154,7 +154,8 @@ def test_a_model_id_that_is_none(client: TuningClient, directory: Path, id: str)
     for ask in (client.generate, lambda *asked: list(client.stream(*asked))):
         with pytest.raises(ServerError) as error:
             ask(id, "hello")
-        assert error.value.status == "NOT_FOUND"
+        assert (error.value.status, error.value.reason) == ("NOT_FOUND", "UNKNOWN_MODEL")
+        assert error.value.request_id
         assert len(str(error.value)) < 200
         assert str(directory) not in str(error.value)
         assert "config.yml" not in str(error.value)
