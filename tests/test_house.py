@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 
 import caikit_pt
-from caikit_pt import errors
 from caikit_pt.base_model import sides
 from caikit_pt.base_model.family import FAMILIES, Family
 from caikit_pt.base_model.serving.side import ServingSide
