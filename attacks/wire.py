@@ -1,0 +1,153 @@
+"""What isn't a request at all, or far too many of them."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import Any
+
+import grpc
+
+from attacks.attack import ANSWERED, REFUSED, Attack
+from attacks.target import GOOD, Target
+
+_NLP = "/caikit.runtime.Nlp.NlpService"
+_UNARY, _STREAM = f"{_NLP}/TextGenerationTaskPredict", f"{_NLP}/ServerStreamingTextGenerationTaskPredict"
+_TRAIN = "/caikit.runtime.Nlp.NlpTrainingService/TextGenerationTaskPeftPromptTuningTrain"
+_GOOD = (("mm-model-id", GOOD),)
+_TEXT = b"\x0a\x05hello"  # field 1, text
+
+
+def _sent(content: bytes, method: str = _UNARY, **options: Any) -> Callable[[Target], object]:
+    def act(target: Target) -> object:
+        with grpc.insecure_channel(f"localhost:{target.port}") as channel:
+            options.setdefault("metadata", _GOOD)
+            return channel.unary_unary(method, None, None)(content, timeout=15, **options)
+
+    return act
+
+
+def _silent(target: Target) -> object:
+    """As many RPCs as the server has threads for answers, none with a message."""
+    with ExitStack() as stack:
+        channels = [
+            stack.enter_context(
+                grpc.insecure_channel(f"localhost:{target.port}", [("grpc.use_local_subchannel_pool", 1)])
+            )
+            for _ in range(4)
+        ]
+        late = [
+            channels[number % 4].stream_unary(_UNARY, None, None).future(_nothing(), metadata=_GOOD)
+            for number in range(100)
+        ]
+        late[0].result(timeout=15)
+        return None
+
+
+def _nothing() -> Iterator[bytes]:
+    time.sleep(8)
+    yield from ()
+
+
+def _unread(target: Target) -> object:
+    """120 streams that nobody reads, through the smallest window that there is."""
+    options = [("grpc.http2.lookahead_bytes", 1024), ("grpc.use_local_subchannel_pool", 1)]
+    long = target.raw.messages.ServerStreamingTextGenerationTaskRequest(
+        text="hello", max_new_tokens=100, min_new_tokens=100
+    ).SerializeToString()
+    with grpc.insecure_channel(f"localhost:{target.port}", options) as channel:
+        streams: list[Any] = [
+            channel.unary_stream(_STREAM, None, None)(long, metadata=_GOOD) for _ in range(120)
+        ]
+        assert target.answers_others()
+        refused = [one for one in streams if not one.is_active()]
+        for one in set(streams) - set(refused):
+            one.cancel()
+        if not refused:
+            return None
+        # It raises what it was refused with.
+        return next(refused[0])
+
+
+def _begun_and_left(target: Target) -> object:
+    """Rapid reset: 3,000 requests that are cancelled as soon as they are sent."""
+    with grpc.insecure_channel(f"localhost:{target.port}") as channel:
+        rpc: Any = channel.unary_unary(_UNARY, None, None)
+        for _ in range(3000):
+            rpc.future(_TEXT, metadata=_GOOD).cancel()
+    return None
+
+
+def _connections(target: Target) -> object:
+    """400 connections that say nothing."""
+    with ExitStack() as stack:
+        for _ in range(400):
+            stack.enter_context(socket.create_connection(("localhost", target.port), timeout=5))
+        assert target.answers_others()
+    return None
+
+
+def _plain(content: bytes) -> Callable[[Target], object]:
+    def act(target: Target) -> object:
+        with socket.create_connection(("localhost", target.port), timeout=5) as connection:
+            connection.sendall(content)
+            connection.settimeout(2)
+            try:
+                while connection.recv(4096):
+                    pass
+            except (TimeoutError, ConnectionError):
+                pass
+        return None
+
+    return act
+
+
+def _flood(target: Target) -> object:
+    """400 requests at once, of which some may be refused, and all the others are answered right."""
+
+    def ask(_: int) -> bool:
+        try:
+            return bool(target.raw.predict(GOOD, "The lamp is great", max_new_tokens=3).generated_text)
+        except grpc.RpcError as error:
+            return error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+    with ThreadPoolExecutor(64) as pool:
+        assert all(pool.map(ask, range(400)))
+    return None
+
+
+_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+_LARGE = (*REFUSED, "RESOURCE_EXHAUSTED", "INTERNAL", "UNKNOWN", "UNAVAILABLE", "CANCELLED")
+ATTACKS = [
+    Attack("message: random bytes", _sent(b"\xff" + os.urandom(1000))),
+    Attack("message: a text that isn't UTF-8", _sent(b"\x0a\x02\xc3\x28")),
+    Attack("message: a length beyond its end", _sent(b"\x0a\xff\xff\xff\xff\x0f")),
+    Attack("message: groups without an end", _sent(b"\x0b" * 100_000)),
+    Attack("message: a number of a hundred bytes", _sent(b"\x08" + b"\xff" * 100 + b"\x01")),
+    Attack("message: training records of random bytes", _sent(b"\xff" + os.urandom(1000), _TRAIN)),
+    Attack("message: 70 MiB", _sent(b"\x0a" + b"x" * (70 * 2**20)), ("RESOURCE_EXHAUSTED",)),
+    Attack("message: 5 MiB where 4 may be", _sent(b"\x0a" + b"x" * (5 * 2**20))),
+    Attack("metadata: 1 MiB", _sent(_TEXT, metadata=(("x", "y" * 2**20),)), _LARGE),
+    Attack(
+        "metadata: 5,000 entries", _sent(_TEXT, metadata=tuple((f"x-{n}", "y") for n in range(5000))), _LARGE
+    ),
+    Attack("metadata: no model", _sent(_TEXT, metadata=())),
+    Attack("an RPC that there isn't", _sent(b"", f"{_NLP}/Nothing"), ("UNIMPLEMENTED",)),
+    Attack("a service that there isn't", _sent(b"", "/evil.Service/Do"), ("UNIMPLEMENTED",)),
+    Attack("caikit's Process", _sent(b"", "/processproto.Process/Run"), ("UNIMPLEMENTED",)),
+    Attack("a message that never comes, 100 times", _silent, ("DEADLINE_EXCEEDED",), seconds=30),
+    Attack("120 streams that nobody reads", _unread, ("RESOURCE_EXHAUSTED",), seconds=30),
+    Attack("3,000 requests that are taken back", _begun_and_left, (ANSWERED,), seconds=60),
+    Attack("400 connections that say nothing", _connections, (ANSWERED,)),
+    Attack("400 requests at once", _flood, (ANSWERED,), seconds=60),
+    Attack("HTTP/1", _plain(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"), (ANSWERED,)),
+    Attack(
+        "TLS to a plain port", _plain(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc" + os.urandom(500)), (ANSWERED,)
+    ),
+    Attack("frames of random bytes", _plain(_PREFACE + os.urandom(5000)), (ANSWERED,)),
+    Attack("a frame of 16 MiB", _plain(_PREFACE + b"\xff\xff\xff\x04\0\0\0\0\0" + b"x" * 1000), (ANSWERED,)),
+]
