@@ -41,7 +41,8 @@ ROOMS = {
     "tracking": {"tuning"},
     # ---- caikit ----
     "data_model": set(),
-    "status": set(),
+    "refusals": set(),
+    "status": {"refusals"},
     "module": {
         "data_model",
         "status",
@@ -56,12 +57,15 @@ ROOMS = {
     "config_files": set(),
     "runtime": {
         "data_model",
+        "refusals",
         "status",
         "config_files",
         "module",
         "parameters",
         "base_model",
         "soft_prompt",
+        # What it has done is read by the metrics, traces and lines of requests.
+        "serving",
         "tuning",
         "tracking",
     },

@@ -40,6 +40,7 @@ def serve() -> None:
     # Its import makes what the settings say of threads.
     from caikit.runtime import grpc_server
 
+    from caikit_pt.runtime import metrics
     from caikit_pt.runtime.published import PublishedPrompts
     from caikit_pt.runtime.trainer import PromptTuningTrainer
     from caikit_pt.runtime.tuning_rpcs import service
@@ -69,7 +70,7 @@ def serve() -> None:
 
     logging.getLogger("MDLMNG").addFilter(_is_news)
     # caikit takes the manager that there is.
-    PublishedPrompts()
+    prompts = PublishedPrompts()
     # caikit says once, as it builds its server, which services reflection is to show.
     grpc_server.reflection = Reflection(service().descriptor.full_name)
     for channel in ("GT-SERVICR-I", "SERVER-WRAPR"):
@@ -78,6 +79,7 @@ def serve() -> None:
         server = Server()
     except CaikitPtError as error:
         raise SystemExit(f"caikit_pt: {error}") from None
+    metrics.expose(metrics.metrics_of(server.trainer.store, lambda: len(prompts.loaded_models)))
     server.start(blocking=True)
 
 
