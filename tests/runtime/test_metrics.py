@@ -114,8 +114,10 @@ def test_answers_are_counted(metrics: Metrics, llama: BaseModel) -> None:
 
 
 def test_the_parts_of_a_latency_are_the_whole(metrics: Metrics, llama: BaseModel) -> None:
-    worker_of(llama).submit(request(llama, 1, max_new_tokens=4, min_new_tokens=4)).result()
+    worker = worker_of(llama)
+    worker.submit(request(llama, 1, max_new_tokens=4, min_new_tokens=4)).result()
     found = scraped(metrics)
+    del worker
     parts = ("request_queue_time", "request_prefill_time", "request_decode_time")
     whole = found["vllm:e2e_request_latency_seconds_sum"][of(LLAMA)]
     assert sum(found[f"vllm:{part}_seconds_sum"][of(LLAMA)] for part in parts) == pytest.approx(whole)
