@@ -165,6 +165,12 @@ class JobStore:
         found = self._database.read(query, (RUNNING,))[0][0]
         return None if found is None else float(found)
 
+    def ended_since(self, time: float) -> Sequence[Job]:
+        """The jobs that ended later than `time` (seconds since 1970), in this order."""
+        marks = ", ".join("?" * len(TERMINAL))
+        query = f"SELECT * FROM jobs WHERE state IN ({marks}) AND ended > ? ORDER BY ended"
+        return [as_job(row) for row in self._database.read(query, (*TERMINAL, time))]
+
     def ahead_of(self, job: Job) -> int:
         """Jobs that wait before `job`."""
         query = "SELECT COUNT(*) FROM jobs WHERE state = ? AND number < ?"

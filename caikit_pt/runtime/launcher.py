@@ -11,6 +11,7 @@ from typing import Any
 from grpc_health.v1 import health
 from grpc_reflection.v1alpha import reflection
 
+from caikit_pt import settings
 from caikit_pt.errors import CaikitPtError, without_excerpts
 
 _LOG = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ def serve() -> None:
     # Its import makes what the settings say of threads.
     from caikit.runtime import grpc_server
 
-    from caikit_pt.runtime import metrics
+    from caikit_pt.runtime import metrics, tracing
     from caikit_pt.runtime.published import PublishedPrompts
     from caikit_pt.runtime.trainer import PromptTuningTrainer
     from caikit_pt.runtime.tuning_rpcs import service
@@ -80,6 +81,7 @@ def serve() -> None:
     except CaikitPtError as error:
         raise SystemExit(f"caikit_pt: {error}") from None
     metrics.expose(metrics.metrics_of(server.trainer.store, lambda: len(prompts.loaded_models)))
+    tracing.begin(settings.current().tracing.endpoint, server.trainer.store)
     server.start(blocking=True)
 
 

@@ -21,6 +21,7 @@ from caikit_pt.serving.generation import Generation
 from caikit_pt.serving.request import Request
 from caikit_pt.serving.scheduler import Limits, Scheduler
 from caikit_pt.serving.statistics import Statistics
+from caikit_pt.serving.witness import shown
 
 if TYPE_CHECKING:
     from caikit_pt.base_model.layers.parcel import Parcel
@@ -98,7 +99,7 @@ class Engine:
         """Takes a request on. Raises TooManyRequests, and InvalidParameter where it can never run."""
         generation = Generation(request, self.statistics.ended)
         self._scheduler.add(generation)
-        return generation
+        return shown(generation)
 
     def step(self) -> None:
         """Reads some of what waits, and gives every running row a token."""
