@@ -28,6 +28,7 @@ def serve() -> None:
     from caikit.core import MODEL_MANAGER
     from caikit.core.toolkit.logging import configure
 
+    from caikit_pt.runtime import start_log
     from caikit_pt.runtime.configuration import check
 
     os.environ.update({**_PATIENT_THREADS, **_IMPATIENT_REQUESTS, **os.environ})
@@ -38,6 +39,7 @@ def serve() -> None:
     configure()
     for text in doubtful:
         _LOG.warning(text)
+    start_log.quiet()
     # Its import makes what the settings say of threads.
     from caikit.runtime import grpc_server
 
@@ -82,6 +84,7 @@ def serve() -> None:
         raise SystemExit(f"caikit_pt: {error}") from None
     metrics.expose(metrics.metrics_of(server.trainer.store, lambda: len(prompts.loaded_models)))
     tracing.begin(settings.current().tracing.endpoint, server.trainer.store)
+    start_log.tell(caikit.get_config(), settings.current())
     server.start(blocking=True)
 
 
