@@ -139,7 +139,7 @@ def test_a_training_is_a_span_of_its_states_and_phases(spans: InMemorySpanExport
     assert dict(good.attributes or {})["gen_ai.operation.name"] == "tune"
 
 
-class Collector(grpc.GenericRpcHandler):
+class Collector(grpc.GenericRpcHandler):  # type: ignore[type-arg]
     """A collector that takes OTLP over gRPC, and keeps what it is sent."""
 
     def __init__(self) -> None:
@@ -171,9 +171,9 @@ def test_a_real_collector_gets_them(llama: BaseModel, tmp_path: Path) -> None:
         with request_span(METADATA, "helpful"):
             worker.submit(request(llama, 1, max_new_tokens=3, min_new_tokens=3)).result()
         traces.flush()
+        traces.close()
     finally:
         tracing.use(None)
-        traces.close()
         server.stop(None)
     (resource,) = [one for request in collector.requests for one in request.resource_spans]
     named = {one.key: one.value.string_value for one in resource.resource.attributes}
