@@ -12,7 +12,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from caikit_pt.errors import InvalidParameter, StateUnavailable
@@ -222,13 +222,14 @@ def accepted(id: str, metadata: Mapping[str, str]) -> None:
 
 def _follow(store: JobStore, since: float) -> None:
     """Tells of every job that ends, until somebody else is told."""
-    traces, changes = _TRACES, -1
+    traces, seen = _TRACES, -1
     while traces is not None and traces is _TRACES:
-        try:
-            since = tell_ended(traces, store, since)
-        except StateUnavailable:
-            changes = -1
-        changes = store.wait_for_change(changes, _SECONDS_BETWEEN_LOOKS)
+        changes = store.changes
+        if changes != seen:
+            # What can't be read now is so at the next look.
+            with suppress(StateUnavailable):
+                since, seen = tell_ended(traces, store, since), changes
+        time.sleep(_SECONDS_BETWEEN_LOOKS)
 
 
 def tell_ended(traces: Traces, store: JobStore, since: float) -> float:

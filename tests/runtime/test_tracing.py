@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from examples.local_server import ROOT, free_port
 from tests.conftest import LLAMA
 from tests.serving.test_engine import WORDS, request
 
+from .servers import QUICK, RECORDS, Server, wait_for
 from .test_job_store import job
 
 TRACE, CALLER = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -157,13 +159,22 @@ class Collector(grpc.GenericRpcHandler):  # type: ignore[type-arg]
         )
 
 
-def test_a_real_collector_gets_them(llama: BaseModel, tmp_path: Path) -> None:
+@contextmanager
+def collecting() -> Iterator[tuple[Collector, int]]:
+    """A collector that runs, and its port."""
     collector, port = Collector(), free_port()
     server = grpc.server(ThreadPoolExecutor(2))
     server.add_generic_rpc_handlers((collector,))
     server.add_insecure_port(f"localhost:{port}")
     server.start()
     try:
+        yield collector, port
+    finally:
+        server.stop(None)
+
+
+def test_a_real_collector_gets_them(llama: BaseModel, tmp_path: Path) -> None:
+    with collecting() as (collector, port):
         tracing.begin(f"http://localhost:{port}", JobStore(tmp_path))
         traces = tracing._TRACES
         assert traces is not None
@@ -171,10 +182,8 @@ def test_a_real_collector_gets_them(llama: BaseModel, tmp_path: Path) -> None:
         with request_span(METADATA, "helpful"):
             worker.submit(request(llama, 1, max_new_tokens=3, min_new_tokens=3)).result()
         traces.flush()
-        traces.close()
-    finally:
         tracing.use(None)
-        server.stop(None)
+        traces.close()
     (resource,) = [one for request in collector.requests for one in request.resource_spans]
     named = {one.key: one.value.string_value for one in resource.resource.attributes}
     assert named["service.name"] == "caikit_pt"
@@ -189,6 +198,26 @@ def test_a_real_collector_gets_them(llama: BaseModel, tmp_path: Path) -> None:
     assert attributes["gen_ai.usage.output_tokens"].int_value == 3
     reasons = attributes["gen_ai.response.finish_reasons"].array_value.values
     assert [one.string_value for one in reasons] == ["length"]
+
+
+def test_a_server_tells_of_its_trainings(tmp_path: Path) -> None:
+    with collecting() as (collector, port):
+        server = Server(tmp_path, TRACING_ENDPOINT=f"localhost:{port}")
+        try:
+            with server.start() as client:
+                id = client.tune("traced", base_model=LLAMA, records=RECORDS, **QUICK)
+                assert [event.state for event in client.watch(id)][-1] == COMPLETED
+                wait_for(lambda: collector.requests)
+        finally:
+            server.close()
+    sent = [span for one in collector.requests for span in one.resource_spans[0].scope_spans[0].spans]
+    names = [span.name for span in sent]
+    assert names[:2] == ["queued", "running"]
+    assert names[-2:] == ["published", "tune traced"]
+    attributes = {one.key: one.value for one in sent[-1].attributes}
+    assert attributes["caikit_pt.training.id"].string_value == id
+    assert attributes["caikit_pt.training.updates"].int_value > 0
+    assert "kettle" not in str(collector.requests)
 
 
 def test_a_collector_that_is_gone_is_told_of_once(caplog: pytest.LogCaptureFixture) -> None:
