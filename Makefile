@@ -31,9 +31,10 @@ serve: $(INSTALLED)  ## Run the server on port 8085 with runtime_config.yaml
 protos: $(INSTALLED)  ## Render protos/ again
 	$(BIN)/python -m tests.render_protos protos
 
-docs: $(INSTALLED)  ## Render docs/parameters.md and docs/errors.md again
+docs: $(INSTALLED)  ## Render docs/parameters.md, docs/errors.md and the table of docs/observability.md again
 	$(BIN)/python -m tests.render_parameters docs/parameters.md
 	$(BIN)/python -m tests.render_errors docs/errors.md
+	$(BIN)/python -m tests.render_metrics docs/observability.md
 
 interop: $(INSTALLED)  ## Compare with the real caikit-nlp, and run its own client against this server
 	tests/interop/run.sh $(BIN)/python

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
@@ -44,6 +45,13 @@ class Tracking:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Tracing:
+    """Where traces go; empty: nowhere, and none are made."""
+
+    endpoint: str = _default("tracing.endpoint")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """What config.yml describes; see there for the meaning of each."""
 
@@ -79,6 +87,7 @@ class Settings:
     max_attempts: int = _default("max_attempts")
     retention_days: float = _default("retention_days")
     tracking: Tracking = field(default_factory=Tracking)
+    tracing: Tracing = field(default_factory=Tracing)
 
     @property
     def cache_directory(self) -> Path:
@@ -165,6 +174,7 @@ def _read(name: str, value: Any) -> Any:
         "tuning_limits": _limits,
         "backends": _remotes,
         "tracking": _tracking,
+        "tracing": _tracing,
     }
     return readers[name](value) if name in readers else checked(_ROWS[name], value)
 
@@ -256,6 +266,21 @@ def _tracking(value: Any) -> Tracking:
         allowed = "an address without credentials: those stand in MLflow's own environment variables"
         raise InvalidParameter(as_set("tracking.mlflow.uri"), "…", allowed)
     return Tracking(**found)
+
+
+def _tracing(value: Any) -> Tracing:
+    """Raises InvalidParameter for what no collector is reached by."""
+    if not isinstance(value, Mapping):
+        raise InvalidParameter("tracing", value, "a section: NAME: VALUE in lines below it")
+    endpoint = value.get("endpoint")
+    if endpoint in (None, ""):
+        return Tracing()
+    endpoint = checked(row("tracing.endpoint", str), endpoint)
+    if not re.fullmatch(r"(https?://)?[^\s/@?]+:\d{1,5}", endpoint):
+        # Not the value itself, which may have credentials in it.
+        allowed = "HOST:PORT of a collector that takes OTLP over gRPC, http://HOST:PORT, or https:// over TLS"
+        raise InvalidParameter(as_set("tracing.endpoint"), "…", allowed)
+    return Tracing(endpoint=endpoint)
 
 
 def _list(name: str, value: Any) -> list[Any]:

@@ -21,6 +21,7 @@ from caikit_pt.base_model.text.side import TextSide
 from caikit_pt.base_model.training.side import TrainingSide
 from examples.local_server import ROOT
 from tests.plain_server import CAIKIT
+from tests.render_metrics import rendered as render_metrics
 from tests.render_parameters import render as render_parameters
 from tests.render_protos import render as render_protos
 
@@ -64,6 +65,8 @@ ROOMS = {
         "parameters",
         "base_model",
         "soft_prompt",
+        # What it has done is read by the metrics, traces and lines of requests.
+        "serving",
         "tuning",
         "tracking",
     },
@@ -249,6 +252,11 @@ def test_the_page_of_parameters_is_that_of_the_tables() -> None:
     assert (ROOT / "docs" / "parameters.md").read_text("utf-8") == render_parameters(), "run `make docs`"
 
 
+def test_the_table_of_metrics_is_that_of_the_collector() -> None:
+    page = (ROOT / "docs" / "observability.md").read_text("utf-8")
+    assert page == render_metrics(page), "run `make docs`"
+
+
 def test_every_setting_has_a_line_on_what_it_does() -> None:
     lines = (PACKAGE / "config.yml").read_text().splitlines()
     settings = [number for number, line in enumerate(lines) if re.match(r"[a-z_]+:", line)]
@@ -397,6 +405,22 @@ def test_the_libraries_of_trackers_are_imported_where_a_setting_names_one() -> N
         )
         assert not imports or file.parent.name == "tracking", file
         assert all(imports), file
+
+
+def test_opentelemetry_is_imported_where_a_setting_names_a_collector() -> None:
+    """By two files, one of which is imported late."""
+    for name, file in module_files().items():
+        imports = re.findall(r"^( *)(?:import|from) opentelemetry\b", file.read_text(), re.M)
+        allowed = ("caikit_pt.runtime.tracing", "caikit_pt.runtime.otlp")
+        assert not imports or name in allowed, file
+        assert name == "caikit_pt.runtime.otlp" or all(imports), file
+
+
+def test_what_counts_knows_nothing_of_who_reads_it() -> None:
+    """Prometheus asks; nobody below runtime has heard of it."""
+    for name, file in module_files().items():
+        if name != "caikit_pt.runtime.metrics":
+            assert "prometheus_client" not in file.read_text(), file
 
 
 def test_nothing_is_unpickled() -> None:

@@ -36,6 +36,11 @@ class FrozenWeights:
         self.packable = packable
 
     @property
+    def bytes(self) -> int:
+        """Of its weights, without copies that are packed for a kernel."""
+        return sum(weight.nbytes for weight in self.model.parameters())
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return self._embeddings.weight.device  # type: ignore[no-any-return]

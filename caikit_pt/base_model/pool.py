@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import weakref
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from caikit_pt import ending
@@ -75,6 +75,11 @@ class BaseModelPool:
     def __len__(self) -> int:
         """Copies in memory now."""
         return len(self._models)
+
+    @property
+    def models(self) -> Sequence[BaseModel]:
+        """The copies in memory now."""
+        return [model for one in self._models.valuerefs() if (model := one()) is not None]
 
 
 def _key(checkpoint: Checkpoint, dtype: str, device: str) -> _Key:

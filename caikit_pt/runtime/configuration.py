@@ -14,6 +14,7 @@ from alog.alog import g_alog_name_to_level
 from caikit_pt import config_files, settings
 from caikit_pt.base_model.loading.device import resolve_device
 from caikit_pt.errors import InvalidParameter
+from caikit_pt.runtime import tracing
 from caikit_pt.settings import Settings, as_set, row
 from caikit_pt.tracking.trackers import trackers
 
@@ -61,6 +62,7 @@ def check() -> list[str]:
         if settings.checked(row(name, bool), value) is not wanted:
             raise InvalidParameter(as_set(name), value, f"{str(wanted).lower()}: {reason}")
     trackers(now.tracking)
+    tracing.check(now.tracing.endpoint)
     _check_directories(config, now)
     _check_tls(config)
     _check_ports(config)

@@ -17,7 +17,7 @@ from typing import Any
 
 from caikit_pt.runtime import job as kinds
 from caikit_pt.runtime.database import Database, set_aside_if_damaged, state_errors
-from caikit_pt.runtime.job import PROGRESS, QUEUED, RUNNING, TERMINAL, Event, Job
+from caikit_pt.runtime.job import PROGRESS, QUEUED, RUNNING, STATES, TERMINAL, Event, Job
 
 DATABASE = "jobs.sqlite3"
 _MIGRATIONS = (
@@ -145,6 +145,31 @@ class JobStore:
     def count(self, state: str) -> int:
         """Jobs in `state`."""
         return int(self._database.read("SELECT COUNT(*) FROM jobs WHERE state = ?", (state,))[0][0])
+
+    def counts(self) -> Mapping[str, int]:
+        """Jobs in each state."""
+        rows = self._database.read("SELECT state, COUNT(*) FROM jobs GROUP BY state")
+        return {**dict.fromkeys(STATES, 0), **{state: int(count) for state, count in rows}}
+
+    def oldest_queued(self) -> float | None:
+        """When the job that waits the longest was submitted (seconds since 1970)."""
+        found = self._database.read("SELECT MIN(submitted) FROM jobs WHERE state = ?", (QUEUED,))[0][0]
+        return None if found is None else float(found)
+
+    def quietest_running(self) -> float | None:
+        """When the running job that has told nothing for the longest told its last (seconds since 1970)."""
+        query = (
+            "SELECT MIN((SELECT time FROM events WHERE job = jobs.number ORDER BY number DESC LIMIT 1))"
+            " FROM jobs WHERE state = ?"
+        )
+        found = self._database.read(query, (RUNNING,))[0][0]
+        return None if found is None else float(found)
+
+    def ended_since(self, time: float) -> Sequence[Job]:
+        """The jobs that ended later than `time` (seconds since 1970), in this order."""
+        marks = ", ".join("?" * len(TERMINAL))
+        query = f"SELECT * FROM jobs WHERE state IN ({marks}) AND ended > ? ORDER BY ended"
+        return [as_job(row) for row in self._database.read(query, (*TERMINAL, time))]
 
     def ahead_of(self, job: Job) -> int:
         """Jobs that wait before `job`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 
+from caikit_pt import settings
 from caikit_pt.errors import CaikitPtError, without_excerpts
 
 _LOG = logging.getLogger(__name__)
@@ -17,8 +18,10 @@ _IMPATIENT_REQUESTS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQU
 
 def serve() -> None:
     """Until SIGTERM or SIGINT. Raises SystemExit where it can't start."""
+    import caikit
     from caikit.core.toolkit.logging import configure
 
+    from caikit_pt.runtime import start_log
     from caikit_pt.runtime.configuration import check
 
     os.environ.update({**_PATIENT_THREADS, **_IMPATIENT_REQUESTS, **os.environ})
@@ -29,19 +32,24 @@ def serve() -> None:
     configure()
     for text in doubtful:
         _LOG.warning(text)
+    start_log.quiet()
     # Its import makes what the settings say of threads.
+    from caikit_pt.runtime import metrics, tracing
     from caikit_pt.runtime.published import PublishedPrompts
     from caikit_pt.runtime.server import Server
 
     logging.getLogger("MDLMNG").addFilter(_is_news)
     # caikit takes the manager that there is.
-    PublishedPrompts()
+    prompts = PublishedPrompts()
     for channel in ("GT-SERVICR-I", "SERVER-WRAPR"):
         logging.getLogger(channel).addFilter(_without_excerpts)
     try:
         server = Server()
     except CaikitPtError as error:
         raise SystemExit(f"caikit_pt: {error}") from None
+    metrics.expose(metrics.metrics_of(server.trainer.store, lambda: len(prompts.loaded_models)))
+    tracing.begin(settings.current().tracing.endpoint, server.trainer.store)
+    start_log.tell(caikit.get_config(), settings.current())
     server.start(blocking=True)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
@@ -19,6 +20,8 @@ from caikit_pt.errors import OutOfMemory
 from caikit_pt.serving.generation import Generation
 from caikit_pt.serving.request import Request
 from caikit_pt.serving.scheduler import Limits, Scheduler
+from caikit_pt.serving.statistics import Statistics
+from caikit_pt.serving.witness import shown
 
 if TYPE_CHECKING:
     from caikit_pt.base_model.layers.parcel import Parcel
@@ -60,6 +63,7 @@ class Engine:
 
     def __init__(self, base: BaseModel, limits: Limits) -> None:
         self.base = base
+        self.statistics = Statistics()
         self._scheduler = Scheduler(base, limits)
         self._running: list[_Running] = []
         self._reading: list[Generation] = []
@@ -71,23 +75,46 @@ class Engine:
         """Whether there is anything to do."""
         return bool(self._running or self._reading or len(self._scheduler))
 
+    @property
+    def running(self) -> int:
+        """Requests that are read or get tokens."""
+        return len(self._reading) + len(self._running_now())
+
+    @property
+    def waiting(self) -> int:
+        """Requests whose turn hasn't come."""
+        return len(self._scheduler)
+
+    @property
+    def oldest(self) -> float | None:
+        """When the one that has waited the longest arrived (time.monotonic()); None where nobody waits."""
+        return self._scheduler.oldest
+
+    @property
+    def kv_usage(self) -> float:
+        """The share of the room for keys and values that is promised to running rows, from 0 to 1."""
+        return self._scheduler.usage(self._running_now())
+
     def submit(self, request: Request) -> Generation:
         """Takes a request on. Raises TooManyRequests, and InvalidParameter where it can never run."""
-        generation = Generation(request)
+        generation = Generation(request, self.statistics.ended)
         self._scheduler.add(generation)
-        return generation
+        return shown(generation)
 
     def step(self) -> None:
         """Reads some of what waits, and gives every running row a token."""
         import torch
 
+        began = time.monotonic()
         with torch.inference_mode():
             self._scheduler.drop()
             self._drop_cancelled()
             self._read()
+            rows = sum(len(running.generations) for running in self._running)
             for running in list(self._running):
                 self._guarded(running.generations, partial(self._advance, running))
             self._running = [running for running in self._running if running.generations]
+        self.statistics.stepped(time.monotonic() - began, rows)
 
     def give_up(self, error: BaseException) -> None:
         """Ends every request with `error`."""
@@ -132,6 +159,7 @@ class Engine:
             raise
         running.generations += self._reading
         joined = range(len(running.generations) - rows, len(running.generations))
+        self.statistics.read(self._reading)
         self._reading, self._prefill, self._wishes = [], None, None
         self._take(running, joined, wishes.read(prefill.logits))
 
@@ -172,6 +200,7 @@ class Engine:
                     generation.request.take_label(each.shares, each.worths)
             except Exception as error:  # of one request's text
                 generation.fail(error)
+        self.statistics.took(generations)
         for row in reversed(rows):
             generation = running.generations[row]
             if generation.ended or generation.request.finished:
@@ -236,7 +265,7 @@ class Engine:
         self._scheduler.put_back(generations)
 
     def _running_now(self) -> list[Generation]:
-        return [each for running in self._running for each in running.generations]
+        return [each for running in tuple(self._running) for each in tuple(running.generations)]
 
     def _withdraw(self, generations: Sequence[Generation]) -> None:
         """They are neither read nor running any more; who shared a batch with them is read again."""

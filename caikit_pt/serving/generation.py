@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 
 from caikit_pt.serving.request import Request, Step
 
@@ -15,15 +15,21 @@ _NAP = 0.1
 class Generation:
     """What an engine does for one request. The engine's thread writes, another one reads."""
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: Request, on_end: Callable[[Generation], object] | None = None) -> None:
+        """`on_end` is called once, by whoever ends it."""
         self.request = request
+        # When things happened to it, of time.monotonic(); None: they haven't.
         self.arrived = time.monotonic()
+        self.taken: float | None = None  # out of the queue, for the first time
+        self.read: float | None = None  # all of its text
+        self.first: float | None = None  # its first step was told
+        self.told: float | None = None  # its last token was taken
+        self.ended_at: float | None = None
         # It has failed in company, and is tried once more without.
         self.alone = False
         self.cancelled = False
-        # Its turn has come once; from then on it doesn't wait too long.
-        self.has_run = False
         self.error: BaseException | None = None
+        self._on_end = on_end
         self._ended = threading.Event()
         self._news: threading.Event | None = None
 
@@ -31,6 +37,11 @@ class Generation:
     def ended(self) -> bool:
         """Whether nothing more will come."""
         return self._ended.is_set()
+
+    @property
+    def has_run(self) -> bool:
+        """Whether its turn has come once; from then on it doesn't wait too long."""
+        return self.taken is not None
 
     def wait(self, seconds: float) -> bool:
         """Whether it has ended, once it has or so many seconds have passed."""
@@ -77,14 +88,24 @@ class Generation:
 
     def tell(self) -> None:
         """A step has been taken, or the last one."""
+        if self.first is None and self.request.steps:
+            self.first = time.monotonic()
         if self.request.finished:
-            self._ended.set()
+            self._end()
         if self._news:
             self._news.set()
 
     def fail(self, error: BaseException | None = None) -> None:
         """Ends without a finished answer; without an error where nobody waits any more."""
         self.error = error
-        self._ended.set()
+        self._end()
         if self._news:
             self._news.set()
+
+    def _end(self) -> None:
+        # Who waits finds the time of the end, and that it is counted.
+        if self.ended_at is None:
+            self.ended_at = time.monotonic()
+            if self._on_end:
+                self._on_end(self)
+        self._ended.set()

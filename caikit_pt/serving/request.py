@@ -110,6 +110,11 @@ class Request:
             self.generated = list(self.search.wanted)
 
     @property
+    def base_model(self) -> str:
+        """The name of the base model."""
+        return self._base.checkpoint.name
+
+    @property
     def finished(self) -> bool:
         """Whether the answer has ended."""
         return self.finish_reason is not FinishReason.NOT_FINISHED

@@ -86,6 +86,17 @@ class Scheduler:
         with self._lock:
             self._waiting.append(generation)
 
+    @property
+    def oldest(self) -> float | None:
+        """When the one that has waited the longest arrived (time.monotonic()); None where nobody waits."""
+        with self._lock:
+            return min((each.arrived for each in self._waiting), default=None)
+
+    def usage(self, running: Sequence[Generation]) -> float:
+        """The share of the room for keys and values that is promised to those `running`, from 0 to 1."""
+        longest = max((each.request.most_positions for each in running), default=0)
+        return len(running) * longest / self._most_positions if self._most_positions else 0.0
+
     def clear(self) -> list[Generation]:
         """Takes all out."""
         with self._lock:
@@ -141,8 +152,10 @@ class Scheduler:
                     if each is not oldest and widest * (len(taken) + 1) <= self.read_positions:
                         taken.append(each)
             self._waiting = deque(each for each in self._waiting if each not in taken)
+            now = time.monotonic()
             for each in taken:
-                each.has_run = True
+                if each.taken is None:
+                    each.taken = now
             return taken
 
     def _room_for(self, running: Sequence[Generation]) -> list[Generation]:

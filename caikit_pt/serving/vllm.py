@@ -25,6 +25,7 @@ from caikit_pt.serving.backend import Backend
 from caikit_pt.serving.generation import Generation
 from caikit_pt.serving.request import FinishReason, Request, Token, token_text
 from caikit_pt.serving.vllm_text import VllmModel, VllmText
+from caikit_pt.serving.witness import shown
 
 _LOG = logging.getLogger(__name__)
 _MOMENT = 0.01  # seconds by which a timer may be early
@@ -63,7 +64,7 @@ class VllmBackend(Backend):
                 "Try again later"
             )
         generation.task = server.start(partial(self._answer, generation, body))
-        return generation
+        return shown(generation)
 
     def input_tokens(self, request: Request) -> list[Token]:
         return [Token(token_text(self._text, token)) for token in request.row.ids]

@@ -29,21 +29,21 @@ class Worker(Backend):
         base.serving.prompts.limit(limits.prompt_bytes)
         base.serving.pack()
         base.serving.capture_steps(limits.cuda_graphs)
-        self._engine = Engine(base, limits)
+        self.engine = Engine(base, limits)
         self._wake = wake = threading.Event()
-        ending.start(partial(_work, weakref.ref(self._engine), wake), wake.set, "engine")
+        ending.start(partial(_work, weakref.ref(self.engine), wake), wake.set, "engine")
         # What it is told when nobody holds it is nothing that the interpreter's end has to wait for.
         weakref.finalize(self, wake.set).atexit = False
 
     def submit(self, request: Request) -> Generation:
         if ending.is_near():
             raise BackendUnavailable("This process is ending, and answers nothing more")
-        generation = self._engine.submit(request)
+        generation = self.engine.submit(request)
         self._wake.set()
         return generation
 
     def input_tokens(self, request: Request) -> list[Token]:
-        return input_tokens(request, self._engine.base)
+        return input_tokens(request, self.engine.base)
 
 
 def _work(engine: weakref.ref[Engine], wake: threading.Event) -> None:
@@ -102,3 +102,10 @@ def worker_for(base: BaseModel, limits: Limits) -> Worker:
                 worker = Worker(base, limits)
             _WORKERS[base] = weakref.ref(worker)
         return worker
+
+
+def workers() -> list[Worker]:
+    """Those there are now, the oldest first."""
+    with _LOCK:
+        known = list(_WORKERS.values())
+    return [worker for one in known if (worker := one()) is not None]

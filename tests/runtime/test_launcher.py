@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import httpx2
 import pytest
 from google.protobuf import descriptor_pool, message_factory
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+from prometheus_client.parser import text_string_to_metric_families
 
 from caikit_pt.client import COMPLETED, ServerError, TuningClient
 from examples.local_server import ROOT, free_port, wait_until_serving
@@ -52,7 +55,8 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def serving(directory: Path, **settings: str) -> Iterator[int]:
     """A server in `directory`, with these settings alone (and ports that are free); its port."""
     port = free_port()
-    ports = {"RUNTIME_GRPC_PORT": str(port), "RUNTIME_METRICS_PORT": str(free_port())}
+    ports = {"RUNTIME_GRPC_PORT": str(port)}
+    settings.setdefault("RUNTIME_METRICS_PORT", str(free_port()))
     with (directory / "log").open("w") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "caikit_pt.runtime"],
@@ -70,9 +74,15 @@ def serving(directory: Path, **settings: str) -> Iterator[int]:
 
 
 @pytest.fixture(scope="module")
-def port(directory: Path) -> Iterator[int]:
-    """A server whose only setting is BASE_MODELS_DIR."""
-    with serving(directory, BASE_MODELS_DIR=str(BASE_MODELS), BASE_MODEL_DIR="a slip") as port:
+def metrics_port() -> int:
+    return free_port()
+
+
+@pytest.fixture(scope="module")
+def port(directory: Path, metrics_port: int) -> Iterator[int]:
+    """A server whose only setting is BASE_MODELS_DIR (and ports that are free)."""
+    settings = {"BASE_MODELS_DIR": str(BASE_MODELS), "RUNTIME_METRICS_PORT": str(metrics_port)}
+    with serving(directory, **settings, BASE_MODEL_DIR="a slip") as port:
         yield port
 
 
@@ -103,6 +113,29 @@ def test_the_log_of_a_start(port: int, directory: Path) -> None:
     log = (directory / "log").read_text()
     assert "Multiple tasks" not in log
     assert "BASE_MODEL_DIR sets nothing here. Was BASE_MODELS_DIR meant?" in log
+    start = log.partition("serving grpc on port")[0].splitlines()
+    assert len(start) <= 6, start
+    told = "\n".join(start)
+    assert f"gRPC on port {port} without TLS, open to all who reach it, metrics on port" in told
+    assert "tuned prompts: models; jobs: state" in told
+    assert f"base models: tiny-llama, tiny-t5 (in {BASE_MODELS})" in told
+
+
+def test_the_metrics_of_a_server(client: TuningClient, directory: Path, metrics_port: int) -> None:
+    """Over HTTP, behind an answer to a prompt whose name a client has made up."""
+    with pytest.raises(ServerError):
+        client.generate("made-up-by-a-client", "hello")
+    told = httpx2.get(f"http://localhost:{metrics_port}/metrics").text
+    assert "made-up-by-a-client" not in told
+    assert "model_id" not in told
+    samples = {sample.name for family in text_string_to_metric_families(told) for sample in family.samples}
+    assert {"caikit_pt_jobs", "caikit_pt_prompts", "caikit_pt_refusals_total"} <= samples
+    assert re.search(r'^caikit_pt_disk_free_bytes\{directory="models"\} [1-9]', told, re.MULTILINE)
+    if (directory / "models" / "first").is_dir():
+        # The test above has tuned it and asked it.
+        assert re.search(
+            r'^vllm:generation_tokens_total\{engine="0",model_name="tiny-llama"\} [1-9]', told, re.MULTILINE
+        )
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,9 @@ class PromptCache:
         """`budget`: bytes that may be kept. What is larger than all of it is computed each time."""
         self.budget = budget
         self.bytes = 0
+        # How often cells were there, and weren't; and of how many positions.
+        self.hits = self.misses = 0
+        self.positions_found = self.positions_missed = 0
         self._kept: OrderedDict[tuple[bytes, bool], PromptCells] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -44,7 +47,11 @@ class PromptCache:
         with self._lock:
             if (cells := self._kept.get(key)) is not None:
                 self._kept.move_to_end(key)
+                self.hits += 1
+                self.positions_found += len(prompt)
                 return cells
+            self.misses += 1
+            self.positions_missed += len(prompt)
         cells = compute(prompt)
         with self._lock:
             if key not in self._kept and _size(cells) <= self.budget:

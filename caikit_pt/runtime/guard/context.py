@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import logging
 import sys
+from contextlib import suppress
 from typing import Any, NoReturn
 
 import grpc
 
 from caikit_pt.errors import CaikitPtError, Unforeseen, without_folders
 from caikit_pt.runtime.guard.status import status_of
+from caikit_pt.runtime.refusals import refused
 
 _LOG = logging.getLogger(__name__)
 _DEFECTS = (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
+
+
+class Aborted(Exception):
+    """An RPC has been ended with `status_code`."""
+
+    def __init__(self, status_code: grpc.StatusCode) -> None:
+        super().__init__(status_code.name)
+        self.status_code = status_code
 
 
 class GuardedContext:
@@ -20,15 +30,13 @@ class GuardedContext:
 
     def __init__(self, context: Any, request_id: str) -> None:
         self._context, self.request_id = context, request_id
-        self.aborted = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._context, name)
 
     def abort(self, code: grpc.StatusCode, details: str) -> NoReturn:
         """Ends the RPC. Where that is for an error of ours, its details are told, too; what nobody has
-        foreseen is for the log alone. Raises Exception, as gRPC has it."""
-        self.aborted = True
+        foreseen is for the log alone. Raises Aborted."""
         error = _ours(sys.exception())
         if error is None and code in _DEFECTS:
             error = Unforeseen(self.request_id)
@@ -37,15 +45,17 @@ class GuardedContext:
             details = without_folders(details)
         if isinstance(error, Unforeseen):
             code, details = grpc.StatusCode.INTERNAL, str(error)
-        self._context.abort_with_status(status_of(code, details, self.request_id, error))
-        raise AssertionError("gRPC raises")
+        self._end(code, details, error)
 
     def refuse(self, error: CaikitPtError) -> NoReturn:
-        """Ends the RPC with an error of ours."""
-        self.aborted = True
-        code = grpc.StatusCode[error.status]
-        self._context.abort_with_status(status_of(code, str(error), self.request_id, error))
-        raise AssertionError("gRPC raises")
+        """Ends the RPC with an error of ours. Raises Aborted."""
+        self._end(grpc.StatusCode[error.status], str(error), error)
+
+    def _end(self, code: grpc.StatusCode, text: str, error: CaikitPtError | None) -> NoReturn:
+        refused(code, error)
+        with suppress(Exception):  # which is how gRPC leaves whoever aborts
+            self._context.abort_with_status(status_of(code, text, self.request_id, error))
+        raise Aborted(code)
 
 
 grpc.ServicerContext.register(GuardedContext)  # type: ignore[attr-defined]

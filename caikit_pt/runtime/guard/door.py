@@ -15,6 +15,8 @@ GENERATE, TUNE, WATCH, CANCEL, DEPLOY = "generate", "tune", "watch", "cancel", "
 ACTIONS = (GENERATE, TUNE, WATCH, CANCEL, DEPLOY)
 # What anybody may do whom this server knows, and what even others may.
 KNOW, PROBE = "know", "probe"
+# What changes nothing, costs little, and comes again and again.
+LOOKS = (WATCH, KNOW, PROBE)
 
 # The lanes (lane.py) that RPCs are answered in.
 ANSWERS, STREAMS, WATCHES, TRAININGS, CONTROL = "answers", "streams", "watches", "trainings", "control"

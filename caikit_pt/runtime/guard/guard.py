@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,12 +19,15 @@ from google.protobuf.message import DecodeError
 from caikit_pt import call as calls
 from caikit_pt.call import Call
 from caikit_pt.errors import CaikitPtError, ClosedDoor, InvalidParameter, OverCapacity
-from caikit_pt.runtime.guard.context import GuardedContext
-from caikit_pt.runtime.guard.door import CONTROL, Door, door_of
+from caikit_pt.runtime.guard.context import Aborted, GuardedContext
+from caikit_pt.runtime.guard.door import CONTROL, GENERATE, LOOKS, TUNE, Door, door_of
 from caikit_pt.runtime.guard.lane import Lane
 from caikit_pt.runtime.guard.patience import Patience
+from caikit_pt.runtime.request_log import RequestLog, logged
+from caikit_pt.runtime.tracing import COMPLETION, TUNING, accepted, request_span
 
 REQUEST_ID = "x-request-id"
+_OPERATIONS = {GENERATE: COMPLETION, TUNE: TUNING}
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
@@ -99,24 +103,54 @@ class _Answers:
     def _answer(self, messages: Iterator[bytes], context: Any) -> Any:
         guarded = GuardedContext(context, _request_id(context))
         try:
-            return self._handler.unary_unary(self._admitted(messages, guarded), guarded)
+            with self._noted(guarded) as line:
+                message = self._admitted(messages, guarded, line)
+                with self._traced(guarded, line):
+                    answer = self._handler.unary_unary(message, guarded)
+                    line.training_id = getattr(answer, "training_id", "")
+                return answer
         except BaseException as error:  # SystemExit, too: it would end the server, and leave its process
             return _end(guarded, error)
 
     def _stream(self, messages: Iterator[bytes], context: Any) -> Iterator[Any]:
         guarded = GuardedContext(context, _request_id(context))
         try:
-            yield from self._handler.unary_stream(self._admitted(messages, guarded), guarded)
+            with self._noted(guarded) as line:
+                message = self._admitted(messages, guarded, line)
+                with self._traced(guarded, line):
+                    yield from self._handler.unary_stream(message, guarded)
         except GeneratorExit:
             raise
         except BaseException as error:
             _end(guarded, error)
 
-    def _admitted(self, messages: Iterator[bytes], context: GuardedContext) -> Any:
+    @contextmanager
+    def _noted(self, context: GuardedContext) -> Iterator[RequestLog]:
+        """A line in the log of what is more than a look."""
+        if self._door.action in LOOKS:
+            yield RequestLog(operation=self._door.action, request_id=context.request_id)
+            return
+        with logged(context.request_id, self._door.action) as line:
+            yield line
+
+    @contextmanager
+    def _traced(self, context: GuardedContext, line: RequestLog) -> Iterator[None]:
+        """A trace, where there are any, of what has something generated or trained."""
+        operation = _OPERATIONS.get(self._door.action)
+        if operation is None:
+            yield
+            return
+        metadata = dict(context.invocation_metadata())
+        with request_span(metadata, line.model, operation):
+            yield
+        if line.training_id:
+            accepted(line.training_id, metadata)
+
+    def _admitted(self, messages: Iterator[bytes], context: GuardedContext, line: RequestLog) -> Any:
         """The request, if it may be answered. Raises CaikitPtError."""
         metadata = context.invocation_metadata()
         message = self._message(messages, context)
-        for _ in self._door.named(message, metadata):
+        for _, line.model in self._door.named(message, metadata):
             pass
         calls.begin(Call(context.request_id, self._method, client_of(context.peer()), context.add_callback))
         return message
@@ -152,7 +186,7 @@ def _request_id(context: Any) -> str:
 
 def _end(context: GuardedContext, error: BaseException) -> Any:
     """Ends an RPC that has failed."""
-    if context.aborted:
+    if isinstance(error, Aborted):
         raise error
     if not context.is_active():
         # Nobody listens any more.

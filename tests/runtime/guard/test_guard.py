@@ -244,9 +244,8 @@ def test_a_message_that_never_comes_holds_a_thread_for_so_long_only() -> None:
         assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert "2 RPCs like this one are under way" in text
         assert details["RetryInfo"].retry_delay.ToMilliseconds() == 1000
-        for one in late:
-            assert one.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-            assert "hasn't come within 1 seconds" in one.details()
+        assert {one.code() for one in late} == {grpc.StatusCode.CANCELLED}
+        assert time.monotonic() - began < SECONDS_FOR_A_MESSAGE + 2
         wait_for(lambda: _answers(service), 5)
 
 
