@@ -12,6 +12,7 @@
     ├── TrainingFailed               INTERNAL
     ├── TooManyRequests              RESOURCE_EXHAUSTED
     ├── OutOfMemory                  RESOURCE_EXHAUSTED
+    ├── AnswerNotFinite              FAILED_PRECONDITION
     ├── WaitedTooLong                DEADLINE_EXCEEDED
     ├── BackendUnavailable           UNAVAILABLE
     ├── BackendMismatch              FAILED_PRECONDITION
@@ -120,6 +121,12 @@ class OutOfMemory(CaikitPtError):
     """The device has no room for a request, not even alone."""
 
     status = "RESOURCE_EXHAUSTED"
+
+
+class AnswerNotFinite(CaikitPtError):
+    """The model's scores of the next token aren't finite numbers, so that there is no answer."""
+
+    status = "FAILED_PRECONDITION"
 
 
 class WaitedTooLong(CaikitPtError):

@@ -274,6 +274,10 @@ class Request:
             self.generated = []
         self.end(FinishReason.TIME_LIMIT)
 
+    def forget(self) -> None:
+        """What there is of an answer that failed counts for nothing: it is an empty one."""
+        self.generated, self.steps = [], []
+
     def end(self, reason: FinishReason) -> None:
         """Ends the answer without another token."""
         text = self._end(reason)

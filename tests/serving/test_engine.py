@@ -12,17 +12,21 @@ import pytest
 import torch
 
 from caikit_pt.base_model.layers import timeline
+from caikit_pt.base_model.loading.checkpoint import locate
 from caikit_pt.base_model.model import BaseModel
+from caikit_pt.base_model.pool import POOL
 from caikit_pt.base_model.row import Row
 from caikit_pt.base_model.serving.batch import Batch, Prefill
-from caikit_pt.errors import InvalidParameter, OutOfMemory, TooManyRequests, WaitedTooLong
+from caikit_pt.errors import AnswerNotFinite, InvalidParameter, OutOfMemory, TooManyRequests, WaitedTooLong
 from caikit_pt.parameters.generation import GenerationParameters
 from caikit_pt.serving.engine import Engine, generate
 from caikit_pt.serving.generation import Generation
+from caikit_pt.serving.labels import Labels
 from caikit_pt.serving.request import FinishReason, Request
 from caikit_pt.serving.scheduler import Limits
 from caikit_pt.soft_prompt.prompt import SoftPrompt
 
+from ..conftest import LLAMA, SETTINGS, T5
 from .picking import pick
 
 WORDS = ["the", "kettle", "from", "your", "shop", "is", "dreadful", "and", "I", "want", "money", "back"]
@@ -213,6 +217,122 @@ def test_a_text_that_cannot_be_decoded_fails_its_own_request(
     with pytest.raises(UnicodeError):
         bad.result()
     assert good.result().generated == alone(base, 2)
+
+
+# ---- what isn't finite ----
+
+
+@pytest.mark.parametrize("steps", [0, 3])
+@pytest.mark.parametrize("worth", [math.nan, math.inf])
+def test_an_answer_that_is_no_number_fails_alone(base: BaseModel, worth: float, steps: int) -> None:
+    """A row of nan was answered with tokens of nothing, and whoever had its place next with it."""
+    fields = {"max_new_tokens": 12, "min_new_tokens": 12}
+    expected = [alone(base, seed, **fields) for seed in range(8)]
+    engine = Engine(base, Limits(rows=5))
+    generations = [engine.submit(request(base, seed, **fields)) for seed in range(4)]
+    for _ in range(steps):
+        engine.step()
+    bad = engine.submit(not_finite(request(base, 99, **fields), worth))
+    generations += [engine.submit(request(base, seed, **fields)) for seed in range(4, 8)]
+    finish(engine)
+    with pytest.raises(AnswerNotFinite, match=r"float32 .* torch_dtype"):
+        bad.result()
+    assert bad.request.steps == []
+    assert [each.result().generated for each in generations] == expected
+
+
+def test_what_turns_into_no_number_on_the_way_fails_alone(
+    base: BaseModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A row whose keys and values are nan from its third token on, among others that stay."""
+    fields = {"max_new_tokens": 12, "min_new_tokens": 12}
+    expected = [alone(base, seed, **fields) for seed in range(4)]
+    engine = Engine(base, Limits())
+    generations = [engine.submit(request(base, seed, **fields)) for seed in range(4)]
+    for _ in range(3):
+        engine.step()
+    (running,) = engine._running
+    bad = running.generations[1]
+    expected.pop(generations.index(bad))
+    generations.remove(bad)
+    # All that is held of it, where the others' hidden positions will be when it has left.
+    with torch.inference_mode():
+        for layer in running.batch._timeline._layers:  # type: ignore[attr-defined]
+            layer.keys[1], layer.values[1] = math.nan, math.nan
+    not_finite(bad.request)
+    read = spy_on_reading(base, monkeypatch)
+    finish(engine)
+    with pytest.raises(AnswerNotFinite):
+        bad.result()
+    assert [each.result().generated for each in generations] == expected
+    assert sorted(read) == [1, 3], "the others are read again once, together"
+
+
+def test_whoever_has_it_from_another_is_answered(base: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All logits of a step are nan, once: nobody's answer is lost, nor any room for rows."""
+    fields = {"max_new_tokens": 9, "min_new_tokens": 9}
+    expected = [alone(base, seed, **fields) for seed in range(4)]
+    engine = Engine(base, Limits())
+    generations = [engine.submit(request(base, seed, **fields)) for seed in range(4)]
+    for _ in range(2):
+        engine.step()
+    (running,) = engine._running
+    advance = running.batch.advance
+    monkeypatch.setattr(running.batch, "advance", lambda tokens: advance(tokens) * math.nan)
+    finish(engine)
+    assert [each.result().generated for each in generations] == expected
+    again = [engine.submit(request(base, seed, **fields)) for seed in range(4)]
+    read = spy_on_reading(base, monkeypatch)
+    finish(engine)
+    assert read == [4]
+    assert [each.result().generated for each in again] == expected
+
+
+@pytest.mark.parametrize("name", [LLAMA, T5])
+def test_a_prompt_beyond_float16_is_refused_with_what_helps(name: str) -> None:
+    """Its numbers are finite in float32, which prompts are kept in."""
+    half = POOL.get(locate(name, SETTINGS), "float16", "cpu")
+    expected = alone(half, 1)
+    good = request(half, 1)
+    large = request(half, 2)
+    large.row = Row(
+        {part: torch.full_like(each, 1e5) for part, each in large.row.prompt.items()}, large.row.ids
+    )
+    engine = Engine(half, Limits())
+    generations = [engine.submit(each) for each in (large, good)]
+    finish(engine)
+    with pytest.raises(AnswerNotFinite, match=r"float16 .* bfloat16 or float32"):
+        generations[0].result()
+    assert generations[1].result().generated == expected
+
+
+def test_a_label_of_no_number_is_none(base: BaseModel) -> None:
+    labels = Labels(base.text, ["positive", "negative", "neutral"], " ", 9)
+    made = [request(base, seed) for seed in range(3)]
+    asked = [Request(base.text, one.prompt, list(one.row.ids), one.parameters, labels=labels) for one in made]
+    engine = Engine(base, Limits())
+    generations = [engine.submit(each) for each in (asked[0], not_finite(asked[1]), asked[2])]
+    finish(engine)
+    with pytest.raises(AnswerNotFinite):
+        generations[1].result()
+    assert all(generations[number].result().text.strip() in labels.texts for number in (0, 2))
+
+
+def test_to_a_training_such_an_answer_is_an_empty_one(base: BaseModel) -> None:
+    requests = [request(base, 1), not_finite(request(base, 2)), request(base, 3)]
+    for _ in generate(base, requests):
+        pass
+    assert [each.generated for each in requests] == [alone(base, 1), [], alone(base, 3)]
+    assert requests[1].text == ""
+
+
+def not_finite(of: Request, worth: float = math.nan) -> Request:
+    """With a soft prompt whose last row is no number."""
+    for part, tensor in of.prompt.tensors.items():
+        spoilt = tensor.clone()
+        spoilt[-1] = worth
+        of.row = Row({part: spoilt}, of.row.ids)
+    return of
 
 
 # ---- who waits ----

@@ -121,6 +121,10 @@ class ServingSide(ABC):
     def give_room(self) -> None:
         """Memory is wanted elsewhere: forgets what can be computed again."""
         self.prompts.clear()
+        self.forget_stores()
+
+    def forget_stores(self) -> None:
+        """What earlier batches were kept in isn't used again: it may hold what isn't finite."""
         self._idle.clear()
 
     @abstractmethod
