@@ -6,10 +6,11 @@ what caikit can turn into protobuf: Optional and Union, no strings.
 """
 
 import logging
+from contextlib import suppress
 from dataclasses import asdict
-from functools import cached_property
+from functools import cached_property, wraps
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Tuple, Union
+from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Tuple, Type, TypeVar, Union
 
 import caikit
 import numpy as np
@@ -48,6 +49,7 @@ from caikit_pt.serving.request import Request
 from caikit_pt.serving.request import Token as ServedToken
 from caikit_pt.soft_prompt import artifact
 from caikit_pt.soft_prompt.artifact import TunedPrompt
+from caikit_pt.soft_prompt.config_file import check_config
 from caikit_pt.soft_prompt.initial import FIELD, Predecessor, published
 from caikit_pt.soft_prompt.publication import replacing
 from caikit_pt.status import caikit_errors
@@ -65,6 +67,7 @@ from caikit_pt.tuning.training import Training
 from caikit_pt.tuning.verbalizer import Verbalizer
 
 _Decay = Optional[Union[Tuple[int, float], ExponentialDecayLengthPenalty]]
+_Made = TypeVar("_Made", bound=Any)
 _Records = Union[DataStream[GenerationTrainRecord], DataStream[ClassificationTrainRecord]]
 
 # caikit names the train RPC by the first of a module's tasks, and warns each time that it does where there
@@ -72,7 +75,25 @@ _Records = Union[DataStream[GenerationTrainRecord], DataStream[ClassificationTra
 logging.getLogger("RNTM-NAMES").addFilter(lambda record: "<RUN35134050W>" not in str(record.msg))
 
 
+def _looks_first(made: Type[_Made]) -> Type[_Made]:
+    """caikit has put another `load` around that of a module, which reads config.yml at once: it is looked
+    through before that."""
+    reading = made.load.__func__
+
+    @wraps(reading)
+    def load(cls: Type[_Made], model_path: Union[str, ModuleConfig], *more: Any, **options: Any) -> Any:
+        if isinstance(model_path, str):
+            with caikit_errors(), suppress(FileNotFoundError):
+                check_config(Path(model_path))
+        return reading(cls, model_path, *more, **options)
+
+    # caikit's metaclass warns of whoever changes it otherwise.
+    type.__setattr__(made, "load", classmethod(load))
+    return made
+
+
 # The id is caikit-nlp's, so that prompts that it saved are loaded here.
+@_looks_first
 @module(
     id="6655831b-960a-4dc5-8df4-867026e2cd41",
     name="Peft prompt tuning",
@@ -475,6 +496,8 @@ class PeftPromptTuning(ModuleBase):
 
 def _read(model_path: Union[str, ModuleConfig]) -> TunedPrompt:
     """Raises DamagedArtifact."""
+    if isinstance(model_path, str):
+        check_config(Path(model_path))
     loader = ModuleLoader(model_path)
     return artifact.read(_plain(loader.config), Path(loader.model_path))
 

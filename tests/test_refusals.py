@@ -6,7 +6,9 @@ Each row is something that caikit-nlp accepted, failed at late, or answered with
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -327,6 +329,44 @@ def test_bad_inference_requests(client: Client, served: str, case: str, streamin
     with pytest.raises(grpc.RpcError) as error:
         _ = list(client.stream(served, **request)) if streaming else client.predict(served, **request)
     assert_refused(error.value, field, allowed)
+
+
+@pytest.mark.parametrize(
+    ("damage", "status"),
+    [
+        ("empty", grpc.StatusCode.DATA_LOSS),
+        ("aliases", grpc.StatusCode.DATA_LOSS),
+        ("tensors in a pipe", grpc.StatusCode.DATA_LOSS),
+        ("config in a pipe", grpc.StatusCode.NOT_FOUND),
+        ("pipe", grpc.StatusCode.NOT_FOUND),
+    ],
+)
+def test_damaged_prompts_hang_no_request(
+    client: Client, served: str, models_dir: Path, damage: str, status: grpc.StatusCode
+) -> None:
+    """Aliases of aliases took half a minute, and a pipe a thread of the server for ever."""
+    damaged = models_dir / f"damaged-{damage.replace(' ', '-')}"
+    if damage == "pipe":
+        os.mkfifo(damaged)
+    else:
+        shutil.copytree(models_dir / served, damaged)
+    config = damaged / "config.yml"
+    if damage == "empty":
+        config.write_text("")
+    if damage == "aliases":
+        levels = [f"a{level}: &a{level} [{f'*a{level - 1},' * 9}]" for level in range(1, 12)]
+        config.write_text("\n".join(["a0: &a0 [x]", *levels]))
+    if damage.endswith("in a pipe"):
+        file = config if damage.startswith("config") else next(damaged.glob("*.safetensors"))
+        file.unlink()
+        os.mkfifo(file)
+    try:
+        with pytest.raises(grpc.RpcError) as error:
+            client.predict_within(20, damaged.name, "The desk is awful")
+        assert error.value.code() is status, error.value.details()
+    finally:
+        shutil.rmtree(damaged, ignore_errors=True)
+        damaged.unlink(missing_ok=True)
 
 
 def test_empty_text_to_tokenize(client: Client, served: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -52,10 +53,17 @@ class PublishedPrompts(ModelManager):
         except InvalidParameter:
             return False
         half_written = any(part.startswith(".") for part in path.parts[-1:])
-        return not half_written and ((path / "config.yml").is_file() or zipfile.is_zipfile(path))
+        return not half_written and ((path / "config.yml").is_file() or _is_archive(path))
+
+
+def _is_archive(path: Path) -> bool:
+    return path.is_file() and zipfile.is_zipfile(path)
 
 
 def _check_path(path: str) -> None:
     with caikit_errors():
         if "\0" in path or any(len(part.encode()) > MAX_NAME_BYTES for part in path.split("/")):
             raise InvalidParameter("modelPath", path, f"a path of names of up to {MAX_NAME_BYTES} bytes")
+        # caikit would wait for what a pipe has to say.
+        if Path(path).exists() and not (Path(path).is_dir() or Path(path).is_file()):
+            raise InvalidParameter("modelPath", path, "a directory, or an archive of one")
