@@ -34,7 +34,7 @@ def check_config(directory: Path) -> None:
     try:
         text = read_file(directory / CONFIG, _LARGEST).decode("utf-8")
         _check_size(text)
-        config = yaml.load(text, _LOADER)  # noqa: S506 - it is a safe one
+        config = _LOADER(text).get_single_data()
     except FileNotFoundError:
         raise
     except OSError as error:
