@@ -45,7 +45,7 @@ from caikit_pt.serving.backend import Backend
 from caikit_pt.serving.backends import backend_for, base_for
 from caikit_pt.serving.generation import Generation
 from caikit_pt.serving.labels import Labels, labels_of
-from caikit_pt.serving.request import Request
+from caikit_pt.serving.request import Request, check_characters
 from caikit_pt.serving.request import Token as ServedToken
 from caikit_pt.soft_prompt import artifact
 from caikit_pt.soft_prompt.artifact import TunedPrompt
@@ -330,9 +330,13 @@ class PeftPromptTuning(ModuleBase):
 
     @TokenizationTask.taskmethod()
     def run_tokenizer(self, text: str) -> TokenizationResults:
-        """The tokens of `text` with their offsets in characters, without special tokens."""
+        """The tokens of `text` with their offsets in characters, without special tokens.
+
+        Raises CaikitRuntimeException with INVALID_ARGUMENT for a text of more characters than is ever served.
+        """
         with caikit_errors():
             _check_text(text)
+            check_characters(self.base.text, text, settings.current().max_input_tokens)
         encoded = self.base.text.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         tokens = [Token(start, end, text[start:end]) for start, end in encoded["offset_mapping"]]
         return TokenizationResults(results=tokens, token_count=len(tokens))
@@ -363,8 +367,11 @@ class PeftPromptTuning(ModuleBase):
 
     def _request(self, text: str, exponential_decay_length_penalty: _Decay, **fields: Any) -> Request:
         """A request as the serving side knows it."""
+        now = settings.current()
         _check_text(text)
-        limit = settings.current().max_new_tokens_limit
+        if not fields["truncate_input_tokens"]:
+            check_characters(self.base.text, text, now.max_input_tokens)
+        limit = now.max_new_tokens_limit
         limits = {"max_new_tokens": (1.0, float(limit))}
         decay = exponential_decay_length_penalty
         if isinstance(decay, ExponentialDecayLengthPenalty):
@@ -463,6 +470,7 @@ class PeftPromptTuning(ModuleBase):
             prompt=self.tuned.prompt,
             verbalizer=self._verbalizer,
             labels=self._labels if labels_only else None,
+            max_input_tokens=settings.current().max_input_tokens,
         )
 
     # ---- on disk ----

@@ -261,6 +261,11 @@ INFERENCE: dict[str, tuple[dict[str, Any], str, str]] = {
     "repetition_penalty -1": ({"repetition_penalty": -1.0}, "repetition_penalty", "from 0"),
     "max_time 0": ({"max_time": 0.0}, "max_time", "above 0"),
     "an empty stop sequence": ({"stop_sequences": ["a", ""]}, "stop_sequences", "empty"),
+    "65 stop sequences": ({"stop_sequences": list(map(str, range(65)))}, "stop_sequences", "up to 64"),
+    "a long stop sequence": ({"stop_sequences": ["a" * 257]}, "stop_sequences", "256 characters"),
+    "a stop sequence of megabytes": ({"stop_sequences": ["a" * 9_000_000]}, "stop_sequences", "256"),
+    "megabytes of text": ({"text": "long " * 3_000_000}, "text", "characters"),
+    "megabytes of one word": ({"text": "a" * 15_000_000, "truncate_input_tokens": 9}, "text", "characters"),
     "decay factor 0": (
         {"exponential_decay_length_penalty": {"start_index": 1, "decay_factor": 0.0}},
         "exponential_decay_length_penalty.decay_factor",
@@ -329,6 +334,12 @@ def test_bad_inference_requests(client: Client, served: str, case: str, streamin
     with pytest.raises(grpc.RpcError) as error:
         _ = list(client.stream(served, **request)) if streaming else client.predict(served, **request)
     assert_refused(error.value, field, allowed)
+
+
+def test_megabytes_to_tokenize(client: Client, served: str) -> None:
+    with pytest.raises(grpc.RpcError) as error:
+        client.tokenize(served, "long " * 3_000_000)
+    assert_refused(error.value, "text", "characters")
 
 
 @pytest.mark.parametrize(

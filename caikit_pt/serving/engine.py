@@ -297,7 +297,9 @@ def generate(base: BaseModel, requests: Sequence[Request]) -> Iterator[None]:
 
     Where an answer's scores aren't finite it is an empty one. Raises what else a request fails with.
     """
-    limits = Limits(rows=max(1, len(requests)), waiting=len(requests), wait_seconds=math.inf)
+    limits = Limits(
+        rows=max(1, len(requests)), waiting=len(requests), wait_seconds=math.inf, attention_bytes=math.inf
+    )
     engine = Engine(base, limits)
     generations = [engine.submit(request) for request in requests]
     while engine.busy:

@@ -353,6 +353,29 @@ def test_a_cancelled_row_leaves_before_the_next_step(base: BaseModel) -> None:
     assert stays.result().generated == alone(base, 2, **fields)
 
 
+def test_a_row_that_is_cancelled_while_others_read_is_gone_after_one_step(base: BaseModel) -> None:
+    """Also where a long text is under way, and where there is nobody else."""
+    engine = Engine(base, Limits(read_positions=16))
+    fields = {"max_new_tokens": 60, "min_new_tokens": 60}
+    gone = engine.submit(request(base, 1, **fields))
+    while not gone.request.generated:
+        engine.step()
+    long = request(base, 2)
+    other = engine.submit(Request(base.text, long.prompt, [40] * 300, long.parameters))
+    gone.cancel()
+    engine.step()
+    assert gone.ended
+    assert gone not in engine._running_now()
+    finish(engine)
+    other.result()
+    last = engine.submit(request(base, 3, **fields))
+    engine.step()
+    last.cancel()
+    engine.step()
+    assert last.ended
+    assert not engine.busy
+
+
 def test_whoever_is_one_too_many_is_refused(base: BaseModel) -> None:
     engine = Engine(base, Limits(waiting=2))
     for seed in range(2):
@@ -388,6 +411,65 @@ def test_what_can_never_fit_is_refused_at_once(base: BaseModel) -> None:
     with pytest.raises(InvalidParameter, match=r"max_new_tokens: 500 .* at most 100 positions"):
         engine.submit(request(base, 1, max_new_tokens=500))
     assert engine.submit(request(base, 1, max_new_tokens=40)).request.most_positions <= 100
+
+
+def test_a_text_whose_attention_has_no_room_is_refused_at_once(base: BaseModel) -> None:
+    """An encoder reads at once, in memory that grows with the square: nobody asked whether there is any."""
+    prompt = request(base, 1).prompt
+    length = 60 - base.text.served_positions(Row(prompt.tensors, ()), 0)
+    fits, larger = (
+        Request(base.text, prompt, [40] * size, GenerationParameters(max_new_tokens=3))
+        for size in (length, length + 1)
+    )
+    engine = Engine(base, Limits(attention_bytes=60**2 * base.serving.square_bytes))
+    engine.submit(fits)
+    if base.checkpoint.config.is_encoder_decoder:
+        with pytest.raises(
+            InvalidParameter, match=rf"text: '{length + 1} tokens' .* at most {length} tokens"
+        ):
+            engine.submit(larger)
+    else:
+        engine.submit(larger)
+    finish(engine)
+
+
+def test_memory_for_attention_is_counted_as_what_it_is(t5: BaseModel) -> None:
+    """At the default length: what torch takes at its peak is at most what is asked for."""
+    length = 1500
+    one = Request(t5.text, request(t5, 1).prompt, [40] * length, GenerationParameters(max_new_tokens=1))
+    engine = Engine(t5, Limits())
+    engine.submit(one)
+    with torch.profiler.profile(profile_memory=True) as profile:
+        finish(engine)
+    held = peak = 0
+    for event in profile.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            peak = max(peak, held)
+    asked = t5.serving.square_bytes * t5.serving.read_at_once(one.row) ** 2
+    assert asked / 4 < peak < asked * 1.3
+
+
+def test_what_is_read_together_is_bounded_by_its_square(
+    t5: BaseModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A few tokens behind a long soft prompt are as wide as it is: 32 such rows asked for gigabytes."""
+    ids = [40 + number % 300 for number in range(400)]
+    prompt = SoftPrompt({"ENCODER": t5.weights.embed(ids).float().cpu()})
+    parameters = GenerationParameters(max_new_tokens=3)
+    made = [Request(t5.text, prompt, [50 + n, 60], parameters) for n in range(12)]
+    engine = Engine(t5, Limits())
+    read = spy_on_reading(t5, monkeypatch)
+    generations = [engine.submit(each) for each in made]
+    finish(engine)
+    assert sum(read) == 12
+    assert max(read) * 403**2 <= 4 * 512**2 < (max(read) + 1) * 404**2
+    monkeypatch.undo()
+    for generation, number in zip(generations, range(12), strict=True):
+        one = Request(t5.text, prompt, [50 + number, 60], parameters)
+        for _ in generate(t5, [one]):
+            pass
+        assert generation.result().generated == one.generated
 
 
 def test_keys_and_values_stay_within_their_room(base: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
