@@ -344,7 +344,7 @@ def check_characters(base: TextSide, text: str, most: int = 0) -> None:
 def _why(base: TextSide, most: int) -> str:
     if most or not base.context_length:
         return "by the setting max_input_tokens"
-    return f"the context of {base.checkpoint.name}"
+    return f"by the context of {base.context_length} tokens that {base.checkpoint.name} has"
 
 
 def _checked_room(base: TextSide, row: Row, needed: int) -> int | None:

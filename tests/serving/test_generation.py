@@ -149,7 +149,7 @@ def test_without_a_setting_the_context_decides(llama: BaseModel, t5: BaseModel) 
     assert llama.text.most_source_ids(0) == 1024
     assert t5.text.most_source_ids(0) == 4096
     assert t5.text.most_source_ids(100_000) == 100_000
-    with pytest.raises(InvalidParameter, match="the context of tiny-llama"):
+    with pytest.raises(InvalidParameter, match="context of 1024 tokens"):
         text_ids(llama.text, "kettle " * 4_000, GenerationParameters())
     with pytest.raises(InvalidParameter, match="by the setting max_input_tokens"):
         text_ids(t5.text, "kettle " * 40_000, GenerationParameters())
