@@ -113,6 +113,12 @@ class OutOfMemory(CaikitPtError):
     retry_seconds = 5.0
 
 
+class AnswerNotFinite(CaikitPtError):
+    """The model's scores of the next token aren't finite numbers, so that there is no answer."""
+
+    status = "FAILED_PRECONDITION"
+
+
 class WaitedTooLong(CaikitPtError):
     """A request has waited for its turn as long as it may."""
 

@@ -6,10 +6,11 @@ what caikit can turn into protobuf: Optional and Union, no strings.
 """
 
 import logging
+from contextlib import suppress
 from dataclasses import asdict
-from functools import cached_property
+from functools import cached_property, wraps
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Tuple, Union
+from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Tuple, Type, TypeVar, Union
 
 import caikit
 import numpy as np
@@ -45,10 +46,11 @@ from caikit_pt.serving.backend import Backend
 from caikit_pt.serving.backends import backend_for, base_for
 from caikit_pt.serving.generation import Generation
 from caikit_pt.serving.labels import Labels, labels_of
-from caikit_pt.serving.request import Request
+from caikit_pt.serving.request import Request, check_characters
 from caikit_pt.serving.request import Token as ServedToken
 from caikit_pt.soft_prompt import artifact
 from caikit_pt.soft_prompt.artifact import TunedPrompt
+from caikit_pt.soft_prompt.config_file import check_config
 from caikit_pt.soft_prompt.initial import FIELD, Predecessor, published
 from caikit_pt.soft_prompt.publication import replacing
 from caikit_pt.status import caikit_errors
@@ -66,6 +68,7 @@ from caikit_pt.tuning.training import Training
 from caikit_pt.tuning.verbalizer import Verbalizer
 
 _Decay = Optional[Union[Tuple[int, float], ExponentialDecayLengthPenalty]]
+_Made = TypeVar("_Made", bound=Any)
 _Records = Union[DataStream[GenerationTrainRecord], DataStream[ClassificationTrainRecord]]
 
 # caikit names the train RPC by the first of a module's tasks, and warns each time that it does where there
@@ -73,7 +76,25 @@ _Records = Union[DataStream[GenerationTrainRecord], DataStream[ClassificationTra
 logging.getLogger("RNTM-NAMES").addFilter(lambda record: "<RUN35134050W>" not in str(record.msg))
 
 
+def _looks_first(made: Type[_Made]) -> Type[_Made]:
+    """caikit has put another `load` around that of a module, which reads config.yml at once: it is looked
+    through before that."""
+    reading = made.load.__func__
+
+    @wraps(reading)
+    def load(cls: Type[_Made], model_path: Union[str, ModuleConfig], *more: Any, **options: Any) -> Any:
+        if isinstance(model_path, str):
+            with caikit_errors(), suppress(FileNotFoundError):
+                check_config(Path(model_path))
+        return reading(cls, model_path, *more, **options)
+
+    # caikit's metaclass warns of whoever changes it otherwise.
+    type.__setattr__(made, "load", classmethod(load))
+    return made
+
+
 # The id is caikit-nlp's, so that prompts that it saved are loaded here.
+@_looks_first
 @module(
     id="6655831b-960a-4dc5-8df4-867026e2cd41",
     name="Peft prompt tuning",
@@ -310,9 +331,13 @@ class PeftPromptTuning(ModuleBase):
 
     @TokenizationTask.taskmethod()
     def run_tokenizer(self, text: str) -> TokenizationResults:
-        """The tokens of `text` with their offsets in characters, without special tokens."""
+        """The tokens of `text` with their offsets in characters, without special tokens.
+
+        Raises CaikitRuntimeException with INVALID_ARGUMENT for a text of more characters than is ever served.
+        """
         with caikit_errors():
             _check_text(text)
+            check_characters(self.base.text, text, settings.current().max_input_tokens)
         encoded = self.base.text.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         tokens = [Token(start, end, text[start:end]) for start, end in encoded["offset_mapping"]]
         return TokenizationResults(results=tokens, token_count=len(tokens))
@@ -350,8 +375,11 @@ class PeftPromptTuning(ModuleBase):
 
     def _request(self, text: str, exponential_decay_length_penalty: _Decay, **fields: Any) -> Request:
         """A request as the serving side knows it."""
+        now = settings.current()
         _check_text(text)
-        limit = settings.current().max_new_tokens_limit
+        if not fields["truncate_input_tokens"]:
+            check_characters(self.base.text, text, now.max_input_tokens)
+        limit = now.max_new_tokens_limit
         limits = {"max_new_tokens": (1.0, float(limit))}
         decay = exponential_decay_length_penalty
         if isinstance(decay, ExponentialDecayLengthPenalty):
@@ -450,6 +478,7 @@ class PeftPromptTuning(ModuleBase):
             prompt=self.tuned.prompt,
             verbalizer=self._verbalizer,
             labels=self._labels if labels_only else None,
+            max_input_tokens=settings.current().max_input_tokens,
         )
 
     # ---- on disk ----
@@ -483,6 +512,8 @@ class PeftPromptTuning(ModuleBase):
 
 def _read(model_path: Union[str, ModuleConfig]) -> TunedPrompt:
     """Raises DamagedArtifact."""
+    if isinstance(model_path, str):
+        check_config(Path(model_path))
     loader = ModuleLoader(model_path)
     return artifact.read(_plain(loader.config), Path(loader.model_path))
 

@@ -1,8 +1,12 @@
-"""Names in a request become paths inside a root, or are refused."""
+"""Names in a request become paths inside a root, or are refused; what lies there is read if it is a file."""
 
 from __future__ import annotations
 
+import errno
+import io
+import os
 import re
+import stat
 from pathlib import Path
 
 from caikit_pt.errors import InvalidParameter
@@ -34,6 +38,31 @@ def inside(root: str | Path, name: str, field: str, error: type[InvalidParameter
     if path == real_root or not path.is_relative_to(real_root):
         raise error(field, name, allowed)
     return path
+
+
+def open_file(path: Path) -> io.BufferedReader:
+    """The regular file at `path`, to be read in bytes. Raises OSError, also where something else lies there.
+
+    A pipe would be waited for until somebody writes, and a device for ever. It is opened, which nothing waits
+    for, before it is looked at: so nobody can put another one into its place in between.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", path.name)
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def read_file(path: Path, largest: int) -> bytes:
+    """All of the regular file at `path`. Raises OSError, also where it has more than `largest` bytes."""
+    with open_file(path) as file:
+        content = file.read(largest + 1)
+    if len(content) > largest:
+        raise OSError(errno.EFBIG, f"more than {largest:,} bytes", path.name)
+    return content
 
 
 def check_model_name(name: str, field: str = "model_name") -> str:

@@ -66,6 +66,7 @@ class Settings:
     tuning_presets: tuple[Mapping[str, Any], ...] = ()
     tuning_limits: Limits = field(default_factory=lambda: _of_config_yml("tuning_limits"))
     max_new_tokens_limit: int = _default("max_new_tokens_limit")
+    max_input_tokens: int = _default("max_input_tokens")
     join_trainings: bool = _default("join_trainings")
     max_batch_size: int = _default("max_batch_size")
     max_waiting_requests: int = _default("max_waiting_requests")
@@ -110,6 +111,7 @@ _ROWS = ParameterTable(
     row("cache_dir", str),
     row("source_prompt_base", str),
     row("max_new_tokens_limit", int, 1),
+    row("max_input_tokens", int, 0),
     row("join_trainings", bool),
     row("max_batch_size", int, 1),
     row("max_waiting_requests", int, 1),

@@ -6,7 +6,9 @@ Each row is something that caikit-nlp accepted, failed at late, or answered with
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -259,6 +261,11 @@ INFERENCE: dict[str, tuple[dict[str, Any], str, str]] = {
     "repetition_penalty -1": ({"repetition_penalty": -1.0}, "repetition_penalty", "from 0"),
     "max_time 0": ({"max_time": 0.0}, "max_time", "above 0"),
     "an empty stop sequence": ({"stop_sequences": ["a", ""]}, "stop_sequences", "empty"),
+    "65 stop sequences": ({"stop_sequences": list(map(str, range(65)))}, "stop_sequences", "up to 64"),
+    "a long stop sequence": ({"stop_sequences": ["a" * 257]}, "stop_sequences", "256 characters"),
+    "a stop sequence of megabytes": ({"stop_sequences": ["a" * 9_000_000]}, "stop_sequences", "256"),
+    "megabytes of text": ({"text": "long " * 3_000_000}, "text", "characters"),
+    "megabytes of one word": ({"text": "a" * 15_000_000, "truncate_input_tokens": 9}, "text", "characters"),
     "decay factor 0": (
         {"exponential_decay_length_penalty": {"start_index": 1, "decay_factor": 0.0}},
         "exponential_decay_length_penalty.decay_factor",
@@ -327,6 +334,52 @@ def test_bad_inference_requests(client: Client, served: str, case: str, streamin
     with pytest.raises(grpc.RpcError) as error:
         _ = list(client.stream(served, **request)) if streaming else client.predict(served, **request)
     assert_refused(error.value, field, allowed)
+
+
+def test_megabytes_to_tokenize(client: Client, served: str) -> None:
+    with pytest.raises(grpc.RpcError) as error:
+        client.tokenize(served, "long " * 3_000_000)
+    assert_refused(error.value, "text", "characters")
+
+
+@pytest.mark.parametrize(
+    ("damage", "status"),
+    [
+        ("empty", grpc.StatusCode.DATA_LOSS),
+        ("aliases", grpc.StatusCode.DATA_LOSS),
+        ("tensors in a pipe", grpc.StatusCode.DATA_LOSS),
+        ("config in a pipe", grpc.StatusCode.NOT_FOUND),
+        ("pipe", grpc.StatusCode.NOT_FOUND),
+    ],
+)
+def test_damaged_prompts_hang_no_request(
+    client: Client, served: str, models_dir: Path, damage: str, status: grpc.StatusCode
+) -> None:
+    """Aliases of aliases took half a minute, and a pipe a thread of the server for ever."""
+    damaged = models_dir / f"damaged-{damage.replace(' ', '-')}"
+    if damage == "pipe":
+        os.mkfifo(damaged)
+    else:
+        shutil.copytree(models_dir / served, damaged)
+    config = damaged / "config.yml"
+    if damage == "empty":
+        config.write_text("")
+    if damage == "aliases":
+        levels = [f"a{level}: &a{level} [{f'*a{level - 1},' * 9}]" for level in range(1, 12)]
+        config.write_text("\n".join(["a0: &a0 [x]", *levels]))
+    if damage.endswith("in a pipe"):
+        file = config if damage.startswith("config") else next(damaged.glob("*.safetensors"))
+        file.unlink()
+        os.mkfifo(file)
+    try:
+        with pytest.raises(grpc.RpcError) as error:
+            client.predict_within(20, damaged.name, "The desk is awful")
+        assert error.value.code() is status, error.value.details()
+    finally:
+        if damaged.is_dir():
+            shutil.rmtree(damaged)
+        else:
+            damaged.unlink()
 
 
 def test_empty_text_to_tokenize(client: Client, served: str) -> None:

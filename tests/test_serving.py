@@ -131,16 +131,43 @@ def test_a_slow_reader_gets_all_of_it(served: tuple[Client, int]) -> None:
     assert quick.generated_text.endswith("".join(part.generated_text for part in parts))
 
 
+def test_a_prompt_beyond_float16_fails_and_nobody_else(
+    tmp_path: Path, llama: BaseModel, t5: BaseModel
+) -> None:
+    """Its rows were nan, and whoever had their place next got an answer made of that."""
+    models = tmp_path / "models"
+    models.mkdir()
+    for number, base in enumerate((llama, t5)):
+        _save(base, number, models / f"good-{number}")
+        _save(base, number, models / f"large-{number}", 1e5)
+    settings = {"BASE_MODELS_DIR": str(llama.checkpoint.directory.parent), "TORCH_DTYPE": "float16"}
+    fields = {"max_new_tokens": 9, "min_new_tokens": 9}
+    with server(models, settings) as port, ThreadPoolExecutor(12) as pool:
+        client = Client(port)
+
+        def ask(number: int) -> int:
+            """Tokens of the answer; one of three asks a prompt that is too large."""
+            name = f"{'large' if number % 3 == 0 else 'good'}-{number % 2}"
+            try:
+                return int(client.predict(name, f"the kettle {number}", **fields).generated_tokens)
+            except grpc.RpcError as error:
+                assert error.code() is grpc.StatusCode.FAILED_PRECONDITION  # noqa: PT017
+                assert "torch_dtype" in (error.details() or "")  # noqa: PT017
+                return 0
+
+        assert list(pool.map(ask, range(18))) == [9 * (number % 3 > 0) for number in range(18)]
+
+
 # ---- helpers ----
 
 
-def _save(base: BaseModel, number: int, directory: Path) -> None:
+def _save(base: BaseModel, number: int, directory: Path, times: float = 1.0) -> None:
     generator = torch.Generator().manual_seed(number)
     length = 1 + number * 5 % 40
     ids = torch.randint(20, 400, (length,), generator=generator).tolist()
     part = base.checkpoint.prompt_parts[0]
     tuned = TunedPrompt(
-        prompt=SoftPrompt({part: base.weights.embed(ids).float()}),
+        prompt=SoftPrompt({part: times * base.weights.embed(ids).float()}),
         base_model_name=base.checkpoint.name,
         base_model_fingerprint=base.checkpoint.fingerprint,
         verbalizer="{{input}}",

@@ -13,6 +13,7 @@ from caikit_pt.parameters.table import Limits, Parameter, ParameterTable
 GREEDY = "GREEDY"
 SAMPLING = "SAMPLING"
 MAX_STOP_SEQUENCES = 64
+MAX_STOP_SEQUENCE_CHARACTERS = 256
 # Below it the likeliest token has all the probability that float32 can tell apart.
 COLDEST = 1e-3
 
@@ -86,7 +87,7 @@ GENERATION_PARAMETERS = ParameterTable(
     Parameter(
         "stop_sequences",
         str,
-        "Text that ends the answer, also across tokens.",
+        "Text that ends the answer, also across tokens. Up to 64, of up to 256 characters.",
         (),
         "none",
         many=True,
@@ -199,11 +200,14 @@ class GenerationParameters:
                 f"no more than max_new_tokens, which is {parameters.max_new_tokens}",
             )
         stops = parameters.stop_sequences
-        if "" in stops or len(stops) > MAX_STOP_SEQUENCES:
+        longest = max(map(len, stops), default=0)
+        if "" in stops or len(stops) > MAX_STOP_SEQUENCES or longest > MAX_STOP_SEQUENCE_CHARACTERS:
             raise InvalidParameter(
                 "stop_sequences",
-                list(stops),
-                f"up to {MAX_STOP_SEQUENCES} texts, none of them empty",
+                # A text of megabytes isn't written out to show its beginning.
+                [each[:MAX_STOP_SEQUENCE_CHARACTERS] for each in stops[:MAX_STOP_SEQUENCES]],
+                f"up to {MAX_STOP_SEQUENCES} texts, none of them empty or of more than "
+                f"{MAX_STOP_SEQUENCE_CHARACTERS} characters",
             )
         return parameters
 

@@ -13,7 +13,8 @@ from caikit.runtime.model_management.model_manager import ModelManager
 
 from caikit_pt.errors import InvalidParameter, UnknownModel, shown
 from caikit_pt.module import PeftPromptTuning
-from caikit_pt.paths import check_model_name, inside
+from caikit_pt.paths import check_model_name, inside, open_file
+from caikit_pt.soft_prompt.config_file import CONFIG
 from caikit_pt.status import caikit_errors
 
 # Of a config.yml, which begins with the module that has saved it.
@@ -71,7 +72,7 @@ class PublishedPrompts(ModelManager):
             path = inside(self._local_models_dir, model_id, "mm-model-id")
         except InvalidParameter:
             return False
-        return not path.name.startswith(".") and (path / "config.yml").is_file()
+        return not path.name.startswith(".") and (path / CONFIG).is_file()
 
     def _confined(self, path: str) -> str:
         """A path, as caikit takes it, that is in the directory of models."""
@@ -82,8 +83,8 @@ class PublishedPrompts(ModelManager):
 
 def _is_tuned_prompt(path: Path) -> bool:
     """Whether our module, or caikit-nlp's, has saved it; nothing of other modules is read any further."""
-    file = path / "config.yml"
-    if not file.is_file():
+    try:
+        with open_file(path / CONFIG) as content:
+            return bool(_OURS.search(content.read(_BEGINNING).decode("utf-8", "replace")))
+    except OSError:
         return False
-    with file.open("rb") as content:
-        return bool(_OURS.search(content.read(_BEGINNING).decode("utf-8", "replace")))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from caikit_pt.base_model.loading.memory import is_out_of_memory
 from caikit_pt.base_model.model import BaseModel
 from caikit_pt.base_model.serving.batch import Batch, Prefill
-from caikit_pt.errors import OutOfMemory
+from caikit_pt.errors import AnswerNotFinite, OutOfMemory
 from caikit_pt.serving.generation import Generation
 from caikit_pt.serving.request import Request
 from caikit_pt.serving.scheduler import Limits, Scheduler
@@ -150,6 +150,10 @@ class Engine:
         prefill.advance(max(1, self._scheduler.read_positions // rows))
         if prefill.columns:
             return
+        told = wishes.read(prefill.logits)
+        # Before they join: what isn't finite never gets to where others run.
+        if self._set_apart(self._reading, told):
+            return
         running = self._batch_for(self._reading)
         try:
             running.batch.join(prefill)
@@ -161,7 +165,7 @@ class Engine:
         joined = range(len(running.generations) - rows, len(running.generations))
         self.statistics.read(self._reading)
         self._reading, self._prefill, self._wishes = [], None, None
-        self._take(running, joined, wishes.read(prefill.logits))
+        self._take(running, joined, told)
 
     def _batch_for(self, joining: Sequence[Generation]) -> _Running:
         """The batch that `joining` may join; a new one where there is none."""
@@ -185,8 +189,9 @@ class Engine:
         tokens = parcel.add(torch.tensor([each.request.generated[-1] for each in running.generations]))
         wishes = running.wishes(parcel)
         parcel.send()
-        logits = running.batch.advance(tokens())
-        self._take(running, range(len(running.generations)), wishes.read(logits))
+        told = wishes.read(running.batch.advance(tokens()))
+        if not self._set_apart(running.generations, told):
+            self._take(running, range(len(running.generations)), told)
 
     def _take(self, running: _Running, rows: Sequence[int], told: Sequence[Told]) -> None:
         """Extends `rows` by what they were told; who is finished leaves. What fails earlier has taken nothing
@@ -264,13 +269,36 @@ class Engine:
             generation.alone = True
         self._scheduler.put_back(generations)
 
+    def _set_apart(self, together: Sequence[Generation], told: Sequence[Told]) -> bool:
+        """Whether logits of some of those that were computed `together` aren't finite; then nobody takes any.
+
+        Those are tried alone, since they may have it from others, and fail where they were alone. Whoever
+        they shared a batch with is read again, and nothing that they shared is used again: what a mask hides
+        is multiplied by nought, which is nan of what isn't finite.
+        """
+        bad = [generation for generation, each in zip(together, told, strict=True) if not each.finite]
+        if not bad:
+            return False
+        self._withdraw(bad)
+        self.base.serving.forget_stores()
+        _LOG.warning("scores of %d of %d requests aren't finite", len(bad), len(together))
+        again = [generation for generation in bad if not generation.alone]
+        for generation in bad:
+            if generation.alone:
+                generation.fail(AnswerNotFinite(_not_finite(self.base)))
+            generation.alone = True
+        self._scheduler.put_back(again)
+        return True
+
     def _running_now(self) -> list[Generation]:
         return [each for running in tuple(self._running) for each in tuple(running.generations)]
 
     def _withdraw(self, generations: Sequence[Generation]) -> None:
-        """They are neither read nor running any more; who shared a batch with them is read again."""
+        """They are neither read nor running any more; who was read or ran with them is read again."""
         if any(each in generations for each in self._reading):
+            others = [each for each in self._reading if each not in generations]
             self._reading, self._prefill, self._wishes = [], None, None
+            self._scheduler.put_back(others)
         for running in list(self._running):
             if running.spoilt or any(each in generations for each in running.generations):
                 running.generations = [each for each in running.generations if each not in generations]
@@ -283,14 +311,31 @@ class Engine:
         self._scheduler.put_back(running.generations)
 
 
+def _not_finite(base: BaseModel) -> str:
+    """What is told of an answer that isn't one."""
+    dtype = str(base.weights.dtype).removeprefix("torch.")
+    return (
+        f"With this soft prompt and text {base.checkpoint.name} computes scores in {dtype} that aren't "
+        "finite numbers, so there is no answer. Serve it with another torch_dtype (the setting torch_dtype: "
+        "bfloat16 or float32), or tune the prompt again"
+    )
+
+
 def generate(base: BaseModel, requests: Sequence[Request]) -> Iterator[None]:
-    """Extends `requests` by a token each and yields, until all are finished, in the caller's thread."""
-    limits = Limits(rows=max(1, len(requests)), waiting=len(requests), wait_seconds=math.inf)
+    """Extends `requests` by a token each and yields, until all are finished, in the caller's thread.
+
+    Where an answer's scores aren't finite it is an empty one. Raises what else a request fails with.
+    """
+    limits = Limits(
+        rows=max(1, len(requests)), waiting=len(requests), wait_seconds=math.inf, attention_bytes=math.inf
+    )
     engine = Engine(base, limits)
     generations = [engine.submit(request) for request in requests]
     while engine.busy:
         engine.step()
         yield
     for generation in generations:
-        if generation.error:
+        if isinstance(generation.error, AnswerNotFinite):
+            generation.request.forget()
+        elif generation.error:
             raise generation.error

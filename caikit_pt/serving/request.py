@@ -279,6 +279,10 @@ class Request:
             self.generated = []
         self.end(FinishReason.TIME_LIMIT)
 
+    def forget(self) -> None:
+        """What there is of an answer that failed counts for nothing: it is an empty one."""
+        self.generated, self.steps = [], []
+
     def end(self, reason: FinishReason) -> None:
         """Ends the answer without another token."""
         text = self._end(reason)
@@ -308,15 +312,44 @@ class Request:
         return shown
 
 
-def text_ids(base: TextSide, text: str, parameters: GenerationParameters) -> list[int]:
+def text_ids(base: TextSide, text: str, parameters: GenerationParameters, most: int = 0) -> list[int]:
     """The tokens of a verbalised text, cut where the request asks for it.
 
-    Of a text that can't fit into the context not all of them: it is refused for those.
+    Raises InvalidParameter where there are more than `most`, as `TextSide.most_source_ids` takes it: by its
+    characters before it is read, and then by as many tokens as show it.
     """
-    limit = parameters.truncate_input_tokens
-    if limit:
-        return base.keep_last(base.last_source_ids(text, limit), limit)
-    return base.first_source_ids(text, base.context_length) if base.context_length else base.source_ids(text)
+    limit, cut = base.most_source_ids(most), parameters.truncate_input_tokens
+    if 0 < cut <= limit:
+        last = base.last_source_ids(text, cut, base.most_characters(limit))
+        if last is not None:
+            return base.keep_last(last, cut)
+    check_characters(base, text, most)
+    ids = base.first_source_ids(text, limit)
+    if len(ids) > limit:
+        raise InvalidParameter(
+            "text",
+            f"{'at least ' * (len(ids) > 2 * limit)}{len(ids)} tokens",
+            f"at most {limit} tokens, {_why(base, most)}; truncate_input_tokens, up to that, keeps the last",
+        )
+    return ids
+
+
+def check_characters(base: TextSide, text: str, most: int = 0) -> None:
+    """Raises InvalidParameter where `text` has more characters than `most` tokens can have."""
+    limit = base.most_source_ids(most)
+    characters = base.most_characters(limit)
+    if len(text) > characters:
+        raise InvalidParameter(
+            "text",
+            f"{len(text):,} characters",
+            f"at most {characters:,} characters, as many as {limit} tokens can have, {_why(base, most)}",
+        )
+
+
+def _why(base: TextSide, most: int) -> str:
+    if most or not base.context_length:
+        return "by the setting max_input_tokens"
+    return f"by the context of {base.context_length} tokens that {base.checkpoint.name} has"
 
 
 def _checked_room(base: TextSide, row: Row, needed: int) -> int | None:

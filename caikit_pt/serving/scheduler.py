@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
@@ -11,11 +12,14 @@ from dataclasses import dataclass
 from caikit_pt.base_model.model import BaseModel
 from caikit_pt.errors import InvalidParameter, TooManyRequests, WaitedTooLong
 from caikit_pt.serving.generation import Generation
+from caikit_pt.serving.request import Request
 from caikit_pt.settings import Settings
 
 # Behind the oldest request, so many are looked through for texts of about its length.
 _LOOK_AHEAD = 32
 _BETWEEN_LOOKS = 0.05  # seconds
+# Pairs of positions that are read together, by the square of positions: soft prompts are read, too.
+_SQUARES = 4
 # Of all rows, where neither a setting nor the device says.
 KV_BYTES_ON_A_CPU = 2**32
 _DEFAULTS = Settings()
@@ -36,6 +40,8 @@ class Limits:
     prompt_bytes: int = _DEFAULTS.prompt_cache_mib * 2**20
     # Whether steps are captured, on devices where they can be.
     cuda_graphs: bool = _DEFAULTS.cuda_graphs
+    # Scores of attention of one text that can't be read in pieces.
+    attention_bytes: float = KV_BYTES_ON_A_CPU
 
 
 class Scheduler:
@@ -57,6 +63,7 @@ class Scheduler:
 
     def add(self, generation: Generation) -> None:
         """Takes a request on. Raises InvalidParameter where it can never run, TooManyRequests."""
+        self._check_attention(generation.request)
         needed = generation.request.most_positions
         if self._most_positions and needed > self._most_positions:
             labelled = generation.request.labels is not None
@@ -75,6 +82,21 @@ class Scheduler:
                     "Try again later"
                 )
             self._waiting.append(generation)
+
+    def _check_attention(self, request: Request) -> None:
+        """Raises InvalidParameter where reading its text takes more memory than there may be."""
+        serving = self._base.serving
+        most = math.isqrt(int(min(self._limits.attention_bytes, 2**62)) // serving.square_bytes)
+        positions = serving.read_at_once(request.row)
+        if positions > most:
+            length = len(request.row.ids)
+            raise InvalidParameter(
+                "text",
+                f"{length} tokens",
+                f"at most {max(0, most - (positions - length))} tokens beside this soft prompt: "
+                f"{self._base.checkpoint.name} reads a text at once, in memory that grows with the square of "
+                "its length; truncate_input_tokens cuts it",
+            )
 
     def put_back(self, generations: Sequence[Generation]) -> None:
         """They were running, and are the first to do so again."""
@@ -148,8 +170,7 @@ class Scheduler:
                 alike.sort(key=lambda each: abs(_length(each) - length))
                 taken = [oldest]
                 for each in alike:
-                    widest = max(_length(row) for row in (*taken, each))
-                    if each is not oldest and widest * (len(taken) + 1) <= self.read_positions:
+                    if each is not oldest and self._may_be_read([*taken, each]):
                         taken.append(each)
             self._waiting = deque(each for each in self._waiting if each not in taken)
             now = time.monotonic()
@@ -157,6 +178,15 @@ class Scheduler:
                 if each.taken is None:
                     each.taken = now
             return taken
+
+    def _may_be_read(self, together: Sequence[Generation]) -> bool:
+        """Whether these make no larger pass than one may be, all as wide as the widest: by their positions,
+        and where each of these looks at all others by its square."""
+        rows = len(together)
+        if rows * max(map(_length, together)) > self.read_positions:
+            return False
+        widest = max(self._base.serving.read_at_once(each.request.so_far) for each in together)
+        return rows * widest**2 <= _SQUARES * self.read_positions**2
 
     def _room_for(self, running: Sequence[Generation]) -> list[Generation]:
         """The first of those that wait, as many as may run beside `running`."""

@@ -25,8 +25,9 @@ _NOTHING: Mapping[int, Worth] = MappingProxyType({})
 @dataclass(slots=True)
 class Told:
     """What one request is told: its token, or the log-probabilities of its choices among themselves; and
-    what tokens that it asked for are worth."""
+    what tokens that it asked for are worth. Nothing of it counts where its logits aren't `finite`."""
 
+    finite: bool = True
     token: int | None = None
     shares: Sequence[float] = ()
     worths: Mapping[int, Worth] = field(default_factory=lambda: _NOTHING)
@@ -80,7 +81,8 @@ class Wishes:
 
     def read(self, logits: Tensor) -> list[Told]:
         """What each request is told of its row of `logits` [B, V] (float32)."""
-        wanted: list[Tensor] = []
+        # Nan and infinity are the largest of whatever they are among.
+        wanted: list[Tensor] = [logits.amax(dim=-1)]
         if self._free:
             everybody = len(self._free) == len(self._requests)
             wanted.append(self.sampling.pick(logits if everybody else logits[self._free_rows()]))
@@ -90,14 +92,14 @@ class Wishes:
         if self._asked or self._asking:
             ids = self._worth_ids()
             if self._asking:
-                ids = torch.cat([ids, wanted[0][self._asking_rows()]])
+                ids = torch.cat([ids, wanted[1][self._asking_rows()]])
             wanted += worths_of(logits[self._worth_rows()], ids)
         # The one time that the host waits for a step.
         return self._told([each.tolist() for each in fetched(wanted)])
 
     def _told(self, read: list[Any]) -> list[Told]:
-        told = [Told() for _ in self._requests]
         parts = iter(read)
+        told = [Told(finite=math.isfinite(largest)) for largest in next(parts)]
         if self._free:
             for row, token in zip(self._free, next(parts), strict=True):
                 told[row].token = int(token)

@@ -76,6 +76,7 @@ def limits(base: BaseModel, settings: Settings) -> Limits:
         wait_seconds=settings.max_wait_seconds,
         kv_bytes=settings.kv_cache_mib * 2**20 or _free(base),
         read_positions=settings.max_prefill_tokens,
+        attention_bytes=_free(base),
         prompt_bytes=settings.prompt_cache_mib * 2**20,
         cuda_graphs=settings.cuda_graphs,
     )

@@ -12,10 +12,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
 
+from caikit_pt.paths import read_file
+
 _LOG = logging.getLogger(__name__)
 
 TRAINING_LOGS = "training_logs.jsonl"
 VERDICT = "verdict.json"
+_LARGEST = 2**28  # bytes, of either
 
 
 class LossCurve(Sequence[Mapping[str, Any]]):
@@ -73,7 +76,7 @@ def _finite(entry: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _text(file: Path) -> str:
     try:
-        return file.read_text("utf-8")
+        return read_file(file, _LARGEST).decode("utf-8")
     except (OSError, UnicodeDecodeError):
         return ""
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from caikit_pt.base_model.loading.checkpoint import Checkpoint
 from caikit_pt.errors import InvalidSourcePrompt
-from caikit_pt.paths import inside
+from caikit_pt.paths import inside, read_file
 from caikit_pt.settings import Settings
 from caikit_pt.soft_prompt.tensor_file import SAFETENSORS, TORCH, WHOLE, read_tensors
 
@@ -32,6 +32,7 @@ _FIELD = "tuning_config.prompt_tuning_init_source_model"
 _IN_DIRECTORY = ("adapter_model.safetensors", "adapter_model.bin")
 _MANIFEST = "manifest.json"
 _PEFT_CONFIG = "adapter_config.json"
+_LARGEST_JSON = 2**20  # bytes
 _IDENTITY = ("base_model", "fingerprint")
 # peft's name, this project's own for a tuned prompt, and a file that is one tensor.
 _SHARED = ("prompt_embeddings", "prompt", WHOLE)
@@ -229,10 +230,10 @@ def _manifest(file: Path) -> Mapping[str, Any]:
 
 
 def _json(file: Path) -> Mapping[str, Any]:
-    """The object in `file`, empty where there is no such file or no object in it."""
+    """The object in `file`, empty where there is no such file, none of that size or no object in it."""
     try:
-        content = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError):
+        content = json.loads(read_file(file, _LARGEST_JSON))
+    except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
 

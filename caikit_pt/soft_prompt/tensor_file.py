@@ -6,12 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from caikit_pt.paths import open_file, read_file
+
 if TYPE_CHECKING:
     import torch
 
 SAFETENSORS = ".safetensors"
 TORCH = (".bin", ".pt")
 WHOLE = ""
+# Twice a soft prompt of 4,096 tokens and a width of 65,536.
+_LARGEST = 2**31  # bytes
 
 
 def read_tensors(file: Path) -> Mapping[str, torch.Tensor]:
@@ -20,16 +24,19 @@ def read_tensors(file: Path) -> Mapping[str, torch.Tensor]:
     Raises ValueError where the file is anything else.
     """
     import torch
-    from safetensors.torch import load_file
+    from safetensors.torch import load
 
     tensors: Any
     try:
         if file.suffix == SAFETENSORS:
-            tensors = load_file(file)
+            tensors = load(read_file(file, _LARGEST))
         elif file.suffix in TORCH:
-            tensors = torch.load(file, map_location="cpu", weights_only=True)
+            with open_file(file) as opened:
+                tensors = torch.load(opened, map_location="cpu", weights_only=True)
         else:
             raise ValueError("unknown ending")
+    except OSError as error:
+        raise ValueError(f"{file.name} can't be read as tensors ({error.strerror})") from error
     except Exception as error:  # the unpickler fails with whatever a damaged file leads it to
         raise ValueError(f"{file.name} can't be read as tensors") from error
     if isinstance(tensors, torch.Tensor):
@@ -38,5 +45,5 @@ def read_tensors(file: Path) -> Mapping[str, torch.Tensor]:
         isinstance(tensor, torch.Tensor) for tensor in tensors.values()
     ):
         raise ValueError(f"{file.name} holds something other than tensors")
-    # Copies: a file that is mapped and cut short afterwards would kill the process that looks at it.
+    # Copies of what was read, all of which would stay as long as one tensor of it.
     return {str(name): tensor.to(torch.float32, copy=True) for name, tensor in tensors.items()}

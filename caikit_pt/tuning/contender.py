@@ -45,6 +45,8 @@ class Contender:
     prompt: SoftPrompt
     verbalizer: Verbalizer
     labels: Labels | None = None
+    # Tokens that a text may have; 0: as its base model's context has.
+    max_input_tokens: int = 0
 
     @property
     def weights(self) -> BaseModel | None:
@@ -57,8 +59,8 @@ class Contender:
         return replace(self, model_name=self.base.checkpoint.name, prompt=SoftPrompt({}))
 
     def source_ids(self, text: str, parameters: GenerationParameters) -> list[int]:
-        """The tokens of a text as it is served."""
-        return text_ids(self.base.text, self.verbalizer.render(text), parameters)
+        """The tokens of a text as it is served. Raises InvalidParameter where there are too many."""
+        return text_ids(self.base.text, self.verbalizer.render(text), parameters, self.max_input_tokens)
 
     def request(self, ids: Sequence[int], parameters: GenerationParameters, prefix: str = "") -> Request:
         """As it is served, with `prefix` in front of the answer. Raises InvalidParameter where the text

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from caikit_pt.errors import InvalidRecord
+from caikit_pt.paths import open_file
 from caikit_pt.tuning.record_json import of_json, of_json_lines
 from caikit_pt.tuning.record_parquet import of_parquet
 from caikit_pt.tuning.record_table import of_table
@@ -33,13 +34,15 @@ def rows(path: Path, name: str) -> Iterator[Row]:
     kind = name.lower()
     if not is_record_file(name):
         raise InvalidRecord("file", name, f"a file whose name ends in {', '.join(ENDINGS)}")
-    opened = gzip.open if kind.endswith(_GZIP) else open
     try:
-        with opened(path, "rb") as file:
+        with open_file(path) as file:
             if kind.endswith(_PARQUET):
                 yield from of_parquet(file, name)
+            elif kind.endswith(_GZIP):
+                with gzip.open(file) as unpacked:
+                    yield from _READERS[Path(kind.removesuffix(_GZIP)).suffix](Text(unpacked, name))
             else:
-                yield from _READERS[Path(kind.removesuffix(_GZIP)).suffix](Text(file, name))
+                yield from _READERS[Path(kind).suffix](Text(file, name))
     except OSError as error:
         raise InvalidRecord(
             "file", f"{name}: a file that can't be read ({error.strerror})", "a readable file"

@@ -120,7 +120,9 @@ class Validation:
         answers, outputs = [request.text for request in asked], self._outputs(len(asked))
         found = dict(scores(self._task, answers, outputs))
         if calibration and self._calibrates:
-            sure = [max(request.search.probabilities.values()) for request in asked if request.search]
+            # Of an answer that failed no label's is known.
+            known = [request.search.probabilities.values() for request in asked if request.search]
+            sure = [max(each, default=0.0) for each in known]
             found["calibration_error"] = calibration_error(sure, exact_match(answers, outputs))
         return Scores(self.loss(rows), found)
 

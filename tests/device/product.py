@@ -10,7 +10,7 @@ from caikit_pt.base_model.row import Row, TrainingBatch
 from caikit_pt.base_model.trials.answers import check_answers
 from caikit_pt.base_model.trials.batching import check_batching
 from caikit_pt.base_model.trials.training import check_packing, check_training
-from caikit_pt.errors import TrainingInterrupted
+from caikit_pt.errors import AnswerNotFinite, TrainingInterrupted
 from caikit_pt.parameters.generation import GenerationParameters
 from caikit_pt.serving.engine import Engine
 from caikit_pt.serving.labels import Labels
@@ -27,6 +27,7 @@ from caikit_pt.tuning.snapshot import Snapshots
 from caikit_pt.tuning.tuner import tune
 
 __all__ = [
+    "AnswerNotFinite",
     "BaseModel",
     "Candidate",
     "Checkpoint",

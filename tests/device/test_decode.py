@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from tests.numerics.families import Zoo
 
 from .bases import embedded, on_device
 from .captures import BrokenStep, RefusedStep, TapedStep, WrongStep
-from .product import BaseModel, Engine, Limits, Request
+from .product import AnswerNotFinite, BaseModel, Engine, Limits, Request, Row
 from .record import Cause, Kind
 from .rules import tensors_in
 from .simulated import SimulatedDevice
@@ -155,6 +156,31 @@ def test_answers_of_families_are_those_of_a_cpu(zoo: Zoo, there: dict[str, BaseM
         assert [token.logprob for token in some] == pytest.approx(logprobs, abs=1e-3)
 
 
+@pytest.mark.parametrize("name", [LLAMA, T5])
+def test_a_row_of_no_number_leaves_nothing_behind(there: dict[str, BaseModel], name: str) -> None:
+    """What a batch was kept in is used again by the next one, where its nan would be hidden by a mask."""
+    base = there[name]
+    with SimulatedDevice():
+        lone = [greedy(base, number, **LASTING) for number in range(4)]
+        for each in lone:
+            _finish(under_way(base, [each], 1))
+        engine = under_way(base, [greedy(base, number, **LASTING) for number in range(4)], 3)
+        (running,) = engine._running
+        bad = running.generations[1]
+        others = [each for each in running.generations if each is not bad]
+        expected = [lone[number].generated for number in _numbers(others, lone)]
+        with torch.inference_mode():
+            for keys in running.batch._store.parts[0].keys:  # type: ignore[attr-defined]
+                keys[1] = math.nan
+        bad.request.row = Row({part: each * math.nan for part, each in bad.request.row.prompt.items()}, [20])
+        _finish(engine)
+        assert isinstance(bad.error, AnswerNotFinite)
+        assert [each.result().generated for each in others] == expected
+        again = [greedy(base, number, **LASTING) for number in range(4)]
+        _finish(under_way(base, again, 1))
+        assert [each.generated for each in again] == [each.generated for each in lone]
+
+
 @pytest.mark.parametrize(("name", "taken"), TAKEN_OVER.items())
 def test_attention_is_taken_over_where_it_is_the_same(
     there: dict[str, BaseModel], name: str, taken: bool
@@ -220,6 +246,17 @@ def test_on_a_cpu_nothing_is_captured(llama: BaseModel) -> None:
 
 
 # ---- helpers ----
+
+
+def _finish(engine: Engine) -> None:
+    while engine.busy:
+        engine.step()
+
+
+def _numbers(generations: Sequence[Any], requests: Sequence[Request]) -> list[int]:
+    """Which of `requests` each asks the same as."""
+    seeds = [each.parameters.seed for each in requests]
+    return [seeds.index(each.request.parameters.seed) for each in generations]
 
 
 def _everything(base: BaseModel) -> list[Request]:

@@ -12,17 +12,21 @@ import pytest
 import torch
 
 from caikit_pt.base_model.layers import timeline
+from caikit_pt.base_model.loading.checkpoint import locate
 from caikit_pt.base_model.model import BaseModel
+from caikit_pt.base_model.pool import POOL
 from caikit_pt.base_model.row import Row
 from caikit_pt.base_model.serving.batch import Batch, Prefill
-from caikit_pt.errors import InvalidParameter, OutOfMemory, TooManyRequests, WaitedTooLong
+from caikit_pt.errors import AnswerNotFinite, InvalidParameter, OutOfMemory, TooManyRequests, WaitedTooLong
 from caikit_pt.parameters.generation import GenerationParameters
 from caikit_pt.serving.engine import Engine, generate
 from caikit_pt.serving.generation import Generation
+from caikit_pt.serving.labels import Labels
 from caikit_pt.serving.request import FinishReason, Request
 from caikit_pt.serving.scheduler import Limits
 from caikit_pt.soft_prompt.prompt import SoftPrompt
 
+from ..conftest import LLAMA, SETTINGS, T5
 from .picking import pick
 
 WORDS = ["the", "kettle", "from", "your", "shop", "is", "dreadful", "and", "I", "want", "money", "back"]
@@ -215,6 +219,122 @@ def test_a_text_that_cannot_be_decoded_fails_its_own_request(
     assert good.result().generated == alone(base, 2)
 
 
+# ---- what isn't finite ----
+
+
+@pytest.mark.parametrize("steps", [0, 3])
+@pytest.mark.parametrize("worth", [math.nan, math.inf])
+def test_an_answer_that_is_no_number_fails_alone(base: BaseModel, worth: float, steps: int) -> None:
+    """A row of nan was answered with tokens of nothing, and whoever had its place next with it."""
+    fields = {"max_new_tokens": 12, "min_new_tokens": 12}
+    expected = [alone(base, seed, **fields) for seed in range(8)]
+    engine = Engine(base, Limits(rows=5))
+    generations = [engine.submit(request(base, seed, **fields)) for seed in range(4)]
+    for _ in range(steps):
+        engine.step()
+    bad = engine.submit(not_finite(request(base, 99, **fields), worth))
+    generations += [engine.submit(request(base, seed, **fields)) for seed in range(4, 8)]
+    finish(engine)
+    with pytest.raises(AnswerNotFinite, match=r"float32 .* torch_dtype"):
+        bad.result()
+    assert bad.request.steps == []
+    assert [each.result().generated for each in generations] == expected
+
+
+def test_what_turns_into_no_number_on_the_way_fails_alone(
+    base: BaseModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A row whose keys and values are nan from its third token on, among others that stay."""
+    fields = {"max_new_tokens": 12, "min_new_tokens": 12}
+    expected = [alone(base, seed, **fields) for seed in range(4)]
+    engine = Engine(base, Limits())
+    generations = [engine.submit(request(base, seed, **fields)) for seed in range(4)]
+    for _ in range(3):
+        engine.step()
+    (running,) = engine._running
+    bad = running.generations[1]
+    expected.pop(generations.index(bad))
+    generations.remove(bad)
+    # All that is held of it, where the others' hidden positions will be when it has left.
+    with torch.inference_mode():
+        for layer in running.batch._timeline._layers:  # type: ignore[attr-defined]
+            layer.keys[1], layer.values[1] = math.nan, math.nan
+    not_finite(bad.request)
+    read = spy_on_reading(base, monkeypatch)
+    finish(engine)
+    with pytest.raises(AnswerNotFinite):
+        bad.result()
+    assert [each.result().generated for each in generations] == expected
+    assert sorted(read) == [1, 3], "the others are read again once, together"
+
+
+def test_whoever_has_it_from_another_is_answered(base: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All logits of a step are nan, once: nobody's answer is lost, nor any room for rows."""
+    fields = {"max_new_tokens": 9, "min_new_tokens": 9}
+    expected = [alone(base, seed, **fields) for seed in range(4)]
+    engine = Engine(base, Limits())
+    generations = [engine.submit(request(base, seed, **fields)) for seed in range(4)]
+    for _ in range(2):
+        engine.step()
+    (running,) = engine._running
+    advance = running.batch.advance
+    monkeypatch.setattr(running.batch, "advance", lambda tokens: advance(tokens) * math.nan)
+    finish(engine)
+    assert [each.result().generated for each in generations] == expected
+    again = [engine.submit(request(base, seed, **fields)) for seed in range(4)]
+    read = spy_on_reading(base, monkeypatch)
+    finish(engine)
+    assert read == [4]
+    assert [each.result().generated for each in again] == expected
+
+
+@pytest.mark.parametrize("name", [LLAMA, T5])
+def test_a_prompt_beyond_float16_is_refused_with_what_helps(name: str) -> None:
+    """Its numbers are finite in float32, which prompts are kept in."""
+    half = POOL.get(locate(name, SETTINGS), "float16", "cpu")
+    expected = alone(half, 1)
+    good = request(half, 1)
+    large = request(half, 2)
+    large.row = Row(
+        {part: torch.full_like(each, 1e5) for part, each in large.row.prompt.items()}, large.row.ids
+    )
+    engine = Engine(half, Limits())
+    generations = [engine.submit(each) for each in (large, good)]
+    finish(engine)
+    with pytest.raises(AnswerNotFinite, match=r"float16 .* bfloat16 or float32"):
+        generations[0].result()
+    assert generations[1].result().generated == expected
+
+
+def test_a_label_of_no_number_is_none(base: BaseModel) -> None:
+    labels = Labels(base.text, ["positive", "negative", "neutral"], " ", 9)
+    made = [request(base, seed) for seed in range(3)]
+    asked = [Request(base.text, one.prompt, list(one.row.ids), one.parameters, labels=labels) for one in made]
+    engine = Engine(base, Limits())
+    generations = [engine.submit(each) for each in (asked[0], not_finite(asked[1]), asked[2])]
+    finish(engine)
+    with pytest.raises(AnswerNotFinite):
+        generations[1].result()
+    assert all(generations[number].result().text.strip() in labels.texts for number in (0, 2))
+
+
+def test_to_a_training_such_an_answer_is_an_empty_one(base: BaseModel) -> None:
+    requests = [request(base, 1), not_finite(request(base, 2)), request(base, 3)]
+    for _ in generate(base, requests):
+        pass
+    assert [each.generated for each in requests] == [alone(base, 1), [], alone(base, 3)]
+    assert requests[1].text == ""
+
+
+def not_finite(of: Request, worth: float = math.nan) -> Request:
+    """With a soft prompt whose last row is no number."""
+    for part, tensor in of.prompt.tensors.items():
+        spoilt = tensor.clone()
+        spoilt[-1] = worth
+        of.row = Row({part: spoilt}, of.row.ids)
+    return of
+
+
 # ---- who waits ----
 
 
@@ -231,6 +351,29 @@ def test_a_cancelled_row_leaves_before_the_next_step(base: BaseModel) -> None:
     assert len(gone.request.generated) == before > 0
     finish(engine)
     assert stays.result().generated == alone(base, 2, **fields)
+
+
+def test_a_row_that_is_cancelled_while_others_read_is_gone_after_one_step(base: BaseModel) -> None:
+    """Also where a long text is under way, and where there is nobody else."""
+    engine = Engine(base, Limits(read_positions=16))
+    fields = {"max_new_tokens": 60, "min_new_tokens": 60}
+    gone = engine.submit(request(base, 1, **fields))
+    while not gone.request.generated:
+        engine.step()
+    long = request(base, 2)
+    other = engine.submit(Request(base.text, long.prompt, [40] * 300, long.parameters))
+    gone.cancel()
+    engine.step()
+    assert gone.ended
+    assert gone not in engine._running_now()
+    finish(engine)
+    other.result()
+    last = engine.submit(request(base, 3, **fields))
+    engine.step()
+    last.cancel()
+    engine.step()
+    assert last.ended
+    assert not engine.busy
 
 
 def test_whoever_is_one_too_many_is_refused(base: BaseModel) -> None:
@@ -268,6 +411,65 @@ def test_what_can_never_fit_is_refused_at_once(base: BaseModel) -> None:
     with pytest.raises(InvalidParameter, match=r"max_new_tokens: 500 .* at most 100 positions"):
         engine.submit(request(base, 1, max_new_tokens=500))
     assert engine.submit(request(base, 1, max_new_tokens=40)).request.most_positions <= 100
+
+
+def test_a_text_whose_attention_has_no_room_is_refused_at_once(base: BaseModel) -> None:
+    """An encoder reads at once, in memory that grows with the square: nobody asked whether there is any."""
+    prompt = request(base, 1).prompt
+    length = 60 - base.text.served_positions(Row(prompt.tensors, ()), 0)
+    fits, larger = (
+        Request(base.text, prompt, [40] * size, GenerationParameters(max_new_tokens=3))
+        for size in (length, length + 1)
+    )
+    engine = Engine(base, Limits(attention_bytes=60**2 * base.serving.square_bytes))
+    engine.submit(fits)
+    if base.checkpoint.config.is_encoder_decoder:
+        with pytest.raises(
+            InvalidParameter, match=rf"text: '{length + 1} tokens' .* at most {length} tokens"
+        ):
+            engine.submit(larger)
+    else:
+        engine.submit(larger)
+    finish(engine)
+
+
+def test_memory_for_attention_is_counted_as_what_it_is(t5: BaseModel) -> None:
+    """At the default length: what torch takes at its peak is at most what is asked for."""
+    length = 1500
+    one = Request(t5.text, request(t5, 1).prompt, [40] * length, GenerationParameters(max_new_tokens=1))
+    engine = Engine(t5, Limits())
+    engine.submit(one)
+    with torch.profiler.profile(profile_memory=True) as profile:
+        finish(engine)
+    held = peak = 0
+    for event in profile.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            peak = max(peak, held)
+    asked = t5.serving.square_bytes * t5.serving.read_at_once(one.row) ** 2
+    assert asked / 4 < peak < asked * 1.3
+
+
+def test_what_is_read_together_is_bounded_by_its_square(
+    t5: BaseModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A few tokens behind a long soft prompt are as wide as it is: 32 such rows asked for gigabytes."""
+    ids = [40 + number % 300 for number in range(400)]
+    prompt = SoftPrompt({"ENCODER": t5.weights.embed(ids).float().cpu()})
+    parameters = GenerationParameters(max_new_tokens=3)
+    made = [Request(t5.text, prompt, [50 + n, 60], parameters) for n in range(12)]
+    engine = Engine(t5, Limits())
+    read = spy_on_reading(t5, monkeypatch)
+    generations = [engine.submit(each) for each in made]
+    finish(engine)
+    assert sum(read) == 12
+    assert max(read) * 403**2 <= 4 * 512**2 < (max(read) + 1) * 404**2
+    monkeypatch.undo()
+    for generation, number in zip(generations, range(12), strict=True):
+        one = Request(t5.text, prompt, [50 + number, 60], parameters)
+        for _ in generate(t5, [one]):
+            pass
+        assert generation.result().generated == one.generated
 
 
 def test_keys_and_values_stay_within_their_room(base: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:

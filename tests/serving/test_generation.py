@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 from typing import Any
 
 import pytest
@@ -99,9 +100,89 @@ def test_a_long_text_is_cut_before_it_is_tokenised(base: BaseModel, monkeypatch:
     assert last == base.text.keep_last(whole, 30)
     assert max(read) < len(text) / 10
     if base.text.context_length:
-        with pytest.raises(InvalidParameter, match=r"text: 'at least \d+ tokens'"):
+        with pytest.raises(InvalidParameter, match=r"text: '[\d,]+ characters'"):
             answer(base, text)
+        with pytest.raises(InvalidParameter, match=r"text: 'at least \d+ tokens'"):
+            answer(base, text[:60_000])
         assert max(read) < len(text) / 2
+
+
+@pytest.mark.parametrize("cut", [0, 30])
+def test_a_text_of_megabytes_is_refused_by_its_characters(
+    base: BaseModel, cut: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """15 MB were tokenised whole: two minutes, and 5 GB. Of what has no words no end can be told, either."""
+    real, read = base.text.source_ids, list[int]()
+
+    def counted(given: str) -> list[int]:
+        read.append(len(given))
+        return real(given)
+
+    most = base.text.most_characters(200)
+    parameters = GenerationParameters(truncate_input_tokens=cut)
+    monkeypatch.setattr(base.text, "source_ids", counted)
+    for text in ("\n" * 15_000_000, "a\u0301" * 7_500_000):
+        with pytest.raises(InvalidParameter, match=r"text: '15,000,000 characters' .* max_input_tokens"):
+            text_ids(base.text, text, parameters, 200)
+    assert sum(read) <= (2 * most if cut else 0)
+
+
+def test_a_text_of_too_many_tokens_is_refused(base: BaseModel) -> None:
+    """As many as are allowed pass, whatever their characters; of what is far longer a part is read."""
+    text = " ".join(["the kettle broke"] * 300)
+    ids = base.text.source_ids(text)
+    free = GenerationParameters()
+    assert text_ids(base.text, text, free, len(ids)) == ids
+    with pytest.raises(
+        InvalidParameter, match=rf"text: '{len(ids)} tokens' .* {len(ids) - 1} tokens, by the sett"
+    ):
+        text_ids(base.text, text, free, len(ids) - 1)
+    with pytest.raises(InvalidParameter, match=rf"text: '{len(ids)} tokens'"):
+        text_ids(base.text, text, GenerationParameters(truncate_input_tokens=len(ids)), len(ids) - 1)
+    last = text_ids(base.text, text, GenerationParameters(truncate_input_tokens=50), 50)
+    assert last == base.text.keep_last(ids, 50)
+    with pytest.raises(InvalidParameter, match=r"text: 'at least \d+ tokens'"):
+        text_ids(base.text, "kettle " * 1_700, free, 200)
+
+
+def test_without_a_setting_the_context_decides(llama: BaseModel, t5: BaseModel) -> None:
+    assert llama.text.most_source_ids(0) == 1024
+    assert t5.text.most_source_ids(0) == 4096
+    assert t5.text.most_source_ids(100_000) == 100_000
+    with pytest.raises(InvalidParameter, match="context of 1024 tokens"):
+        text_ids(llama.text, "kettle " * 4_000, GenerationParameters())
+    with pytest.raises(InvalidParameter, match="by the setting max_input_tokens"):
+        text_ids(t5.text, "kettle " * 40_000, GenerationParameters())
+
+
+def test_no_text_that_fits_has_more_characters_than_allowed(base: BaseModel) -> None:
+    """The longest pieces of the vocabulary, one behind the other."""
+    tokenizer = base.text.tokenizer
+    longest = sorted(tokenizer.get_vocab(), key=len)[-20:]
+    text = tokenizer.convert_tokens_to_string(longest)
+    assert len(text) <= base.text.most_characters(len(base.text.source_ids(text)))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_end_of_a_text_is_read_as_the_whole_has_it(base: BaseModel, seed: int) -> None:
+    """Whatever stands where it is cut: words, words without an end, blanks, letters with marks."""
+    rng = random.Random(seed)
+    parts = [
+        "kettle ",
+        "a" * rng.randrange(1, 999),
+        " " * rng.randrange(1, 99),
+        "e\u0301",
+        "\n",
+        "</s>",
+        "7 x ",
+        "ﷺ",
+    ]
+    text = "".join(rng.choice(parts) for _ in range(rng.randrange(20, 400)))
+    whole = base.text.source_ids(text)
+    for cut in (1, 2, 7, 30):
+        last = base.text.last_source_ids(text, cut, 10**6)
+        assert last is not None
+        assert base.text.keep_last(last, cut) == base.text.keep_last(whole, cut)
 
 
 def test_stop_sequences(base: BaseModel) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -13,7 +15,7 @@ from caikit_pt.serving.engine import Engine
 from caikit_pt.serving.sampler import Sampler
 from caikit_pt.serving.sampling import Sampling
 from caikit_pt.serving.scheduler import Limits
-from caikit_pt.serving.wishes import worths_of
+from caikit_pt.serving.wishes import Wishes, worths_of
 
 from .test_engine import alone, finish, request
 
@@ -60,6 +62,17 @@ def test_a_draw_is_not_lost_by_a_step_that_fails(base: BaseModel, monkeypatch: p
     finish(engine)
     assert not left
     assert [each.result().generated for each in generations] == expected
+
+
+def test_of_what_is_no_number_the_row_is_told(base: BaseModel) -> None:
+    """One that nothing may be picked from, too; minus infinity is what a token has that may not be picked."""
+    requests = [request(base, seed) for seed in range(6)]
+    logits = torch.zeros(6, base.weights.vocabulary)
+    logits[1, 7], logits[2, -1], logits[3, 0], logits[4] = math.nan, math.inf, -math.inf, -math.inf
+    parcel = Parcel(CPU)
+    wishes = Wishes(requests, parcel)
+    parcel.send()
+    assert [each.finite for each in wishes.read(logits)] == [True, False, False, True, False, True]
 
 
 def test_a_parcel_keeps_what_is_put_into_it() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import os
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +120,73 @@ def test_damage_is_named(saved: Path, changes: dict[str, Any], named: str) -> No
         PeftPromptTuning.load(str(saved))
     assert error.value.status_code is grpc.StatusCode.DATA_LOSS
     assert named in error.value.message
+
+
+BOMB = "".join(f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 9)}]\n" for level in range(1, 12))
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        ("", "empty"),
+        ("- a\n- b\n", "empty"),
+        ("1: 2\n", "names"),
+        ("verbalizer: x\n", "module_id"),
+        ("a: [", "no YAML"),
+        ("a: 2020-99-99", "no YAML"),
+        (b"\xff\xfe\x00", "no YAML"),
+        ("a: &a [*a]", "aliases"),
+        ("a0: &a0 [x]\n" + BOMB, "aliases"),
+        ("a: " + "[" * 500 + "]" * 500, "in one another"),
+        ("module_id: x\n" * 100_000, "1,048,576 bytes"),
+        ("labels: [" + "a," * 200_000 + "]", "100,000 values"),
+    ],
+)
+def test_a_config_that_caikit_would_choke_on_is_damage(saved: Path, content: str | bytes, named: str) -> None:
+    """Nested aliases took half a minute, and an empty file was an INTERNAL error."""
+    (saved / "config.yml").write_bytes(content if isinstance(content, bytes) else content.encode())
+    began = time.process_time()
+    for load in (PeftPromptTuning.load, caikit.load):
+        with pytest.raises(CaikitRuntimeException, match=named) as error:
+            load(str(saved))
+        assert error.value.status_code is grpc.StatusCode.DATA_LOSS
+    assert time.process_time() - began < 10
+
+
+def test_aliases_as_yaml_itself_writes_them_are_read(saved: Path, base: BaseModel) -> None:
+    same = ["a", "b"]
+    edit(saved, labels=same, tuning_parameters={"one": same, "other": same})
+    assert "*id001" in (saved / "config.yml").read_text()
+    assert list(caikit.load(str(saved)).tuned.labels) == same
+
+
+@pytest.mark.parametrize(
+    "name", ["config.yml", "encoder.safetensors", "decoder.pt", "training_logs.jsonl", "verdict.json"]
+)
+@pytest.mark.parametrize("kind", ["pipe", "device", "directory"])
+def test_what_is_no_file_is_not_waited_for(saved: Path, name: str, kind: str) -> None:
+    """A pipe hung the request, and with it a thread of the server."""
+    if name.endswith((".safetensors", ".pt")):
+        edit(saved, ENCODER=name, DECODER=None)
+    file = saved / name
+    file.unlink(missing_ok=True)
+    if kind == "pipe":
+        os.mkfifo(file)
+    elif kind == "directory":
+        file.mkdir()
+    else:
+        file.symlink_to("/dev/zero")
+    if name.endswith((".json", ".jsonl")):
+        tuned = PeftPromptTuning.load(str(saved)).tuned
+        assert (list(tuned.training_logs) if name == "training_logs.jsonl" else dict(tuned.verdict)) in (
+            [],
+            {},
+        )
+        return
+    with pytest.raises(CaikitRuntimeException) as error:
+        PeftPromptTuning.load(str(saved))
+    assert error.value.status_code is grpc.StatusCode.DATA_LOSS
+    assert name in error.value.message
 
 
 def test_a_prompt_that_is_no_number_is_not_served(saved: Path) -> None:

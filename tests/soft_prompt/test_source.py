@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from caikit_pt.base_model.loading.checkpoint import Checkpoint
 from caikit_pt.errors import InvalidSourcePrompt
 from caikit_pt.settings import Settings
 from caikit_pt.soft_prompt.source import find_source
+from caikit_pt.soft_prompt.tensor_file import read_tensors
 from tests.conftest import write_source
 
 
@@ -76,6 +78,19 @@ def test_a_tuned_prompt_can_be_a_source(tmp_path: Path, checkpoint: Checkpoint) 
     """Prompts transfer to related tasks (SPoT, arXiv 2110.07904)."""
     save_file({"prompt": rows(checkpoint)}, tmp_path / "tuned.safetensors")
     assert torch.equal(find_source("tuned", checkpoint, settings(tmp_path)).average(), rows(checkpoint))
+
+
+def test_pipes_beside_a_source_and_in_its_place_are_not_waited_for(
+    tmp_path: Path, checkpoint: Checkpoint
+) -> None:
+    save_file({"prompt_embeddings": rows(checkpoint)}, tmp_path / "mine.safetensors")
+    os.mkfifo(tmp_path / "mine.json")
+    assert torch.equal(find_source("mine", checkpoint, settings(tmp_path)).shared, rows(checkpoint))
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    with pytest.raises(InvalidSourcePrompt):
+        find_source("pipe", checkpoint, settings(tmp_path))
+    with pytest.raises(ValueError, match="not a regular file"):
+        read_tensors(tmp_path / "pipe.safetensors")
 
 
 def test_the_default_of_a_base_model(tmp_path: Path, checkpoint: Checkpoint) -> None:

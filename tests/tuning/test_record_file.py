@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import sys
 import tracemalloc
 from pathlib import Path
@@ -285,6 +286,15 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     for name in ("no.csv", "no.parquet"):
         with pytest.raises(InvalidRecord, match=f"{name}: a file that can't be read .No such file"):
             list(rows(tmp_path / name, name))
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".csv.gz", ".parquet"])
+def test_a_pipe_is_not_waited_for(tmp_path: Path, ending: str) -> None:
+    """It hung the request that named it."""
+    file = tmp_path / f"a{ending}"
+    os.mkfifo(file)
+    with pytest.raises(InvalidRecord, match=r"can't be read \(not a regular file\)"):
+        list(rows(file, file.name))
 
 
 def test_parquet_without_pyarrow_says_what_to_install(read: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,13 +9,27 @@ if TYPE_CHECKING:
     import torch
 
 _CGROUP = Path("/sys/fs/cgroup")
+# What torch says, in a RuntimeError, where it has no error of its own: the allocator of the CPU, a tensor of
+# more bytes than can be counted, and libraries of a GPU.
+_NO_MEMORY = (
+    "DefaultCPUAllocator",
+    "enforce fail at alloc_cpu.cpp",
+    "not enough memory",
+    "can't allocate memory",
+    "Cannot allocate memory",
+    "Storage size calculation overflowed",
+    "out of memory",
+    "STATUS_ALLOC_FAILED",
+)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether `error` says that a device, the CPU included, has no more memory."""
     import torch
 
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator" in str(error)
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
 
 
 def free_memory_of(device: str) -> int:

@@ -62,6 +62,10 @@ class Seq2SeqServing(ServingSide):
         # A decoder that counts absolute positions can't have padding in front of a row.
         return 0 if self.shift_invariant else prompt_length(row.prompt, DECODER) + len(row.answer)
 
+    def read_at_once(self, row: Row) -> int:
+        # An encoder can't stop, and a model that is served alone isn't read otherwise.
+        return self.text.served_positions(row, len(row.answer))
+
     def both_sides(self, rows: Sequence[Row]) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
         """What encoder and decoder read of `rows`, [B, T, H] and [B, K, H], and the mask of each."""
         weights, start = self.weights, self.text.start_ids

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 # Of the free memory, so much may a second copy of the weights take.
 _SHARE_TO_PACK = 0.25
+# Scores of attention are there with their bias, its sum with the mask, and the weights made of them.
+_SCORES_AT_ONCE = 4
+_BYTES_OF_A_SCORE = 4  # also where weights are float16: softmax is taken in float32
 
 # Of a side, and of its batches whose steps have few shapes or of the others.
 Check: TypeAlias = "Callable[[ServingSide, bool], bool]"
@@ -76,6 +79,20 @@ class ServingSide(ABC):
             prefill.advance(prefill.columns)
         return prefill.position_bytes
 
+    def read_at_once(self, row: Row) -> int:
+        """Positions of `row` that are read in one pass, each of which looks at all others; 0 where a row is
+        read in pieces."""
+        return 0 if self.serves_batched else self.text.served_positions(row, len(row.answer))
+
+    @property
+    def square_bytes(self) -> int:
+        """Bytes of memory for each pair of positions that are read at once, in a layer of a stack."""
+        return _SCORES_AT_ONCE * _BYTES_OF_A_SCORE * self._heads
+
+    @cached_property
+    def _heads(self) -> int:
+        return int(getattr(self.text.checkpoint.config, "num_attention_heads", None) or 1)
+
     @property
     def shift_invariant(self) -> bool:
         """Whether a row is the same wherever it begins."""
@@ -121,6 +138,10 @@ class ServingSide(ABC):
     def give_room(self) -> None:
         """Memory is wanted elsewhere: forgets what can be computed again."""
         self.prompts.clear()
+        self.forget_stores()
+
+    def forget_stores(self) -> None:
+        """What earlier batches were kept in isn't used again: it may hold what isn't finite."""
         self._idle.clear()
 
     @abstractmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -15,6 +16,13 @@ from caikit_pt.errors import UnknownToken
 _CHARACTERS_A_TOKEN = 16
 _SPARE_TOKENS = 256
 _WORD = "a"
+# Of a text to a model without a context: an encoder's attention to so many takes 256 MiB for each four heads.
+_TOKENS_WITHOUT_CONTEXT = 4_096
+# A text has at least one token for so many characters, or for as many as the longest piece of a vocabulary.
+_MOST_CHARACTERS_A_TOKEN = 64
+# Between two words of these no piece of most vocabularies goes on.
+_WORDS = re.compile("[A-Za-z0-9] (?=[A-Za-z0-9])")
+_ACROSS_WORDS = re.compile("[A-Za-z0-9][ \u2581\u0120]")
 
 
 class TextSide(ABC):
@@ -85,9 +93,52 @@ class TextSide(ABC):
         same: it needn't be read whole."""
         return _enough(self.source_ids, lambda size: text[:size], text, limit)
 
-    def last_source_ids(self, text: str, limit: int) -> list[int]:
-        """The same of the end of a source."""
-        return _enough(self.source_ids, lambda size: text[-size:], text, limit)
+    def last_source_ids(self, text: str, limit: int, most_characters: int) -> list[int] | None:
+        """The last tokens of a source, more than `limit` of them or all, as the whole has them.
+
+        None where that can't be told without reading more than `most_characters`.
+        """
+        size = _CHARACTERS_A_TOKEN * (limit + _SPARE_TOKENS)
+        most_characters = max(most_characters, size)
+        while size < len(text) and size <= most_characters:
+            ids = self._exact_end(text[-size:], limit)
+            if ids is not None:
+                return ids
+            size *= 4
+        return self.source_ids(text) if len(text) <= most_characters else None
+
+    def _exact_end(self, end: str, limit: int) -> list[int] | None:
+        """The tokens of the `end` of a text, where its last `limit` ones are those of any text that ends so.
+
+        They are, behind a space between two words that no token goes across: what is in front of it decides
+        nothing behind it.
+        """
+        between = _WORDS.search(end) if self._keeps_words_apart else None
+        if between is None:
+            return None
+        ids, in_front = self.source_ids(end), self.source_ids(end[: between.start() + 1])
+        return ids if len(ids) - len(in_front) > limit else None
+
+    @cached_property
+    def _keeps_words_apart(self) -> bool:
+        """Whether no token holds the end of a word with the space behind it."""
+        return not any(map(_ACROSS_WORDS.search, self.tokenizer.get_vocab()))
+
+    @cached_property
+    def _longest_piece(self) -> int:
+        return max(map(len, self.tokenizer.get_vocab()))
+
+    def most_source_ids(self, asked: int) -> int:
+        """Tokens that a text may have: as many as `asked`; where that is 0, as the context has."""
+        return asked or self.context_length or _TOKENS_WITHOUT_CONTEXT
+
+    def most_characters(self, tokens: int) -> int:
+        """Characters that a text of so many tokens may have.
+
+        No piece of the vocabulary has more. Only of what a tokenizer throws away, or puts together to one
+        unknown token, there could be more in so few tokens: of that a text has no more than this, either.
+        """
+        return tokens * max(_MOST_CHARACTERS_A_TOKEN, self._longest_piece)
 
     def first_target_ids(self, text: str, limit: int) -> list[int]:
         """The same of a target."""
