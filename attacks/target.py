@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -73,13 +74,19 @@ class Target:
 
     def answers_others(self) -> bool:
         """Whether a client that means well gets what it always got."""
-        try:
-            answer = self.raw.predict_within(
-                SECONDS_FOR_OTHERS, GOOD, "The lamp is great", max_new_tokens=3, preserve_input_text=False
-            )
-        except grpc.RpcError:
-            return False
-        return bool(answer.generated_text == self._answer)
+        deadline = time.monotonic() + SECONDS_FOR_OTHERS
+        while (left := deadline - time.monotonic()) > 0:
+            try:
+                answer = self.raw.predict_within(
+                    left, GOOD, "The lamp is great", max_new_tokens=3, preserve_input_text=False
+                )
+                return bool(answer.generated_text == self._answer)
+            except grpc.RpcError as error:
+                if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
+                    return False
+                # It is told to come again.
+                time.sleep(0.5)
+        return False
 
     @property
     def _answer(self) -> str:

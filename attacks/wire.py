@@ -75,7 +75,9 @@ def _unread(target: Target) -> object:
 
 def _begun_and_left(target: Target) -> object:
     """Rapid reset: 3,000 requests that are cancelled as soon as they are sent."""
-    with grpc.insecure_channel(f"localhost:{target.port}") as channel:
+    # On a connection of its own, which the server may close.
+    options = [("grpc.use_local_subchannel_pool", 1)]
+    with grpc.insecure_channel(f"localhost:{target.port}", options) as channel:
         rpc: Any = channel.unary_unary(_UNARY, None, None)
         for _ in range(3000):
             rpc.future(_TEXT, metadata=_GOOD).cancel()

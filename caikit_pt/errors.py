@@ -67,6 +67,14 @@ class UnknownToken(InvalidParameter):
         super().__init__(field, piece[:20], allowed)
 
 
+class UnreadableText(InvalidParameter):
+    """The base model's tokenizer gives up on a text; `value` is an `excerpt` of it."""
+
+    @staticmethod
+    def told(value: object) -> str:
+        return str(value)
+
+
 class InvalidSourcePrompt(InvalidParameter):
     """A source prompt is missing, outside its root, unreadable or of another shape or base model."""
 

@@ -338,7 +338,10 @@ class PeftPromptTuning(ModuleBase):
         with caikit_errors():
             _check_text(text)
             check_characters(self.base.text, text, settings.current().max_input_tokens)
-        encoded = self.base.text.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+            with self.base.text.reading(text):
+                encoded = self.base.text.tokenizer(
+                    text, add_special_tokens=False, return_offsets_mapping=True
+                )
         tokens = [Token(start, end, text[start:end]) for start, end in encoded["offset_mapping"]]
         return TokenizationResults(results=tokens, token_count=len(tokens))
 

@@ -155,7 +155,8 @@ def checked(row: Parameter, value: Any) -> Any:
         return row.check(value)
     except InvalidParameter as error:
         # aconfig reads what it can of an environment variable as a number or a truth.
-        hint = ", and a name that reads as a number or a truth as ./NAME" if error.allowed == "text" else ""
+        free = row.kind is str and not row.choices
+        hint = ", and a name that reads as a number or a truth as ./NAME" if free else ""
         raise InvalidParameter(as_set(row.name), value, error.allowed + hint) from None
 
 

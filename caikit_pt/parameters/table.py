@@ -13,6 +13,8 @@ from typing import Any
 
 from caikit_pt.errors import InvalidParameter
 
+# Of what is no text for a model: names, fields, paths.
+LONGEST_NAME = 4_096
 Limits = Mapping[str, tuple[float, float]]
 
 
@@ -20,8 +22,8 @@ Limits = Mapping[str, tuple[float, float]]
 class Parameter:
     """A field of a request.
 
-    `low` and `high` are inclusive unless `above_low`; text has `choices` or is free. `default` None
-    means that the default depends on something else, which `source` names.
+    `low` and `high` are inclusive unless `above_low`; text has `choices`, or up to `longest` characters.
+    `default` None means that the default depends on something else, which `source` names.
     """
 
     name: str
@@ -33,6 +35,7 @@ class Parameter:
     high: float | None = None
     above_low: bool = False
     choices: tuple[str, ...] = ()
+    longest: int = LONGEST_NAME
     many: bool = False
     path: str = ""
 
@@ -58,7 +61,8 @@ class Parameter:
         low, high = self._range(limits)
         noun = "a whole number" if self.kind is int else "a number"
         if low is None and high is None:
-            return {str: "text", bool: "true or false"}.get(self.kind, noun)
+            text = f"text of up to {self.longest:,} characters"
+            return {str: text, bool: "true or false"}.get(self.kind, noun)
         if high is None:
             return f"{noun} {'above' if self.above_low else 'from'} {low:,g}" + (
                 "" if self.above_low else " up"
@@ -81,6 +85,8 @@ class Parameter:
     def _check_one(self, value: Any, limits: Limits | None) -> Any:
         value = self._as_kind(value, limits)
         if self.choices and value not in self.choices:
+            raise InvalidParameter(self.field, value, self.allowed())
+        if self.kind is str and len(value) > self.longest:
             raise InvalidParameter(self.field, value, self.allowed())
         if self.kind in (int, float):
             low, high = self._range(limits)

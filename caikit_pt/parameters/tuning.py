@@ -48,6 +48,8 @@ MAX_VIRTUAL_TOKENS = 4096
 VALIDATION_SHARE = 0.1
 FEWEST_TO_SPLIT, MOST_SPLIT_OFF = 50, 200
 _CONFIG = "tuning_config"
+# Of instructions around an input, or a text to start from: ten pages.
+_LONGEST_TEXT = 32_768
 
 TUNING_PARAMETERS = ParameterTable(
     Parameter(
@@ -81,6 +83,7 @@ TUNING_PARAMETERS = ParameterTable(
         "The text that TEXT starts from, repeated or cut to the number of virtual tokens. "
         "Required for TEXT, else ignored.",
         source="required for TEXT",
+        longest=_LONGEST_TEXT,
         path=_CONFIG,
     ),
     Parameter(
@@ -150,6 +153,7 @@ TUNING_PARAMETERS = ParameterTable(
         "The text that the model is given: a template around `{{input}}`.",
         default="{{input}}",
         source="parameter document",
+        longest=_LONGEST_TEXT,
     ),
     Parameter(
         "batch_size",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from caikit_pt.base_model.row import TrainingBatch
 from caikit_pt.base_model.text.side import TextSide
-from caikit_pt.errors import InvalidRecord, UnknownToken, excerpt
+from caikit_pt.errors import InvalidRecord, UnknownToken, UnreadableText, excerpt
 from caikit_pt.parameters.tuning import CLASSIFICATION, TuningParameters
 from caikit_pt.tuning.records import Record, Records, numbered
 from caikit_pt.tuning.verbalizer import Verbalizer
@@ -62,13 +62,15 @@ def target_text(output: str, is_label: bool) -> str:
 
 @contextmanager
 def known_tokens(record: Record, stream: str) -> Iterator[None]:
-    """Raises InvalidRecord, by number, in the place of the UnknownToken of a text of `record`."""
+    """Raises InvalidRecord, by number, in the place of UnknownToken or UnreadableText of one in `record`."""
     try:
         yield
     except UnknownToken as error:
         raise InvalidRecord(
             stream, f"record {record.number} with token {excerpt(str(error.value))}", error.allowed
         ) from error
+    except UnreadableText as error:
+        raise InvalidRecord(stream, f"record {record.number}, {error.value}", error.allowed) from error
 
 
 def tokens(

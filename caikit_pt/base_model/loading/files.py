@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from caikit_pt.errors import InvalidParameter, in_short
 
@@ -35,6 +36,20 @@ def check_files(name: str, directory: Path) -> None:
             return
     if not any(directory.glob("*.safetensors")) and not any(directory.glob("pytorch_model*.bin")):
         raise broken(name, "there is no *.safetensors and no pytorch_model*.bin")
+
+
+def check_layers(name: str, directory: Path, config: Mapping[str, Any]) -> None:
+    """Raises InvalidParameter where `config` asks for more layers than there are tensors: they would be built
+    before anybody finds that their weights are missing."""
+    from safetensors import safe_open
+
+    tensors = 0
+    for file in directory.glob("*.safetensors"):
+        with safe_open(file, "pt") as opened:
+            tensors += len(opened.keys())
+    for key, value in config.items():
+        if "layer" in key and type(value) is int and value > tensors > 0:
+            raise broken(name, f"{key} in config.json is {value:,}, and the files have {tensors:,} tensors")
 
 
 def broken(name: str, what: str) -> InvalidParameter:

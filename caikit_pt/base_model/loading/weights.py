@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from caikit_pt.base_model.loading.checkpoint import LOCAL, Checkpoint
-from caikit_pt.base_model.loading.files import broken, some
+from caikit_pt.base_model.loading.files import broken, check_layers, some
 from caikit_pt.base_model.loading.trial import trial
 from caikit_pt.errors import InvalidParameter
 
@@ -29,6 +29,7 @@ def read_weights(checkpoint: Checkpoint, dtype: str) -> Any:
 
     auto: Any = getattr(transformers, checkpoint.family.auto_class)
     with trial(checkpoint.name, _reading(checkpoint)), _no_progress_bar():
+        check_layers(checkpoint.name, checkpoint.directory, vars(checkpoint.config.get_text_config()))
         model, found = auto.from_pretrained(
             checkpoint.directory,
             dtype=getattr(torch, dtype),

@@ -14,7 +14,8 @@ class Seq2SeqText(TextSide):
     """What an encoder-decoder model does with tokens."""
 
     def target_ids(self, text: str) -> list[int]:
-        encoded = self._literal_tokenizer(text_target=text, add_special_tokens=False)
+        with self.reading(text):
+            encoded = self._literal_tokenizer(text_target=text, add_special_tokens=False)
         return self._embedded(encoded["input_ids"])
 
     def answer_text(self, output: str, separator: str) -> str:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import copy
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
 from caikit_pt.base_model.loading.checkpoint import Checkpoint
 from caikit_pt.base_model.row import Row
-from caikit_pt.errors import UnknownToken
+from caikit_pt.errors import UnknownToken, UnreadableText, excerpt
 
 _CHARACTERS_A_TOKEN = 16
 _SPARE_TOKENS = 256
 _WORD = "a"
+# How the tokenizers, which are written in Rust, fail.
+_PANIC = "PanicException"
 # Of a text to a model without a context: an encoder's attention to so many takes 256 MiB for each four heads.
 _TOKENS_WITHOUT_CONTEXT = 4_096
 # A text has at least one token for so many characters, or for as many as the longest piece of a vocabulary.
@@ -51,21 +54,22 @@ class TextSide(ABC):
 
         Raises UnknownToken where one has no embedding.
         """
-        return self._embedded(self.tokenizer(text)["input_ids"])
+        return self._embedded(self._ids(self.tokenizer, text))
 
     def init_ids(self, text: str) -> list[int]:
         """The tokens of a text that a soft prompt starts from, special ones included as in peft.
 
         Raises UnknownToken where one has no embedding.
         """
-        return self._embedded(self.tokenizer(text)["input_ids"], "tuning_config.prompt_tuning_init_text")
+        field = "tuning_config.prompt_tuning_init_text"
+        return self._embedded(self._ids(self.tokenizer, text, field), field)
 
     def target_ids(self, text: str) -> list[int]:
         """The tokens of a target without any special token; the caller adds the end token.
 
         Raises UnknownToken where one has no embedding.
         """
-        return self._embedded(self._literal_tokenizer(text, add_special_tokens=False)["input_ids"])
+        return self._embedded(self._ids(self._literal_tokenizer, text, add_special_tokens=False))
 
     def separator_ids(self, separator: str) -> list[int]:
         """The tokens of `separator` behind a word, but for the spaces at its end.
@@ -73,8 +77,28 @@ class TextSide(ABC):
         Raises UnknownToken where one has no embedding.
         """
         texts = (_WORD, _WORD + separator.rstrip(" "), separator.rstrip(" "))
-        word, both, alone = (self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts)
+        word, both, alone = (
+            self._ids(self.tokenizer, text, "separator", add_special_tokens=False) for text in texts
+        )
         return self._embedded(both[len(word) :] if both[: len(word)] == word else alone, "separator")
+
+    def _ids(self, tokenizer: Any, text: str, field: str = "text", **options: Any) -> list[int]:
+        """What a tokenizer makes of `text`. Raises UnreadableText where it can't read it."""
+        with self.reading(text, field):
+            ids: list[int] = tokenizer(text, **options)["input_ids"]
+            return ids
+
+    @contextmanager
+    def reading(self, text: str, field: str = "text") -> Iterator[None]:
+        """Around whatever a tokenizer does with `text`. Raises UnreadableText where it gives up: some cut a
+        text by an expression that would try more ways to do so than there is time for."""
+        try:
+            yield
+        except BaseException as error:
+            if type(error).__name__ != _PANIC:
+                raise
+            told = f"text that the tokenizer of base model {self.checkpoint.name} can read ({error})"
+            raise UnreadableText(field, excerpt(text), told) from None
 
     def _embedded(self, ids: Sequence[int], field: str = "text") -> list[int]:
         """`ids`, each with a row among the embeddings: some tokenizers have more tokens than their model."""

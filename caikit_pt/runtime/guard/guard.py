@@ -156,8 +156,12 @@ class _Answers:
         return message
 
     def _message(self, messages: Iterator[bytes], context: GuardedContext) -> Any:
-        with self._patience.with_(context):
-            content = next(messages, None)
+        try:
+            with self._patience.with_(context):
+                content = next(messages, None)
+        except grpc.RpcError:
+            # The client has left, or was late.
+            context.abort(grpc.StatusCode.CANCELLED, "")
         if content is None:
             raise InvalidParameter("request", "no message", "one message")
         most = self._door.most_bytes
