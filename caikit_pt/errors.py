@@ -20,6 +20,7 @@
     ├── UnknownJob                   NOT_FOUND
     ├── UnknownModel                 NOT_FOUND
     ├── OverCapacity                 RESOURCE_EXHAUSTED
+    ├── ServerStopping               UNAVAILABLE
     ├── ClosedDoor                   UNIMPLEMENTED
     └── Unforeseen                   INTERNAL
 
@@ -173,6 +174,13 @@ class OverCapacity(CaikitPtError):
     """As many RPCs of a kind are under way as this server takes on."""
 
     status = "RESOURCE_EXHAUSTED"
+    retry_seconds = 1.0
+
+
+class ServerStopping(CaikitPtError):
+    """This server has been told to end. Another one, or the next, answers."""
+
+    status = "UNAVAILABLE"
     retry_seconds = 1.0
 
 

@@ -29,6 +29,8 @@ def server(models: Path, settings: Mapping[str, str] | None = None) -> Iterator[
         "RUNTIME_METRICS_ENABLED": "false",
         "RUNTIME_LOCAL_MODELS_DIR": str(models),
         "STATE_DIR": str(models.with_suffix(".state")),
+        # Nobody chooses between servers here.
+        "DRAIN_SECONDS": "0",
         **(settings or {}),
     }
     log = models.with_suffix(".log")
@@ -62,7 +64,8 @@ def wait_until_serving(process: subprocess.Popen[bytes], port: int) -> None:
                 if health.Check(health_pb2.HealthCheckRequest()).status == 1:
                     return
             except grpc.RpcError:
-                time.sleep(0.2)
+                pass
+            time.sleep(0.2)
     raise SystemExit("The server didn't start; see its log.")
 
 

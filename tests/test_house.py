@@ -65,6 +65,8 @@ ROOMS = {
         "parameters",
         "base_model",
         "soft_prompt",
+        # Base models that are loaded before a request names them.
+        "serving",
         "tuning",
         "tracking",
     },

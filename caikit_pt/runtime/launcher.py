@@ -6,6 +6,7 @@ import logging
 import os
 
 from caikit_pt.errors import CaikitPtError, without_excerpts
+from caikit_pt.runtime.signals import Signals, leave
 
 _LOG = logging.getLogger(__name__)
 # Threads that wait for one another in a product sleep, here and in the processes of jobs. Where other
@@ -16,7 +17,8 @@ _IMPATIENT_REQUESTS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQU
 
 
 def serve() -> None:
-    """Until SIGTERM or SIGINT. Raises SystemExit where it can't start."""
+    """Until SIGTERM or SIGINT; then the process ends. Raises SystemExit where it can't start."""
+    signals = Signals()
     from caikit.core.toolkit.logging import configure
 
     from caikit_pt.runtime.configuration import check
@@ -42,7 +44,11 @@ def serve() -> None:
         server = Server()
     except CaikitPtError as error:
         raise SystemExit(f"caikit_pt: {error}") from None
-    server.start(blocking=True)
+    signals.serve()
+    server.start(blocking=False)
+    signals.wait()
+    server.drain()
+    leave(0)
 
 
 def _is_news(record: logging.LogRecord) -> bool:

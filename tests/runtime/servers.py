@@ -49,6 +49,7 @@ class Server:
             "RUNTIME_METRICS_ENABLED": "false",
             "RUNTIME_LOCAL_MODELS_DIR": str(self.models),
             "STATE_DIR": str(self.state),
+            "DRAIN_SECONDS": "0",
             **self._settings,
         }
         with self.log.open("a") as output:
