@@ -51,12 +51,14 @@ def server(models: Path, settings: Mapping[str, str] | None = None) -> Iterator[
             process.wait(timeout=60)
 
 
-def wait_until_serving(process: subprocess.Popen[bytes], port: int) -> None:
-    """Returns when the health service says SERVING."""
+def wait_until_serving(
+    process: subprocess.Popen[bytes], port: int, seconds: float = SECONDS_TO_START
+) -> None:
+    """Returns when the health service says SERVING. Raises SystemExit where it doesn't by then."""
     import grpc
     from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-    deadline = time.monotonic() + SECONDS_TO_START
+    deadline = time.monotonic() + seconds
     with grpc.insecure_channel(f"localhost:{port}") as channel:
         health = health_pb2_grpc.HealthStub(channel)
         while time.monotonic() < deadline and process.poll() is None:

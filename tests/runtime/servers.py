@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 
 from caikit_pt.client import TuningClient
-from examples.local_server import ROOT, free_port, wait_until_serving
+from examples.local_server import ROOT, SECONDS_TO_START, free_port, wait_until_serving
 
 QUICK = {"num_virtual_tokens": 4, "num_epochs": 2, "batch_size": 8}
 RECORDS = [
@@ -41,7 +41,11 @@ class Server:
         return self._process
 
     def start(self) -> TuningClient:
-        """Returns a client when the server answers."""
+        """Returns a client when the server is ready."""
+        return self.start_within(SECONDS_TO_START)
+
+    def start_within(self, seconds: float) -> TuningClient:
+        """Raises SystemExit where it isn't ready by then; it goes on."""
         environment = {
             **os.environ,
             "CONFIG_FILES": str(ROOT / "runtime_config.yaml"),
@@ -60,7 +64,7 @@ class Server:
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
-        wait_until_serving(self._process, self.port)
+        wait_until_serving(self._process, self.port, seconds)
         return TuningClient(f"localhost:{self.port}")
 
     def kill(self) -> None:
