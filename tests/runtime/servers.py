@@ -27,6 +27,8 @@ RECORDS = [
 class Server:
     """A real server process with a `state_dir` and a directory of models of its own."""
 
+    program = "caikit_pt.runtime"
+
     def __init__(self, directory: Path, **settings: object) -> None:
         self.models, self.state = directory / "models", directory / "state"
         self.models.mkdir(exist_ok=True)
@@ -58,7 +60,7 @@ class Server:
         }
         with self.log.open("a") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "caikit_pt.runtime"],
+                [sys.executable, "-m", self.program],
                 cwd=ROOT,
                 env=environment,
                 stdout=output,
