@@ -29,7 +29,7 @@ def _health(options: argparse.Namespace) -> int:
 
     with grpc.insecure_channel(options.server) as channel:
         try:
-            asked = health_pb2.HealthCheckRequest(service="live" if options.live else "ready")
+            asked = health_pb2.HealthCheckRequest(service="live" if options.live else "")
             answer = health_pb2_grpc.HealthStub(channel).Check(asked, timeout=5)
         except grpc.RpcError as error:
             raise ServerError(

@@ -13,7 +13,7 @@ LIVE, READY = "live", "ready"
 _SERVING, _NOT_SERVING = HealthCheckResponse.SERVING, HealthCheckResponse.NOT_SERVING
 
 
-class Health(HealthServicer):  # type: ignore[misc]
+class Health(HealthServicer):
     """`live` for as long as the process answers; `ready` when it may be sent work."""
 
     def __init__(self) -> None:

@@ -143,8 +143,9 @@ def test_caikits_own_probe_is_answered(server: Server) -> None:
         "CONFIG_FILES": str(ROOT / "runtime_config.yaml"),
         "RUNTIME_GRPC_PORT": str(server.port),
     }
-    for kind in ("readiness", "liveness"):
-        subprocess.run([*probe, kind], env={**os.environ, **settings}, check=True, timeout=60)
+    # It looks for a process by its name, and for one of caikit's own where it is told none.
+    for kind in (["readiness"], ["liveness", "caikit_pt.runtime"]):
+        subprocess.run([*probe, *kind], env={**os.environ, **settings}, check=True, timeout=60)
     server.stop()
     assert subprocess.run([*probe, "readiness"], env={**os.environ, **settings}, timeout=60).returncode == 1
 
@@ -170,6 +171,21 @@ def test_health_is_told_of_under_overload(server: Server) -> None:
         assert [each.result()[1] for each in streams].count(refused) >= 30 - 8
         codes = {getattr(each.exception(), "code", lambda: None)() for each in answers}
         assert codes == {None, refused}
+
+
+def test_a_connection_that_is_old_goes_and_its_streams_do_not(server: Server) -> None:
+    """Each connection of a test's client would be one second old, which gRPC varies by a tenth."""
+    age = "runtime: {grpc: {options: {grpc.max_connection_age_ms: 1000}}}\n"
+    with_file(server, age).start().close()
+    warm(server.port)
+    began = time.monotonic()
+    assert streaming(server.port, 1500) == (1500, None, "")
+    assert time.monotonic() - began > 2
+    # What is asked on it meanwhile goes over a new one.
+    with grpc.insecure_channel(f"localhost:{server.port}") as channel:
+        for _ in range(15):
+            assert status(channel, "ready") == SERVING
+            time.sleep(0.2)
 
 
 # ---- the end ----
@@ -288,7 +304,7 @@ def test_a_signal_while_it_starts_ends_it_with_0(server: Server) -> None:
 
 def test_a_training_goes_on_after_the_end_and_its_watchers_are_told(server: Server) -> None:
     client = server.start()
-    id = client.tune("goes-on", base_model=T5, records=RECORDS, **{**QUICK, "num_epochs": 400})
+    id = client.tune("goes-on", base_model=T5, records=RECORDS, **{**QUICK, "num_epochs": 150})
     wait_for(lambda: client.training(id).state == "RUNNING")
     with ThreadPoolExecutor(1) as pool:
         lost: list[ServerError] = []
