@@ -6,6 +6,7 @@
     │   ├── UnknownToken             INVALID_ARGUMENT
     │   └── InvalidSourcePrompt      INVALID_ARGUMENT
     ├── BaseModelMismatch            FAILED_PRECONDITION
+    ├── BaseModelUnavailable         FAILED_PRECONDITION
     ├── DamagedArtifact              DATA_LOSS
     ├── TrainingDiverged             ABORTED
     ├── TrainingInterrupted          UNAVAILABLE
@@ -96,6 +97,12 @@ class InvalidSourcePrompt(InvalidParameter):
 
 class BaseModelMismatch(CaikitPtError):
     """A tuned prompt was trained on another base model than the one found under its name."""
+
+    status = "FAILED_PRECONDITION"
+
+
+class BaseModelUnavailable(CaikitPtError):
+    """The base model of a tuned prompt isn't there any more, or can't be read: no request is to blame."""
 
     status = "FAILED_PRECONDITION"
 

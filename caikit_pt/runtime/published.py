@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import yaml
 from caikit.runtime.model_management.loaded_model import LoadedModel
 from caikit.runtime.model_management.model_manager import ModelManager
 from caikit.runtime.types.caikit_runtime_exception import CaikitRuntimeException
 
-from caikit_pt.errors import InvalidParameter, UnknownModel, shown
+from caikit_pt.errors import DamagedArtifact, InvalidParameter, UnknownModel, in_short, shown
 from caikit_pt.module import PeftPromptTuning
 from caikit_pt.paths import check_model_name, inside
 from caikit_pt.status import caikit_errors
@@ -34,11 +35,12 @@ class PublishedPrompts(ModelManager):
 
     def load_model(self, model_id: str, local_model_path: str, *types: Any, **options: Any) -> LoadedModel:
         """Raises CaikitRuntimeException: INVALID_ARGUMENT where the path can't be one, NOT_FOUND where no
-        tuned prompt is there."""
+        tuned prompt is there, DATA_LOSS where it is damaged."""
         path = self._confined(local_model_path)
         with caikit_errors():
             if not _is_tuned_prompt(Path(path)):
                 raise UnknownModel(f"Model {shown(model_id)} is no tuned prompt")
+            _check_config(Path(path))
         return super().load_model(model_id, path, *types, **options)
 
     def estimate_model_size(self, model_id: str, local_model_path: str, model_type: str) -> int:
@@ -88,3 +90,12 @@ def _is_tuned_prompt(path: Path) -> bool:
         return False
     with file.open("rb") as content:
         return bool(_OURS.search(content.read(_BEGINNING).decode("utf-8", "replace")))
+
+
+def _check_config(path: Path) -> None:
+    """caikit reads it before anything of ours is called, and what it can't read is INTERNAL. Raises
+    DamagedArtifact."""
+    try:
+        yaml.safe_load((path / "config.yml").read_text("utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise DamagedArtifact(f"{path.name}: config.yml can't be read ({in_short(error)})") from error
