@@ -22,7 +22,7 @@ from caikit_pt.client import COMPLETED, ServerError, TuningClient
 from caikit_pt.client.connection import Stubs
 from tests.conftest import T5
 from tests.runtime.open_server import STOPS
-from tests.runtime.servers import QUICK, RECORDS, Server, wait_for
+from tests.runtime.servers import QUICK, RECORDS, Server, signalled, wait_for
 from tests.runtime.test_rolling import save
 
 TEXT = "the kettle is dreadful"
@@ -86,11 +86,9 @@ class Calls:
         running = {**QUICK, "num_epochs": 10_000}
         self.client.tune("done", base_model=T5, records=RECORDS, training_id="done", **QUICK)
         self.client.tune("running", base_model=T5, records=RECORDS, training_id="running", **running)
-        wait_for(lambda: self.client.training("running").progress is not None, 120)
+        wait_for(lambda: self.client.training("running").state == "RUNNING", 120)
+        wait_for(lambda: signalled(self.server.worker("running"), signal.SIGSTOP))
         assert self.client.training("done").state == COMPLETED
-        worker = self.server.worker("running")
-        assert worker is not None
-        worker.send_signal(signal.SIGSTOP)
         for kind in KINDS:
             list(self.begin(kind, "done"))
         self.before = self.settled()
