@@ -7,10 +7,11 @@ import os
 import signal
 import sys
 from contextlib import suppress
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any, NoReturn
 
 _ASKING = (signal.SIGTERM, signal.SIGINT)
+_SECONDS_BETWEEN_LOOKS = 0.1
 
 
 class Signals:
@@ -32,8 +33,15 @@ class Signals:
         self._serving = True
 
     def wait(self) -> None:
-        """Until the first one."""
-        self._first.get()
+        """Until the first one.
+
+        A signal that the system delivers to another thread doesn't wake this one, in which Python has its
+        handlers run: it has to look.
+        """
+        while True:
+            with suppress(Empty):
+                self._first.get(timeout=_SECONDS_BETWEEN_LOOKS)
+                return
 
     def _hear(self, number: int, _: Any) -> None:
         if not self._serving:
