@@ -66,11 +66,11 @@ def _tell() -> None:
 def _spoil() -> None:
     take = Request.take
 
-    def take_or_raise(self: Request, *told: Any) -> None:
+    def take_or_raise(self: Request, token: int, worths: Any) -> None:
         for stop in self.parameters.stop_sequences:
             if stop in STOPS:
                 raise STOPS[stop]
-        take(self, *told)
+        take(self, token, worths)
 
     Request.take = take_or_raise  # type: ignore[method-assign]
 

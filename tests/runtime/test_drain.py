@@ -226,7 +226,8 @@ def test_what_is_refused_says_when_to_come_again(server: Server) -> None:
             list(tuning.WatchTraining(WatchTrainingRequest(training_id="any").to_proto()))
         assert error.value.code() is grpc.StatusCode.UNAVAILABLE
         told = status_pb2.Status()
-        told.ParseFromString(dict(error.value.trailing_metadata())["grpc-status-details-bin"])
+        trailing: dict[str, Any] = dict(error.value.trailing_metadata())
+        told.ParseFromString(trailing["grpc-status-details-bin"])
         retry, reason = error_details_pb2.RetryInfo(), error_details_pb2.ErrorInfo()
         assert any(detail.Unpack(retry) for detail in told.details)
         assert any(detail.Unpack(reason) for detail in told.details)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,21 +19,24 @@ from tests.runtime.servers import QUICK, RECORDS, Server, wait_for
 from tests.runtime.test_rolling import save
 
 TEXT = "the kettle is dreadful"
+WAITING = "Waiting to be published: No space left on device"
+# What is done to the directory of a prompt.
+Damage = Callable[[Path], object]
 
 
 def clear(path: Path) -> None:
     shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def replaced(name: str, content: bytes) -> Callable[[Path], None]:
-    return lambda model: bool((model / name).write_bytes(content)) and None
+def replaced(name: str, content: bytes) -> Damage:
+    return lambda model: (model / name).write_bytes(content)
 
 
-def gone(name: str) -> Callable[[Path], None]:
+def gone(name: str) -> Damage:
     return lambda model: clear(model / name)
 
 
-def a_directory(name: str) -> Callable[[Path], None]:
+def a_directory(name: str) -> Damage:
     def damage(model: Path) -> None:
         clear(model / name)
         (model / name).mkdir()
@@ -40,8 +44,8 @@ def a_directory(name: str) -> Callable[[Path], None]:
     return damage
 
 
-def cut(name: str) -> Callable[[Path], None]:
-    return lambda model: bool((model / name).write_bytes((model / name).read_bytes()[:100])) and None
+def cut(name: str) -> Damage:
+    return lambda model: (model / name).write_bytes((model / name).read_bytes()[:100])
 
 
 def narrow(model: Path) -> None:
@@ -49,7 +53,7 @@ def narrow(model: Path) -> None:
     save_file({"prompt": load_file(file)["prompt"][:, :8].contiguous()}, file)
 
 
-def of_another(name: str) -> Callable[[Path], None]:
+def of_another(name: str) -> Damage:
     def damage(model: Path) -> None:
         config = model / "config.yml"
         config.write_text(config.read_text().replace(f"base_model_name: {LLAMA}", f"base_model_name: {name}"))
@@ -57,7 +61,7 @@ def of_another(name: str) -> Callable[[Path], None]:
     return damage
 
 
-def prompt(name: str, value: str) -> Callable[[Path], None]:
+def prompt(name: str, value: str) -> Damage:
     """Another value in config.yml."""
 
     def damage(model: Path) -> None:
@@ -68,9 +72,13 @@ def prompt(name: str, value: str) -> Callable[[Path], None]:
     return damage
 
 
+def both(one: Damage, other: Damage) -> Damage:
+    return lambda model: (one(model), other(model))
+
+
 OURS = b"module_id: 6655831b-960a-4dc5-8df4-867026e2cd41\n"
 # What has become of a tuned prompt's files, the status, and what of the text says so.
-DAMAGES: dict[str, tuple[Callable[[Path], None], str, str]] = {
+DAMAGES: dict[str, tuple[Damage, str, str]] = {
     "no config": (gone("config.yml"), "NOT_FOUND", "not found"),
     "an empty config": (replaced("config.yml", b""), "NOT_FOUND", "no tuned prompt"),
     "a config of bytes": (replaced("config.yml", b"\xff\xfe\x00"), "NOT_FOUND", "no tuned prompt"),
@@ -89,10 +97,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "a base model that is cut short": (of_another("cut-short"), "FAILED_PRECONDITION", "cut-short"),
     "a base model without weights": (of_another("no-weights"), "FAILED_PRECONDITION", "no-weights"),
     "a base model without a tokenizer": (
-        lambda model: (
-            [each(model) for each in (of_another("no-tokenizer"), prompt("base_model_fingerprint", "null"))]
-            and None
-        ),
+        both(of_another("no-tokenizer"), prompt("base_model_fingerprint", "null")),
         "FAILED_PRECONDITION",
         "no-tokenizer",
     ),
@@ -186,6 +191,10 @@ def test_a_base_model_that_is_lost_while_it_is_served(tmp_path: Path, llama: Bas
         server.close()
 
 
+def _waits(client: TuningClient, id: str) -> bool:
+    return WAITING in client.training(id).reasons
+
+
 def test_a_disk_that_is_full_holds_up_no_other_training(tmp_path: Path) -> None:
     """The one slot was kept by the training that was done, and others waited for it."""
     disk = tmp_path / "disk"
@@ -194,7 +203,6 @@ def test_a_disk_that_is_full_holds_up_no_other_training(tmp_path: Path) -> None:
     if subprocess.run(command, capture_output=True, check=False).returncode:
         pytest.skip("a small file system can't be mounted here")
     server = Server(tmp_path, RUNTIME_LOCAL_MODELS_DIR=disk / "models", SLOTS=1)
-    told = "Waiting to be published: No space left on device"
     try:
         with server.start() as client:
             filler = disk / "filler"
@@ -204,9 +212,9 @@ def test_a_disk_that_is_full_holds_up_no_other_training(tmp_path: Path) -> None:
                 client.tune(name, base_model=T5, records=RECORDS, **QUICK) for name in ("one", "two", "three")
             ]
             watched = client.watch(ids[0])
-            assert any(told in str(event) for event in watched)
+            assert any(WAITING in str(event) for event in watched)
             for id in ids:
-                wait_for(lambda id=id: told in client.training(id).reasons, 120)
+                wait_for(partial(_waits, client, id), 120)
             assert client.cancel(ids[1]) == CANCELED
             filler.unlink()
             for id in (ids[0], ids[2]):

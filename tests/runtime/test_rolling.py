@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -37,7 +38,7 @@ REQUESTS = int(os.environ.get("ROLLING_REQUESTS", "60"))
 TEXTS = ("the kettle is dreadful", "the lamp from your shop", "I want my money back")
 # Each with its seed: they answer differently.
 PROMPTS = {"first": 0, "second": 2}
-ASKED = {"max_new_tokens": 4, "min_new_tokens": 4}
+ASKED: dict[str, Any] = {"max_new_tokens": 4, "min_new_tokens": 4}
 NGINX = shutil.which("nginx") or shutil.which("/usr/sbin/nginx")
 CONFIG = ROOT / "deploy" / "nginx" / "caikit_pt.conf"
 
@@ -91,7 +92,7 @@ class Told:
         return (
             f"{self.right} right, {len(self.wrong)} wrong, {self.lost.total()} lost of {CLIENTS} clients x "
             f"{REQUESTS} requests in {self.seconds:.0f} s, with {self.restarts} restarts; the longest took "
-            f"{self.longest:.2f} s"
+            f"{self.longest:.2f} s. {dict(self.lost) or ''}"
         )
 
 
