@@ -65,7 +65,9 @@ def two(tmp_path: Path, llama: BaseModel) -> Iterator[list[Server]]:
     for name in ("a", "b"):
         directory = tmp_path / name
         directory.mkdir()
-        servers.append(Server(directory, CONFIG_FILES=files, DRAIN_SECONDS=1))
+        # While one is away the other has all clients.
+        streams = {"MAX_STREAMS": CLIENTS}
+        servers.append(Server(directory, CONFIG_FILES=files, DRAIN_SECONDS=1, **streams))
         for prompt, seed in PROMPTS.items():
             save(llama, seed, directory / "models" / prompt)
     try:
