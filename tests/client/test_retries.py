@@ -16,7 +16,7 @@ from tests.runtime.servers import QUICK, RECORDS
 LOST = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
 
 
-class Failing(grpc.GenericRpcHandler):
+class Failing(grpc.GenericRpcHandler):  # type: ignore[type-arg]
     """Answers with empty messages, after it has failed so often."""
 
     def __init__(self) -> None:
@@ -43,7 +43,7 @@ class Failing(grpc.GenericRpcHandler):
 @pytest.fixture
 def failing() -> Iterator[tuple[Failing, TuningClient]]:
     handler = Failing()
-    server = grpc.server(ThreadPoolExecutor(4), handlers=(handler,))
+    server = grpc.server(ThreadPoolExecutor(4), handlers=[handler])
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     with TuningClient(f"127.0.0.1:{port}") as client:
@@ -71,7 +71,7 @@ def test_a_training_is_sent_again_with_its_id(failing: tuple[Failing, TuningClie
 def test_a_stream_is_not_begun_again_once_it_has_begun(failing: tuple[Failing, TuningClient]) -> None:
     handler, client = failing
     handler.fails = 1
-    told = []
+    told: list[str] = []
     with pytest.raises(ServerError, match="in the midst of it"):
         told.extend(client.stream("first", "text"))
     assert len(handler.asked) == 2

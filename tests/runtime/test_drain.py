@@ -226,7 +226,7 @@ def test_what_is_refused_says_when_to_come_again(server: Server) -> None:
             list(tuning.WatchTraining(WatchTrainingRequest(training_id="any").to_proto()))
         assert error.value.code() is grpc.StatusCode.UNAVAILABLE
         told = status_pb2.Status()
-        trailing: dict[str, Any] = dict(error.value.trailing_metadata())
+        trailing: dict[str, Any] = {one.key: one.value for one in error.value.trailing_metadata()}
         told.ParseFromString(trailing["grpc-status-details-bin"])
         retry, reason = error_details_pb2.RetryInfo(), error_details_pb2.ErrorInfo()
         assert any(detail.Unpack(retry) for detail in told.details)
