@@ -28,5 +28,8 @@ VOLUME ["/data/base_models", "/data/source_prompts", "/data/training", "/data/mo
 WORKDIR /home/caikit
 USER caikit
 EXPOSE 8085 8086
-HEALTHCHECK --interval=15s --timeout=5s --start-period=60s CMD ["caikit-pt", "health"]
+# Ready: base models of `preload` take their time. `caikit-pt health --live` asks for less (docs/restarts.md).
+HEALTHCHECK --interval=15s --timeout=5s --start-period=300s CMD ["caikit-pt", "health"]
+# It needs drain_seconds, the grace period and five seconds more: docker stop -t 60.
+STOPSIGNAL SIGTERM
 CMD ["caikit-pt", "serve"]

@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= 1
 # And where there are more, those that wait for others sleep.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help demo test check serve protos docs interop models shapes soak survive vllm perturbed versions versions-oldest versions-newest bench-training bench-quality bench-serving bench-jobs gpu install clean
+.PHONY: help demo test check serve protos docs interop models rolling shapes soak survive vllm perturbed versions versions-oldest versions-newest bench-training bench-quality bench-serving bench-jobs gpu install clean
 
 help:  ## What can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -70,6 +70,10 @@ shapes: $(INSTALLED)  ## Train and serve a tiny model of every type that transfo
 
 soak: $(INSTALLED)  ## 2,000 requests from 64 clients over 32 prompts, each compared with its serial run
 	SOAK_REQUESTS=2000 $(BIN)/python -m pytest tests/test_serving.py -s
+
+# Each client asks ROLLING_REQUESTS times. Behind nginx where that is installed.
+rolling: $(INSTALLED)  ## Restart two servers in turns while 64 clients ask them, and compare every answer
+	ROLLING_CLIENTS=64 ROLLING_REQUESTS=$${ROLLING_REQUESTS:-2000} $(BIN)/python -m pytest tests/runtime/test_rolling.py -s
 
 survive: $(INSTALLED)  ## Kill worker and server twenty times while they train, and compare each prompt with its run without kills
 	KILLS=20 $(BIN)/python -m pytest tests/runtime/test_jobs.py -s

@@ -85,6 +85,12 @@ class BaseModelMismatch(CaikitPtError):
     status = "FAILED_PRECONDITION"
 
 
+class BaseModelUnavailable(CaikitPtError):
+    """The base model of a tuned prompt isn't there any more, or can't be read: no request is to blame."""
+
+    status = "FAILED_PRECONDITION"
+
+
 class DamagedArtifact(CaikitPtError):
     """A saved prompt lacks a file or holds something that `save` never writes."""
 
@@ -165,6 +171,13 @@ class OverCapacity(CaikitPtError):
     """As many RPCs of a kind are under way as this server takes on."""
 
     status = "RESOURCE_EXHAUSTED"
+    retry_seconds = 1.0
+
+
+class ServerStopping(CaikitPtError):
+    """This server has been told to end. Another one, or the next, answers."""
+
+    status = "UNAVAILABLE"
     retry_seconds = 1.0
 
 

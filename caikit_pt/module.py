@@ -39,7 +39,7 @@ from caikit_pt.data_model import (
     LabelProbability,
     TuningConfig,
 )
-from caikit_pt.errors import InvalidParameter
+from caikit_pt.errors import BaseModelUnavailable, InvalidParameter
 from caikit_pt.parameters.generation import GENERATION_PARAMETERS, GenerationParameters
 from caikit_pt.plotting import curves_of, figure_of
 from caikit_pt.serving.backend import Backend
@@ -500,17 +500,23 @@ class PeftPromptTuning(ModuleBase):
         """The tuned prompt in `model_path`, over its base model here or where `backends` says.
 
         Raises CaikitRuntimeException: FAILED_PRECONDITION where the base model found isn't the one
-        it was tuned on, INVALID_ARGUMENT where there is none, DATA_LOSS where files are damaged,
-        UNAVAILABLE where its server can't be reached.
+        it was tuned on, can't be read or isn't there, DATA_LOSS where files are damaged, UNAVAILABLE
+        where its server can't be reached.
         """
         with caikit_errors():
             tuned = _read(model_path)
             if base_model is not None:
                 return cls(tuned, base_model)
             now = settings.current()
-            checkpoint = locate(tuned.base_model_name, now)
-            tuned.check_base(checkpoint)
-            return cls(tuned, base_for(checkpoint, now))
+            try:
+                checkpoint = locate(tuned.base_model_name, now)
+                tuned.check_base(checkpoint)
+                return cls(tuned, base_for(checkpoint, now))
+            except InvalidParameter as error:
+                raise BaseModelUnavailable(
+                    f"The base model of this prompt, {tuned.base_model_name!r}, can't be read. "
+                    f"It has to be {error.allowed}"
+                ) from error
 
 
 def _read(model_path: Union[str, ModuleConfig]) -> TunedPrompt:

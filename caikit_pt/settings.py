@@ -81,6 +81,8 @@ class Settings:
     model_management_rpcs: bool = _default("model_management_rpcs")
     reflection: bool = _default("reflection")
     backends: tuple[Remote, ...] = _default("backends")
+    preload: tuple[str, ...] = _default("preload")
+    drain_seconds: float = _default("drain_seconds")
     state_dir: str = _default("state_dir")
     slots: int = _default("slots")
     max_queued: int = _default("max_queued")
@@ -125,6 +127,7 @@ _ROWS = ParameterTable(
     row("max_message_seconds", float, 0, above_low=True),
     row("model_management_rpcs", bool),
     row("reflection", bool),
+    row("drain_seconds", float, 0),
     row("state_dir", str),
     row("slots", int, 0),
     row("max_queued", int, 0),
@@ -176,6 +179,7 @@ def _read(name: str, value: Any) -> Any:
         "tuning_presets": _presets,
         "tuning_limits": _limits,
         "backends": _remotes,
+        "preload": _names,
         "tracking": _tracking,
         "tracing": _tracing,
     }
@@ -236,6 +240,14 @@ def _limits(value: Any) -> Limits:
 
 def _remotes(value: Any) -> tuple[Remote, ...]:
     return tuple(_remote(entry) for entry in _list("backends", value))
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    """Raises InvalidParameter where one is no text. caikit reads each file twice."""
+    for name in _list("preload", value):
+        if not isinstance(name, str) or not name:
+            raise InvalidParameter("preload", name, "the names of base models")
+    return tuple(dict.fromkeys(value))
 
 
 def _remote(entry: Any) -> Remote:

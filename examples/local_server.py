@@ -29,6 +29,8 @@ def server(models: Path, settings: Mapping[str, str] | None = None) -> Iterator[
         "RUNTIME_METRICS_ENABLED": "false",
         "RUNTIME_LOCAL_MODELS_DIR": str(models),
         "STATE_DIR": str(models.with_suffix(".state")),
+        # Nobody chooses between servers here.
+        "DRAIN_SECONDS": "0",
         **(settings or {}),
     }
     log = models.with_suffix(".log")
@@ -49,12 +51,14 @@ def server(models: Path, settings: Mapping[str, str] | None = None) -> Iterator[
             process.wait(timeout=60)
 
 
-def wait_until_serving(process: subprocess.Popen[bytes], port: int) -> None:
-    """Returns when the health service says SERVING."""
+def wait_until_serving(
+    process: subprocess.Popen[bytes], port: int, seconds: float = SECONDS_TO_START
+) -> None:
+    """Returns when the health service says SERVING. Raises SystemExit where it doesn't by then."""
     import grpc
     from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-    deadline = time.monotonic() + SECONDS_TO_START
+    deadline = time.monotonic() + seconds
     with grpc.insecure_channel(f"localhost:{port}") as channel:
         health = health_pb2_grpc.HealthStub(channel)
         while time.monotonic() < deadline and process.poll() is None:
@@ -62,7 +66,8 @@ def wait_until_serving(process: subprocess.Popen[bytes], port: int) -> None:
                 if health.Check(health_pb2.HealthCheckRequest()).status == 1:
                     return
             except grpc.RpcError:
-                time.sleep(0.2)
+                pass
+            time.sleep(0.2)
     raise SystemExit("The server didn't start; see its log.")
 
 

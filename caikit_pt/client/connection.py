@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from caikit_pt.client.message import plain
 from caikit_pt.client.request import MESSAGE_BYTES
+from caikit_pt.client.retries import options
 from caikit_pt.client.server_error import ServerError, server_error
 
 if TYPE_CHECKING:
@@ -21,8 +22,7 @@ class Connection:
         """A `channel` of one's own is closed with the connection."""
         import grpc
 
-        sizes = [(f"grpc.max_{way}_message_length", MESSAGE_BYTES) for way in ("send", "receive")]
-        self._channel = channel or grpc.insecure_channel(address, sizes)
+        self._channel = channel or grpc.insecure_channel(address, options(MESSAGE_BYTES))
 
     def close(self) -> None:
         """Lets go of it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext
 from datetime import datetime
@@ -35,7 +36,9 @@ class TuningClient:
     """
 
     def __init__(self, address: str = DEFAULT_ADDRESS, channel: grpc.Channel | None = None) -> None:
-        """A `channel` of one's own is for TLS; it is closed with the client."""
+        """`address` may be that of several servers: ipv4:HOST:PORT,HOST:PORT. A `channel` of one's own is for
+        TLS; it is closed with the client. What is safe to send twice is sent again where a server can't be
+        reached or ends (`retries.py`), but on a channel of one's own."""
         self._connection = Connection(address, channel)
 
     def close(self) -> None:
@@ -53,7 +56,11 @@ class TuningClient:
     # ---- training ----
 
     def tune(self, model_name: str, **request: Any) -> str:
-        """Queues a training and returns its id. Takes what `request_of` takes."""
+        """Queues a training and returns its id. Takes what `request_of` takes.
+
+        Without a `training_id` it is given one here, by which the server knows a request that comes twice.
+        """
+        request = {**request, "training_id": request.get("training_id") or str(uuid.uuid4())}
         return str(
             self._connection.answer(self._stubs.train, self._train_message(model_name, request)).training_id
         )

@@ -12,7 +12,8 @@ from caikit_pt.commands.outcome import DONE, FAILED
 def add_to(commands: Commands) -> None:
     """Both."""
     commands.add("serve", _serve, "run the server, with the settings of CONFIG_FILES")
-    commands.ask("health", _health, "whether the server is ready")
+    health = commands.ask("health", _health, "whether the server is ready for work")
+    health.add_argument("--live", action="store_true", help="whether it is there, be it ready or not")
 
 
 def _serve(_: argparse.Namespace) -> int:
@@ -28,7 +29,8 @@ def _health(options: argparse.Namespace) -> int:
 
     with grpc.insecure_channel(options.server) as channel:
         try:
-            answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=5)
+            asked = health_pb2.HealthCheckRequest(service="live" if options.live else "")
+            answer = health_pb2_grpc.HealthStub(channel).Check(asked, timeout=5)
         except grpc.RpcError as error:
             raise ServerError(
                 "UNAVAILABLE", f"{options.server} doesn't answer ({error.code().name})"

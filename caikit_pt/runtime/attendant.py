@@ -15,7 +15,9 @@ from caikit_pt.runtime.slots import Slot, Slots
 
 
 class Attendant:
-    """Sees to it that a slot is free again, however its job ends: later jobs wait for it."""
+    """Sees to it that a slot is free again, however its job ends: later jobs wait for it.
+
+    Those whose prompt waits to be published don't hold them up."""
 
     def __init__(self, slots: Slots, ledger: Ledger, publisher: Publisher) -> None:
         self._slots, self._ledger, self._publisher = slots, ledger, publisher
@@ -48,7 +50,13 @@ class Attendant:
             self._ledger.note(slot.job, report)
             return
         self._part(slot, child)
-        self.leave(slot, partial(self._ended, slot, report))
+        if report.kind != FINISHED:
+            self.leave(slot, partial(self._ended, slot, report))
+            return
+        # A disk may be full: other jobs, of this process, too, needn't wait until there is room.
+        self._slots.make_way(slot)
+        publishing = partial(self.leave, slot, partial(self._publish, slot))
+        threading.Thread(target=publishing, name=f"publishing {slot.job.id}", daemon=True).start()
 
     def _part(self, slot: Slot, child: Child) -> None:
         """The process is done with the job, and without another it ends."""
@@ -59,9 +67,7 @@ class Attendant:
                 child.stop()
 
     def _ended(self, slot: Slot, report: Report) -> None:
-        if report.kind == FINISHED:
-            self._publish(slot)
-        elif slot.canceled:
+        if slot.canceled:
             self._ledger.end(slot.job, CANCELED)
         elif report.kind == FAILED:
             self._ledger.end(slot.job, ERRORED, [report.data["text"]])

@@ -14,7 +14,7 @@ from alog.alog import g_alog_name_to_level
 from caikit_pt import config_files, settings
 from caikit_pt.base_model.loading.device import resolve_device
 from caikit_pt.errors import InvalidParameter
-from caikit_pt.runtime import tracing
+from caikit_pt.runtime import preload, tracing
 from caikit_pt.settings import Settings, as_set, row
 from caikit_pt.tracking.trackers import trackers
 
@@ -66,6 +66,7 @@ def check() -> list[str]:
     _check_directories(config, now)
     _check_tls(config)
     _check_ports(config)
+    preload.check(now)
     try:
         resolve_device("", now)
     except InvalidParameter as error:

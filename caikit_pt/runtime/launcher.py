@@ -7,6 +7,7 @@ import os
 
 from caikit_pt import settings
 from caikit_pt.errors import CaikitPtError, without_excerpts
+from caikit_pt.runtime.signals import Signals, leave
 
 _LOG = logging.getLogger(__name__)
 # Threads that wait for one another in a product sleep, here and in the processes of jobs. Where other
@@ -17,7 +18,8 @@ _IMPATIENT_REQUESTS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQU
 
 
 def serve() -> None:
-    """Until SIGTERM or SIGINT. Raises SystemExit where it can't start."""
+    """Until SIGTERM or SIGINT; then the process ends. Raises SystemExit where it can't start."""
+    signals = Signals()
     import caikit
     from caikit.core.toolkit.logging import configure
 
@@ -50,7 +52,11 @@ def serve() -> None:
     metrics.expose(metrics.metrics_of(server.trainer.store, lambda: len(prompts.loaded_models)))
     tracing.begin(settings.current().tracing.endpoint, server.trainer.store)
     start_log.tell(caikit.get_config(), settings.current())
-    server.start(blocking=True)
+    signals.serve()
+    server.start(blocking=False)
+    signals.wait()
+    server.drain()
+    leave(0)
 
 
 def _is_news(record: logging.LogRecord) -> bool:

@@ -14,7 +14,7 @@ from caikit.runtime.model_management.model_manager import ModelManager
 from caikit_pt.errors import InvalidParameter, UnknownModel, shown
 from caikit_pt.module import PeftPromptTuning
 from caikit_pt.paths import check_model_name, inside, open_file
-from caikit_pt.soft_prompt.config_file import CONFIG
+from caikit_pt.soft_prompt.config_file import CONFIG, check_config
 from caikit_pt.status import caikit_errors
 
 # Of a config.yml, which begins with the module that has saved it.
@@ -34,11 +34,12 @@ class PublishedPrompts(ModelManager):
 
     def load_model(self, model_id: str, local_model_path: str, *types: Any, **options: Any) -> LoadedModel:
         """Raises CaikitRuntimeException: INVALID_ARGUMENT where the path can't be one, NOT_FOUND where no
-        tuned prompt is there."""
+        tuned prompt is there, DATA_LOSS where it is damaged."""
         path = self._confined(local_model_path)
         with caikit_errors():
             if not _is_tuned_prompt(Path(path)):
                 raise UnknownModel(f"Model {shown(model_id)} is no tuned prompt")
+            check_config(Path(path))
         return super().load_model(model_id, path, *types, **options)
 
     def estimate_model_size(self, model_id: str, local_model_path: str, model_type: str) -> int:

@@ -5,19 +5,21 @@ To be imported when the settings are final: caikit makes its threads as they say
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable
 from typing import Any
 
 import caikit
 from caikit.core import MODEL_MANAGER
 from caikit.runtime import grpc_server
-from grpc_health.v1 import health
+from grpc_health.v1 import health as health_service
 from grpc_reflection.v1alpha import reflection
 
 from caikit_pt import settings
+from caikit_pt.runtime.drain import Drain
 from caikit_pt.runtime.guard.guard import Guard
 from caikit_pt.runtime.guard.lanes import lanes
+from caikit_pt.runtime.health import Health, HealthModule
+from caikit_pt.runtime.preload import Preload
 from caikit_pt.runtime.trainer import PromptTuningTrainer
 from caikit_pt.runtime.tuning_rpcs import service
 from caikit_pt.runtime.tuning_service import TuningServicer
@@ -29,26 +31,38 @@ class Server(grpc_server.RuntimeGRPCServer):
     def __init__(self) -> None:
         """Raises CaikitPtError."""
         runtime, now = caikit.get_config().runtime, settings.current()
-        guard = Guard(lanes(now, runtime.server_thread_pool_size), _opened(), now.max_message_seconds)
+        self.guard = Guard(lanes(now, runtime.server_thread_pool_size), _opened(), now.max_message_seconds)
+        self.health = Health()
         # The one interceptor that caikit gives its server, and what it says which services reflection shows.
-        grpc_server.PROMETHEUS_METRICS_INTERCEPTOR = guard
-        grpc_server.reflection = Reflection(service().descriptor.full_name)
+        grpc_server.PROMETHEUS_METRICS_INTERCEPTOR = self.guard
+        grpc_server.health = HealthModule(self.health)
+        grpc_server.reflection = Reflection(self.health, service().descriptor.full_name)
         super().__init__()
         self.trainer: PromptTuningTrainer = MODEL_MANAGER.get_trainer("default")
         self.trainer.start()
         self.tuning = TuningServicer(self.trainer)
         service().registration_function(self.tuning, self.server)
 
-    def interrupt(self, signal_: Any, frame: Any) -> None:
-        """Trainings end while the last requests are answered."""
-        threading.Thread(target=self._end_trainings, name="stopping").start()
-        super().interrupt(signal_, frame)
+        self._preload = Preload(now, self.health.ready)
+
+    def start(self, blocking: bool = True) -> None:
+        """Answers from now on, and loads what is to be loaded."""
+        self._preload.start()
+        super().start(blocking)
+
+    def drain(self) -> None:
+        """Ends well, and returns when it has ended."""
+        grace = self.config.runtime.grpc.server_shutdown_grace_period_seconds
+        ending = Drain(self.server, self.guard, self.health, self._end_trainings)
+        ending.run(settings.current().drain_seconds, float(grace))
+
+    def _intercept_interrupt_signal(self) -> None:
+        """Whoever starts the server hears signals (signals.py)."""
 
     def _end_trainings(self) -> None:
-        # A signal may come before there is anything to end.
-        if hasattr(self, "tuning"):
-            self.trainer.stop()
-            self.tuning.stop()
+        """While the last requests are answered."""
+        self.trainer.stop()
+        self.tuning.stop()
 
 
 def _opened() -> frozenset[str]:
@@ -63,13 +77,15 @@ def _opened() -> frozenset[str]:
 
 
 class Reflection:
-    """grpc_reflection, with more services than those that it is told of."""
+    """grpc_reflection, with more services than those that it is told of; `health` is told of all."""
 
     SERVICE_NAME = reflection.SERVICE_NAME
 
-    def __init__(self, *services: str) -> None:
-        self._services = (*services, health.SERVICE_NAME)
+    def __init__(self, health: Health, *services: str) -> None:
+        self._health, self._services = health, (*services, health_service.SERVICE_NAME)
 
     def enable_server_reflection(self, services: Iterable[str], server: Any) -> None:
         """As that of grpc_reflection."""
-        reflection.enable_server_reflection({*services, *self._services}, server)
+        known = {*services, *self._services}
+        self._health.name(known)
+        reflection.enable_server_reflection(known, server)

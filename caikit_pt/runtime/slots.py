@@ -20,6 +20,8 @@ class Slot:
     # The process that works at it.
     child: Child | None = None
     canceled: bool = False
+    # Its prompt waits to be published, and needs no device for that.
+    trained: bool = False
 
 
 class Slots:
@@ -53,7 +55,8 @@ class Slots:
     def take(self, choose: Callable[[Sequence[str]], Job | None]) -> Slot | None:
         """A slot for the job that `choose` finds besides those with the ids it gets; None without either."""
         with self.lock:
-            if self._closed or len(self._taken) >= self._count:
+            at_work = sum(not slot.trained for slot in self._taken.values())
+            if self._closed or at_work >= self._count:
                 return None
             job = choose(list(self._taken))
             if job is None:
@@ -69,6 +72,12 @@ class Slots:
         """Those that a process works at."""
         with self.lock:
             return [slot for slot in self._taken.values() if slot.child is child]
+
+    def make_way(self, slot: Slot) -> None:
+        """Another job may run now, though this one is under way."""
+        with self.lock:
+            slot.trained, slot.placement = True, None
+            self.lock.notify_all()
 
     def free(self, slot: Slot) -> None:
         """The job is under way no longer."""

@@ -235,7 +235,9 @@ class Engine:
         """Does `act`; where it fails, the requests it was for are tried again in less company."""
         try:
             act()
-        except Exception as error:  # whatever a model, a prompt or a text brings about
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # whatever a model, a prompt or a text brings about
             if is_out_of_memory(error):
                 self._shrink(list(generations))
             else:
@@ -256,7 +258,7 @@ class Engine:
         else:
             generations[0].fail(OutOfMemory("The device has no room for this request, not even alone"))
 
-    def _separate(self, generations: list[Generation], error: Exception) -> None:
+    def _separate(self, generations: list[Generation], error: BaseException) -> None:
         """What has failed together is tried alone; what has failed alone, fails."""
         self._withdraw(generations)
         if len(generations) == 1:

@@ -55,7 +55,9 @@ def _work(engine: weakref.ref[Engine], wake: threading.Event) -> None:
         if busy:
             try:
                 alive.step()
-            except Exception as error:  # a defect; whoever comes next is served nevertheless
+            except (
+                BaseException
+            ) as error:  # a defect, or SystemExit; whoever comes next is served nevertheless
                 _LOG.exception("the engine failed, and begins anew")
                 alive.give_up(error)
         # Held only while there is work: else a base model would never be freed.

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 
 from caikit_pt.client import TuningClient
-from examples.local_server import ROOT, free_port, wait_until_serving
+from examples.local_server import ROOT, SECONDS_TO_START, free_port, wait_until_serving
 
 QUICK = {"num_virtual_tokens": 4, "num_epochs": 2, "batch_size": 8}
 RECORDS = [
@@ -26,6 +26,8 @@ RECORDS = [
 
 class Server:
     """A real server process with a `state_dir` and a directory of models of its own."""
+
+    program = "caikit_pt.runtime"
 
     def __init__(self, directory: Path, **settings: object) -> None:
         self.models, self.state = directory / "models", directory / "state"
@@ -41,7 +43,11 @@ class Server:
         return self._process
 
     def start(self) -> TuningClient:
-        """Returns a client when the server answers."""
+        """Returns a client when the server is ready."""
+        return self.start_within(SECONDS_TO_START)
+
+    def start_within(self, seconds: float) -> TuningClient:
+        """Raises SystemExit where it isn't ready by then; it goes on."""
         environment = {
             **os.environ,
             "CONFIG_FILES": str(ROOT / "runtime_config.yaml"),
@@ -49,17 +55,18 @@ class Server:
             "RUNTIME_METRICS_ENABLED": "false",
             "RUNTIME_LOCAL_MODELS_DIR": str(self.models),
             "STATE_DIR": str(self.state),
+            "DRAIN_SECONDS": "0",
             **self._settings,
         }
         with self.log.open("a") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "caikit_pt.runtime"],
+                [sys.executable, "-m", self.program],
                 cwd=ROOT,
                 env=environment,
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
-        wait_until_serving(self._process, self.port)
+        wait_until_serving(self._process, self.port, seconds)
         return TuningClient(f"localhost:{self.port}")
 
     def kill(self) -> None:

@@ -291,11 +291,11 @@ def test_a_slow_and_a_vanished_watcher_cost_nothing(shared: tuple[Server, Tuning
 
 
 def test_watchers_leave_threads_to_others(servers: list[Server], tmp_path: Path) -> None:
-    _, client = start(servers, tmp_path, RUNTIME_SERVER_THREAD_POOL_SIZE=4)
+    _, client = start(servers, tmp_path, MAX_WATCHES=2)
     id = client.tune("watched", base_model=T5, records=RECORDS, **LONG)
     watching = [client.watch(id) for _ in range(2)]
     assert [next(watch).number for watch in watching] == [1, 1]
-    with pytest.raises(ServerError, match="2 clients watch trainings") as error:
+    with pytest.raises(ServerError, match="2 RPCs like this one are under way") as error:
         next(client.watch(id))
     assert error.value.status == "RESOURCE_EXHAUSTED"
     watching.pop().close()  # type: ignore[attr-defined]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NoReturn
 
@@ -30,14 +31,40 @@ class GuardedContext:
 
     def __init__(self, context: Any, request_id: str) -> None:
         self._context, self.request_id = context, request_id
+        self._cut_off: CaikitPtError | None = None
+        self._listening: list[Callable[[], None]] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._context, name)
 
+    def is_active(self) -> bool:
+        """Whether anybody waits for more."""
+        return self._cut_off is None and bool(self._context.is_active())
+
+    def add_callback(self, act: Callable[[], None]) -> bool:
+        """As gRPC's, and it is called when the RPC is cut off, too."""
+        self._listening.append(act)
+        if self._cut_off is not None:
+            return False
+        return bool(self._context.add_callback(act))
+
+    def cut_off(self, error: CaikitPtError) -> None:
+        """Called by another thread: whoever works for the RPC stops, and the client is told of `error`."""
+        self._cut_off = error
+        for act in list(self._listening):
+            act()
+
+    def check(self) -> None:
+        """Raises what it was cut off with."""
+        if self._cut_off is not None:
+            raise self._cut_off
+
     def abort(self, code: grpc.StatusCode, details: str) -> NoReturn:
         """Ends the RPC. Where that is for an error of ours, its details are told, too; what nobody has
         foreseen is for the log alone. Raises Aborted."""
-        error = _ours(sys.exception())
+        error = self._cut_off or _ours(sys.exception())
+        if self._cut_off is not None:
+            self.refuse(self._cut_off)
         if error is None and code in _DEFECTS:
             error = Unforeseen(self.request_id)
             _LOG.error("request %s failed: %s", self.request_id, details, exc_info=True)

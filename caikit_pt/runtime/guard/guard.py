@@ -18,9 +18,9 @@ from google.protobuf.message import DecodeError
 
 from caikit_pt import call as calls
 from caikit_pt.call import Call
-from caikit_pt.errors import CaikitPtError, ClosedDoor, InvalidParameter, OverCapacity
+from caikit_pt.errors import CaikitPtError, ClosedDoor, InvalidParameter, OverCapacity, ServerStopping
 from caikit_pt.runtime.guard.context import Aborted, GuardedContext
-from caikit_pt.runtime.guard.door import CONTROL, GENERATE, LOOKS, TUNE, Door, door_of
+from caikit_pt.runtime.guard.door import CONTROL, GENERATE, LOOKS, PROBE, TUNE, Door, door_of
 from caikit_pt.runtime.guard.lane import Lane
 from caikit_pt.runtime.guard.patience import Patience
 from caikit_pt.runtime.request_log import RequestLog, logged
@@ -28,6 +28,7 @@ from caikit_pt.runtime.tracing import COMPLETION, TUNING, accepted, request_span
 
 REQUEST_ID = "x-request-id"
 _OPERATIONS = {GENERATE: COMPLETION, TUNE: TUNING}
+_STOPPING = ServerStopping("This server is ending, and takes nothing on. Another one, or the next, answers")
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
@@ -38,6 +39,8 @@ class _Handlers:
     lane: Lane
     answering: Any
     refusing: Any
+    # When the server ends; None where it is answered nevertheless.
+    stopping: Any
 
 
 class Guard(grpc.ServerInterceptor):  # type: ignore[type-arg]
@@ -47,6 +50,24 @@ class Guard(grpc.ServerInterceptor):  # type: ignore[type-arg]
         self._lanes, self._opened = lanes, opened
         self._patience = Patience(message_seconds)
         self._known: dict[str, _Handlers | None] = {}
+        self._closed: frozenset[str] = frozenset()
+        self._under_way: set[GuardedContext] = set()
+
+    def close(self, *lanes: str) -> None:
+        """Nobody is let into these any more, without any into all; health is told of all the same."""
+        self._closed |= {*(lanes or self._lanes)}
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything but health is asked for."""
+        return bool(self._under_way)
+
+    def cut_off(self, error: CaikitPtError) -> int:
+        """Ends whatever is under way with `error`; how much that is."""
+        cut = list(self._under_way)
+        for context in cut:
+            context.cut_off(error)
+        return len(cut)
 
     def intercept_service(self, continuation: Callable[[Any], Any], details: Any) -> Any:
         """Called for every RPC, in one thread for all of them."""
@@ -60,6 +81,8 @@ class Guard(grpc.ServerInterceptor):  # type: ignore[type-arg]
         known = self._known[method]
         if known is None:
             return None
+        if known.stopping and known.lane.name in self._closed:
+            return known.stopping
         return known.refusing if known.lane.full else known.answering
 
     def _handlers(self, method: str, handler: Any) -> _Handlers | None:
@@ -70,19 +93,26 @@ class Guard(grpc.ServerInterceptor):  # type: ignore[type-arg]
         if door.opened_by and door.opened_by not in self._opened:
             closed = ClosedDoor(f"This server has no {method}, unless its setting {door.opened_by} is true")
             refusing = _refusing(handler, closed, control)
-            return _Handlers(control, refusing, refusing)
-        answers = _Answers(method, door, handler, self._patience)
+            return _Handlers(control, refusing, refusing, None)
+        is_health = door.action == PROBE
+        under_way = set() if is_health else self._under_way
+        answers = _Answers(method, door, handler, self._patience, under_way)
         full = OverCapacity(
             f"{lane.most} RPCs like this one are under way, as many as may be. Try again later"
         )
-        return _Handlers(lane, answers.handler(lane), _refusing(handler, full, control))
+        stopping = None if is_health else _refusing(handler, _STOPPING, control)
+        return _Handlers(lane, answers.handler(lane), _refusing(handler, full, control), stopping)
 
 
 class _Answers:
     """How one RPC is answered."""
 
-    def __init__(self, method: str, door: Door, handler: Any, patience: Patience) -> None:
+    def __init__(
+        self, method: str, door: Door, handler: Any, patience: Patience, under_way: set[GuardedContext]
+    ) -> None:
+        """Whoever is answered is among those `under_way`."""
         self._method, self._door, self._handler, self._patience = method, door, handler, patience
+        self._under_way = under_way
 
     def handler(self, lane: Lane) -> Any:
         """As gRPC has it. Requests are streams of bytes: of a single one nobody knows that it is late."""
@@ -102,27 +132,37 @@ class _Answers:
 
     def _answer(self, messages: Iterator[bytes], context: Any) -> Any:
         guarded = GuardedContext(context, _request_id(context))
+        self._under_way.add(guarded)
         try:
             with self._noted(guarded) as line:
                 message = self._admitted(messages, guarded, line)
                 with self._traced(guarded, line):
                     answer = self._handler.unary_unary(message, guarded)
                     line.training_id = getattr(answer, "training_id", "")
+                guarded.check()
                 return answer
         except BaseException as error:  # SystemExit, too: it would end the server, and leave its process
             return _end(guarded, error)
+        finally:
+            self._under_way.discard(guarded)
 
     def _stream(self, messages: Iterator[bytes], context: Any) -> Iterator[Any]:
         guarded = GuardedContext(context, _request_id(context))
+        self._under_way.add(guarded)
         try:
             with self._noted(guarded) as line:
                 message = self._admitted(messages, guarded, line)
                 with self._traced(guarded, line):
-                    yield from self._handler.unary_stream(message, guarded)
+                    for answer in self._handler.unary_stream(message, guarded):
+                        guarded.check()
+                        yield answer
+                guarded.check()
         except GeneratorExit:
             raise
         except BaseException as error:
             _end(guarded, error)
+        finally:
+            self._under_way.discard(guarded)
 
     @contextmanager
     def _noted(self, context: GuardedContext) -> Iterator[RequestLog]:

@@ -1,0 +1,85 @@
+"""What a client asks again on its own, over real connections to a server that fails at first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+import pytest
+
+from caikit_pt.client import ServerError, TuningClient
+from tests.conftest import T5
+from tests.runtime.servers import QUICK, RECORDS
+
+LOST = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+
+
+class Failing(grpc.GenericRpcHandler):  # type: ignore[type-arg]
+    """Answers with empty messages, after it has failed so often."""
+
+    def __init__(self) -> None:
+        self.fails, self.code = 0, LOST[0]
+        self.asked: list[bytes] = []
+
+    def service(self, details: Any) -> Any:
+        streams = details.method.rpartition("/")[2].startswith("ServerStreaming")
+        make = grpc.unary_stream_rpc_method_handler if streams else grpc.unary_unary_rpc_method_handler
+        return make(self._stream if streams else self._answer)
+
+    def _answer(self, request: bytes, context: Any) -> bytes:
+        self.asked.append(request)
+        if len(self.asked) <= self.fails:
+            context.abort(self.code, "not now")
+        return b""
+
+    def _stream(self, request: bytes, context: Any) -> Iterator[bytes]:
+        yield self._answer(request, context)
+        if self.fails:
+            context.abort(self.code, "in the midst of it")
+
+
+@pytest.fixture
+def failing() -> Iterator[tuple[Failing, TuningClient]]:
+    handler = Failing()
+    server = grpc.server(ThreadPoolExecutor(4), handlers=[handler])
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    with TuningClient(f"127.0.0.1:{port}") as client:
+        yield handler, client
+    server.stop(None)
+
+
+@pytest.mark.parametrize("code", LOST)
+def test_what_is_safe_is_asked_again(failing: tuple[Failing, TuningClient], code: grpc.StatusCode) -> None:
+    handler, client = failing
+    handler.fails, handler.code = 2, code
+    assert client.generate("first", "text") == ""
+    assert len(handler.asked) == 3
+
+
+def test_a_training_is_sent_again_with_its_id(failing: tuple[Failing, TuningClient]) -> None:
+    handler, client = failing
+    handler.fails = 1
+    client.tune("first", base_model=T5, records=RECORDS, **QUICK)
+    client.tune("first", base_model=T5, records=RECORDS, **QUICK)
+    first, again, another = handler.asked
+    assert first == again != another
+
+
+def test_a_stream_is_not_begun_again_once_it_has_begun(failing: tuple[Failing, TuningClient]) -> None:
+    handler, client = failing
+    handler.fails = 1
+    told: list[str] = []
+    with pytest.raises(ServerError, match="in the midst of it"):
+        told.extend(client.stream("first", "text"))
+    assert len(handler.asked) == 2
+
+
+def test_what_is_refused_is_not_asked_again(failing: tuple[Failing, TuningClient]) -> None:
+    handler, client = failing
+    handler.fails, handler.code = 9, grpc.StatusCode.RESOURCE_EXHAUSTED
+    with pytest.raises(ServerError, match="not now"):
+        client.generate("first", "text")
+    assert len(handler.asked) == 1

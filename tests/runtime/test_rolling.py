@@ -1,0 +1,211 @@
+"""Two servers that restart in turns while clients ask: no answer is lost, none is another one's.
+
+`make rolling` asks more, and does it behind nginx, too.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import subprocess
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from caikit_pt.base_model.model import BaseModel
+from caikit_pt.client import ServerError, TuningClient
+from caikit_pt.module import PeftPromptTuning
+from caikit_pt.parameters.tuning import DECODER
+from caikit_pt.soft_prompt.artifact import TunedPrompt
+from caikit_pt.soft_prompt.prompt import SoftPrompt
+from examples.local_server import ROOT, free_port
+from tests.conftest import LLAMA
+from tests.runtime.servers import Server, wait_for
+
+CLIENTS = int(os.environ.get("ROLLING_CLIENTS", "16"))
+# Of each client. Restarts go on for as long as they ask, and there are two at least.
+REQUESTS = int(os.environ.get("ROLLING_REQUESTS", "60"))
+TEXTS = ("the kettle is dreadful", "the lamp from your shop", "I want my money back")
+# Each with its seed: they answer differently.
+PROMPTS = {"first": 0, "second": 2}
+ASKED: dict[str, Any] = {"max_new_tokens": 4, "min_new_tokens": 4}
+NGINX = shutil.which("nginx") or shutil.which("/usr/sbin/nginx")
+CONFIG = ROOT / "deploy" / "nginx" / "caikit_pt.conf"
+
+
+def save(base: BaseModel, seed: int, directory: Path) -> None:
+    """A prompt of twelve tokens."""
+    ids = torch.randint(20, 400, (12,), generator=torch.Generator().manual_seed(seed)).tolist()
+    tuned = TunedPrompt(
+        prompt=SoftPrompt({DECODER: base.weights.embed(ids).float()}),
+        base_model_name=base.checkpoint.name,
+        base_model_fingerprint=base.checkpoint.fingerprint,
+        verbalizer="{{input}}",
+    )
+    PeftPromptTuning(tuned, base).save(str(directory))
+
+
+@pytest.fixture
+def two(tmp_path: Path, llama: BaseModel) -> Iterator[list[Server]]:
+    """Servers with the same two prompts, which answer differently."""
+    config = tmp_path / "preload.yml"
+    config.write_text(f"preload: [{LLAMA}]\n")
+    files = f"{ROOT / 'runtime_config.yaml'},{config}"
+    servers = []
+    for name in ("a", "b"):
+        directory = tmp_path / name
+        directory.mkdir()
+        # While one is away the other has all clients.
+        streams = {"MAX_STREAMS": CLIENTS}
+        servers.append(Server(directory, CONFIG_FILES=files, DRAIN_SECONDS=1, **streams))
+        for prompt, seed in PROMPTS.items():
+            save(llama, seed, directory / "models" / prompt)
+    try:
+        for server in servers:
+            server.start().close()
+        yield servers
+    finally:
+        for server in servers:
+            server.close()
+
+
+@dataclass
+class Told:
+    """What clients were told, of so many requests."""
+
+    right: int = 0
+    wrong: list[str] = field(default_factory=list)
+    lost: Counter[str] = field(default_factory=Counter)
+    longest: float = 0.0
+    restarts: int = 0
+    seconds: float = 0.0
+
+    def __str__(self) -> str:
+        return (
+            f"{self.right} right, {len(self.wrong)} wrong, {self.lost.total()} lost of {CLIENTS} clients x "
+            f"{REQUESTS} requests in {self.seconds:.0f} s, with {self.restarts} restarts; the longest took "
+            f"{self.longest:.2f} s. {dict(self.lost) or ''}"
+        )
+
+
+def expected(address: str) -> dict[tuple[str, str], str]:
+    with TuningClient(address) as client:
+        return {
+            (prompt, text): client.generate(prompt, text, **ASKED) for prompt in PROMPTS for text in TEXTS
+        }
+
+
+def ask_while_restarting(address: str, servers: list[Server]) -> Told:
+    """All clients ask `address` while each of `servers` in turn is ended and started, again and again."""
+    answers = expected(address)
+    assert all(answers["first", text] != answers["second", text] for text in TEXTS)
+    told, lock, done = Told(), threading.Lock(), threading.Event()
+
+    def ask(number: int) -> None:
+        draw = random.Random(number)
+        with TuningClient(address) as client:
+            for count in range(REQUESTS):
+                question = draw.choice([*PROMPTS]), draw.choice(TEXTS)
+                began = time.monotonic()
+                try:
+                    if count % 3:
+                        answer = client.generate(*question, **ASKED)
+                    else:
+                        answer = "".join(client.stream(*question, **ASKED))
+                except ServerError as error:
+                    with lock:
+                        told.lost[f"{error.status}: {error}"] += 1
+                    continue
+                with lock:
+                    told.longest = max(told.longest, time.monotonic() - began)
+                    if answer == answers[question]:
+                        told.right += 1
+                    else:
+                        told.wrong.append(answer)
+
+    def restart() -> None:
+        while not done.is_set() or told.restarts < len(servers):
+            server = servers[told.restarts % len(servers)]
+            server.process.terminate()
+            assert server.process.wait(60) == 0
+            server.start().close()
+            told.restarts += 1
+            done.wait(1.0)
+
+    began = time.monotonic()
+    with ThreadPoolExecutor(CLIENTS + 1) as pool:
+        restarting = pool.submit(restart)
+        for asking in [pool.submit(ask, number) for number in range(CLIENTS)]:
+            asking.result()
+        told.seconds = time.monotonic() - began
+        done.set()
+        restarting.result()
+    print(told)
+    return told
+
+
+def check(told: Told) -> None:
+    assert not told.lost
+    assert not told.wrong
+    assert told.right == CLIENTS * REQUESTS
+    assert told.restarts >= 2
+
+
+def test_a_client_of_two_addresses_loses_nothing(two: list[Server]) -> None:
+    address = f"ipv4:{','.join(f'127.0.0.1:{server.port}' for server in two)}"
+    check(ask_while_restarting(address, two))
+
+
+@pytest.mark.skipif(NGINX is None, reason="nginx isn't installed")
+def test_clients_of_nginx_lose_nothing(two: list[Server], tmp_path: Path) -> None:
+    with nginx(tmp_path, [server.port for server in two]) as port:
+        check(ask_while_restarting(f"127.0.0.1:{port}", two))
+
+
+@contextmanager
+def nginx(directory: Path, servers: list[int]) -> Iterator[int]:
+    """nginx with the configuration of deploy/, whose addresses are those of tests; its port."""
+    port, text = free_port(), CONFIG.read_text()
+    for old, new in {
+        "listen 8085 http2;": f"listen 127.0.0.1:{port} http2;",
+        "server caikit-pt-1:8085 ": f"server 127.0.0.1:{servers[0]} ",
+        "server caikit-pt-2:8085 ": f"server 127.0.0.1:{servers[1]} ",
+    }.items():
+        assert text.count(old) == 1, old
+        text = text.replace(old, new)
+    places = "".join(
+        f"{kind}_temp_path {directory}/{kind};\n"
+        for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    config = directory / "nginx.conf"
+    config.write_text(
+        f"daemon off;\nworker_processes 1;\npid {directory}/nginx.pid;\nerror_log {directory}/nginx.log;\n"
+        f"events {{ worker_connections 4096; }}\nhttp {{\naccess_log off;\n{places}{text}\n}}\n"
+    )
+    assert NGINX is not None
+    process = subprocess.Popen([NGINX, "-e", f"{directory}/nginx.log", "-c", str(config)])
+    try:
+        wait_for(lambda: _answers(f"127.0.0.1:{port}", process), 10)
+        yield port
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def _answers(address: str, process: subprocess.Popen[bytes]) -> bool:
+    assert process.poll() is None, "nginx has ended"
+    try:
+        with TuningClient(address) as client:
+            return bool(client.generate("first", TEXTS[0], **ASKED))
+    except ServerError:
+        return False
