@@ -8,10 +8,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import grpc
 from caikit.runtime.model_management.loaded_model import LoadedModel
 from caikit.runtime.model_management.model_manager import ModelManager
-from caikit.runtime.types.caikit_runtime_exception import CaikitRuntimeException
 
 from caikit_pt.errors import InvalidParameter, UnknownModel, shown
 from caikit_pt.module import PeftPromptTuning
@@ -29,7 +27,8 @@ class PublishedPrompts(ModelManager):
     def retrieve_model(self, model_id: str) -> Any:
         """Raises CaikitRuntimeException, NOT_FOUND where nothing has been published under `model_id`."""
         if model_id and model_id not in self.loaded_models and not self._holds(model_id):
-            raise CaikitRuntimeException(grpc.StatusCode.NOT_FOUND, f"Model {shown(model_id)} not found")
+            with caikit_errors():
+                raise UnknownModel(f"Model {shown(model_id)} not found")
         return super().retrieve_model(model_id)
 
     def load_model(self, model_id: str, local_model_path: str, *types: Any, **options: Any) -> LoadedModel:

@@ -5,6 +5,7 @@ To be imported when the settings are final: caikit makes its threads as they say
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterable
 from typing import Any
@@ -16,11 +17,16 @@ from grpc_health.v1 import health
 from grpc_reflection.v1alpha import reflection
 
 from caikit_pt import settings
+from caikit_pt.runtime.certificates import Certificates
+from caikit_pt.runtime.guard.doorkeeper import Doorkeeper
 from caikit_pt.runtime.guard.guard import Guard
 from caikit_pt.runtime.guard.lanes import lanes
+from caikit_pt.runtime.listening import Listening, ListeningGrpc
 from caikit_pt.runtime.trainer import PromptTuningTrainer
 from caikit_pt.runtime.tuning_rpcs import service
 from caikit_pt.runtime.tuning_service import TuningServicer
+
+_LOG = logging.getLogger(__name__)
 
 
 class Server(grpc_server.RuntimeGRPCServer):
@@ -29,11 +35,22 @@ class Server(grpc_server.RuntimeGRPCServer):
     def __init__(self) -> None:
         """Raises CaikitPtError."""
         runtime, now = caikit.get_config().runtime, settings.current()
-        guard = Guard(lanes(now, runtime.server_thread_pool_size), _opened(), now.max_message_seconds)
-        # The one interceptor that caikit gives its server, and what it says which services reflection shows.
+        listening = Listening(now, runtime.tls)
+        certificates = Certificates(runtime.tls) if runtime.tls.server.key else None
+        own = certificates.own if certificates and certificates.clients_need_one else None
+        guard = Guard(
+            lanes(now, runtime.server_thread_pool_size),
+            _opened(),
+            now.max_message_seconds,
+            Doorkeeper(now, own),
+        )
+        # The one interceptor that caikit gives its server, what it makes the server and its port with, and
+        # what it says which services reflection shows.
         grpc_server.PROMETHEUS_METRICS_INTERCEPTOR = guard
+        grpc_server.grpc = ListeningGrpc(listening, certificates)
         grpc_server.reflection = Reflection(service().descriptor.full_name)
         super().__init__()
+        _LOG.log(logging.WARNING if listening.doubtful else logging.INFO, listening.told)
         self.trainer: PromptTuningTrainer = MODEL_MANAGER.get_trainer("default")
         self.trainer.start()
         self.tuning = TuningServicer(self.trainer)

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Generator
 
+from caikit_pt.call import current as current_call
 from caikit_pt.serving.request import Request, Step
 
 # Who waits wakes up so often, in seconds: an exception that is raised in a thread gets through then.
@@ -17,6 +18,10 @@ class Generation:
 
     def __init__(self, request: Request) -> None:
         self.request = request
+        # Whose turn it takes, and who is told of its tokens.
+        call = current_call()
+        self.tenant = call.tenant if call else ""
+        self._spend = call.spend if call else None
         self.arrived = time.monotonic()
         # It has failed in company, and is tried once more without.
         self.alone = False
@@ -78,6 +83,7 @@ class Generation:
     def tell(self) -> None:
         """A step has been taken, or the last one."""
         if self.request.finished:
+            self._count()
             self._ended.set()
         if self._news:
             self._news.set()
@@ -85,6 +91,13 @@ class Generation:
     def fail(self, error: BaseException | None = None) -> None:
         """Ends without a finished answer; without an error where nobody waits any more."""
         self.error = error
+        self._count()
         self._ended.set()
         if self._news:
             self._news.set()
+
+    def _count(self) -> None:
+        """What was read and generated is told once; of what never had its turn there is nothing."""
+        spend, self._spend = self._spend, None
+        if spend and (self.has_run or self.request.generated):
+            spend(len(self.request.row.ids) + len(self.request.generated))

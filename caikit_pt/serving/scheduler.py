@@ -1,12 +1,14 @@
-"""Who is read next: in the order of arrival, as many as there is room for, of like length together."""
+"""Who is read next: tenants in turns, each in the order of arrival, as many as there is room for, of like
+length together."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from heapq import nsmallest
 
 from caikit_pt.base_model.model import BaseModel
 from caikit_pt.errors import InvalidParameter, TooManyRequests, WaitedTooLong
@@ -69,12 +71,32 @@ class Scheduler:
                 f"(here {needed}); the setting kv_cache_mib holds no more",
             )
         with self._lock:
-            if len(self._waiting) >= self._limits.waiting:
+            if len(self._waiting) >= self._limits.waiting and not self._has_given_way(generation.tenant):
                 raise TooManyRequests(
                     f"{len(self._waiting)} requests are waiting, as many as max_waiting_requests allows. "
                     "Try again later"
                 )
             self._waiting.append(generation)
+
+    def _has_given_way(self, tenant: str) -> bool:
+        """Whether the last of who has most waiting has left his place to `tenant`, who has fewer by two."""
+        waiting = Counter(each.tenant for each in self._waiting)
+        most = max(waiting, key=lambda one: waiting[one], default=tenant)
+        if waiting[most] < waiting[tenant] + 2:
+            return False
+        last = next(
+            (each for each in reversed(self._waiting) if each.tenant == most and not each.has_run), None
+        )
+        if last is None:
+            return False
+        self._waiting.remove(last)
+        last.fail(
+            TooManyRequests(
+                f"{waiting[most]} requests of yours are waiting, and as many as max_waiting_requests allows "
+                "in all: the last made room for somebody who has fewer. Try again later"
+            )
+        )
+        return True
 
     def put_back(self, generations: Sequence[Generation]) -> None:
         """They were running, and are the first to do so again."""
@@ -149,7 +171,9 @@ class Scheduler:
         """The first of those that wait, as many as may run beside `running`."""
         ready: list[Generation] = []
         longest = max((each.request.most_positions for each in running), default=0)
-        for each in list(self._waiting)[:_LOOK_AHEAD]:
+        if len(running) >= self.rows:
+            return ready
+        for each in self._turns(running):
             rows = len(running) + len(ready) + 1
             longest = max(longest, each.request.most_positions)
             # All rows of a batch have room for as many positions as the longest.
@@ -157,6 +181,20 @@ class Scheduler:
                 break
             ready.append(each)
         return ready
+
+    def _turns(self, running: Sequence[Generation]) -> list[Generation]:
+        """The next of those that wait: who was put back, then whose tenant has fewest running or before them,
+        of these in the order of arrival."""
+        waiting = list(self._waiting)
+        if len({each.tenant for each in waiting}) < 2:
+            return waiting[:_LOOK_AHEAD]
+        before = Counter(each.tenant for each in running)
+        turns, put_back = [], True
+        for number, each in enumerate(waiting):
+            put_back = put_back and each.has_run
+            turns.append((not put_back, before[each.tenant], number))
+            before[each.tenant] += 1
+        return [waiting[number] for *_, number in nsmallest(_LOOK_AHEAD, turns)]
 
 
 def _length(generation: Generation) -> int:

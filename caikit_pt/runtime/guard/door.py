@@ -9,10 +9,10 @@ from typing import Any
 
 from caikit_pt.errors import InvalidParameter, UnknownJob, UnknownModel, shown
 from caikit_pt.paths import check_model_name
+from caikit_pt.settings import ACTIONS
 
 # What a principal may be allowed to do.
-GENERATE, TUNE, WATCH, CANCEL, DEPLOY = "generate", "tune", "watch", "cancel", "deploy"
-ACTIONS = (GENERATE, TUNE, WATCH, CANCEL, DEPLOY)
+GENERATE, TUNE, WATCH, CANCEL, DEPLOY = ACTIONS
 # What anybody may do whom this server knows, and what even others may.
 KNOW, PROBE = "know", "probe"
 
@@ -35,6 +35,8 @@ class Door:
     reads: tuple[str, ...] = ()
     trainings: tuple[str, ...] = ()
     by_metadata: bool = False
+    # It tells of all models, whatever its request names.
+    of_all: bool = False
     most_bytes: int = _SMALL
     # The setting that opens it, where it is closed without.
     opened_by: str = ""
@@ -104,7 +106,11 @@ _SERVICES: dict[str, dict[str, Door]] = {
         "GetTrainingStatus": Door(WATCH, CONTROL, trainings=("training_id",)),
         "CancelTraining": Door(CANCEL, TRAININGS, trainings=("training_id",)),
     },
-    r"caikit\.runtime\.info\.InfoService": {r"\w+": Door(KNOW, CONTROL)},
+    r"caikit\.runtime\.info\.InfoService": {
+        # With their places on this machine.
+        "GetModelsInfo": Door(DEPLOY, CONTROL, of_all=True),
+        r"\w+": Door(KNOW, CONTROL),
+    },
     r"caikit_pt\.TuningService": {
         "WatchTraining": Door(WATCH, WATCHES, trainings=("training_id",)),
         "ListTrainings": Door(WATCH, CONTROL),

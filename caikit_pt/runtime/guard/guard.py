@@ -1,4 +1,5 @@
-"""Stands before every RPC: refuses at once what may not be, reads its message, has it answered in its lane.
+"""Stands before every RPC: refuses at once what may not be, asks who knocks, reads what he wants, and has it
+answered in its lane.
 
 A message is taken as bytes, whatever gRPC would make of it: whoever may not knock isn't read, what isn't a
 message is refused as one, and a message that doesn't come holds a thread for so long only.
@@ -17,9 +18,10 @@ from google.protobuf.message import DecodeError
 
 from caikit_pt import call as calls
 from caikit_pt.call import Call
-from caikit_pt.errors import CaikitPtError, ClosedDoor, InvalidParameter, OverCapacity
+from caikit_pt.errors import CaikitPtError, ClosedDoor, InvalidParameter, NotAllowed, OverCapacity
 from caikit_pt.runtime.guard.context import GuardedContext
-from caikit_pt.runtime.guard.door import CONTROL, Door, door_of
+from caikit_pt.runtime.guard.door import CONTROL, PROBE, Door, door_of
+from caikit_pt.runtime.guard.doorkeeper import Doorkeeper
 from caikit_pt.runtime.guard.lane import Lane
 from caikit_pt.runtime.guard.patience import Patience
 
@@ -39,8 +41,16 @@ class _Handlers:
 class Guard(grpc.ServerInterceptor):  # type: ignore[type-arg]
     """Of one server. `opened` are the settings that open doors which are closed without."""
 
-    def __init__(self, lanes: Mapping[str, Lane], opened: frozenset[str], message_seconds: float) -> None:
+    def __init__(
+        self,
+        lanes: Mapping[str, Lane],
+        opened: frozenset[str],
+        message_seconds: float,
+        doorkeeper: Doorkeeper | None = None,
+    ) -> None:
+        """Without a `doorkeeper` everybody may do everything."""
         self._lanes, self._opened = lanes, opened
+        self._doorkeeper = doorkeeper or Doorkeeper()
         self._patience = Patience(message_seconds)
         self._known: dict[str, _Handlers | None] = {}
 
@@ -67,7 +77,7 @@ class Guard(grpc.ServerInterceptor):  # type: ignore[type-arg]
             closed = ClosedDoor(f"This server has no {method}, unless its setting {door.opened_by} is true")
             refusing = _refusing(handler, closed, control)
             return _Handlers(control, refusing, refusing)
-        answers = _Answers(method, door, handler, self._patience)
+        answers = _Answers(method, door, handler, self._patience, self._doorkeeper)
         full = OverCapacity(
             f"{lane.most} RPCs like this one are under way, as many as may be. Try again later"
         )
@@ -77,8 +87,11 @@ class Guard(grpc.ServerInterceptor):  # type: ignore[type-arg]
 class _Answers:
     """How one RPC is answered."""
 
-    def __init__(self, method: str, door: Door, handler: Any, patience: Patience) -> None:
-        self._method, self._door, self._handler, self._patience = method, door, handler, patience
+    def __init__(
+        self, method: str, door: Door, handler: Any, patience: Patience, doorkeeper: Doorkeeper
+    ) -> None:
+        self._method, self._door, self._handler = method, door, handler
+        self._patience, self._doorkeeper = patience, doorkeeper
 
     def handler(self, lane: Lane) -> Any:
         """As gRPC has it. Requests are streams of bytes: of a single one nobody knows that it is late."""
@@ -90,7 +103,7 @@ class _Answers:
                 if handler.response_streaming
                 else (grpc.stream_unary_rpc_method_handler)
             )
-            behavior = handler.stream_stream if handler.response_streaming else handler.stream_unary
+            behavior = self._converse if handler.response_streaming else self._listen
             return make(_in(lane, behavior), handler.request_deserializer, serializer)
         if handler.response_streaming:
             return grpc.stream_stream_rpc_method_handler(_in(lane, self._stream), None, serializer)
@@ -112,14 +125,53 @@ class _Answers:
         except BaseException as error:
             _end(guarded, error)
 
+    def _converse(self, requests: Iterator[Any], context: Any) -> Iterator[Any]:
+        guarded = GuardedContext(context, _request_id(context))
+        try:
+            self._let_in(guarded)
+            yield from self._handler.stream_stream(requests, guarded)
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            _end(guarded, error)
+
+    def _listen(self, requests: Iterator[Any], context: Any) -> Any:
+        guarded = GuardedContext(context, _request_id(context))
+        try:
+            self._let_in(guarded)
+            return self._handler.stream_unary(requests, guarded)
+        except BaseException as error:
+            return _end(guarded, error)
+
     def _admitted(self, messages: Iterator[bytes], context: GuardedContext) -> Any:
         """The request, if it may be answered. Raises CaikitPtError."""
-        metadata = context.invocation_metadata()
+        call = self._let_in(context)
         message = self._message(messages, context)
-        for _ in self._door.named(message, metadata):
-            pass
-        calls.begin(Call(context.request_id, self._method, client_of(context.peer()), context.add_callback))
+        for action, model in self._door.named(message, context.invocation_metadata()):
+            if call:
+                call.principal.check(action, model)
         return message
+
+    def _let_in(self, context: GuardedContext) -> Call | None:
+        """Whoever knocks, before he is listened to; None where that is anybody. Raises CaikitPtError."""
+        door = self._door
+        if door.action == PROBE:
+            return None
+        client = client_of(context.peer())
+        principal = self._doorkeeper.principal(context)
+        if door.of_all and not principal.may_everywhere(door.action):
+            raise NotAllowed(f"{principal.name} may not {door.action} every model, as this RPC wants it")
+        call = Call(
+            context.request_id,
+            self._method,
+            client,
+            context.add_callback,
+            principal,
+            self._doorkeeper.spend(principal.name or client),
+        )
+        call.on_end(self._doorkeeper.begin(call.tenant, door))
+        calls.begin(call)
+        return call
 
     def _message(self, messages: Iterator[bytes], context: GuardedContext) -> Any:
         with self._patience.with_(context):
