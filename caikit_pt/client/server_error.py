@@ -6,6 +6,9 @@ from typing import Any
 
 from caikit_pt.errors import CaikitPtError
 
+# What a caller can do about it here.
+_HINTS = {"UNAUTHENTICATED": " (TuningClient(token=...); caikit-pt --token-file FILE)"}
+
 
 class ServerError(CaikitPtError):
     """What the server answered instead: `status` is the name of a gRPC status."""
@@ -17,4 +20,12 @@ class ServerError(CaikitPtError):
 
 def server_error(error: Any) -> ServerError:
     """An RpcError as one of this package."""
-    return ServerError(error.code().name, error.details() or "")
+    status, text = error.code().name, error.details() or ""
+    return ServerError(status, text + _HINTS.get(status, "") + _of_tls(text))
+
+
+def _of_tls(text: str) -> str:
+    """What is said of a connection that isn't what the other end takes it for."""
+    if "handshake" not in text.lower():
+        return ""
+    return ". Is it a server with TLS, and its certificate one of ca (--ca)? Does it want one of yours?"
