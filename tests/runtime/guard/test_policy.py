@@ -56,7 +56,7 @@ def test_what_may_not_be_seen_is_not_there() -> None:
     ada.check("tune", "ada-x")
     with pytest.raises(NotAllowed, match="ada may not tune 'shared-a'"):
         ada.check("tune", "shared-a")
-    with pytest.raises(UnknownModel, match="^Model 'bob-x' not found$"):
+    with pytest.raises(UnknownModel, match=r"^Model 'bob-x' not found$"):
         ada.check("tune", "bob-x")
 
 

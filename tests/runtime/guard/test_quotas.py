@@ -93,9 +93,7 @@ def test_requests_under_way() -> None:
 
 
 def test_what_all_use_together() -> None:
-    quotas = made(
-        Clock(), quotas={"each": {"requests_per_second": 5}, "all": {"requests_under_way": 2}}
-    )
+    quotas = made(Clock(), quotas={"each": {"requests_per_second": 5}, "all": {"requests_under_way": 2}})
     ends = [quotas.begin(name, ANSWER) for name in ("ada", "bob")]
     assert "quotas.all.requests_under_way" in str(refused(quotas, "cyd"))
     ends[0]()

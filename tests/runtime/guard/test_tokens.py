@@ -42,9 +42,7 @@ def test_a_file_that_changes_counts_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["secret: ada\n", "x\n", f"{'0' * 64}: \x07\n", f"{'0' * 64}:\n"])
-def test_a_file_that_makes_no_sense(
-    tmp_path: Path, content: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_file_that_makes_no_sense(tmp_path: Path, content: str, caplog: pytest.LogCaptureFixture) -> None:
     """At the start it is refused; later what was there before still counts, and the log says so."""
     file = tmp_path / "tokens"
     file.write_text(content)

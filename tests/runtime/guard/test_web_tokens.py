@@ -130,7 +130,9 @@ def test_keys_that_change(wanted: Jwt, tmp_path: Path) -> None:
     file = Path(wanted.keys)
 
     def publish(**keys: Any) -> None:
-        found = [{**ECAlgorithm.to_jwk(key.public_key(), as_dict=True), "kid": id} for id, key in keys.items()]
+        found = [
+            {**ECAlgorithm.to_jwk(key.public_key(), as_dict=True), "kid": id} for id, key in keys.items()
+        ]
         new = tmp_path / "new"
         new.write_text(json.dumps({"keys": found}))
         new.replace(file)
