@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import hashlib
 import json
+import logging
 import os
 import re
 import sys
@@ -40,6 +41,13 @@ from caikit_pt.tuning.plan import TuningPlan
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 _SECONDS_BETWEEN_LOOKS = 1.0
+_LOG = logging.getLogger(__name__)
+_UNGUARDED = (
+    "this is caikit's own server, started as `python -m caikit.runtime`: what caikit_pt guards isn't guarded "
+    "here. It listens at every address; whoever reaches it may tune, read, cancel and load any model; the "
+    "settings access, host, max_streams_per_client, model_management_rpcs and the quotas of requests count "
+    "for nothing, and certificates aren't renewed. Start `caikit-pt serve` instead (docs/security.md)"
+)
 
 
 class PromptTuningTrainer(ModelTrainerBase):
@@ -53,6 +61,7 @@ class PromptTuningTrainer(ModelTrainerBase):
         self._starting = threading.Lock()
         self._state: StateDirectory | None = None
         if _serves():
+            _LOG.warning(_UNGUARDED)
             self.start()
 
     def start(self) -> None:

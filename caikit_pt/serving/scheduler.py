@@ -18,6 +18,7 @@ from caikit_pt.settings import Settings
 # Behind the oldest request, so many are looked through for texts of about its length.
 _LOOK_AHEAD = 32
 _BETWEEN_LOOKS = 0.05  # seconds
+_MOST_REMEMBERED = 10_000  # tenants
 # Of all rows, where neither a setting nor the device says.
 KV_BYTES_ON_A_CPU = 2**32
 _DEFAULTS = Settings()
@@ -53,6 +54,8 @@ class Scheduler:
         self._waiting: deque[Generation] = deque()
         self._lock = threading.Lock()
         self._looked = 0.0
+        # When each tenant had his last turn, counted in turns.
+        self._turns_taken, self._last_turn = 0, dict[str, int]()
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -165,6 +168,8 @@ class Scheduler:
             self._waiting = deque(each for each in self._waiting if each not in taken)
             for each in taken:
                 each.has_run = True
+                self._turns_taken += 1
+                self._last_turn[each.tenant] = self._turns_taken
             return taken
 
     def _room_for(self, running: Sequence[Generation]) -> list[Generation]:
@@ -184,15 +189,20 @@ class Scheduler:
 
     def _turns(self, running: Sequence[Generation]) -> list[Generation]:
         """The next of those that wait: who was put back, then whose tenant has fewest running or before them,
-        of these in the order of arrival."""
+        of these whose tenant has waited longest for a turn, of these in the order of arrival."""
         waiting = list(self._waiting)
-        if len({each.tenant for each in waiting}) < 2:
+        tenants = {each.tenant for each in waiting}
+        if len(tenants) < 2:
             return waiting[:_LOOK_AHEAD]
+        # Who isn't here any more begins anew.
+        if len(self._last_turn) > _MOST_REMEMBERED:
+            self._last_turn = {one: turn for one, turn in self._last_turn.items() if one in tenants}
         before = Counter(each.tenant for each in running)
         turns, put_back = [], True
         for number, each in enumerate(waiting):
             put_back = put_back and each.has_run
-            turns.append((not put_back, before[each.tenant], number))
+            theirs = (before[each.tenant], self._last_turn.get(each.tenant, 0))
+            turns.append((not put_back, *((0, 0) if put_back else theirs), number))
             before[each.tenant] += 1
         return [waiting[number] for *_, number in nsmallest(_LOOK_AHEAD, turns)]
 
