@@ -91,6 +91,11 @@ def place(tmp_path_factory: pytest.TempPathFactory, authority: Authority) -> Ite
         yield place
 
 
+def channel_to(address: str, credentials: grpc.ChannelCredentials) -> Any:
+    """One that says nothing of types."""
+    return grpc.secure_channel(address, credentials)
+
+
 def client_of(place: Place, authority: Authority, token: str = "") -> TuningClient:
     return TuningClient(place.address, ca=authority.certificate, token=token)
 
@@ -152,7 +157,7 @@ def test_reflection_is_for_those_who_are_known(place: Place, authority: Authorit
 
     credentials = grpc.ssl_channel_credentials(authority.certificate)
     asked = [reflection_pb2.ServerReflectionRequest(list_services="")]
-    with grpc.secure_channel(place.address, credentials) as channel:
+    with channel_to(place.address, credentials) as channel:
         stub = reflection_pb2_grpc.ServerReflectionStub(channel)
         with pytest.raises(grpc.RpcError) as error:
             list(stub.ServerReflectionInfo(iter(asked)))
@@ -164,7 +169,7 @@ def test_reflection_is_for_those_who_are_known(place: Place, authority: Authorit
 def test_the_message_of_a_stranger_is_not_read(place: Place, authority: Authority) -> None:
     """He is refused before it comes: nobody waits for it."""
     credentials = grpc.ssl_channel_credentials(authority.certificate)
-    with grpc.secure_channel(place.address, credentials) as channel:
+    with channel_to(place.address, credentials) as channel:
         rpc = channel.stream_unary("/caikit.runtime.Nlp.NlpService/TextGenerationTaskPredict")
         began = time.monotonic()
 
@@ -234,7 +239,7 @@ def details(place: Place, authority: Authority, token: str, model: str) -> list[
     """What an error says to programs, but for the id of the request."""
     credentials = grpc.ssl_channel_credentials(authority.certificate)
     who = [("authorization", f"Bearer {token}"), ("mm-model-id", model), ("x-request-id", "same")]
-    with grpc.secure_channel(place.address, credentials) as channel:
+    with channel_to(place.address, credentials) as channel:
         rpc = channel.unary_unary("/caikit.runtime.Nlp.NlpService/TextGenerationTaskPredict")
         with pytest.raises(grpc.RpcError) as error:
             rpc(b"", metadata=who)
@@ -293,7 +298,7 @@ def test_an_id_that_is_taken_says_no_more(clients: dict[str, TuningClient], trai
 
 def test_what_there_is_of_all_is_for_those_who_may_deploy_all(place: Place, authority: Authority) -> None:
     credentials = grpc.ssl_channel_credentials(authority.certificate)
-    with grpc.secure_channel(place.address, credentials) as channel:
+    with channel_to(place.address, credentials) as channel:
         rpc = channel.unary_unary("/caikit.runtime.info.InfoService/GetModelsInfo")
         for name, allowed in (("ada", False), ("ops", False), ("root", True)):
             who = [("authorization", f"Bearer {TOKENS[name]}")]
@@ -462,9 +467,7 @@ def mutual(
 def called(place: Place, authority: Authority, shown: Issued | None, method: str) -> grpc.StatusCode:
     """What becomes of an RPC of a client that shows a certificate."""
     pair = (shown.key, shown.certificate) if shown else (None, None)
-    with grpc.secure_channel(
-        place.address, grpc.ssl_channel_credentials(authority.certificate, *pair)
-    ) as channel:
+    with channel_to(place.address, grpc.ssl_channel_credentials(authority.certificate, *pair)) as channel:
         try:
             channel.unary_unary(method)(b"", timeout=20)
         except grpc.RpcError as error:

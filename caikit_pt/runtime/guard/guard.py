@@ -19,6 +19,7 @@ from google.protobuf.message import DecodeError
 from caikit_pt import call as calls
 from caikit_pt.call import Call
 from caikit_pt.errors import CaikitPtError, ClosedDoor, InvalidParameter, NotAllowed, OverCapacity
+from caikit_pt.runtime.guard.caller import client_of
 from caikit_pt.runtime.guard.context import GuardedContext
 from caikit_pt.runtime.guard.door import CONTROL, PROBE, Door, door_of
 from caikit_pt.runtime.guard.doorkeeper import Doorkeeper
@@ -186,11 +187,6 @@ class _Answers:
         except DecodeError:
             allowed = "a message as protos/ describes it, its texts in UTF-8"
             raise InvalidParameter("request", f"{len(content):,} bytes", allowed) from None
-
-
-def client_of(peer: str) -> str:
-    """The address of the host in what gRPC says of a peer: ipv4:127.0.0.1:4242, ipv6:%5B::1%5D:4242."""
-    return peer.partition(":")[2].rpartition(":")[0].removeprefix("%5B").removesuffix("%5D") or peer
 
 
 def _request_id(context: Any) -> str:

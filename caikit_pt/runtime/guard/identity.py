@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from caikit_pt.errors import Unauthenticated
+from caikit_pt.runtime.guard.caller import AUTHORIZATION
 from caikit_pt.runtime.guard.tokens import NAME, Tokens
 from caikit_pt.runtime.guard.web_tokens import WebTokens
 from caikit_pt.settings import Access
 
-AUTHORIZATION = "authorization"
 _BEARER = re.compile(r"bearer +([\x21-\x7e]{1,8192})", re.IGNORECASE)
 # As gRPC calls what it has read of a client's certificate.
 _PEM, _COMMON_NAME, _URI = "x509_pem_cert", "x509_common_name", "peer_uri"

@@ -19,6 +19,7 @@ from caikit_pt.runtime.guard import web_tokens
 from caikit_pt.runtime.guard.web_tokens import WebTokens
 from caikit_pt.settings import Jwt
 
+to_jwk: Any = ECAlgorithm.to_jwk
 KEY = ec.generate_private_key(ec.SECP256R1())
 OTHER = ec.generate_private_key(ec.SECP256R1())
 
@@ -54,7 +55,7 @@ def test_one_that_is_good(wanted: Jwt) -> None:
 
 
 def unsigned() -> str:
-    return jwt.encode(claims(), None, "none")
+    return jwt.encode(claims(), "", "none")
 
 
 def forged() -> str:
@@ -130,9 +131,7 @@ def test_keys_that_change(wanted: Jwt, tmp_path: Path) -> None:
     file = Path(wanted.keys)
 
     def publish(**keys: Any) -> None:
-        found = [
-            {**ECAlgorithm.to_jwk(key.public_key(), as_dict=True), "kid": id} for id, key in keys.items()
-        ]
+        found = [{**to_jwk(key.public_key(), as_dict=True), "kid": id} for id, key in keys.items()]
         new = tmp_path / "new"
         new.write_text(json.dumps({"keys": found}))
         new.replace(file)
