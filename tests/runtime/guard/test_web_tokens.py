@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,7 @@ def forged() -> str:
     return f"{text}.{part(hmac.new(public(KEY), text.encode(), hashlib.sha256).digest())}"
 
 
-BAD = {
+BAD: dict[str, Callable[[], str]] = {
     "by another key": lambda: signed(OTHER),
     "unsigned": unsigned,
     "by the public key": forged,
