@@ -141,6 +141,8 @@ class _Server:
         return self._bind(address, lambda one: self._server.add_secure_port(one, credentials))
 
     def _bind(self, address: str, add: Any) -> int:
+        if address.startswith("unix:"):
+            return int(add(address))
         port = int(address.rpartition(":")[2])
         bound = 0
         for host in self._hosts:

@@ -6,6 +6,7 @@ import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import aconfig
@@ -16,7 +17,7 @@ from caikit.config.config import BASE_CONFIG_PATH, merge_configs
 import caikit_pt
 from caikit_pt.errors import InvalidParameter
 from caikit_pt.runtime import configuration
-from caikit_pt.runtime.listening import Listening
+from caikit_pt.runtime.listening import Listening, ListeningGrpc
 from caikit_pt.settings import typed
 from caikit_pt.tracking import trackers
 from examples.local_server import free_port
@@ -199,3 +200,20 @@ def test_rules_without_an_identity() -> None:
     rule = {"principals": ["*"], "may": ["tune"], "models": ["*"]}
     with pytest.raises(InvalidParameter, match=r"access\.policy: .* rules are for callers that are known"):
         listening(access={"policy": [rule]})
+
+
+def test_a_socket_of_this_machine_is_where_it_is_said_to_be() -> None:
+    asked: list[str] = []
+
+    def add(address: str) -> int:
+        asked.append(address)
+        return 1
+
+    server = SimpleNamespace(add_insecure_port=add)
+    guarded = ListeningGrpc(listening(), None)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("grpc.server", lambda: server)
+        made = guarded.server()
+    for address in ("unix:///tmp/x", "[::]:8085"):
+        made.add_insecure_port(address)
+    assert asked == ["unix:///tmp/x", "127.0.0.1:8085", "[::1]:8085"]

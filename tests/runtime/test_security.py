@@ -347,6 +347,27 @@ def test_tokens_are_used_up(
     assert clients["ada"].generate("ada-x", "hello", max_new_tokens=1) is not None
 
 
+def test_a_client_has_so_many_streams(clients: dict[str, TuningClient], training: str) -> None:
+    """One that ends makes room for another."""
+    long = {"min_new_tokens": 300, "max_new_tokens": 300}
+    streams = [clients["root"].stream("ada-x", "hello", **long) for _ in range(2)]
+    for stream in streams:
+        next(stream)
+    status, text = refusal(lambda: next(clients["root"].stream("ada-x", "hello", **long)))
+    assert (status, "max_streams_per_client" in text) == ("RESOURCE_EXHAUSTED", True)
+    assert next(clients["ada"].stream("ada-x", "hello", max_new_tokens=1)) is not None
+    for stream in streams:
+        stream.close()
+
+    def may_again() -> bool:
+        try:
+            return next(clients["root"].stream("ada-x", "hello", max_new_tokens=1)) is not None
+        except ServerError:
+            return False
+
+    wait_for(may_again)
+
+
 # ---- secrets and certificates ----
 
 

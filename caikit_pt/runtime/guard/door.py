@@ -35,7 +35,7 @@ class Door:
     reads: tuple[str, ...] = ()
     trainings: tuple[str, ...] = ()
     by_metadata: bool = False
-    # It tells of all models, whatever its request names.
+    # It is about all models, whatever its request names.
     of_all: bool = False
     most_bytes: int = _SMALL
     # The setting that opens it, where it is closed without.
@@ -86,13 +86,18 @@ _TUNE = Door(
     reads=("parameters.prompt_tuning_init_prompt",),
     most_bytes=_WITH_RECORDS,
 )
+# The ids of jobs say nothing of whose they are, and neither does the path of a model that is loaded.
 _OF_JOBS = Door(
-    GENERATE, CONTROL, by_metadata=True, opened_by="runtime.service_generation.enable_inference_jobs"
+    GENERATE,
+    CONTROL,
+    by_metadata=True,
+    of_all=True,
+    opened_by="runtime.service_generation.enable_inference_jobs",
 )
 _MANAGEMENT = Door(
     DEPLOY, CONTROL, models=("model_id",), most_bytes=_WITH_RECORDS, opened_by="model_management_rpcs"
 )
-_MODEL_MESH = Door(DEPLOY, CONTROL, models=("modelId",), opened_by="model_management_rpcs")
+_MODEL_MESH = Door(DEPLOY, CONTROL, models=("modelId",), of_all=True, opened_by="model_management_rpcs")
 
 _SERVICES: dict[str, dict[str, Door]] = {
     r"caikit\.runtime\.\w+\.\w+JobService": {r"\w+": _OF_JOBS},

@@ -8,6 +8,7 @@ import pytest
 
 from caikit_pt.errors import NotAllowed, UnknownModel
 from caikit_pt.principal import glob
+from caikit_pt.runtime.guard.door import door_of
 from caikit_pt.runtime.guard.policy import Policy
 from caikit_pt.settings import ACTIONS, Access, Rule
 
@@ -91,3 +92,19 @@ def test_the_store_matches_as_the_policy_does(pattern: str, name: str, matches: 
     assert fnmatchcase(name, made) is matches
     found = sqlite3.connect(":memory:").execute("SELECT ? GLOB ?", (name, made)).fetchone()[0]
     assert bool(found) is matches
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        "mmesh.ModelRuntime/loadModel",
+        "caikit.runtime.info.InfoService/GetModelsInfo",
+        "caikit.runtime.Nlp.NlpJobService/GetTextGenerationTaskPredictJobResult",
+    ],
+)
+def test_what_names_no_model_of_its_own_is_for_who_may_have_all(method: str) -> None:
+    door = door_of(f"/{method}")
+    assert door is not None
+    assert door.of_all
+    assert not POLICY.principal("ada").may_everywhere(door.action)
+    assert POLICY.principal("root").may_everywhere(door.action)
