@@ -27,9 +27,13 @@ ENV PATH=/opt/caikit_pt/bin:$PATH \
 VOLUME ["/data/base_models", "/data/source_prompts", "/data/training", "/data/models", "/data/state"]
 WORKDIR /home/caikit
 USER caikit
+# Whoever asks from outside of the container asks from another machine: without an identity (ACCESS_TOKENS_FILE with
+# RUNTIME_TLS_SERVER_KEY and RUNTIME_TLS_SERVER_CERT, or RUNTIME_TLS_CLIENT_CERT with them) nobody out there is served,
+# but where ALLOW_INSECURE=true is said. docs/security.md has both.
 EXPOSE 8085 8086
 # Ready: base models of `preload` take their time. `caikit-pt health --live` asks for less (docs/restarts.md).
-HEALTHCHECK --interval=15s --timeout=5s --start-period=300s CMD ["caikit-pt", "health"]
+# It asks by the settings above, TLS among them.
+HEALTHCHECK --interval=15s --timeout=10s --start-period=300s CMD ["caikit-pt", "health"]
 # It needs drain_seconds, the grace period and five seconds more: docker stop -t 60.
 STOPSIGNAL SIGTERM
 CMD ["caikit-pt", "serve"]

@@ -187,6 +187,30 @@ class ClosedDoor(CaikitPtError):
     status = "UNIMPLEMENTED"
 
 
+class QuotaExceeded(CaikitPtError):
+    """A principal, or all together, have used what `quotas` gives them."""
+
+    status = "RESOURCE_EXHAUSTED"
+
+    def __init__(self, quota: str, used: str, allowed: str, retry_seconds: float | None) -> None:
+        """`retry_seconds` None: time alone won't help."""
+        again = "" if retry_seconds is None else f" Try again in {max(retry_seconds, 0.001):.3g} seconds"
+        super().__init__(f"{quota}: {used}, and {allowed} is allowed.{again}")
+        self.retry_seconds = retry_seconds
+
+
+class Unauthenticated(CaikitPtError):
+    """Nobody knows who asks."""
+
+    status = "UNAUTHENTICATED"
+
+
+class NotAllowed(CaikitPtError):
+    """Whoever asks may see what this is about, and may not do this with it."""
+
+    status = "PERMISSION_DENIED"
+
+
 class UnknownModel(CaikitPtError):
     """Nothing has been published under a name, or nothing that may be seen."""
 

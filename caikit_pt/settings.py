@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
@@ -52,6 +52,67 @@ class Tracing:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """What principals whose name matches a pattern may do with models whose name does."""
+
+    principals: tuple[str, ...]
+    may: tuple[str, ...]
+    models: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Jwt:
+    """The JSON Web Tokens that are believed; without keys: none."""
+
+    keys: str = _default("access.jwt.keys")
+    issuer: str = _default("access.jwt.issuer")
+    audience: str = _default("access.jwt.audience")
+    # Separated by commas: of lists caikit makes one.
+    algorithms: str = _default("access.jwt.algorithms")
+    principal_claim: str = _default("access.jwt.principal_claim")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Access:
+    """Who callers are, and what each of them may do."""
+
+    tokens_file: str = _default("access.tokens_file")
+    jwt: Jwt = field(default_factory=Jwt)
+    policy: tuple[Rule, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuotasOfEach:
+    """What one principal may use; 0: whatever he likes."""
+
+    requests_per_second: float = _default("quotas.each.requests_per_second")
+    tokens_per_minute: float = _default("quotas.each.tokens_per_minute")
+    requests_under_way: int = _default("quotas.each.requests_under_way")
+    queued_trainings: int = _default("quotas.each.queued_trainings")
+    training_records: int = _default("quotas.each.training_records")
+    training_mib: float = _default("quotas.each.training_mib")
+    stored_mib: float = _default("quotas.each.stored_mib")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuotasOfAll:
+    """What all may use together; 0: whatever they like."""
+
+    requests_per_second: float = _default("quotas.all.requests_per_second")
+    tokens_per_minute: float = _default("quotas.all.tokens_per_minute")
+    requests_under_way: int = _default("quotas.all.requests_under_way")
+    stored_mib: float = _default("quotas.all.stored_mib")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quotas:
+    """What each principal may use, and all together."""
+
+    each: QuotasOfEach = field(default_factory=QuotasOfEach)
+    all: QuotasOfAll = field(default_factory=QuotasOfAll)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """What config.yml describes; see there for the meaning of each."""
 
@@ -75,7 +136,12 @@ class Settings:
     kv_cache_mib: int = _default("kv_cache_mib")
     prompt_cache_mib: int = _default("prompt_cache_mib")
     cuda_graphs: bool = _default("cuda_graphs")
+    host: str = _default("host")
+    allow_insecure: bool = _default("allow_insecure")
+    access: Access = field(default_factory=Access)
+    quotas: Quotas = field(default_factory=Quotas)
     max_streams: int = _default("max_streams")
+    max_streams_per_client: int = _default("max_streams_per_client")
     max_watches: int = _default("max_watches")
     max_message_seconds: float = _default("max_message_seconds")
     model_management_rpcs: bool = _default("model_management_rpcs")
@@ -104,6 +170,12 @@ def row(name: str, kind: type, low: float | None = None, high: float | None = No
     return Parameter(name, kind, "", low=low, high=high, **more)
 
 
+_JWT = ("keys", "issuer", "audience", "algorithms", "principal_claim")
+_COUNTS = ("requests_under_way", "queued_trainings", "training_records")
+_OF_ALL = ("requests_per_second", "tokens_per_minute", "requests_under_way", "stored_mib")
+_QUOTAS = {"each": (*_OF_ALL, "queued_trainings", "training_records", "training_mib"), "all": _OF_ALL}
+# What a principal may be allowed to do (runtime/guard/door.py).
+ACTIONS = ("generate", "tune", "watch", "cancel", "deploy")
 _ROWS = ParameterTable(
     row("base_models_dir", str),
     row("allow_downloads", bool),
@@ -122,7 +194,16 @@ _ROWS = ParameterTable(
     row("kv_cache_mib", int, 0),
     row("prompt_cache_mib", int, 0),
     row("cuda_graphs", bool),
+    row("host", str),
+    row("allow_insecure", bool),
+    *(row(f"access.{name}", str) for name in ("tokens_file", *(f"jwt.{part}" for part in _JWT))),
+    *(
+        row(f"quotas.{whose}.{name}", int if name in _COUNTS else float, 0)
+        for whose, names in _QUOTAS.items()
+        for name in names
+    ),
     row("max_streams", int, 1),
+    row("max_streams_per_client", int, 1),
     row("max_watches", int, 1),
     row("max_message_seconds", float, 0, above_low=True),
     row("model_management_rpcs", bool),
@@ -182,6 +263,8 @@ def _read(name: str, value: Any) -> Any:
         "preload": _names,
         "tracking": _tracking,
         "tracing": _tracing,
+        "access": _access,
+        "quotas": _quotas,
     }
     return readers[name](value) if name in readers else checked(_ROWS[name], value)
 
@@ -197,7 +280,9 @@ def _of_config_yml(name: str) -> Any:
     for part in name.split("."):
         value = value[part]
     # Empty is no value of those that take only some.
-    return value if isinstance(value, str) else _read(name, value)
+    if isinstance(value, str):
+        return value
+    return checked(_ROWS[name], value) if "." in name else _read(name, value)
 
 
 def _presets(value: Any) -> tuple[Mapping[str, Any], ...]:
@@ -296,6 +381,64 @@ def _tracing(value: Any) -> Tracing:
         allowed = "HOST:PORT of a collector that takes OTLP over gRPC, http://HOST:PORT, or https:// over TLS"
         raise InvalidParameter(as_set("tracing.endpoint"), "…", allowed)
     return Tracing(endpoint=endpoint)
+
+
+def _access(value: Any) -> Access:
+    """Raises InvalidParameter for what is no section, and for a rule that is none."""
+    _check_section("access", value, ("tokens_file", "jwt", "policy"))
+    jwt = value.get("jwt") or {}
+    _check_section("access.jwt", jwt, _JWT)
+    policy = tuple(_rule(entry) for entry in _list("access.policy", value.get("policy") or ()))
+    return Access(
+        **_values("access", value, ("tokens_file",)),
+        jwt=Jwt(**_values("access.jwt", jwt, _JWT)),
+        policy=policy,
+    )
+
+
+def _rule(entry: Any) -> Rule:
+    """An entry of `access.policy`. Raises InvalidParameter where it isn't one."""
+    named = dict(entry) if isinstance(entry, Mapping) else {}
+    texts = [
+        isinstance(one, list | tuple) and one and all(isinstance(text, str) and text for text in one)
+        for one in named.values()
+    ]
+    if set(named) != {"principals", "may", "models"} or not all(texts):
+        form = "{principals: [PATTERN, ...], may: [ACTION, ...], models: [PATTERN, ...]} for each"
+        raise InvalidParameter("access.policy", _plain(entry), form)
+    for action in named["may"]:
+        if action not in ACTIONS:
+            raise InvalidParameter("access.policy, may", action, ", ".join(ACTIONS))
+    return Rule(**{name: tuple(value) for name, value in named.items()})
+
+
+def _quotas(value: Any) -> Quotas:
+    """Raises InvalidParameter for what is no section, and for a quota that there isn't."""
+    _check_section("quotas", value, _QUOTAS)
+    given = {whose: value.get(whose) or {} for whose in _QUOTAS}
+    for whose, quotas in given.items():
+        _check_section(f"quotas.{whose}", quotas, _QUOTAS[whose])
+    return Quotas(
+        each=QuotasOfEach(**_values("quotas.each", given["each"], _QUOTAS["each"])),
+        all=QuotasOfAll(**_values("quotas.all", given["all"], _OF_ALL)),
+    )
+
+
+def _check_section(name: str, value: Any, names: Iterable[str]) -> None:
+    """Raises InvalidParameter for what isn't one; a name that is no setting's would guard nothing."""
+    if not isinstance(value, Mapping):
+        raise InvalidParameter(name, value, "a section: NAME: VALUE in lines below it")
+    for one in value:
+        if one not in names:
+            raise InvalidParameter(name, one, ", ".join(names))
+
+
+def _values(section: str, value: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """What is set in a section. Raises InvalidParameter."""
+    given = {name: value.get(name) for name in names}
+    return {
+        name: checked(_ROWS[f"{section}.{name}"], one) for name, one in given.items() if one not in (None, "")
+    }
 
 
 def _list(name: str, value: Any) -> list[Any]:

@@ -34,7 +34,8 @@ ROOMS = {
     "parameters": set(),
     "base_model": {"parameters"},
     "soft_prompt": {"parameters", "base_model"},
-    "serving": {"parameters", "base_model", "soft_prompt"},
+    # Requests take turns by who asks.
+    "serving": {"call", "parameters", "base_model", "soft_prompt"},
     # A training is judged by answers as the server gives them.
     "tuning": {"parameters", "base_model", "soft_prompt", "serving"},
     # Trainings in this process are told of here; those of a server, in runtime.
@@ -42,7 +43,8 @@ ROOMS = {
     # ---- caikit ----
     "data_model": set(),
     "status": set(),
-    "call": set(),
+    "principal": set(),
+    "call": {"principal"},
     "module": {
         "data_model",
         "status",
@@ -59,6 +61,7 @@ ROOMS = {
     "runtime": {
         "data_model",
         "status",
+        "principal",
         "call",
         "config_files",
         "module",

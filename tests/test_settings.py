@@ -53,6 +53,22 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         {"tracking": {"tensorboard": {"directory": 7}}},
         "tracking.tensorboard.directory: 7 .* text",
     ),
+    "access as text": ({"access": "x"}, "access: 'x' .* a section"),
+    "a slip in access": ({"access": {"token_file": "x"}}, "access: 'token_file' .* tokens_file"),
+    "a rule without models": (
+        {"access": {"policy": [{"principals": ["*"], "may": ["tune"]}]}},
+        r"access.policy: .* \{principals: \[PATTERN",
+    ),
+    "a rule of text": (
+        {"access": {"policy": [{"principals": "ada", "may": ["tune"], "models": ["*"]}]}},
+        "access.policy: ",
+    ),
+    "an action": (
+        {"access": {"policy": [{"principals": ["*"], "may": ["train"], "models": ["*"]}]}},
+        "access.policy, may: 'train' .* generate, tune, watch, cancel, deploy",
+    ),
+    "a quota that there isn't": ({"quotas": {"each": {"tokens": 1}}}, "quotas.each: 'tokens' .* tokens_per"),
+    "a negative quota": ({"quotas": {"all": {"stored_mib": -1}}}, "quotas.all.stored_mib: -1 .* from 0 up"),
     "backends as text": ({"backends": "http://host"}, "backends: 'http://host' .* a list"),
 }
 

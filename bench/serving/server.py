@@ -115,7 +115,11 @@ def running(base: BaseModel, directory: Path) -> Iterator[Running]:
     before = {child.pid for child in psutil.Process().children()}
     with ExitStack() as stack:
         with redirect_stdout(sys.stderr):  # it says that it starts
-            settings = {"BASE_MODELS_DIR": str(base.checkpoint.directory.parent)}
+            settings = {
+                "BASE_MODELS_DIR": str(base.checkpoint.directory.parent),
+                # All clients are of this host.
+                "MAX_STREAMS_PER_CLIENT": "48",
+            }
             port = stack.enter_context(server(models, settings))
         (process,) = (child for child in psutil.Process().children() if child.pid not in before)
         yield Running(port, models, process)

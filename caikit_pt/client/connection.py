@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from caikit_pt.client.message import plain
 from caikit_pt.client.request import MESSAGE_BYTES
 from caikit_pt.client.retries import options
+from caikit_pt.client.security import Security
 from caikit_pt.client.server_error import ServerError, server_error
 
 if TYPE_CHECKING:
@@ -18,11 +19,13 @@ if TYPE_CHECKING:
 class Connection:
     """Whatever asks the server asks here."""
 
-    def __init__(self, address: str, channel: grpc.Channel | None) -> None:
-        """A `channel` of one's own is closed with the connection."""
-        import grpc
-
-        self._channel = channel or grpc.insecure_channel(address, options(MESSAGE_BYTES))
+    def __init__(self, address: str, channel: grpc.Channel | None, security: Security | None = None) -> None:
+        """A `channel` of one's own is closed with the connection. Raises InvalidParameter."""
+        security = security or Security()
+        if channel is None:
+            security.check(address)
+        self._channel = channel or security.channel(address, options(MESSAGE_BYTES))
+        self._who = security.metadata
 
     def close(self) -> None:
         """Lets go of it."""
@@ -38,7 +41,7 @@ class Connection:
         import grpc
 
         try:
-            return rpc(request, metadata=_metadata(model_name))
+            return rpc(request, metadata=self._metadata(model_name))
         except grpc.RpcError as error:
             raise server_error(error) from error
 
@@ -46,7 +49,7 @@ class Connection:
         """The answers to `request`, as they come. Raises ServerError."""
         import grpc
 
-        call = rpc(request, metadata=_metadata(model_name))
+        call = rpc(request, metadata=self._metadata(model_name))
         try:
             yield from call
         except grpc.RpcError as error:
@@ -56,7 +59,10 @@ class Connection:
 
     def call(self, rpc: Any, request: Any, model_name: str = "") -> Call:
         """The answer to `request` is under way."""
-        return Call(rpc.future(request, metadata=_metadata(model_name)))
+        return Call(rpc.future(request, metadata=self._metadata(model_name)))
+
+    def _metadata(self, model_name: str) -> list[tuple[str, str]]:
+        return [*self._who, *([("mm-model-id", model_name)] if model_name else [])]
 
 
 class Call:
@@ -99,7 +105,3 @@ class Stubs:
         self.stream = asked.ServerStreamingTextGenerationTaskPredict
         self.management = Factory.get_service_package(kinds.TRAINING_MANAGEMENT).stub_class(channel)
         self.tuning = service().client_stub_class(channel)
-
-
-def _metadata(model_name: str) -> list[tuple[str, str]]:
-    return [("mm-model-id", model_name)] if model_name else []

@@ -6,6 +6,9 @@ from typing import Any
 
 from caikit_pt.errors import CaikitPtError
 
+# What a caller can do about it here.
+_HINTS = {"UNAUTHENTICATED": " (TuningClient(token=...); caikit-pt --token-file FILE)"}
+
 
 class ServerError(CaikitPtError):
     """What the server answered instead: `status` is the name of a gRPC status.
@@ -28,7 +31,8 @@ def server_error(error: Any) -> ServerError:
     from google.rpc import error_details_pb2
     from grpc_status import rpc_status
 
-    made = ServerError(error.code().name, error.details() or "")
+    status, text = error.code().name, error.details() or ""
+    made = ServerError(status, text + _HINTS.get(status, "") + _of_tls(text))
     info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
     for detail in _details(rpc_status, error):
         if detail.Unpack(info):
@@ -46,3 +50,10 @@ def _details(rpc_status: Any, error: Any) -> Any:
     except ValueError:
         return ()
     return status.details if status else ()
+
+
+def _of_tls(text: str) -> str:
+    """What is said of a connection that isn't what the other end takes it for."""
+    if "handshake" not in text.lower():
+        return ""
+    return ". Is it a server with TLS, and its certificate one of ca (--ca)? Does it want one of yours?"

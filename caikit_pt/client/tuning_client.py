@@ -13,6 +13,7 @@ from caikit_pt.asking import IN_FLIGHT, Asking
 from caikit_pt.client.connection import Call, Connection, Stubs
 from caikit_pt.client.message import as_training, plain, struct
 from caikit_pt.client.request import GivenRecords, evaluation_message, id_of, train_message
+from caikit_pt.client.security import Pem, Security
 from caikit_pt.client.server_error import ServerError
 from caikit_pt.client.watch import Watch
 from caikit_pt.comparison import comparison
@@ -35,11 +36,26 @@ class TuningClient:
     A `training_id` may also be the Training itself.
     """
 
-    def __init__(self, address: str = DEFAULT_ADDRESS, channel: grpc.Channel | None = None) -> None:
-        """`address` may be that of several servers: ipv4:HOST:PORT,HOST:PORT. A `channel` of one's own is for
-        TLS; it is closed with the client. What is safe to send twice is sent again where a server can't be
-        reached or ends (`retries.py`), but on a channel of one's own."""
-        self._connection = Connection(address, channel)
+    def __init__(
+        self,
+        address: str = DEFAULT_ADDRESS,
+        channel: grpc.Channel | None = None,
+        *,
+        tls: bool | None = None,
+        ca: Pem | None = None,
+        cert: Pem | None = None,
+        key: Pem | None = None,
+        token: str = "",
+    ) -> None:
+        """`address` may be that of several servers: ipv4:HOST:PORT,HOST:PORT. With TLS where `tls` says so, or
+        a certificate is given: `ca`, those that the server's is checked by, `cert` and `key`, the client's own,
+        each a file or PEM. `token` says who asks.
+
+        A `channel` of one's own is closed with the client. On others what is safe to send twice is sent again
+        where a server can't be reached or ends (`retries.py`). Raises InvalidParameter for what contradicts
+        itself, and for a token without TLS to another machine, unless `tls` is False.
+        """
+        self._connection = Connection(address, channel, Security(tls, ca, cert, key, token))
 
     def close(self) -> None:
         """Lets go of the connection."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from caikit_pt.asking import IN_FLIGHT
 from caikit_pt.client import ServerError, TuningClient
+from caikit_pt.commands.connecting import connected
 from caikit_pt.commands.files import in_file
 from caikit_pt.commands.following import tell_lost
 from caikit_pt.commands.options import Commands, add_table, count, given, help_of
@@ -55,7 +56,7 @@ def _add_prediction(parser: argparse.ArgumentParser) -> None:
 def _generate(options: argparse.Namespace) -> int:
     text = sys.stdin.read() if options.text == "-" else options.text
     parameters = given(options, GENERATION_PARAMETERS)
-    with TuningClient(options.server) as client:
+    with connected(options) as client:
         if options.json:
             print(as_json(client.answer(options.model_name, text, **parameters)))
             return DONE
@@ -73,7 +74,7 @@ def _predict(options: argparse.Namespace) -> int:
         for file in written(options.out):
             if file.exists() and file.samefile(options.input):
                 raise WrongCommand(f"{file} is the file of records: answers need another")
-        with TuningClient(options.server) as client:
+        with connected(options) as client:
             run = {
                 "model_name": options.model_name,
                 "training_id": client.trained_by(options.model_name),

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from caikit_pt import comparison, evaluation_report
-from caikit_pt.client import TuningClient
+from caikit_pt.commands.connecting import connected
 from caikit_pt.commands.files import check_picture, check_writable, draw, records_of, write
 from caikit_pt.commands.options import Commands, boolean, help_of
 from caikit_pt.commands.outcome import DONE, WrongCommand
@@ -70,7 +70,7 @@ def _add_evaluation(parser: argparse.ArgumentParser) -> None:
 
 def _plot(options: argparse.Namespace) -> int:
     check_picture(options.output)
-    with TuningClient(options.server) as client:
+    with connected(options) as client:
         training = client.training(options.training_id)
     output = options.output or Path(f"{training.training_id}.png")
     draw(training.plot(), output)
@@ -88,7 +88,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         request["tuning_task"] = options.tuning_task or "classification"
     if options.test:
         request["records"] = records_of(options.test, "test_stream", asked)
-    with TuningClient(options.server) as client, AnswersBar() as bar:
+    with connected(options) as client, AnswersBar() as bar:
         report = client.evaluate(
             options.model_name,
             file=options.test_on_server or "",
@@ -114,7 +114,7 @@ def _compare(options: argparse.Namespace) -> int:
         raise WrongCommand("compare takes the ids of two trainings or more")
     if options.output:
         check_picture(options.output)
-    with TuningClient(options.server) as client:
+    with connected(options) as client:
         trainings = [client.training(id) for id in dict.fromkeys(options.training_id)]
     found = comparison.comparison(trainings)
     print(as_json(found) if options.json else "\n".join(comparison.lines(found)))

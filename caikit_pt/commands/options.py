@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from caikit_pt.client import DEFAULT_ADDRESS
+from caikit_pt.commands.connecting import add_security
 from caikit_pt.parameters.table import Parameter, ParameterTable
 
 Run = Callable[[argparse.Namespace], int]
@@ -26,16 +27,19 @@ class Commands:
         added.set_defaults(run=run)
         return added
 
-    def ask(self, name: str, run: Run, help: str) -> argparse.ArgumentParser:
-        """One that asks a server."""
+    def ask(
+        self, name: str, run: Run, help: str, server: str | None = DEFAULT_ADDRESS
+    ) -> argparse.ArgumentParser:
+        """One that asks a server, `server` by default; None: that of this machine."""
         added = self.add(name, run, help)
         added.add_argument(
             "--server",
             type=_address,
-            default=DEFAULT_ADDRESS,
+            default=server,
             metavar="HOST:PORT",
-            help=f"{DEFAULT_ADDRESS} by default",
+            help=f"{server or 'that of this machine, as its settings say,'} by default",
         )
+        add_security(added)
         added.add_argument("--json", action="store_true", help="JSON on stdout, an object a line")
         return added
 

@@ -10,7 +10,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from caikit_pt.client import CANCELED, TuningClient
+from caikit_pt.client import CANCELED
+from caikit_pt.commands.connecting import connected
 from caikit_pt.commands.files import records_of
 from caikit_pt.commands.following import followed
 from caikit_pt.commands.options import Commands, add_table, given, help_of
@@ -75,7 +76,7 @@ def _add_request(parser: argparse.ArgumentParser) -> None:
 
 def _tune(options: argparse.Namespace) -> int:
     request = _request(options)
-    with TuningClient(options.server) as client:
+    with connected(options) as client:
         id = client.tune(options.model_name, training_id=options.id, **request)
         if options.detach:
             print(json.dumps({"training_id": id}) if options.json else id)
@@ -86,12 +87,12 @@ def _tune(options: argparse.Namespace) -> int:
 
 
 def _watch(options: argparse.Namespace) -> int:
-    with TuningClient(options.server) as client:
+    with connected(options) as client:
         return followed(client, options.training_id, options.from_event, options)
 
 
 def _list(options: argparse.Namespace) -> int:
-    with TuningClient(options.server) as client:
+    with connected(options) as client:
         found = client.trainings(options.state or (), options.model_name or "", options.since, options.until)
         if options.json:
             for training in found:
@@ -106,7 +107,7 @@ def _list(options: argparse.Namespace) -> int:
 
 
 def _show(options: argparse.Namespace) -> int:
-    with TuningClient(options.server) as client:
+    with connected(options) as client:
         training = client.training(options.training_id)
     if options.json:
         print(as_json(asdict(training)))
@@ -128,14 +129,14 @@ def _show(options: argparse.Namespace) -> int:
 
 
 def _cancel(options: argparse.Namespace) -> int:
-    with TuningClient(options.server) as client:
+    with connected(options) as client:
         state = client.cancel(options.training_id)
     print(as_json({"training_id": options.training_id, "state": state}) if options.json else state)
     return DONE if state == CANCELED else FAILED
 
 
 def _check(options: argparse.Namespace) -> int:
-    with TuningClient(options.server) as client:
+    with connected(options) as client:
         report = client.check(options.model_name, **_request(options))
     if options.json:
         print(as_json(report))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import socket
 import tempfile
 from collections.abc import Mapping
@@ -15,6 +16,9 @@ from caikit_pt import config_files, settings
 from caikit_pt.base_model.loading.device import resolve_device
 from caikit_pt.errors import InvalidParameter
 from caikit_pt.runtime import preload, tracing
+from caikit_pt.runtime.certificates import Certificates
+from caikit_pt.runtime.guard.identity import Identity
+from caikit_pt.runtime.listening import Listening
 from caikit_pt.settings import Settings, as_set, row
 from caikit_pt.tracking.trackers import trackers
 
@@ -65,7 +69,9 @@ def check() -> list[str]:
     tracing.check(now.tracing.endpoint)
     _check_directories(config, now)
     _check_tls(config)
-    _check_ports(config)
+    _check_access(now)
+    listening = Listening(now, _value(config, "runtime.tls") or {})
+    _check_ports(config, listening)
     preload.check(now)
     try:
         resolve_device("", now)
@@ -145,16 +151,37 @@ def _check_tls(config: Mapping[str, Any]) -> None:
         allowed = f"set, since {next(iter(given))} is: the server would be open without TLS"
         raise InvalidParameter(as_set(missing[0]), "", allowed)
 
+    if not given:
+        return
+    try:
+        Certificates(_value(config, "runtime.tls"))
+    except OSError as error:
+        allowed = f"PEM files that this server may read ({error.strerror})"
+        raise InvalidParameter(as_set(names[0]), "…", allowed) from None
 
-def _check_ports(config: Mapping[str, Any]) -> None:
-    ports = ["runtime.grpc.port"]
+
+def _check_access(now: Settings) -> None:
+    """What callers are known by can be read, and is whole."""
+    Identity(now.access, None)
+    for name, value in (("issuer", now.access.jwt.issuer), ("audience", now.access.jwt.audience)):
+        if value and not now.access.jwt.keys:
+            allowed = "set with access.jwt.keys alone, by which tokens are checked"
+            raise InvalidParameter(as_set(f"access.jwt.{name}"), value, allowed)
+
+
+def _check_ports(config: Mapping[str, Any], listening: Listening) -> None:
+    ports = {"runtime.grpc.port": listening.hosts[0].strip("[]")}
     if settings.checked(row("runtime.metrics.enabled", bool), _value(config, "runtime.metrics.enabled")):
-        ports.append("runtime.metrics.port")
+        ports["runtime.metrics.port"] = ""
     with contextlib.ExitStack() as bound:
-        for name in ports:
+        for name, host in ports.items():
             port = _value(config, name)
+            family = socket.AF_INET6 if ":" in host and host != "::" else socket.AF_INET
             try:
-                bound.enter_context(socket.create_server(("", port)))
+                bound.enter_context(socket.create_server(("" if host == "::" else host, port), family=family))
             except OSError as error:
+                if error.errno == errno.EADDRNOTAVAIL:
+                    allowed = "an address of this machine, or localhost, or unset"
+                    raise InvalidParameter(as_set("host"), host, allowed) from None
                 allowed = f"a port that is free and may be listened on ({error.strerror})"
                 raise InvalidParameter(as_set(name), port, allowed) from None

@@ -33,6 +33,8 @@ class Job:
     reasons: Sequence[str] = ()
     # The last of its progress events.
     progress: Mapping[str, Any] = field(default_factory=dict)
+    # Who submitted it: a principal, or a host where nobody has to say who he is.
+    tenant: str = ""
 
     @property
     def ended_for_good(self) -> bool:

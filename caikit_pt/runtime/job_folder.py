@@ -40,7 +40,7 @@ _RECORDS, _VALIDATION, _SOURCE = "records.jsonl", "validation.jsonl", "source.sa
 _INITIAL = "initial.safetensors"
 _KEPT = (_JOB, _OUTCOME, "log.txt")
 # Written once, at submission; the rest of a job's row changes.
-_ACCEPTED = ("id", "model_name", "path", "digest", "parameters", "submitted")
+_ACCEPTED = ("id", "model_name", "path", "digest", "parameters", "submitted", "tenant")
 
 
 class JobFolder:
@@ -113,6 +113,8 @@ class JobFolder:
         """What was accepted, in the state that outcome.json tells; None where this is no job's folder."""
         try:
             accepted = json.loads((self.directory / _JOB).read_text("utf-8"))
+            # Jobs that were queued by a release without it have no tenant.
+            accepted = {"tenant": "", **accepted}
             job = Job(**{name: accepted[name] for name in _ACCEPTED})
         except (OSError, ValueError, KeyError, TypeError):
             return None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import fields
@@ -17,7 +18,7 @@ from typing import Any
 
 from caikit_pt.runtime import job as kinds
 from caikit_pt.runtime.database import Database, set_aside_if_damaged, state_errors
-from caikit_pt.runtime.job import PROGRESS, QUEUED, RUNNING, STATES, TERMINAL, Event, Job
+from caikit_pt.runtime.job import COMPLETED, PROGRESS, QUEUED, RUNNING, STATES, TERMINAL, Event, Job
 
 DATABASE = "jobs.sqlite3"
 _MIGRATIONS = (
@@ -57,6 +58,10 @@ _MIGRATIONS = (
         PRIMARY KEY (job, tracker)
     ) WITHOUT ROWID;
     """,
+    """
+    ALTER TABLE jobs ADD COLUMN tenant TEXT NOT NULL DEFAULT '';
+    CREATE INDEX jobs_by_tenant ON jobs (tenant, started);
+    """,
 )
 
 _JSON = frozenset({"parameters", "reasons", "progress"})
@@ -94,11 +99,13 @@ class JobStore:
             job.started,
             job.ended,
             _text(list(job.reasons)),
+            job.tenant,
         )
         with self._database.writing() as connection:
             connection.execute(
                 "INSERT INTO jobs (id, model_name, path, digest, parameters, state, submitted, started,"
-                " ended, reasons) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
+                " ended, reasons, tenant) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+                " ON CONFLICT (id) DO NOTHING",
                 row,
             )
             added = connection.execute("SELECT changes()").fetchone()[0]
@@ -130,21 +137,55 @@ class JobStore:
         return as_job(rows[0]) if rows else None
 
     def next_queued(self, besides: Sequence[str] = ()) -> Job | None:
-        """The oldest job that waits, but for the ids `besides`.
+        """The job whose turn it is, but for the ids `besides`: tenants take turns, and the jobs of one are in
+        the order of submission.
 
         Jobs with one path run one after the other, so that what was submitted last is what stays published.
         """
+        turns = self._turns()
         running = self._database.read("SELECT path FROM jobs WHERE state = ?", (RUNNING,))
         taken = {row["path"] for row in running}
-        for row in self._database.read("SELECT * FROM jobs WHERE state = ? ORDER BY number", (QUEUED,)):
+        ready = set()
+        for row in sorted(turns, key=lambda row: int(row["number"])):
             if row["id"] not in besides and row["path"] not in taken:
-                return as_job(row)
+                ready.add(row["id"])
             taken.add(row["path"])
-        return None
+        return next((self.find(row["id"]) for row in turns if row["id"] in ready), None)
 
-    def count(self, state: str) -> int:
-        """Jobs in `state`."""
-        return int(self._database.read("SELECT COUNT(*) FROM jobs WHERE state = ?", (state,))[0][0])
+    def _turns(self) -> list[sqlite3.Row]:
+        """Jobs that wait, in the order of their turns: whose tenant has fewest running or before them, of
+        these whose tenant has waited longest since one of his began."""
+        queued = self._database.read(
+            "SELECT number, id, path, tenant FROM jobs WHERE state = ? ORDER BY number", (QUEUED,)
+        )
+        tenants = {row["tenant"] for row in queued}
+        if len(tenants) < 2:
+            return queued
+        running = self._database.read("SELECT tenant FROM jobs WHERE state = ?", (RUNNING,))
+        before = Counter(row["tenant"] for row in running)
+        began = {tenant: self._last_start(tenant) for tenant in tenants}
+        turns = []
+        for row in queued:
+            turns.append((before[row["tenant"]], began[row["tenant"]], row["number"], row))
+            before[row["tenant"]] += 1
+        return [turn[-1] for turn in sorted(turns, key=lambda turn: turn[:3])]
+
+    def _last_start(self, tenant: str) -> float:
+        rows = self._database.read("SELECT MAX(started) FROM jobs WHERE tenant = ?", (tenant,))
+        return float(rows[0][0] or 0.0)
+
+    def count(self, state: str, tenant: str | None = None) -> int:
+        """Jobs in `state`, of all or of one tenant."""
+        query = "SELECT COUNT(*) FROM jobs WHERE state = ? AND (? IS NULL OR tenant = ?)"
+        return int(self._database.read(query, (state, tenant, tenant))[0][0])
+
+    def paths_of(self, tenant: str | None = None) -> Sequence[str]:
+        """Where prompts were published: all, or those whose last training was one tenant's."""
+        query = (
+            "SELECT path FROM jobs WHERE number IN"
+            " (SELECT MAX(number) FROM jobs WHERE state = ? GROUP BY path) AND (? IS NULL OR tenant = ?)"
+        )
+        return [row[0] for row in self._database.read(query, (COMPLETED, tenant, tenant))]
 
     def counts(self) -> Mapping[str, int]:
         """Jobs in each state."""
@@ -172,9 +213,9 @@ class JobStore:
         return [as_job(row) for row in self._database.read(query, (*TERMINAL, time))]
 
     def ahead_of(self, job: Job) -> int:
-        """Jobs that wait before `job`."""
-        query = "SELECT COUNT(*) FROM jobs WHERE state = ? AND number < ?"
-        return int(self._database.read(query, (QUEUED, job.number))[0][0])
+        """Jobs that wait and have their turns before `job`."""
+        ids = [row["id"] for row in self._turns()]
+        return ids.index(job.id) if job.id in ids else 0
 
     def search(
         self,
@@ -184,14 +225,19 @@ class JobStore:
         until: float = 0.0,
         before: int = 0,
         limit: int = 100,
+        names: Sequence[str] | None = None,
     ) -> Sequence[Job]:
         """The latest jobs first: in one of `states`, of one name, submitted from `since` up to `until`
-        (0: no bound), with numbers below `before` (0: from the last on)."""
+        (0: no bound), with numbers below `before` (0: from the last on), of models that one of the globs
+        `names` matches (None: of all)."""
         conditions: list[str] = ["1"]
         values: list[Any] = []
         if states:
             conditions.append(f"state IN ({', '.join('?' * len(states))})")
             values += states
+        if names is not None:
+            conditions.append(f"({' OR '.join(['model_name GLOB ?'] * len(names)) or '0'})")
+            values += names
         for condition, value in (
             ("model_name = ?", model_name),
             ("submitted >= ?", since),

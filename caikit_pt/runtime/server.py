@@ -5,6 +5,7 @@ To be imported when the settings are final: caikit makes its threads as they say
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from typing import Any
 
@@ -15,14 +16,19 @@ from grpc_health.v1 import health as health_service
 from grpc_reflection.v1alpha import reflection
 
 from caikit_pt import settings
+from caikit_pt.runtime.certificates import Certificates
 from caikit_pt.runtime.drain import Drain
+from caikit_pt.runtime.guard.doorkeeper import Doorkeeper
 from caikit_pt.runtime.guard.guard import Guard
 from caikit_pt.runtime.guard.lanes import lanes
 from caikit_pt.runtime.health import Health, HealthModule
+from caikit_pt.runtime.listening import Listening, ListeningGrpc
 from caikit_pt.runtime.preload import Preload
 from caikit_pt.runtime.trainer import PromptTuningTrainer
 from caikit_pt.runtime.tuning_rpcs import service
 from caikit_pt.runtime.tuning_service import TuningServicer
+
+_LOG = logging.getLogger(__name__)
 
 
 class Server(grpc_server.RuntimeGRPCServer):
@@ -31,13 +37,24 @@ class Server(grpc_server.RuntimeGRPCServer):
     def __init__(self) -> None:
         """Raises CaikitPtError."""
         runtime, now = caikit.get_config().runtime, settings.current()
-        self.guard = Guard(lanes(now, runtime.server_thread_pool_size), _opened(), now.max_message_seconds)
+        listening = Listening(now, runtime.tls)
+        certificates = Certificates(runtime.tls) if runtime.tls.server.key else None
+        own = certificates.own if certificates and certificates.clients_need_one else None
+        self.guard = Guard(
+            lanes(now, runtime.server_thread_pool_size),
+            _opened(),
+            now.max_message_seconds,
+            Doorkeeper(now, own),
+        )
         self.health = Health()
-        # The one interceptor that caikit gives its server, and what it says which services reflection shows.
+        # The one interceptor that caikit gives its server, what it makes the server and its port with, and
+        # what it says which services are healthy and shown.
         grpc_server.PROMETHEUS_METRICS_INTERCEPTOR = self.guard
+        grpc_server.grpc = ListeningGrpc(listening, certificates)
         grpc_server.health = HealthModule(self.health)
         grpc_server.reflection = Reflection(self.health, service().descriptor.full_name)
         super().__init__()
+        _LOG.log(logging.WARNING if listening.doubtful else logging.INFO, listening.told)
         self.trainer: PromptTuningTrainer = MODEL_MANAGER.get_trainer("default")
         self.trainer.start()
         self.tuning = TuningServicer(self.trainer)

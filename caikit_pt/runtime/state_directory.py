@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO
 
+from caikit_pt import call
 from caikit_pt.base_model.loading.libraries import import_libraries
 from caikit_pt.errors import CaikitPtError, InvalidParameter, StateUnavailable, TooManyJobs
 from caikit_pt.runtime import job as kinds
@@ -18,6 +19,7 @@ from caikit_pt.runtime.job import ERRORED, QUEUED, RUNNING, Job
 from caikit_pt.runtime.job_folder import JobFolder, folders
 from caikit_pt.runtime.job_store import JobStore
 from caikit_pt.runtime.supervisor import Supervisor
+from caikit_pt.runtime.training_quotas import TrainingQuotas
 from caikit_pt.settings import Settings
 from caikit_pt.tracking.trackers import trackers
 from caikit_pt.tuning.plan import TuningPlan
@@ -49,6 +51,7 @@ class StateDirectory:
         self._lock = _locked(root)
         tracking = trackers(now.tracking)
         self.store = JobStore(root, [tracker.name for tracker in tracking])
+        self._quotas = TrainingQuotas(now.quotas, self.store)
         self._jobs = root / "jobs"
         self.supervisor = Supervisor(self.store, self._jobs, now.slots or _gpus() or 1, now, on_published)
         self._followers = [Follower(self.store, tracker) for tracker in tracking]
@@ -68,15 +71,16 @@ class StateDirectory:
         self._lock.close()
 
     def accept(self, job: Job, plan: TuningPlan) -> Job:
-        """Raises TooManyJobs, InvalidRecord, StateUnavailable, OutOfMemory; InvalidParameter where the id is
-        another's or the base model can't be trained."""
+        """Raises TooManyJobs, QuotaExceeded, InvalidRecord, StateUnavailable, OutOfMemory; InvalidParameter
+        where the id is another's or the base model can't be trained."""
+        self._quotas.check_records(plan)
         warnings = plan.warnings if len(plan.records) > _MOST_LOOKED_THROUGH else preflight(plan).warnings
         plan.check_training()
         with self._submitting:
             known = self._known(job)
             if known is not None:
                 return known
-            self._make_room()
+            self._make_room(job.tenant)
             job = self._add(job, plan)
         self._warn(job, warnings)
         self.supervisor.wake()
@@ -86,9 +90,10 @@ class StateDirectory:
         """The job that it is, where it was submitted before. Raises InvalidParameter where it is another."""
         known = self.store.find(job.id)
         if known is not None and known.digest != job.digest:
-            raise InvalidParameter(
-                "training_id", job.id, "a new id; this one is that of a training with other contents"
+            taken = (
+                "that of a training with other contents" if call.may("watch", known.model_name) else "taken"
             )
+            raise InvalidParameter("training_id", job.id, f"a new id; this one is {taken}")
         return known
 
     def _add(self, job: Job, plan: TuningPlan) -> Job:
@@ -113,11 +118,12 @@ class StateDirectory:
         except StateUnavailable as error:
             _LOG.warning("warnings of %s are lost: %s", job.id, error)
 
-    def _make_room(self) -> None:
+    def _make_room(self, tenant: str) -> None:
         days = self._settings.retention_days
         if days:
             for id in self.store.delete_ended_before(time.time() - days * _SECONDS_A_DAY):
                 self.supervisor.folder(id).remove()
+        self._quotas.check_room(tenant)
         queued = self.store.count(QUEUED)
         if queued >= self._settings.max_queued:
             raise TooManyJobs(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import hashlib
 import json
+import logging
 import os
 import re
 import sys
@@ -27,8 +28,8 @@ from caikit.core.exceptions.caikit_core_exception import CaikitCoreException, Ca
 from caikit.core.model_management.job_base import JobInfo
 from caikit.core.model_management.model_trainer_base import ModelTrainerBase, ModelTrainerFutureBase
 
-from caikit_pt import settings
-from caikit_pt.errors import CaikitPtError, InvalidParameter, StateUnavailable, UnknownJob, shown
+from caikit_pt import call, settings
+from caikit_pt.errors import CaikitPtError, InvalidParameter, NotAllowed, StateUnavailable, UnknownJob, shown
 from caikit_pt.module import PeftPromptTuning
 from caikit_pt.paths import check_model_name
 from caikit_pt.runtime import job as kinds
@@ -40,6 +41,13 @@ from caikit_pt.tuning.plan import TuningPlan
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 _SECONDS_BETWEEN_LOOKS = 1.0
+_LOG = logging.getLogger(__name__)
+_UNGUARDED = (
+    "this is caikit's own server, started as `python -m caikit.runtime`: what caikit_pt guards isn't guarded "
+    "here. It listens at every address; whoever reaches it may tune, read, cancel and load any model; the "
+    "settings access, host, max_streams_per_client, model_management_rpcs and the quotas of requests count "
+    "for nothing, and certificates aren't renewed. Start `caikit-pt serve` instead (docs/security.md)"
+)
 
 
 class PromptTuningTrainer(ModelTrainerBase):
@@ -53,6 +61,7 @@ class PromptTuningTrainer(ModelTrainerBase):
         self._starting = threading.Lock()
         self._state: StateDirectory | None = None
         if _serves():
+            _LOG.warning(_UNGUARDED)
             self.start()
 
     def start(self) -> None:
@@ -110,6 +119,7 @@ class PromptTuningTrainer(ModelTrainerBase):
                 digest=_digest(plan, str(model_name)),
                 parameters=plan.parameters.to_dict(),
                 submitted=time.time(),
+                tenant=call.tenant(),
             )
             return self._future(self._opened.accept(job, plan))
 
@@ -122,15 +132,21 @@ class PromptTuningTrainer(ModelTrainerBase):
             raise CaikitCoreException(CaikitCoreStatusCode.NOT_FOUND, str(error)) from error
 
     def job(self, id: str) -> Job:
-        """Raises UnknownJob."""
+        """Raises UnknownJob, for one that the caller may not watch, too."""
         job = self.store.find(id)
-        if job is None:
+        if job is None or not call.may("watch", job.model_name):
             raise UnknownJob(f"Unknown training_id: {shown(id)}")
         return job
 
     def cancel(self, id: str) -> None:
-        """Ends a job and returns when its device is free. One that has ended stays as it is."""
-        self._opened.supervisor.cancel(self.job(id))
+        """Ends a job and returns when its device is free. One that has ended stays as it is.
+
+        Raises UnknownJob, NotAllowed.
+        """
+        job = self.job(id)
+        if asked := call.current():
+            asked.principal.check("cancel", job.model_name)
+        self._opened.supervisor.cancel(job)
 
     def _future(self, job: Job) -> JobFuture:
         return JobFuture(self, job, self._name)
@@ -185,6 +201,8 @@ def _store_errors() -> Iterator[None]:
     """caikit makes UNAVAILABLE of it, and INTERNAL without a reason of what it doesn't know."""
     try:
         yield
+    except NotAllowed as error:
+        raise CaikitCoreException(CaikitCoreStatusCode.FORBIDDEN, str(error)) from error
     except StateUnavailable as error:
         raise CaikitCoreException(CaikitCoreStatusCode.CONNECTION_ERROR, str(error)) from error
 

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from caikit_pt.call import current as current_call
 from caikit_pt.errors import CaikitPtError, InvalidParameter, InvalidRecord
 from caikit_pt.parameters.table import Parameter
 from caikit_pt.runtime import job as kinds
@@ -99,6 +100,7 @@ class TuningServicer:
             until=_seconds(asked.submitted_until),
             before=int(asked.page_token or 0),
             limit=size + 1,
+            names=_visible(),
         )
         more = str(found[size - 1].number) if len(found) > size else ""
         trainings = [self._training(job) for job in found[:size]]
@@ -224,6 +226,12 @@ class TuningServicer:
             name: _thinned([list(point) for point in sorted(curve.items())])
             for name, curve in (("loss", losses), ("validation_loss", validation))
         }
+
+
+def _visible() -> list[str] | None:
+    """What names of models match whose trainings the caller may watch; None: all."""
+    call = current_call()
+    return None if call is None or call.principal.may_everywhere("watch") else call.principal.globs("watch")
 
 
 def _evaluation(request: Any) -> Evaluation:

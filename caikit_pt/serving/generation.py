@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Generator
 
+from caikit_pt.call import current as current_call
 from caikit_pt.serving.request import Request, Step
 
 # Who waits wakes up so often, in seconds: an exception that is raised in a thread gets through then.
@@ -18,6 +19,10 @@ class Generation:
     def __init__(self, request: Request, on_end: Callable[[Generation], object] | None = None) -> None:
         """`on_end` is called once, by whoever ends it."""
         self.request = request
+        # Whose turn it takes, and who is told of its tokens.
+        call = current_call()
+        self.tenant = call.tenant if call else ""
+        self._spend = call.spend if call else None
         # When things happened to it, of time.monotonic(); None: they haven't.
         self.arrived = time.monotonic()
         self.taken: float | None = None  # out of the queue, for the first time
@@ -108,4 +113,7 @@ class Generation:
             self.ended_at = time.monotonic()
             if self._on_end:
                 self._on_end(self)
+            # Of what never had its turn there is nothing.
+            if self._spend and (self.has_run or self.request.generated):
+                self._spend(len(self.request.row.ids) + len(self.request.generated))
         self._ended.set()

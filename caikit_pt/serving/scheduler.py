@@ -1,13 +1,15 @@
-"""Who is read next: in the order of arrival, as many as there is room for, of like length together."""
+"""Who is read next: tenants in turns, each in the order of arrival, as many as there is room for, of like
+length together."""
 
 from __future__ import annotations
 
 import math
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from heapq import nsmallest
 
 from caikit_pt.base_model.model import BaseModel
 from caikit_pt.errors import InvalidParameter, TooManyRequests, WaitedTooLong
@@ -20,6 +22,7 @@ _LOOK_AHEAD = 32
 _BETWEEN_LOOKS = 0.05  # seconds
 # Pairs of positions that are read together, by the square of positions: soft prompts are read, too.
 _SQUARES = 4
+_MOST_REMEMBERED = 10_000  # tenants
 # Of all rows, where neither a setting nor the device says.
 KV_BYTES_ON_A_CPU = 2**32
 _DEFAULTS = Settings()
@@ -57,6 +60,8 @@ class Scheduler:
         self._waiting: deque[Generation] = deque()
         self._lock = threading.Lock()
         self._looked = 0.0
+        # When each tenant had his last turn, counted in turns.
+        self._turns_taken, self._last_turn = 0, dict[str, int]()
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -76,7 +81,7 @@ class Scheduler:
                 f"(here {needed}); the setting kv_cache_mib holds no more",
             )
         with self._lock:
-            if len(self._waiting) >= self._limits.waiting:
+            if len(self._waiting) >= self._limits.waiting and not self._has_given_way(generation.tenant):
                 raise TooManyRequests(
                     f"{len(self._waiting)} requests are waiting, as many as max_waiting_requests allows. "
                     "Try again later"
@@ -97,6 +102,26 @@ class Scheduler:
                 f"{self._base.checkpoint.name} reads a text at once, in memory that grows with the square of "
                 "its length; truncate_input_tokens cuts it",
             )
+
+    def _has_given_way(self, tenant: str) -> bool:
+        """Whether the last of who has most waiting has left his place to `tenant`, who has fewer by two."""
+        waiting = Counter(each.tenant for each in self._waiting)
+        most = max(waiting, key=lambda one: waiting[one], default=tenant)
+        if waiting[most] < waiting[tenant] + 2:
+            return False
+        last = next(
+            (each for each in reversed(self._waiting) if each.tenant == most and not each.has_run), None
+        )
+        if last is None:
+            return False
+        self._waiting.remove(last)
+        last.fail(
+            TooManyRequests(
+                f"{waiting[most]} requests of yours are waiting, and as many as max_waiting_requests allows "
+                "in all: the last made room for somebody who has fewer. Try again later"
+            )
+        )
+        return True
 
     def put_back(self, generations: Sequence[Generation]) -> None:
         """They were running, and are the first to do so again."""
@@ -177,6 +202,8 @@ class Scheduler:
             for each in taken:
                 if each.taken is None:
                     each.taken = now
+                self._turns_taken += 1
+                self._last_turn[each.tenant] = self._turns_taken
             return taken
 
     def _may_be_read(self, together: Sequence[Generation]) -> bool:
@@ -192,7 +219,9 @@ class Scheduler:
         """The first of those that wait, as many as may run beside `running`."""
         ready: list[Generation] = []
         longest = max((each.request.most_positions for each in running), default=0)
-        for each in list(self._waiting)[:_LOOK_AHEAD]:
+        if len(running) >= self.rows:
+            return ready
+        for each in self._turns(running):
             rows = len(running) + len(ready) + 1
             longest = max(longest, each.request.most_positions)
             # All rows of a batch have room for as many positions as the longest.
@@ -200,6 +229,25 @@ class Scheduler:
                 break
             ready.append(each)
         return ready
+
+    def _turns(self, running: Sequence[Generation]) -> list[Generation]:
+        """The next of those that wait: who was put back, then whose tenant has fewest running or before them,
+        of these whose tenant has waited longest for a turn, of these in the order of arrival."""
+        waiting = list(self._waiting)
+        tenants = {each.tenant for each in waiting}
+        if len(tenants) < 2:
+            return waiting[:_LOOK_AHEAD]
+        # Who isn't here any more begins anew.
+        if len(self._last_turn) > _MOST_REMEMBERED:
+            self._last_turn = {one: turn for one, turn in self._last_turn.items() if one in tenants}
+        before = Counter(each.tenant for each in running)
+        turns, put_back = [], True
+        for number, each in enumerate(waiting):
+            put_back = put_back and each.has_run
+            theirs = (before[each.tenant], self._last_turn.get(each.tenant, 0))
+            turns.append((not put_back, *((0, 0) if put_back else theirs), number))
+            before[each.tenant] += 1
+        return [waiting[number] for *_, number in nsmallest(_LOOK_AHEAD, turns)]
 
 
 def _length(generation: Generation) -> int:

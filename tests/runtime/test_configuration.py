@@ -6,6 +6,7 @@ import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import aconfig
@@ -16,8 +17,11 @@ from caikit.config.config import BASE_CONFIG_PATH, merge_configs
 import caikit_pt
 from caikit_pt.errors import InvalidParameter
 from caikit_pt.runtime import configuration
+from caikit_pt.runtime.listening import Listening, ListeningGrpc
+from caikit_pt.settings import typed
 from caikit_pt.tracking import trackers
 from examples.local_server import free_port
+from tests.runtime.certificates import Authority
 
 Check = Callable[..., list[str]]
 WRONG = {
@@ -42,6 +46,7 @@ WRONG = {
     "half of TLS": ({"RUNTIME_TLS_SERVER_KEY": "file"}, "open without TLS"),
     "a key that is not there": ({"RUNTIME_TLS_SERVER_KEY": "key.pem"}, "a PEM file"),
     "a device": ({"DEVICE": "cuda:99"}, "on this machine"),
+    "a policy in the environment": ({"ACCESS": "x"}, "in a file that CONFIG_FILES names"),
     "a number": ({"MAX_QUEUED": "abc"}, "a whole number"),
 }
 
@@ -50,7 +55,7 @@ WRONG = {
 def check(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Check:
     """The check of a server that is started in an empty directory with the environment given."""
     for name in list(os.environ):
-        if name.startswith(("RUNTIME_", "CONFIG_FILES")):
+        if name.startswith(("RUNTIME_", "CONFIG_FILES")) or name == "HOST":
             monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
 
@@ -122,3 +127,93 @@ def test_a_port_that_is_taken(check: Check, name: str) -> None:
         port = taken.getsockname()[1]
         with pytest.raises(InvalidParameter, match=f"{name}: {port} .* a port that is free"):
             check(**{name: str(port)})
+
+
+def pair(directory: Path, name: str = "localhost") -> dict[str, str]:
+    """TLS, as variables."""
+    certificate, key = Authority().issue(name).write(directory, name)
+    return {"RUNTIME_TLS_SERVER_KEY": str(key), "RUNTIME_TLS_SERVER_CERT": str(certificate)}
+
+
+def test_a_key_and_a_certificate_of_one_another(check: Check, tmp_path: Path) -> None:
+    one, other = pair(tmp_path), pair(tmp_path, "other")
+    assert check(**one) == []
+    with pytest.raises(InvalidParameter, match="the key of RUNTIME_TLS_SERVER_CERT"):
+        check(**{**one, "RUNTIME_TLS_SERVER_KEY": other["RUNTIME_TLS_SERVER_KEY"]})
+
+
+def test_who_is_not_known_is_on_this_machine(check: Check) -> None:
+    for host in ("localhost", "127.0.0.1", "::1"):
+        assert check(HOST=host) == []
+    for host in ("0.0.0.0", "::"):
+        with pytest.raises(InvalidParameter, match=r"HOST: .* so that callers have to say who they are"):
+            check(HOST=host, ALLOW_INSECURE="false")
+        assert check(HOST=host, ALLOW_INSECURE="true") == []
+    for host in ("example.org", "x86_64-conda-linux-gnu"):
+        with pytest.raises(InvalidParameter, match=r"HOST: .* an IP address of this machine"):
+            check(HOST=host)
+
+
+def test_an_address_of_another_machine(check: Check) -> None:
+    with pytest.raises(InvalidParameter, match=r"HOST: '192\.0\.2\.1' .* an address of this machine"):
+        check(HOST="192.0.2.1", ALLOW_INSECURE="true")
+
+
+def test_tokens_do_not_go_over_the_network_as_they_are(check: Check, tmp_path: Path) -> None:
+    (tmp_path / "tokens").write_text(f"{'0' * 64}: ada\n")
+    tokens = {"ACCESS_TOKENS_FILE": str(tmp_path / "tokens")}
+    with pytest.raises(
+        InvalidParameter, match=r"access\.tokens_file: 'tokens without TLS' .* allow_insecure"
+    ):
+        check(**tokens)
+    assert check(**tokens, HOST="localhost") == []
+    assert check(**tokens, HOST="", ALLOW_INSECURE="true") == []
+    assert check(**tokens, ALLOW_INSECURE="false", **pair(tmp_path)) == []
+
+
+def test_what_is_trusted_needs_a_file(check: Check) -> None:
+    with pytest.raises(InvalidParameter, match=r"ACCESS_TOKENS_FILE: 'none' .* this server may read"):
+        check(ACCESS_TOKENS_FILE="none", HOST="localhost")
+    with pytest.raises(InvalidParameter, match=r"ACCESS_JWT_ISSUER: .* with access\.jwt\.keys alone"):
+        check(ACCESS_TOKENS_FILE="", ACCESS_JWT_ISSUER="https://issuer")
+
+
+def listening(tls: dict[str, Any] | None = None, **settings: Any) -> Listening:
+    return Listening(typed(settings), tls or {})
+
+
+def test_where_a_server_listens() -> None:
+    tls = {"server": {"key": "k", "cert": "c"}, "client": {"cert": ""}}
+    mutual = {**tls, "client": {"cert": "ca"}}
+    assert listening().hosts == listening(tls).hosts == ("127.0.0.1", "[::1]")
+    assert listening(mutual).hosts == ("[::]",)
+    assert listening(tls, access={"tokens_file": "t"}).hosts == ("[::]",)
+    assert listening(allow_insecure=True).hosts == ("[::]",)
+    assert listening(allow_insecure=True).doubtful
+    assert "whoever reaches" in listening(allow_insecure=True).told
+    assert listening(host="localhost").told.startswith("no identity configured: only this machine is served")
+    assert not listening(mutual).doubtful
+    assert "by certificates; served with TLS" in listening(mutual).told
+
+
+def test_rules_without_an_identity() -> None:
+    rule = {"principals": ["*"], "may": ["tune"], "models": ["*"]}
+    with pytest.raises(InvalidParameter, match=r"access\.policy: .* rules are for callers that are known"):
+        listening(access={"policy": [rule]})
+
+
+def test_a_socket_of_this_machine_is_where_it_is_said_to_be() -> None:
+    asked: list[str] = []
+
+    def add(address: str) -> int:
+        asked.append(address)
+        return 1
+
+    server = SimpleNamespace(add_insecure_port=add)
+    guarded = ListeningGrpc(listening(), None)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("grpc.server", lambda: server)
+        made = guarded.server()
+    for address in ("unix:///tmp/x", "[::]:8085"):
+        made.add_insecure_port(address)
+    assert asked == ["unix:///tmp/x", "127.0.0.1:8085", "[::1]:8085"]

@@ -179,7 +179,7 @@ def test_a_connection_that_is_old_goes_and_its_streams_do_not(server: Server) ->
     with_file(server, age).start().close()
     warm(server.port)
     began = time.monotonic()
-    assert streaming(server.port, 1500) == (1500, None, "")
+    assert streaming(server.port, 900) == (900, None, "")
     assert time.monotonic() - began > 2
     # What is asked on it meanwhile goes over a new one.
     with grpc.insecure_channel(f"localhost:{server.port}") as channel:

@@ -6,6 +6,7 @@ import sqlite3
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -276,3 +277,72 @@ def test_many_threads_at_once(store: JobStore) -> None:
     assert store.count(COMPLETED) == 24
     for found in store.search(limit=100):
         assert [event.number for event in store.events(found)] == list(range(1, 14))
+
+
+def test_tenants_take_turns(store: JobStore) -> None:
+    """A thousand trainings of one hold up nobody's first."""
+    for number in range(1000):
+        store.add(replace(job(f"many-{number}", path=f"/many/{number}"), tenant="ada"))
+    for number in range(3):
+        store.add(replace(job(f"few-{number}", path=f"/few/{number}"), tenant="bob"))
+    began = []
+    for _ in range(6):
+        found = store.next_queued()
+        assert found is not None
+        assert store.ahead_of(found) == 0
+        began.append(found.id)
+        store.move(found.id, RUNNING)
+        store.move(found.id, COMPLETED)
+    assert began == ["many-0", "few-0", "many-1", "few-1", "many-2", "few-2"]
+    found = store.find("many-999")
+    assert found is not None
+    assert store.ahead_of(found) == 996
+
+
+def test_who_has_fewer_running_is_next(store: JobStore) -> None:
+    for number in range(3):
+        store.add(replace(job(f"ada-{number}", path=f"/ada/{number}"), tenant="ada"))
+        store.move(f"ada-{number}", RUNNING)
+    store.add(replace(job("ada-3", path="/ada/3"), tenant="ada"))
+    store.add(replace(job("bob-0", path="/bob/0"), tenant="bob"))
+    found = store.next_queued()
+    assert found is not None
+    assert found.id == "bob-0"
+    behind = store.find("ada-3")
+    assert behind is not None
+    assert store.ahead_of(behind) == 1
+
+
+def test_one_path_is_published_in_order_whoever_asks(store: JobStore) -> None:
+    store.add(replace(job("first", path="/same"), tenant="ada"))
+    store.add(replace(job("second", path="/same"), tenant="bob"))
+    store.add(replace(job("third", path="/other"), tenant="ada"))
+    for expected in ("first", "third"):
+        found = store.next_queued()
+        assert found is not None
+        assert found.id == expected
+        store.move(found.id, RUNNING)
+    assert store.next_queued() is None
+
+
+def test_what_a_tenant_has(store: JobStore) -> None:
+    for id, tenant, path in (("a", "ada", "/x"), ("b", "bob", "/x"), ("c", "ada", "/y"), ("d", "ada", "/z")):
+        store.add(replace(job(id, path=path), tenant=tenant))
+        if id != "d":
+            store.move(id, COMPLETED)
+    assert (store.count(QUEUED), store.count(QUEUED, "ada"), store.count(QUEUED, "bob")) == (1, 1, 0)
+    # Whose training was the last has it.
+    assert (store.paths_of("ada"), store.paths_of("bob"), sorted(store.paths_of())) == (
+        ["/y"],
+        ["/x"],
+        ["/x", "/y"],
+    )
+
+
+def test_a_search_by_globs_has_whole_pages(store: JobStore) -> None:
+    for number in range(20):
+        store.add(job(f"{number}", model_name="ada-x" if number % 4 == 0 else "bob-x"))
+    page = store.search(names=["ada-*", "none"], limit=3)
+    assert [one.id for one in page] == ["16", "12", "8"]
+    assert [one.id for one in store.search(names=["ada-*"], before=page[-1].number, limit=3)] == ["4", "0"]
+    assert store.search(names=[]) == []

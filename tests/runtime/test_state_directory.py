@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from caikit.runtime.types.caikit_runtime_exception import CaikitRuntimeException
 
 from caikit_pt.base_model.model import BaseModel
 from caikit_pt.base_model.pool import BaseModelPool
-from caikit_pt.errors import InvalidParameter, InvalidRecord, StateUnavailable, TooManyJobs
+from caikit_pt.errors import InvalidParameter, InvalidRecord, QuotaExceeded, StateUnavailable, TooManyJobs
 from caikit_pt.module import PeftPromptTuning
-from caikit_pt.runtime.job import CANCELED, ERRORED, QUEUED, RUNNING
+from caikit_pt.runtime.job import CANCELED, COMPLETED, ERRORED, QUEUED, RUNNING
 from caikit_pt.runtime.state_directory import StateDirectory
 from caikit_pt.runtime.supervisor import Supervisor
 from caikit_pt.runtime.trainer import reasons
+from caikit_pt.settings import Quotas, QuotasOfEach
 from tests.conftest import SETTINGS
 from tests.tuning.training import PAIRS, plan
 
@@ -138,3 +140,46 @@ def test_what_an_earlier_server_has_left_is_taken_over(
     assert reason == "Its files in state_dir are gone, or can't be read. Submit it again."
     assert not half.exists()
     second.close()
+
+
+def limited(tmp_path: Path, **quotas: Any) -> StateDirectory:
+    each = Quotas(each=replace(QuotasOfEach(), **quotas))
+    settings = replace(SETTINGS, state_dir=str(tmp_path / "limited"), max_queued=9, quotas=each)
+    return StateDirectory(settings, lambda path: None)
+
+
+def test_a_tenant_has_so_many_trainings_queued(
+    directory: StateDirectory, tmp_path: Path, llama: BaseModel
+) -> None:
+    made = limited(tmp_path, queued_trainings=1)
+    made.accept(replace(job("a"), tenant="ada"), plan(llama))
+    with pytest.raises(QuotaExceeded, match="1 of your trainings are queued, and 1 is allowed") as error:
+        made.accept(replace(job("b"), tenant="ada"), plan(llama))
+    assert error.value.retry_seconds == 60
+    # What was accepted once is so again.
+    assert made.accept(replace(job("a"), tenant="ada"), plan(llama)).id == "a"
+    made.accept(replace(job("c"), tenant="bob"), plan(llama))
+    made.close()
+
+
+def test_a_tenant_has_so_much_of_the_disk(
+    directory: StateDirectory, tmp_path: Path, llama: BaseModel
+) -> None:
+    made = limited(tmp_path, stored_mib=0.5)
+    prompt = tmp_path / "prompt"
+    prompt.mkdir()
+    (prompt / "tensors").write_bytes(bytes(600_000))
+    made.store.add(replace(job("a"), tenant="ada", path=str(prompt)))
+    made.store.move("a", COMPLETED)
+    with pytest.raises(QuotaExceeded, match=r"your prompts have 0.572 MiB, and 0.5 is allowed") as error:
+        made.accept(replace(job("b"), tenant="ada"), plan(llama))
+    assert error.value.retry_seconds is None
+    made.accept(replace(job("c"), tenant="bob"), plan(llama))
+    made.close()
+
+
+def test_a_training_has_so_many_bytes(directory: StateDirectory, tmp_path: Path, llama: BaseModel) -> None:
+    made = limited(tmp_path, training_mib=0.0001)
+    with pytest.raises(QuotaExceeded, match="the records of this training have"):
+        made.accept(job("a"), plan(llama))
+    made.close()

@@ -42,3 +42,14 @@ def test_a_poll_that_the_store_fails_is_to_be_tried_again(
         with pytest.raises(CaikitCoreException, match="locked") as error:
             call()
         assert error.value.status_code is CaikitCoreStatusCode.CONNECTION_ERROR
+
+
+def test_a_server_of_caikits_own_says_what_is_not_guarded(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(PromptTuningTrainer, "start", lambda self: None)
+    PromptTuningTrainer(aconfig.Config({}), "default")
+    assert not caplog.text
+    monkeypatch.setattr("caikit_pt.runtime.trainer._serves", lambda: True)
+    PromptTuningTrainer(aconfig.Config({}), "default")
+    assert "what caikit_pt guards isn't guarded here" in caplog.text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import math
 import random
 from collections.abc import Callable, Sequence
@@ -11,19 +12,22 @@ from typing import Any
 import pytest
 import torch
 
+from caikit_pt import call as calls
 from caikit_pt.base_model.layers import timeline
 from caikit_pt.base_model.loading.checkpoint import locate
 from caikit_pt.base_model.model import BaseModel
 from caikit_pt.base_model.pool import POOL
 from caikit_pt.base_model.row import Row
 from caikit_pt.base_model.serving.batch import Batch, Prefill
+from caikit_pt.call import Call
 from caikit_pt.errors import AnswerNotFinite, InvalidParameter, OutOfMemory, TooManyRequests, WaitedTooLong
 from caikit_pt.parameters.generation import GenerationParameters
+from caikit_pt.principal import Principal
 from caikit_pt.serving.engine import Engine, generate
 from caikit_pt.serving.generation import Generation
 from caikit_pt.serving.labels import Labels
 from caikit_pt.serving.request import FinishReason, Request
-from caikit_pt.serving.scheduler import Limits
+from caikit_pt.serving.scheduler import Limits, Scheduler
 from caikit_pt.soft_prompt.prompt import SoftPrompt
 
 from ..conftest import LLAMA, SETTINGS, T5
@@ -577,3 +581,83 @@ def fail_once_after(base: BaseModel, steps: int, error: Exception, monkeypatch: 
         return batch
 
     monkeypatch.setattr(base.serving, "new_batch", made)
+
+
+def of_tenant(generation: Generation, tenant: str) -> Generation:
+    generation.tenant = tenant
+    return generation
+
+
+def waiting(base: BaseModel, tenants: str, **limits: Any) -> tuple[Scheduler, list[Generation]]:
+    """A request for each letter, which is whose it is."""
+    scheduler = Scheduler(base, Limits(**limits))
+    made = [of_tenant(Generation(request(base, number)), tenant) for number, tenant in enumerate(tenants)]
+    for generation in made:
+        scheduler.add(generation)
+    return scheduler, made
+
+
+def test_tenants_take_turns(base: BaseModel) -> None:
+    """Who sends forty requests is behind nobody who sends one."""
+    scheduler, made = waiting(base, "a" * 40 + "b" + "c" * 3, rows=4, read_positions=1)
+    running: list[Generation] = []
+    for _ in range(4):
+        (taken,) = scheduler.take(running)
+        running.append(taken)
+    assert "".join(each.tenant for each in running) == "abca"
+    assert running[0] is made[0]
+    assert running[3] is made[1]
+    # Where a row is free, it is for who has fewest.
+    assert scheduler.take(running) == []
+    assert [each.tenant for each in scheduler.take(running[1:3])] == ["a"]
+    assert [each.tenant for each in scheduler.take([made[0], *running[1:2]])] == ["c"]
+
+
+def test_tenants_take_turns_for_the_only_row(base: BaseModel) -> None:
+    scheduler, _ = waiting(base, "a" * 40 + "bb", rows=1, read_positions=1)
+    assert "".join(scheduler.take([])[0].tenant for _ in range(6)) == "ababaa"
+
+
+def test_one_tenant_is_first_in_first_out(base: BaseModel) -> None:
+    scheduler, made = waiting(base, "a" * 5, rows=9, read_positions=1)
+    assert [scheduler.take(made[:number])[0] for number in range(5)] == made
+
+
+def test_who_was_put_back_is_first_whoever_waits(base: BaseModel) -> None:
+    scheduler, _ = waiting(base, "aabb", rows=4, read_positions=1)
+    (first,) = scheduler.take([])
+    (second,) = scheduler.take([first])
+    scheduler.put_back([second, first])
+    assert scheduler.take([]) == [second]
+
+
+def test_a_full_queue_has_room_for_who_has_fewer(base: BaseModel) -> None:
+    scheduler, made = waiting(base, "aaaa", waiting=4)
+    scheduler.add(of_tenant(Generation(request(base, 9)), "b"))
+    assert isinstance(made[3].error, TooManyRequests)
+    assert not made[2].ended
+    scheduler.add(of_tenant(Generation(request(base, 10)), "b"))
+    # They have as many as one another now.
+    for tenant in "ab":
+        with pytest.raises(TooManyRequests):
+            scheduler.add(of_tenant(Generation(request(base, 11)), tenant))
+    assert isinstance(made[2].error, TooManyRequests)
+    assert not made[1].ended
+
+
+def test_whose_request_it_is_and_what_it_cost(base: BaseModel) -> None:
+    spent: list[int] = []
+    anybody = Principal("ada", ())
+    engine = Engine(base, Limits())
+
+    def ask() -> Generation:
+        calls.begin(Call("id", "method", "host", lambda _: True, anybody, spent.append))
+        return engine.submit(request(base, 1, max_new_tokens=3))
+
+    generation = contextvars.copy_context().run(ask)
+    assert generation.tenant == "ada"
+    finish(engine)
+    assert spent == [len(generation.request.row.ids) + len(generation.request.generated)]
+    generation.fail()
+    assert len(spent) == 1
+    assert engine.submit(request(base, 1)).tenant == ""

@@ -9,10 +9,10 @@ from typing import Any
 
 from caikit_pt.errors import InvalidParameter, UnknownJob, UnknownModel, shown
 from caikit_pt.paths import check_model_name
+from caikit_pt.settings import ACTIONS
 
 # What a principal may be allowed to do.
-GENERATE, TUNE, WATCH, CANCEL, DEPLOY = "generate", "tune", "watch", "cancel", "deploy"
-ACTIONS = (GENERATE, TUNE, WATCH, CANCEL, DEPLOY)
+GENERATE, TUNE, WATCH, CANCEL, DEPLOY = ACTIONS
 # What anybody may do whom this server knows, and what even others may.
 KNOW, PROBE = "know", "probe"
 # What changes nothing, costs little, and comes again and again.
@@ -37,6 +37,8 @@ class Door:
     reads: tuple[str, ...] = ()
     trainings: tuple[str, ...] = ()
     by_metadata: bool = False
+    # It is about all models, whatever its request names.
+    of_all: bool = False
     most_bytes: int = _SMALL
     # The setting that opens it, where it is closed without.
     opened_by: str = ""
@@ -86,13 +88,18 @@ _TUNE = Door(
     reads=("parameters.prompt_tuning_init_prompt",),
     most_bytes=_WITH_RECORDS,
 )
+# The ids of jobs say nothing of whose they are, and neither does the path of a model that is loaded.
 _OF_JOBS = Door(
-    GENERATE, CONTROL, by_metadata=True, opened_by="runtime.service_generation.enable_inference_jobs"
+    GENERATE,
+    CONTROL,
+    by_metadata=True,
+    of_all=True,
+    opened_by="runtime.service_generation.enable_inference_jobs",
 )
 _MANAGEMENT = Door(
     DEPLOY, CONTROL, models=("model_id",), most_bytes=_WITH_RECORDS, opened_by="model_management_rpcs"
 )
-_MODEL_MESH = Door(DEPLOY, CONTROL, models=("modelId",), opened_by="model_management_rpcs")
+_MODEL_MESH = Door(DEPLOY, CONTROL, models=("modelId",), of_all=True, opened_by="model_management_rpcs")
 
 _SERVICES: dict[str, dict[str, Door]] = {
     r"caikit\.runtime\.\w+\.\w+JobService": {r"\w+": _OF_JOBS},
@@ -106,7 +113,11 @@ _SERVICES: dict[str, dict[str, Door]] = {
         "GetTrainingStatus": Door(WATCH, CONTROL, trainings=("training_id",)),
         "CancelTraining": Door(CANCEL, TRAININGS, trainings=("training_id",)),
     },
-    r"caikit\.runtime\.info\.InfoService": {r"\w+": Door(KNOW, CONTROL)},
+    r"caikit\.runtime\.info\.InfoService": {
+        # With their places on this machine.
+        "GetModelsInfo": Door(DEPLOY, CONTROL, of_all=True),
+        r"\w+": Door(KNOW, CONTROL),
+    },
     r"caikit_pt\.TuningService": {
         "WatchTraining": Door(WATCH, WATCHES, trainings=("training_id",)),
         "ListTrainings": Door(WATCH, CONTROL),

@@ -1,4 +1,5 @@
-"""Stands before every RPC: refuses at once what may not be, reads its message, has it answered in its lane.
+"""Stands before every RPC: refuses at once what may not be, asks who knocks, reads what he wants, and has it
+answered in its lane.
 
 A message is taken as bytes, whatever gRPC would make of it: whoever may not knock isn't read, what isn't a
 message is refused as one, and a message that doesn't come holds a thread for so long only.
@@ -18,9 +19,18 @@ from google.protobuf.message import DecodeError
 
 from caikit_pt import call as calls
 from caikit_pt.call import Call
-from caikit_pt.errors import CaikitPtError, ClosedDoor, InvalidParameter, OverCapacity, ServerStopping
+from caikit_pt.errors import (
+    CaikitPtError,
+    ClosedDoor,
+    InvalidParameter,
+    NotAllowed,
+    OverCapacity,
+    ServerStopping,
+)
+from caikit_pt.runtime.guard.caller import client_of
 from caikit_pt.runtime.guard.context import Aborted, GuardedContext
 from caikit_pt.runtime.guard.door import CONTROL, GENERATE, LOOKS, PROBE, TUNE, Door, door_of
+from caikit_pt.runtime.guard.doorkeeper import Doorkeeper
 from caikit_pt.runtime.guard.lane import Lane
 from caikit_pt.runtime.guard.patience import Patience
 from caikit_pt.runtime.request_log import RequestLog, logged
@@ -46,8 +56,16 @@ class _Handlers:
 class Guard(grpc.ServerInterceptor):  # type: ignore[type-arg]
     """Of one server. `opened` are the settings that open doors which are closed without."""
 
-    def __init__(self, lanes: Mapping[str, Lane], opened: frozenset[str], message_seconds: float) -> None:
+    def __init__(
+        self,
+        lanes: Mapping[str, Lane],
+        opened: frozenset[str],
+        message_seconds: float,
+        doorkeeper: Doorkeeper | None = None,
+    ) -> None:
+        """Without a `doorkeeper` everybody may do everything."""
         self._lanes, self._opened = lanes, opened
+        self._doorkeeper = doorkeeper or Doorkeeper()
         self._patience = Patience(message_seconds)
         self._known: dict[str, _Handlers | None] = {}
         self._closed: frozenset[str] = frozenset()
@@ -96,7 +114,7 @@ class Guard(grpc.ServerInterceptor):  # type: ignore[type-arg]
             return _Handlers(control, refusing, refusing, None)
         is_health = door.action == PROBE
         under_way = set() if is_health else self._under_way
-        answers = _Answers(method, door, handler, self._patience, under_way)
+        answers = _Answers(method, door, handler, self._patience, self._doorkeeper, under_way)
         full = OverCapacity(
             f"{lane.most} RPCs like this one are under way, as many as may be. Try again later"
         )
@@ -108,11 +126,17 @@ class _Answers:
     """How one RPC is answered."""
 
     def __init__(
-        self, method: str, door: Door, handler: Any, patience: Patience, under_way: set[GuardedContext]
+        self,
+        method: str,
+        door: Door,
+        handler: Any,
+        patience: Patience,
+        doorkeeper: Doorkeeper,
+        under_way: set[GuardedContext],
     ) -> None:
         """Whoever is answered is among those `under_way`."""
-        self._method, self._door, self._handler, self._patience = method, door, handler, patience
-        self._under_way = under_way
+        self._method, self._door, self._handler = method, door, handler
+        self._patience, self._doorkeeper, self._under_way = patience, doorkeeper, under_way
 
     def handler(self, lane: Lane) -> Any:
         """As gRPC has it. Requests are streams of bytes: of a single one nobody knows that it is late."""
@@ -124,7 +148,7 @@ class _Answers:
                 if handler.response_streaming
                 else (grpc.stream_unary_rpc_method_handler)
             )
-            behavior = handler.stream_stream if handler.response_streaming else handler.stream_unary
+            behavior = self._converse if handler.response_streaming else self._listen
             return make(_in(lane, behavior), handler.request_deserializer, serializer)
         if handler.response_streaming:
             return grpc.stream_stream_rpc_method_handler(_in(lane, self._stream), None, serializer)
@@ -186,14 +210,53 @@ class _Answers:
         if line.training_id:
             accepted(line.training_id, metadata)
 
+    def _converse(self, requests: Iterator[Any], context: Any) -> Iterator[Any]:
+        guarded = GuardedContext(context, _request_id(context))
+        try:
+            self._let_in(guarded)
+            yield from self._handler.stream_stream(requests, guarded)
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            _end(guarded, error)
+
+    def _listen(self, requests: Iterator[Any], context: Any) -> Any:
+        guarded = GuardedContext(context, _request_id(context))
+        try:
+            self._let_in(guarded)
+            return self._handler.stream_unary(requests, guarded)
+        except BaseException as error:
+            return _end(guarded, error)
+
     def _admitted(self, messages: Iterator[bytes], context: GuardedContext, line: RequestLog) -> Any:
         """The request, if it may be answered. Raises CaikitPtError."""
-        metadata = context.invocation_metadata()
+        call = self._let_in(context)
         message = self._message(messages, context)
-        for _, line.model in self._door.named(message, metadata):
-            pass
-        calls.begin(Call(context.request_id, self._method, client_of(context.peer()), context.add_callback))
+        for action, line.model in self._door.named(message, context.invocation_metadata()):
+            if call:
+                call.principal.check(action, line.model)
         return message
+
+    def _let_in(self, context: GuardedContext) -> Call | None:
+        """Whoever knocks, before he is listened to; None where that is anybody. Raises CaikitPtError."""
+        door = self._door
+        if door.action == PROBE:
+            return None
+        client = client_of(context.peer())
+        principal = self._doorkeeper.principal(context)
+        if door.of_all and not principal.may_everywhere(door.action):
+            raise NotAllowed(f"{principal.name} may not {door.action} every model, as this RPC wants it")
+        call = Call(
+            context.request_id,
+            self._method,
+            client,
+            context.add_callback,
+            principal,
+            self._doorkeeper.spend(principal.name or client),
+        )
+        call.on_end(self._doorkeeper.begin(call.tenant, door))
+        calls.begin(call)
+        return call
 
     def _message(self, messages: Iterator[bytes], context: GuardedContext) -> Any:
         try:
@@ -213,11 +276,6 @@ class _Answers:
         except DecodeError:
             allowed = "a message as protos/ describes it, its texts in UTF-8"
             raise InvalidParameter("request", f"{len(content):,} bytes", allowed) from None
-
-
-def client_of(peer: str) -> str:
-    """The address of the host in what gRPC says of a peer: ipv4:127.0.0.1:4242, ipv6:%5B::1%5D:4242."""
-    return peer.partition(":")[2].rpartition(":")[0].removeprefix("%5B").removesuffix("%5D") or peer
 
 
 def _request_id(context: Any) -> str:

@@ -18,8 +18,9 @@ from grpc_status import rpc_status
 
 from caikit_pt import call as calls
 from caikit_pt.errors import InvalidParameter, TooManyRequests
+from caikit_pt.runtime.guard.caller import client_of
 from caikit_pt.runtime.guard.door import ANSWERS, CONTROL, STREAMS, TRAININGS, WATCHES
-from caikit_pt.runtime.guard.guard import Guard, client_of
+from caikit_pt.runtime.guard.guard import Guard
 from caikit_pt.runtime.guard.lane import Lane
 from tests.runtime.servers import wait_for
 

@@ -1,0 +1,124 @@
+"""What each tenant and all together have used of their quotas, counted before a message is read."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from caikit_pt.errors import OverCapacity, QuotaExceeded
+from caikit_pt.runtime.guard.bucket import Bucket
+from caikit_pt.runtime.guard.door import GENERATE, STREAMS, Door
+from caikit_pt.settings import QuotasOfAll, QuotasOfEach, Settings
+
+# Who hasn't asked for the longest time is forgotten first.
+_MOST_REMEMBERED = 10_000
+_MINUTE = 60.0
+_SOON = 1.0
+
+
+class _Account:
+    """Of one tenant, or of all."""
+
+    def __init__(self, quotas: QuotasOfEach | QuotasOfAll, section: str, now: float) -> None:
+        self._quotas, self._section = quotas, section
+        rate, tokens = quotas.requests_per_second, quotas.tokens_per_minute
+        self._requests = Bucket(rate, 1.0, now) if rate else None
+        self._tokens = Bucket(tokens / _MINUTE, _MINUTE, now) if tokens else None
+        self.under_way = 0
+        self.lanes: Counter[str] = Counter()
+
+    def check(self, door: Door, now: float) -> None:
+        """Raises QuotaExceeded where there is nothing left for one more request."""
+        most = self._quotas.requests_under_way
+        if most and self.under_way >= most:
+            used = f"{self.under_way} requests are under way"
+            raise QuotaExceeded(f"{self._section}.requests_under_way", used, f"{most:,}", _SOON)
+        if self._tokens and door.action == GENERATE and self._tokens.level(now) <= 0:
+            quota, allowed = f"{self._section}.tokens_per_minute", f"{self._quotas.tokens_per_minute:,g}"
+            used = f"all tokens of this minute are used, and {-self._tokens.level(now):,.0f} more"
+            raise QuotaExceeded(quota, used, allowed, self._tokens.wait(1, now))
+        if self._requests and (seconds := self._requests.wait(1, now)):
+            quota, allowed = f"{self._section}.requests_per_second", f"{self._quotas.requests_per_second:,g}"
+            raise QuotaExceeded(quota, "all requests of this second are used", allowed, seconds)
+
+    def begin(self, lane: str, now: float) -> None:
+        """One more request."""
+        if self._requests:
+            self._requests.take(1, now)
+        self.under_way += 1
+        self.lanes[lane] += 1
+
+    def end(self, lane: str) -> None:
+        """One less."""
+        self.under_way -= 1
+        self.lanes[lane] -= 1
+
+    def spend(self, tokens: int, now: float) -> None:
+        """So many tokens were read or generated: how many is known afterwards, and more may be owed."""
+        if self._tokens:
+            self._tokens.take(tokens, now)
+
+
+class Quotas:
+    """Any thread may ask."""
+
+    def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
+        self._each, self._clock = settings.quotas.each, clock
+        self._streams = min(settings.max_streams_per_client, settings.max_streams)
+        self._all = _Account(settings.quotas.all, "quotas.all", clock())
+        self._accounts: OrderedDict[str, _Account] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def begin(self, tenant: str, door: Door) -> Callable[[], None]:
+        """Lets a request of `tenant` in; what is to be called once it has ended.
+
+        Raises QuotaExceeded, and OverCapacity where one client has as many streams as he may.
+        """
+        with self._locked(tenant) as (account, now):
+            if door.lane == STREAMS and account.lanes[STREAMS] >= self._streams:
+                raise OverCapacity(
+                    f"{self._streams} streams of this client are open, as many as max_streams_per_client "
+                    "allows. Try again later"
+                )
+            # Nothing is taken of the one where there is nothing left of the other.
+            for one in (account, self._all):
+                one.check(door, now)
+            for one in (account, self._all):
+                one.begin(door.lane, now)
+        ended = False
+
+        def end() -> None:
+            nonlocal ended
+            with self._lock:
+                if not ended:
+                    ended = True
+                    account.end(door.lane)
+                    self._all.end(door.lane)
+
+        return end
+
+    def spend(self, tenant: str, tokens: int) -> None:
+        """They were read or generated for `tenant`."""
+        with self._locked(tenant) as (account, now):
+            account.spend(tokens, now)
+            self._all.spend(tokens, now)
+
+    @contextmanager
+    def _locked(self, tenant: str) -> Iterator[tuple[_Account, float]]:
+        with self._lock:
+            now = self._clock()
+            account = self._accounts.get(tenant)
+            if account is None:
+                account = self._accounts[tenant] = _Account(self._each, "quotas.each", now)
+                self._forget(tenant)
+            self._accounts.move_to_end(tenant)
+            yield account, now
+
+    def _forget(self, besides: str) -> None:
+        """The account that nobody has asked for longest, and that nothing is under way of."""
+        if len(self._accounts) > _MOST_REMEMBERED:
+            idle = (name for name, one in self._accounts.items() if not one.under_way and name != besides)
+            self._accounts.pop(next(idle, ""), None)

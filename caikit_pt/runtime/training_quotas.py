@@ -1,0 +1,67 @@
+"""What the trainings of a tenant may take: records, places in the queue, and room for prompts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from caikit_pt.errors import QuotaExceeded
+from caikit_pt.runtime.job import QUEUED
+from caikit_pt.runtime.job_store import JobStore
+from caikit_pt.settings import Quotas
+from caikit_pt.tuning.plan import TuningPlan
+
+_MIB = 2**20
+# A training takes a while.
+_LATER = 60.0
+
+
+class TrainingQuotas:
+    """By what the store knows of them."""
+
+    def __init__(self, quotas: Quotas, store: JobStore) -> None:
+        self._each, self._all, self._store = quotas.each, quotas.all, store
+
+    def check_records(self, plan: TuningPlan) -> None:
+        """Raises QuotaExceeded where a training has more of them than one may."""
+        records = [*plan.records.items, *(plan.validation.items if plan.validation else ())]
+        most, most_mib = self._each.training_records, self._each.training_mib
+        if most and len(records) > most:
+            used = f"this training has {len(records):,} records"
+            raise QuotaExceeded("quotas.each.training_records", used, f"{most:,}", None)
+        if most_mib:
+            size = sum(len(record.input.encode()) + len(record.output.encode()) for record in records) / _MIB
+            if size > most_mib:
+                used = f"the records of this training have {size:,.3g} MiB"
+                raise QuotaExceeded("quotas.each.training_mib", used, f"{most_mib:,g}", None)
+
+    def check_room(self, tenant: str) -> None:
+        """Raises QuotaExceeded where one more training of `tenant` has no place."""
+        most = self._each.queued_trainings
+        if most and (queued := self._store.count(QUEUED, tenant)) >= most:
+            used = f"{queued:,} of your trainings are queued"
+            raise QuotaExceeded("quotas.each.queued_trainings", used, f"{most:,}", _LATER)
+        if self._each.stored_mib:
+            mine = self._store.paths_of(tenant)
+            _check_stored("quotas.each.stored_mib", "your prompts", mine, self._each.stored_mib)
+        if self._all.stored_mib:
+            _check_stored(
+                "quotas.all.stored_mib", "all prompts", self._store.paths_of(), self._all.stored_mib
+            )
+
+
+def _check_stored(quota: str, whose: str, paths: Iterable[str], most: float) -> None:
+    size = sum(sum(_sizes(path)) for path in paths) / _MIB
+    if size >= most:
+        raise QuotaExceeded(quota, f"{whose} have {size:,.3g} MiB", f"{most:,g}", None)
+
+
+def _sizes(path: str) -> Iterator[int]:
+    """Of the files of a prompt; it may be replaced or removed meanwhile."""
+    for folder, _, files in os.walk(path):
+        for file in files:
+            try:
+                yield (Path(folder) / file).lstat().st_size
+            except OSError:
+                continue

@@ -1,0 +1,126 @@
+"""Quotas by a clock of the test's own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from caikit_pt.errors import OverCapacity, QuotaExceeded
+from caikit_pt.runtime.guard import quotas as module
+from caikit_pt.runtime.guard.door import ANSWERS, CONTROL, GENERATE, STREAMS, WATCH, Door
+from caikit_pt.runtime.guard.quotas import Quotas
+from caikit_pt.settings import typed
+
+ANSWER, STREAM, STATUS = Door(GENERATE, ANSWERS), Door(GENERATE, STREAMS), Door(WATCH, CONTROL)
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def made(clock: Clock, **settings: Any) -> Quotas:
+    return Quotas(typed(settings), clock)
+
+
+def refused(quotas: Quotas, tenant: str, door: Door = ANSWER) -> QuotaExceeded:
+    with pytest.raises(QuotaExceeded) as error:
+        quotas.begin(tenant, door)
+    return error.value
+
+
+def test_without_quotas_nothing_is_refused() -> None:
+    quotas = made(Clock())
+    for _ in range(10_000):
+        quotas.begin("ada", ANSWER)
+    quotas.spend("ada", 10**9)
+    quotas.begin("ada", ANSWER)
+
+
+def test_requests_a_second() -> None:
+    clock = Clock()
+    quotas = made(clock, quotas={"each": {"requests_per_second": 2}})
+    for _ in range(2):
+        quotas.begin("ada", ANSWER)
+    error = refused(quotas, "ada")
+    assert str(error) == (
+        "quotas.each.requests_per_second: all requests of this second are used, and 2 is allowed. "
+        "Try again in 0.5 seconds"
+    )
+    assert error.retry_seconds == pytest.approx(0.5)
+    quotas.begin("bob", ANSWER)
+    clock.now += error.retry_seconds or 0
+    quotas.begin("ada", ANSWER)
+    clock.now += 100
+    for _ in range(2):
+        quotas.begin("ada", ANSWER)
+    refused(quotas, "ada")
+
+
+def test_less_than_one_request_a_second() -> None:
+    clock = Clock()
+    quotas = made(clock, quotas={"each": {"requests_per_second": 0.1}})
+    quotas.begin("ada", ANSWER)
+    assert refused(quotas, "ada").retry_seconds == pytest.approx(10)
+
+
+def test_tokens_a_minute_are_counted_afterwards_and_may_be_owed() -> None:
+    clock = Clock()
+    quotas = made(clock, quotas={"each": {"tokens_per_minute": 600}})
+    quotas.begin("ada", ANSWER)
+    quotas.spend("ada", 1200)
+    error = refused(quotas, "ada")
+    assert "quotas.each.tokens_per_minute" in str(error)
+    assert error.retry_seconds == pytest.approx(60.1)
+    quotas.begin("ada", STATUS)
+    clock.now += error.retry_seconds or 0
+    quotas.begin("ada", ANSWER)
+
+
+def test_requests_under_way() -> None:
+    quotas = made(Clock(), quotas={"each": {"requests_under_way": 1}})
+    end = quotas.begin("ada", ANSWER)
+    assert "1 requests are under way" in str(refused(quotas, "ada"))
+    quotas.begin("bob", ANSWER)
+    end()
+    # Whoever says it twice says nothing new.
+    end()
+    quotas.begin("ada", ANSWER)
+    refused(quotas, "ada")
+
+
+def test_what_all_use_together() -> None:
+    quotas = made(Clock(), quotas={"each": {"requests_per_second": 5}, "all": {"requests_under_way": 2}})
+    ends = [quotas.begin(name, ANSWER) for name in ("ada", "bob")]
+    assert "quotas.all.requests_under_way" in str(refused(quotas, "cyd"))
+    ends[0]()
+    quotas.begin("cyd", ANSWER)
+
+
+def test_streams_of_one_client() -> None:
+    quotas = made(Clock(), max_streams_per_client=2)
+    ends = [quotas.begin("ada", STREAM) for _ in range(2)]
+    with pytest.raises(OverCapacity, match="max_streams_per_client"):
+        quotas.begin("ada", STREAM)
+    quotas.begin("ada", ANSWER)
+    quotas.begin("bob", STREAM)
+    ends[0]()
+    quotas.begin("ada", STREAM)
+
+
+def test_no_more_tenants_are_remembered_than_so_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_MOST_REMEMBERED", 3)
+    quotas = made(Clock(), quotas={"each": {"requests_under_way": 1}})
+    busy = quotas.begin("busy", ANSWER)
+    for number in range(10):
+        quotas.begin(f"idle {number}", ANSWER)()
+    assert len(quotas._accounts) == 3
+    # Of whom something is under way isn't forgotten.
+    refused(quotas, "busy")
+    busy()
+    others = [quotas.begin(f"busy {number}", ANSWER) for number in range(5)]
+    for end in others:
+        end()
