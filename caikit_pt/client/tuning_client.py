@@ -47,9 +47,9 @@ class TuningClient:
         key: Pem | None = None,
         token: str = "",
     ) -> None:
-        """`address` may be that of several servers: ipv4:HOST:PORT,HOST:PORT. With TLS where `tls` says so, or
-        a certificate is given: `ca`, those that the server's is checked by, `cert` and `key`, the client's own,
-        each a file or PEM. `token` says who asks.
+        """`address` may be that of several servers: ipv4:HOST:PORT,HOST:PORT. With TLS where `tls` says so,
+        or a certificate is given: `ca`, those that the server's is checked by, `cert` and `key`, the client's
+        own, each a file or PEM. `token` says who asks.
 
         A `channel` of one's own is closed with the client. On others what is safe to send twice is sent again
         where a server can't be reached or ends (`retries.py`). Raises InvalidParameter for what contradicts
