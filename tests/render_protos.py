@@ -10,6 +10,8 @@ from pathlib import Path
 
 from examples.local_server import ROOT
 
+# What a server may have is described, whether its settings leave it out or not.
+_OPENED = {"RUNTIME_SERVICE_GENERATION_ENABLE_INFERENCE_JOBS": "true"}
 # In a process of its own, with the settings that the server starts with.
 _DUMP = """
 import sys
@@ -34,7 +36,7 @@ def render(directory: Path) -> None:
             [sys.executable, "-c", _DUMP, scratch],
             check=True,
             cwd=ROOT,
-            env={**os.environ, "CONFIG_FILES": str(ROOT / "runtime_config.yaml")},
+            env={**os.environ, "CONFIG_FILES": str(ROOT / "runtime_config.yaml"), **_OPENED},
             capture_output=True,
         )
         for file in sorted(Path(scratch).glob("*.proto")):

@@ -79,7 +79,7 @@ class PublishedPrompts(ModelManager):
         """A path, as caikit takes it, that is in the directory of models."""
         root = os.path.realpath(self._local_models_dir)
         with caikit_errors():
-            return str(inside(root, os.path.relpath(path, root), "modelPath"))
+            return str(inside(root, path and os.path.relpath(path, root), "modelPath"))
 
 
 def _is_tuned_prompt(path: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -33,6 +34,8 @@ from caikit_pt.tuning.evaluation import Done, Evaluation
 if TYPE_CHECKING:
     from caikit_pt.module import PeftPromptTuning
 
+# The number of a job.
+_PAGE_TOKEN = re.compile(r"[0-9]{1,18}")
 _PAGE, _LARGEST_PAGE = 100, 1000
 _MOST_POINTS = 10_000
 # A watcher looks whether its client is still there, and whether another process has changed the job.
@@ -83,7 +86,9 @@ class TuningServicer:
 
     @_answering
     def ListTrainings(self, request: Any, context: Any) -> Any:
-        """Raises InvalidParameter for a state, a page size or a token that there isn't."""
+        """Raises InvalidParameter for a time, a state, a page size or a token that there isn't."""
+        for field in ("submitted_from", "submitted_until"):
+            _check_moment(field, getattr(request, field))
         asked = ListTrainingsRequest.from_proto(request)
         for state in asked.states or ():
             if state not in STATES:
@@ -91,7 +96,7 @@ class TuningServicer:
         size = asked.page_size or _PAGE
         if not 1 <= size <= _LARGEST_PAGE:
             raise InvalidParameter("page_size", size, f"1 to {_LARGEST_PAGE}, or unset for {_PAGE}")
-        if asked.page_token and not asked.page_token.isdecimal():
+        if asked.page_token and not _PAGE_TOKEN.fullmatch(asked.page_token):
             raise InvalidParameter("page_token", asked.page_token, "next_page_token of an earlier answer")
         found = self._store.search(
             states=asked.states or (),
@@ -296,6 +301,16 @@ def _progress(data: Any) -> TrainingProgress:
 
 def _moment(seconds: float | None) -> datetime | None:
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+
+
+def _check_moment(field: str, moment: Any) -> None:
+    """Raises InvalidParameter for what Python's calendar, which has four digits for a year, hasn't got."""
+    try:
+        moment.ToDatetime()
+    except (ValueError, OverflowError):
+        told = f"{moment.seconds} s and {moment.nanos} ns"
+        allowed = "a time from the year 1 to the year 9999, of up to 999,999,999 ns"
+        raise InvalidParameter(field, told, allowed) from None
 
 
 def _seconds(moment: datetime | None) -> float:

@@ -131,7 +131,13 @@ class Run:
         sources.mkdir()
         _write_training_file(data / TRAINING_FILE)
         _write_source_prompt(sources / f"{SOURCE_PROMPT}.safetensors", self.width)
-        return {"DATA_STREAMS_FILE_SOURCE_BASE": str(data), "SOURCE_PROMPT_BASE": str(sources)}
+        return {
+            "DATA_STREAMS_FILE_SOURCE_BASE": str(data),
+            "SOURCE_PROMPT_BASE": str(sources),
+            # The peer has them always.
+            "MODEL_MANAGEMENT_RPCS": "true",
+            "RUNTIME_SERVICE_GENERATION_ENABLE_INFERENCE_JOBS": "true",
+        }
 
 
 def _write_training_file(file: Path) -> None:
