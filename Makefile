@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= 1
 # And where there are more, those that wait for others sleep.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help demo test check serve protos docs interop models rolling shapes soak survive vllm perturbed versions versions-oldest versions-newest bench-training bench-quality bench-serving bench-jobs gpu install clean
+.PHONY: help demo test check serve protos docs interop models attack rolling shapes soak survive vllm perturbed versions versions-oldest versions-newest bench-training bench-quality bench-serving bench-jobs bench-guard gpu install clean
 
 help:  ## What can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -72,6 +72,10 @@ soak: $(INSTALLED)  ## 2,000 requests from 64 clients over 32 prompts, each comp
 	SOAK_REQUESTS=2000 $(BIN)/python -m pytest tests/test_serving.py -s
 
 # Each client asks ROLLING_REQUESTS times. Behind nginx where that is installed.
+attack: $(INSTALLED)  ## Attack a server of its own with everything in attacks/, and then with 100,000 requests that nobody wrote (FUZZ=...)
+	$(BIN)/python -m attacks
+	FUZZ=$${FUZZ:-100000} $(BIN)/python -m pytest tests/test_fuzz.py -s
+
 rolling: $(INSTALLED)  ## Restart two servers in turns while 64 clients ask them, and compare every answer
 	ROLLING_CLIENTS=64 ROLLING_REQUESTS=$${ROLLING_REQUESTS:-2000} $(BIN)/python -m pytest tests/runtime/test_rolling.py -s
 
@@ -83,6 +87,9 @@ bench-training: $(INSTALLED)  ## Measure how fast prompts are tuned, beside caik
 
 bench-serving: $(INSTALLED)  ## Measure how fast tuned prompts are served, beside generate(), transformers and vLLM, and print the tables (about twenty minutes)
 	$(BIN)/python -m bench.serving
+
+bench-guard: $(INSTALLED)  ## Measure what the guard in front of every RPC costs, beside caikit's own server (some minutes)
+	$(BIN)/python -m bench.guard
 
 bench-jobs: $(INSTALLED)  ## Measure what jobs cost beside their training, on a real server (about five minutes)
 	$(BIN)/python -m bench.jobs

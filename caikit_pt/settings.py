@@ -136,7 +136,7 @@ class Settings:
     kv_cache_mib: int = _default("kv_cache_mib")
     prompt_cache_mib: int = _default("prompt_cache_mib")
     cuda_graphs: bool = _default("cuda_graphs")
-    host: str = _default("host")
+    listen_host: str = _default("listen_host")
     allow_insecure: bool = _default("allow_insecure")
     access: Access = field(default_factory=Access)
     quotas: Quotas = field(default_factory=Quotas)
@@ -194,7 +194,7 @@ _ROWS = ParameterTable(
     row("kv_cache_mib", int, 0),
     row("prompt_cache_mib", int, 0),
     row("cuda_graphs", bool),
-    row("host", str),
+    row("listen_host", str),
     row("allow_insecure", bool),
     *(row(f"access.{name}", str) for name in ("tokens_file", *(f"jwt.{part}" for part in _JWT))),
     *(

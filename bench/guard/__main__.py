@@ -73,6 +73,7 @@ def main() -> None:
                 for contender in contenders[:: 1 if turn % 2 else -1]:
                     _measure(contender, kind, ask, requests, pool, counts=turn > 0)
         print(_table(contenders, list(kinds), options.clients, turns, requests))
+        print(_growth(contenders[0], kinds, pool, 500 if options.quick else 10_000))
 
 
 @contextmanager
@@ -126,6 +127,26 @@ def _measure(
     if counts:
         contender.rates.setdefault(kind, []).append(requests / seconds)
         contender.milliseconds.setdefault(kind, []).append(1000 * spent / requests)
+
+
+def _growth(
+    guarded: Contender,
+    kinds: dict[str, Callable[[TuningClient], object]],
+    pool: ThreadPoolExecutor,
+    most: int,
+) -> str:
+    """What the process keeps of so many requests of all kinds, behind those that were measured above."""
+    asks = list(kinds.values())
+    grown = [guarded.process.memory_info().rss]
+    for _ in range(2):
+        list(pool.map(lambda number: asks[number % len(asks)](guarded.client), range(most // 2)))
+        grown.append(guarded.process.memory_info().rss)
+    mib = [size / 2**20 for size in grown]
+    return (
+        f"\nResident memory of the server, MiB: {mib[0]:.1f}, after {most // 2:,} requests more {mib[1]:.1f} "
+        f"({100 * (mib[1] / mib[0] - 1):+.2f} %), after {most:,} {mib[2]:.1f} "
+        f"({100 * (mib[2] / mib[0] - 1):+.2f} %)."
+    )
 
 
 def _cpu_seconds(process: psutil.Process) -> float:

@@ -182,6 +182,6 @@ def _check_ports(config: Mapping[str, Any], listening: Listening) -> None:
             except OSError as error:
                 if error.errno == errno.EADDRNOTAVAIL:
                     allowed = "an address of this machine, or localhost, or unset"
-                    raise InvalidParameter(as_set("host"), host, allowed) from None
+                    raise InvalidParameter(as_set("listen_host"), host, allowed) from None
                 allowed = f"a port that is free and may be listened on ({error.strerror})"
                 raise InvalidParameter(as_set(name), port, allowed) from None

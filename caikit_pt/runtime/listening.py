@@ -26,7 +26,7 @@ class Listening:
 
     def __init__(self, settings: Settings, tls: Mapping[str, Any]) -> None:
         server, client = (tls.get(name) or {} for name in ("server", "client"))
-        self._host = settings.host
+        self._host = settings.listen_host
         self._encrypted = bool(server.get("key"))
         self._by_certificate = bool(self._encrypted and client.get("cert"))
         self._files = bool(settings.access.tokens_file)
@@ -72,12 +72,12 @@ class Listening:
     def _check_open(self) -> None:
         if not self.authenticated:
             allowed = f"{LOCALHOST}, or another one with {_SECURE}, or with allow_insecure: true"
-            raise InvalidParameter(as_set("host"), self._host, allowed)
+            raise InvalidParameter(as_set("listen_host"), self._host, allowed)
         if not self._encrypted:
             name = "access.tokens_file" if self._files else "access.jwt.keys"
             allowed = (
-                "a server with runtime.tls.server.key and runtime.tls.server.cert, or with host: localhost "
-                "behind something that ends TLS: tokens would go over the network as they are. "
+                "a server with runtime.tls.server.key and runtime.tls.server.cert, or one with "
+                "listen_host: localhost behind what ends TLS: tokens would go over the network as they are. "
                 "allow_insecure: true allows it"
             )
             raise InvalidParameter(name, "tokens without TLS", allowed)
@@ -97,7 +97,7 @@ def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
         return ipaddress.ip_address(host.strip("[]"))
     except ValueError:
         allowed = f"{LOCALHOST}, or an IP address of this machine (0.0.0.0 and :: are all it has)"
-        raise InvalidParameter(as_set("host"), host, allowed) from None
+        raise InvalidParameter(as_set("listen_host"), host, allowed) from None
 
 
 def _is_local(host: str) -> bool:

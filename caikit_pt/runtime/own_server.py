@@ -29,7 +29,7 @@ def own_server() -> OwnServer:
     """Raises InvalidParameter for settings that no server starts with, OSError, and ValueError for
     certificates that are none."""
     runtime = caikit.get_config().runtime
-    address = f"{_host(settings.current().host)}:{runtime.grpc.port}"
+    address = f"{_host(settings.current().listen_host)}:{runtime.grpc.port}"
     if not runtime.tls.server.key:
         return OwnServer(address)
     certificate = _content(runtime.tls.server.cert)

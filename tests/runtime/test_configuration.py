@@ -55,7 +55,7 @@ WRONG = {
 def check(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Check:
     """The check of a server that is started in an empty directory with the environment given."""
     for name in list(os.environ):
-        if name.startswith(("RUNTIME_", "CONFIG_FILES")) or name == "HOST":
+        if name.startswith(("RUNTIME_", "CONFIG_FILES")):
             monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
 
@@ -144,19 +144,19 @@ def test_a_key_and_a_certificate_of_one_another(check: Check, tmp_path: Path) ->
 
 def test_who_is_not_known_is_on_this_machine(check: Check) -> None:
     for host in ("localhost", "127.0.0.1", "::1"):
-        assert check(HOST=host) == []
+        assert check(LISTEN_HOST=host) == []
     for host in ("0.0.0.0", "::"):
         with pytest.raises(InvalidParameter, match=r"HOST: .* so that callers have to say who they are"):
-            check(HOST=host, ALLOW_INSECURE="false")
-        assert check(HOST=host, ALLOW_INSECURE="true") == []
+            check(LISTEN_HOST=host, ALLOW_INSECURE="false")
+        assert check(LISTEN_HOST=host, ALLOW_INSECURE="true") == []
     for host in ("example.org", "x86_64-conda-linux-gnu"):
         with pytest.raises(InvalidParameter, match=r"HOST: .* an IP address of this machine"):
-            check(HOST=host)
+            check(LISTEN_HOST=host)
 
 
 def test_an_address_of_another_machine(check: Check) -> None:
     with pytest.raises(InvalidParameter, match=r"HOST: '192\.0\.2\.1' .* an address of this machine"):
-        check(HOST="192.0.2.1", ALLOW_INSECURE="true")
+        check(LISTEN_HOST="192.0.2.1", ALLOW_INSECURE="true")
 
 
 def test_tokens_do_not_go_over_the_network_as_they_are(check: Check, tmp_path: Path) -> None:
@@ -166,14 +166,14 @@ def test_tokens_do_not_go_over_the_network_as_they_are(check: Check, tmp_path: P
         InvalidParameter, match=r"access\.tokens_file: 'tokens without TLS' .* allow_insecure"
     ):
         check(**tokens)
-    assert check(**tokens, HOST="localhost") == []
-    assert check(**tokens, HOST="", ALLOW_INSECURE="true") == []
+    assert check(**tokens, LISTEN_HOST="localhost") == []
+    assert check(**tokens, LISTEN_HOST="", ALLOW_INSECURE="true") == []
     assert check(**tokens, ALLOW_INSECURE="false", **pair(tmp_path)) == []
 
 
 def test_what_is_trusted_needs_a_file(check: Check) -> None:
     with pytest.raises(InvalidParameter, match=r"ACCESS_TOKENS_FILE: 'none' .* this server may read"):
-        check(ACCESS_TOKENS_FILE="none", HOST="localhost")
+        check(ACCESS_TOKENS_FILE="none", LISTEN_HOST="localhost")
     with pytest.raises(InvalidParameter, match=r"ACCESS_JWT_ISSUER: .* with access\.jwt\.keys alone"):
         check(ACCESS_TOKENS_FILE="", ACCESS_JWT_ISSUER="https://issuer")
 
@@ -191,7 +191,9 @@ def test_where_a_server_listens() -> None:
     assert listening(allow_insecure=True).hosts == ("[::]",)
     assert listening(allow_insecure=True).doubtful
     assert "whoever reaches" in listening(allow_insecure=True).told
-    assert listening(host="localhost").told.startswith("no identity configured: only this machine is served")
+    assert listening(listen_host="localhost").told.startswith(
+        "no identity configured: only this machine is served"
+    )
     assert not listening(mutual).doubtful
     assert "by certificates; served with TLS" in listening(mutual).told
 
