@@ -135,6 +135,7 @@ class Settings:
     max_prefill_tokens: int = _default("max_prefill_tokens")
     kv_cache_mib: int = _default("kv_cache_mib")
     prompt_cache_mib: int = _default("prompt_cache_mib")
+    loaded_prompts_mib: int = _default("loaded_prompts_mib")
     cuda_graphs: bool = _default("cuda_graphs")
     listen_host: str = _default("listen_host")
     allow_insecure: bool = _default("allow_insecure")
@@ -193,6 +194,7 @@ _ROWS = ParameterTable(
     row("max_prefill_tokens", int, 1),
     row("kv_cache_mib", int, 0),
     row("prompt_cache_mib", int, 0),
+    row("loaded_prompts_mib", int, 1),
     row("cuda_graphs", bool),
     row("listen_host", str),
     row("allow_insecure", bool),

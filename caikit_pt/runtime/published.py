@@ -5,18 +5,24 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from caikit.runtime.model_management.loaded_model import LoadedModel
 from caikit.runtime.model_management.model_manager import ModelManager
 
+from caikit_pt import settings
 from caikit_pt.errors import InvalidParameter, UnknownModel, shown
 from caikit_pt.module import PeftPromptTuning
 from caikit_pt.paths import check_model_name, inside, open_file
 from caikit_pt.soft_prompt.config_file import CONFIG, check_config
 from caikit_pt.status import caikit_errors
 
+# What a prompt takes in memory beside its tensors: its module, its configuration, its tokens.
+_BYTES_BESIDE = 2**14
 # Of a config.yml, which begins with the module that has saved it.
 _BEGINNING = 2**16  # bytes
 _OURS = re.compile(rf"^module_id: ['\"]?{PeftPromptTuning.MODULE_ID}['\"]?\s*$", re.MULTILINE)
@@ -25,12 +31,22 @@ _OURS = re.compile(rf"^module_id: ['\"]?{PeftPromptTuning.MODULE_ID}['\"]?\s*$",
 class PublishedPrompts(ModelManager):
     """caikit's manager, once it has been made; caikit's own takes an id for any path of the machine."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._room = _Room(settings.current().loaded_prompts_mib * 2**20, self._forget)
+
+    def _forget(self, model_id: str) -> None:
+        """It is loaded again by the next request that names it; whoever asks it now has it."""
+        self.loaded_models.pop(model_id, None)
+
     def retrieve_model(self, model_id: str) -> Any:
         """Raises CaikitRuntimeException, NOT_FOUND where nothing has been published under `model_id`."""
         if model_id and model_id not in self.loaded_models and not self._holds(model_id):
             with caikit_errors():
                 raise UnknownModel(f"Model {shown(model_id)} not found")
-        return super().retrieve_model(model_id)
+        model = super().retrieve_model(model_id)
+        self._room.use(model_id, model)
+        return model
 
     def load_model(self, model_id: str, local_model_path: str, *types: Any, **options: Any) -> LoadedModel:
         """Raises CaikitRuntimeException: INVALID_ARGUMENT where the path can't be one, NOT_FOUND where no
@@ -80,6 +96,32 @@ class PublishedPrompts(ModelManager):
         root = os.path.realpath(self._local_models_dir)
         with caikit_errors():
             return str(inside(root, path and os.path.relpath(path, root), "modelPath"))
+
+
+class _Room:
+    """What prompts in memory may take together: those that were asked the longest ago have to leave."""
+
+    def __init__(self, most_bytes: int, forget: Callable[[str], None]) -> None:
+        self._most, self._forget = most_bytes, forget
+        self._sizes: OrderedDict[str, int] = OrderedDict()
+        self._total = 0
+        self._lock = threading.Lock()
+
+    def use(self, model_id: str, model: Any) -> None:
+        """It is asked now."""
+        with self._lock:
+            if model_id not in self._sizes:
+                tensors = getattr(model, "tuned", None) and model.tuned.prompt.tensors.values()
+                self._sizes[model_id] = size = _BYTES_BESIDE + sum(one.nbytes for one in tensors or ())
+                self._total += size
+            self._sizes.move_to_end(model_id)
+            gone = []
+            while len(self._sizes) > 1 and self._total > self._most:
+                name, size = self._sizes.popitem(last=False)
+                self._total -= size
+                gone.append(name)
+        for one in gone:
+            self._forget(one)
 
 
 def _is_tuned_prompt(path: Path) -> bool:

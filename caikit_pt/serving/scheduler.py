@@ -233,7 +233,8 @@ class Scheduler:
     def _turns(self, running: Sequence[Generation]) -> list[Generation]:
         """The next of those that wait: who was put back, then whose tenant has fewest running or before them,
         of these whose tenant has waited longest for a turn, of these in the order of arrival."""
-        waiting = list(self._waiting)
+        # Whom nobody waits for costs nothing more, and is dropped at the next look.
+        waiting = [each for each in self._waiting if not each.cancelled]
         tenants = {each.tenant for each in waiting}
         if len(tenants) < 2:
             return waiting[:_LOOK_AHEAD]
