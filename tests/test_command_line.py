@@ -93,7 +93,8 @@ def test_tune_and_watch_as_json(
     watched = objects(capfd.readouterr().out)
     assert [event["number"] for event in watched] == list(range(1, len(watched) + 1))
     assert watched[-1]["state"] == "COMPLETED"
-    assert watched[-2]["data"]["path"] == str(server.models / "lines")
+    # In the directory of models, wherever that is.
+    assert watched[-2]["data"]["path"] == "lines"
     assert main(["watch", "lines.1", address, "--json", f"--from-event={len(watched) - 1}"]) == 0
     assert objects(capfd.readouterr().out) == watched[-1:]
 

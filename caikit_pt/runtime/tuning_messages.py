@@ -49,7 +49,7 @@ class TrainingEvent(DataObjectBase):
     `kind` says what else is set: state (state, text), phase (text: loading, training, publishing), progress
     (progress; data.points: pairs of update and loss since the last), validation (data: step, epoch, scores by
     name, best), checkpoint (data: step, seconds), warning and death (text), verdict (data), artifact (data:
-    model_name, path), tracking (text, data: tracker).
+    model_name, path within the directory of models), tracking (text, data: tracker).
     """
 
     number: Annotated[int, FieldNumber(1)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -212,7 +213,7 @@ class TuningServicer:
             queued_before=self._store.ahead_of(job) if job.state == kinds.QUEUED else 0,
             progress=_progress(job.progress) if job.progress else None,
             base_model=job.parameters["base_model"],
-            path=job.path,
+            path=_place(job.path),
         )
 
     def _points(self, job: Job) -> dict[str, Any]:
@@ -280,6 +281,8 @@ def _thinned(points: list[list[float | None]]) -> list[list[float | None]]:
 
 def _event(event: Event) -> TrainingEvent:
     data = dict(event.data)
+    if event.kind == kinds.ARTIFACT:
+        data["path"] = _place(data["path"])
     progress = _progress(event.data) if event.kind == kinds.PROGRESS else None
     if progress:
         data = {"points": data["points"]}
@@ -293,6 +296,11 @@ def _event(event: Event) -> TrainingEvent:
         progress=progress,
         data=data or None,
     )
+
+
+def _place(path: str) -> str:
+    """Where a prompt lies in the directory of models: where that is, is no client's business."""
+    return os.path.basename(path)
 
 
 def _progress(data: Any) -> TrainingProgress:

@@ -62,9 +62,11 @@ class GuardedContext:
     def abort(self, code: grpc.StatusCode, details: str) -> NoReturn:
         """Ends the RPC. Where that is for an error of ours, its details are told, too; what nobody has
         foreseen is for the log alone. Raises Aborted."""
-        error = self._cut_off or _ours(sys.exception())
         if self._cut_off is not None:
             self.refuse(self._cut_off)
+        if not self._context.is_active():
+            self._leave()
+        error = _ours(sys.exception())
         if error is None and code in _DEFECTS:
             error = Unforeseen(self.request_id)
             _LOG.error("request %s failed: %s", self.request_id, details, exc_info=True)
@@ -77,6 +79,15 @@ class GuardedContext:
     def refuse(self, error: CaikitPtError) -> NoReturn:
         """Ends the RPC with an error of ours. Raises Aborted."""
         self._end(grpc.StatusCode[error.status], str(error), error)
+
+    def _leave(self) -> NoReturn:
+        """Nobody waits any more, which is no refusal: the client has left, or its time is over."""
+        left = self._context.time_remaining()
+        is_late = left is not None and left <= 0
+        code = grpc.StatusCode.DEADLINE_EXCEEDED if is_late else grpc.StatusCode.CANCELLED
+        with suppress(Exception):
+            self._context.abort(code, "")
+        raise Aborted(code)
 
     def _end(self, code: grpc.StatusCode, text: str, error: CaikitPtError | None) -> NoReturn:
         refused(code, error)

@@ -232,9 +232,11 @@ class _Answers:
         """The request, if it may be answered. Raises CaikitPtError."""
         call = self._let_in(context)
         message = self._message(messages, context)
-        for action, line.model in self._door.named(message, context.invocation_metadata()):
+        for action, model in self._door.named(message, context.invocation_metadata()):
+            # The first is what it is about; others it looks at.
+            line.model = line.model or model
             if call:
-                call.principal.check(action, line.model)
+                call.principal.check(action, model)
         return message
 
     def _let_in(self, context: GuardedContext) -> Call | None:

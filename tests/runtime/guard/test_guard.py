@@ -22,6 +22,7 @@ from caikit_pt.runtime.guard.caller import client_of
 from caikit_pt.runtime.guard.door import ANSWERS, CONTROL, STREAMS, TRAININGS, WATCHES
 from caikit_pt.runtime.guard.guard import Guard
 from caikit_pt.runtime.guard.lane import Lane
+from caikit_pt.runtime.refusals import counts
 from tests.runtime.servers import wait_for
 
 NLP, MANAGEMENT = "caikit.runtime.Nlp.NlpService", "caikit.runtime.models.ModelManagement"
@@ -294,6 +295,29 @@ def test_whoever_waits_for_its_end_is_told(end: str) -> None:
         assert ended.wait(5)
     assert ids == [("one", f"/{NLP}/{PREDICT}", "127.0.0.1")] or ids == [("one", f"/{NLP}/{PREDICT}", "::1")]
     assert calls.current() is None
+
+
+@pytest.mark.parametrize(("end", "status"), [("cancelled", "CANCELLED"), ("deadline", "DEADLINE_EXCEEDED")])
+def test_who_has_left_was_not_refused(end: str, status: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Though caikit ends his request with a status of its own."""
+    begun, gone = threading.Event(), threading.Event()
+
+    def answer(_: Any, context: Any) -> Any:
+        context.add_callback(gone.set)
+        begun.set()
+        gone.wait(10)
+        context.abort(grpc.StatusCode.ABORTED, "Request aborted")
+
+    before = counts()
+    with serving(answer) as service, caplog.at_level(logging.INFO):
+        rpc = service.channel.unary_unary(f"/{NLP}/{PREDICT}", None, RESPONSE.FromString)
+        under_way: Any = rpc.future(b"", timeout=0.3 if end == "deadline" else 10)
+        assert begun.wait(5)
+        if end == "cancelled":
+            under_way.cancel()
+        wait_for(lambda: "status=" in caplog.text, 5)
+    assert f"status={status}" in caplog.text
+    assert counts() == before
 
 
 @pytest.mark.parametrize(
