@@ -10,6 +10,16 @@ from typing import Any
 from caikit_pt.errors import InvalidParameter, in_short
 
 _MOST_NAMED = 5
+# What types of models call the number of layers that they build.
+_LAYERS = (
+    "num_hidden_layers",
+    "num_layers",
+    "num_decoder_layers",
+    "encoder_layers",
+    "decoder_layers",
+    "n_layer",
+    "n_layers",
+)
 # In the order in which transformers looks for them.
 _WHOLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _TORCH_WHOLE, _TORCH_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
@@ -47,8 +57,9 @@ def check_layers(name: str, directory: Path, config: Mapping[str, Any]) -> None:
     for file in directory.glob("*.safetensors"):
         with safe_open(file, "pt") as opened:
             tensors += len(opened.keys())
-    for key, value in config.items():
-        if "layer" in key and type(value) is int and value > tensors > 0:
+    for key in _LAYERS:
+        value = config.get(key)
+        if type(value) is int and value > tensors > 0:
             raise broken(name, f"{key} in config.json is {value:,}, and the files have {tensors:,} tensors")
 
 

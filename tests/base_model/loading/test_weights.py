@@ -99,6 +99,10 @@ class Runs:
 
 
 SPOILT: dict[str, tuple[_Change, str]] = {
+    "more layers than tensors": (
+        changed("config.json", num_hidden_layers=10**9),
+        "num_hidden_layers in config.json",
+    ),
     "a tensor is gone": (tensors(lambda found: found.pop(DOWN)), f"missing: {DOWN}"),
     "the embeddings are gone": (
         tensors(lambda found: found.pop("model.embed_tokens.weight")),
