@@ -292,7 +292,7 @@ def test_who_waits_for_a_thread_is_under_way() -> None:
         waiting: Any = rpc.future(b"", timeout=10)
         wait_for(lambda: lane._waiting, 5)
         assert not service.guard._under_way
-        assert service.guard.busy
+        wait_for(lambda: service.guard.busy, 1)
         held.set()
         assert waiting.result() is not None
         assert all(thread.result() for thread in threads)
