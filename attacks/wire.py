@@ -73,6 +73,69 @@ def _unread(target: Target) -> object:
         return next(refused[0])
 
 
+def _health_watches(target: Target) -> object:
+    """Of 100 that needn't say who they are, each with a long name of its own."""
+    with _own_channel(target) as channel:
+        rpc: Any = channel.unary_stream("/grpc.health.v1.Health/Watch", None, None)
+        watching = [rpc(b"\x0a\xfa\x01" + b"%0250d" % number, timeout=15) for number in range(100)]
+        refused = _refused(watching)
+        assert _is_live(target)
+        return next(refused)
+
+
+def _health_without_a_name(target: Target) -> object:
+    """100 health checks whose message never comes."""
+    with _own_channel(target) as channel:
+        rpc: Any = channel.stream_unary("/grpc.health.v1.Health/Check", None, None)
+        silent = [rpc.future(_nothing(), timeout=15) for _ in range(100)]
+        assert _is_live(target)
+        return silent[0].result()
+
+
+def _conversations(target: Target) -> object:
+    """100 conversations about what this server has, in which nothing is said."""
+    with _own_channel(target) as channel:
+        rpc: Any = channel.stream_stream(
+            "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", None, None
+        )
+        silent = [rpc(_nothing(), timeout=15) for _ in range(100)]
+        refused = _refused(silent)
+        assert _is_live(target)
+        return next(refused)
+
+
+def _names(target: Target) -> object:
+    """1,000 RPCs that there aren't."""
+    with _own_channel(target) as channel:
+        asked: list[Any] = [
+            channel.unary_unary(f"{_NLP}/{number:0900d}", None, None).future(b"", timeout=15)
+            for number in range(1000)
+        ]
+        assert {one.code().name for one in asked} == {"UNIMPLEMENTED"}
+        return asked[0].result()
+
+
+def _own_channel(target: Target) -> grpc.Channel:
+    return grpc.insecure_channel(f"localhost:{target.port}", [("grpc.use_local_subchannel_pool", 1)])
+
+
+def _is_live(target: Target) -> bool:
+    """For whoever asks health, at once."""
+    with _own_channel(target) as channel:
+        return bool(channel.unary_unary("/grpc.health.v1.Health/Check", None, None)(b"", timeout=3))
+
+
+def _refused(streams: list[Any]) -> Any:
+    """One of `streams`, of which the server is to take few."""
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        refused = [one for one in streams if one.done()]
+        if len(refused) > len(streams) * 0.9:
+            return refused[0]
+        time.sleep(0.05)
+    raise AssertionError("all are taken on")
+
+
 def _begun_and_left(target: Target) -> object:
     """Rapid reset: 3,000 requests that are cancelled as soon as they are sent."""
     # On a connection of its own, which the server may close.
@@ -142,6 +205,14 @@ ATTACKS = [
     Attack("a service that there isn't", _sent(b"", "/evil.Service/Do"), ("UNIMPLEMENTED",)),
     Attack("caikit's Process", _sent(b"", "/processproto.Process/Run"), ("UNIMPLEMENTED",)),
     Attack("a message that never comes, 100 times", _silent, ("CANCELLED",), seconds=30),
+    Attack("100 watchers of health", _health_watches, ("RESOURCE_EXHAUSTED",)),
+    Attack("100 health checks that don't say of what", _health_without_a_name, ("CANCELLED",)),
+    Attack(
+        "a health check of 5 MiB",
+        _sent(b"\x0a" + b"x" * (5 * 2**20), "/grpc.health.v1.Health/Check"),
+    ),
+    Attack("100 conversations in which nothing is said", _conversations, ("RESOURCE_EXHAUSTED",)),
+    Attack("1,000 RPCs that there aren't", _names, ("UNIMPLEMENTED",), seconds=60),
     Attack("120 streams that nobody reads", _unread, ("RESOURCE_EXHAUSTED",), seconds=30),
     Attack("3,000 requests that are taken back", _begun_and_left, (ANSWERED,), seconds=60),
     Attack("400 connections that say nothing", _connections, (ANSWERED,)),

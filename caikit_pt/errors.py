@@ -187,6 +187,12 @@ class ClosedDoor(CaikitPtError):
     status = "UNIMPLEMENTED"
 
 
+class UnknownRpc(CaikitPtError):
+    """There is no RPC of this name."""
+
+    status = "UNIMPLEMENTED"
+
+
 class QuotaExceeded(CaikitPtError):
     """A principal, or all together, have used what `quotas` gives them."""
 

@@ -23,6 +23,14 @@ Every RPC that fails has a status, a text for a person and, in the trailing meta
 - `RetryInfo`: after how long the same request may succeed. Where there is none, it won't unless something
   else changes.
 
+Without details end, since nobody of this server is asked: a request whose message doesn't arrive in
+`max_message_seconds` (health: 5), as CANCELLED; one of more bytes than `grpc.max_receive_message_length`, or
+with more metadata than `grpc.max_metadata_size`, as RESOURCE_EXHAUSTED; one beyond
+`runtime.grpc.maximum_concurrent_rpcs`, as RESOURCE_EXHAUSTED (unset, it is more than
+all RPCs that are let in); one that comes on a connection that has just been told to end, or a stream of
+requests that is silent then, as CANCELLED; and what a client ends itself. Of more than twelve health checks
+of one host at the same time the first is CANCELLED for the next.
+
 What caikit refuses itself has the name of its status as its reason. Reasons stay what they are in later
 releases. In Python they are `reason`, `request_id`, `field` and `retry_seconds` of `ServerError`.
 

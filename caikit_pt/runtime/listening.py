@@ -105,16 +105,20 @@ def _is_local(host: str) -> bool:
 
 
 class ListeningGrpc:
-    """grpc, for caikit's server, which binds every address with the certificates of its start."""
+    """grpc, for caikit's server, which binds every address with the certificates of its start, and has no
+    bound of RPCs."""
 
-    def __init__(self, listening: Listening, certificates: Certificates | None) -> None:
-        self._listening, self._certificates = listening, certificates
+    def __init__(self, listening: Listening, certificates: Certificates | None, most_rpcs: int) -> None:
+        """`most_rpcs` may be under way, where runtime.grpc.maximum_concurrent_rpcs says nothing."""
+        self._listening, self._certificates, self._most_rpcs = listening, certificates, most_rpcs
 
     def __getattr__(self, name: str) -> Any:
         return getattr(grpc, name)
 
     def server(self, *arguments: Any, **options: Any) -> Any:
         """As that of grpc; it listens where the settings say."""
+        if options.get("maximum_concurrent_rpcs") is None:
+            options["maximum_concurrent_rpcs"] = self._most_rpcs
         return _Server(grpc.server(*arguments, **options), self._listening.hosts)
 
     def ssl_server_credentials(self, *arguments: Any, **options: Any) -> Any:

@@ -20,7 +20,7 @@ from caikit_pt.runtime.certificates import Certificates
 from caikit_pt.runtime.drain import Drain
 from caikit_pt.runtime.guard.doorkeeper import Doorkeeper
 from caikit_pt.runtime.guard.guard import Guard
-from caikit_pt.runtime.guard.lanes import lanes
+from caikit_pt.runtime.guard.lanes import lanes, most_rpcs
 from caikit_pt.runtime.health import Health, HealthModule
 from caikit_pt.runtime.listening import Listening, ListeningGrpc
 from caikit_pt.runtime.preload import Preload
@@ -40,8 +40,9 @@ class Server(grpc_server.RuntimeGRPCServer):
         listening = Listening(now, runtime.tls)
         certificates = Certificates(runtime.tls) if runtime.tls.server.key else None
         own = certificates.own if certificates and certificates.clients_need_one else None
+        there = lanes(now, runtime.server_thread_pool_size)
         self.guard = Guard(
-            lanes(now, runtime.server_thread_pool_size),
+            there,
             _opened(),
             now.max_message_seconds,
             Doorkeeper(now, own),
@@ -50,7 +51,7 @@ class Server(grpc_server.RuntimeGRPCServer):
         # The one interceptor that caikit gives its server, what it makes the server and its port with, and
         # what it says which services are healthy and shown.
         grpc_server.PROMETHEUS_METRICS_INTERCEPTOR = self.guard
-        grpc_server.grpc = ListeningGrpc(listening, certificates)
+        grpc_server.grpc = ListeningGrpc(listening, certificates, most_rpcs(there.values()))
         grpc_server.health = HealthModule(self.health)
         grpc_server.reflection = Reflection(self.health, service().descriptor.full_name)
         super().__init__()
@@ -77,9 +78,10 @@ class Server(grpc_server.RuntimeGRPCServer):
         """Whoever starts the server hears signals (signals.py)."""
 
     def _end_trainings(self) -> None:
-        """While the last requests are answered."""
-        self.trainer.stop()
+        """While the last requests are answered. Whoever watches them is sent elsewhere before they have
+        kept their snapshots, which may take seconds."""
         self.tuning.stop()
+        self.trainer.stop()
 
 
 def _opened() -> frozenset[str]:

@@ -12,7 +12,7 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from caikit_pt.call import current as current_call
-from caikit_pt.errors import CaikitPtError, InvalidParameter, InvalidRecord
+from caikit_pt.errors import CaikitPtError, InvalidParameter, InvalidRecord, ServerStopping
 from caikit_pt.parameters.table import Parameter
 from caikit_pt.runtime import job as kinds
 from caikit_pt.runtime.job import STATES, Event, Job
@@ -82,7 +82,8 @@ class TuningServicer:
         self._stopping = False
 
     def stop(self) -> None:
-        """The server waits for no watcher. They may watch again when it is back."""
+        """The server waits for no watcher. They may watch again when it is back. Evaluations go on: they
+        are answers under way."""
         self._stopping = True
 
     @_answering
@@ -124,7 +125,8 @@ class TuningServicer:
         return training.to_proto()
 
     def WatchTraining(self, request: Any, context: Any) -> Iterator[Any]:
-        """Raises UnknownJob, and StateUnavailable where the store can't be read now: clients come again.
+        """Raises UnknownJob, and StateUnavailable where the store can't be read now or ServerStopping where
+        the server ends: clients come again.
 
         Reads from the store at the client's pace; no training waits for it.
         """
@@ -132,8 +134,6 @@ class TuningServicer:
             yield from self._events(request, context)
 
     def _events(self, request: Any, context: Any) -> Iterator[Any]:
-        import grpc
-
         asked = WatchTrainingRequest.from_proto(request)
         job = self._trainer.job(asked.training_id)
         last = asked.from_event
@@ -150,9 +150,7 @@ class TuningServicer:
             if over:
                 return
             if stopping:
-                context.abort(
-                    grpc.StatusCode.UNAVAILABLE, "The server stops; the training goes on when it is back"
-                )
+                raise ServerStopping("The server stops; the training goes on when it is back")
             self._store.wait_for_change(seen, _SECONDS_BETWEEN_LOOKS)
 
     @_answering
@@ -189,14 +187,10 @@ class TuningServicer:
 
     def _heard(self, steps: Iterator[Done], context: Any) -> Iterator[Done]:
         """Those of `steps` that a client is told of, as long as it listens; the last is one of them."""
-        import grpc
-
         told = -_SECONDS_BETWEEN_STEPS
         for done in steps:
             if not context.is_active():
                 return
-            if self._stopping:
-                context.abort(grpc.StatusCode.UNAVAILABLE, "The server stops. Evaluate again when it is back")
             if done.seconds >= told + _SECONDS_BETWEEN_STEPS or done.done == done.of:
                 told = done.seconds
                 yield done

@@ -212,10 +212,19 @@ def test_a_socket_of_this_machine_is_where_it_is_said_to_be() -> None:
         return 1
 
     server = SimpleNamespace(add_insecure_port=add)
-    guarded = ListeningGrpc(listening(), None)
+    guarded = ListeningGrpc(listening(), None, 100)
+    bounds: list[object] = []
+
+    def make(*, maximum_concurrent_rpcs: object) -> Any:
+        bounds.append(maximum_concurrent_rpcs)
+        return server
+
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("grpc.server", lambda: server)
-        made = guarded.server()
+        patched.setattr("grpc.server", make)
+        guarded.server(maximum_concurrent_rpcs=7)
+        made = guarded.server(maximum_concurrent_rpcs=None)
+    # What the settings say counts; where they say nothing, RPCs have a bound all the same.
+    assert bounds == [7, 100]
     for address in ("unix:///tmp/x", "[::]:8085"):
         made.add_insecure_port(address)
     assert asked == ["unix:///tmp/x", "127.0.0.1:8085", "[::1]:8085"]

@@ -278,6 +278,59 @@ def test_the_end_of_the_grace_period_is_told_and_exits_with_0(server: Server) ->
     assert "terminate called" not in server.log.read_text()
 
 
+def evaluating(port: int, records: int) -> dict[str, Any]:
+    with TuningClient(f"localhost:{port}") as client:
+        test = [{"input": f"{TEXT} {number}", "output": "bad"} for number in range(records)]
+        return client.evaluate("first", test, max_new_tokens=100)
+
+
+def test_an_evaluation_under_way_is_finished(server: Server) -> None:
+    """It was ended without a word of when to come again, at the first moment of the end."""
+    server.start().close()
+    warm(server.port)
+    with ThreadPoolExecutor(1) as pool:
+        report = pool.submit(evaluating, server.port, 100)
+        time.sleep(1.0)
+        assert not report.done()
+        server.process.terminate()
+        assert report.result()["records"] == 100
+    assert server.process.wait(30) == 0
+
+
+def test_an_evaluation_is_cut_off_at_the_end_of_the_grace_period(server: Server) -> None:
+    configured(server, RUNTIME_GRPC_SERVER_SHUTDOWN_GRACE_PERIOD_SECONDS=1).start().close()
+    warm(server.port)
+    with ThreadPoolExecutor(1) as pool:
+        report = pool.submit(evaluating, server.port, 1000)
+        time.sleep(1.5)
+        assert server.stop() < 15
+        error: Any = report.exception()
+        assert (error.status, error.reason, error.retry_seconds) == ("UNAVAILABLE", "SERVER_STOPPING", 1.0)
+        assert "the 1 seconds are over" in str(error)
+    assert server.process.returncode == 0
+
+
+def test_whoever_watches_a_training_hears_at_once_that_the_server_ends(server: Server) -> None:
+    """He heard when trainings had kept their snapshots, up to ten seconds later, and not when to come."""
+    client = configured(server, DRAIN_SECONDS=4).start()
+    id = client.tune("goes-on", base_model=T5, records=RECORDS, **{**QUICK, "num_epochs": 150})
+    wait_for(lambda: client.training(id).state == "RUNNING")
+
+    def lost(error: ServerError) -> None:
+        raise error
+
+    with ThreadPoolExecutor(1) as pool:
+        watching = pool.submit(lambda: list(client.watch(id, on_lost=lost)))
+        time.sleep(0.5)
+        server.process.terminate()
+        # As long as the server answers whoever comes, it has not ended.
+        error: Any = watching.exception(4)
+        assert server.process.poll() is None
+    assert (error.reason, error.retry_seconds) == ("SERVER_STOPPING", 1.0)
+    assert server.process.wait(30) == 0
+    client.close()
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_second_signal_ends_it_at_once(server: Server, number: signal.Signals) -> None:
     server.start().close()

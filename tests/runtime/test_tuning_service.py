@@ -92,14 +92,29 @@ def test_a_client_that_leaves_ends_its_evaluation(servicer: TuningServicer, endl
     assert endless.closed
 
 
-def test_nobody_evaluates_while_the_server_stops(servicer: TuningServicer, endless: Endless) -> None:
-    first = servicer.Evaluate(EvaluateRequest().to_proto(), one := Context(9))
-    next(first)
+def test_an_evaluation_goes_on_while_the_server_stops(servicer: TuningServicer, endless: Endless) -> None:
+    """It is an answer under way, and the grace period is for these."""
+    events = servicer.Evaluate(EvaluateRequest().to_proto(), one := Context(2))
+    assert next(events).done == 1
     servicer.stop()
-    with pytest.raises(Left, match="The server stops"):
-        next(first)
-    assert one.status == "UNAVAILABLE"
+    assert next(events).done == 2
+    # What is cut off at its end isn't active any more.
+    one.events = 0
+    assert list(events) == []
     assert endless.closed
+
+
+def test_whoever_watches_is_sent_elsewhere_when_the_server_stops(tmp_path: Path) -> None:
+    store = JobStore(tmp_path)
+    store.add(job("one"))
+    servicer = TuningServicer(SimpleNamespace(store=store, job=store.find))  # type: ignore[arg-type]
+    request = WatchTrainingRequest(training_id="one").to_proto()
+    watched = servicer.WatchTraining(request, context := Context(9))
+    assert next(watched).kind == "state"
+    servicer.stop()
+    with pytest.raises(Left, match="The server stops; the training goes on when it is back"):
+        next(watched)
+    assert context.status == "UNAVAILABLE"
 
 
 def test_a_watch_that_the_store_fails_is_to_be_taken_up_again(tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ class GuardedContext:
         self._context, self.request_id = context, request_id
         self._cut_off: CaikitPtError | None = None
         self._listening: list[Callable[[], None]] = []
+        self._code, self._details = grpc.StatusCode.OK, ""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._context, name)
@@ -58,6 +59,21 @@ class GuardedContext:
         """Raises what it was cut off with."""
         if self._cut_off is not None:
             raise self._cut_off
+
+    def set_code(self, code: grpc.StatusCode) -> None:
+        """As gRPC's; what its service says with it is told at the end, by `settle`."""
+        self._code = code
+
+    def set_details(self, details: str) -> None:
+        """As gRPC's."""
+        self._details = details
+
+    def settle(self) -> None:
+        """The service has returned: ends the RPC where that was no success. Raises Aborted, and what it was
+        cut off with."""
+        self.check()
+        if self._code is not grpc.StatusCode.OK:
+            self.abort(self._code, self._details or self._code.value[1])
 
     def abort(self, code: grpc.StatusCode, details: str) -> NoReturn:
         """Ends the RPC. Where that is for an error of ours, its details are told, too; what nobody has

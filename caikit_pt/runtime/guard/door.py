@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 from caikit_pt.errors import InvalidParameter, UnknownJob, UnknownModel, shown
@@ -20,10 +21,14 @@ LOOKS = (WATCH, KNOW, PROBE)
 
 # The lanes (lane.py) that RPCs are answered in.
 ANSWERS, STREAMS, WATCHES, TRAININGS, CONTROL = "answers", "streams", "watches", "trainings", "control"
+HEALTH, HEALTH_WATCHES, REFLECTION = "health", "health-watches", "reflection"
+# When the server ends, nobody in these is waited for: of a conversation, until something has been asked.
+NOT_AWAITED = (HEALTH, HEALTH_WATCHES, REFLECTION)
 
 MODEL_ID = "mm-model-id"
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 _SMALL, _WITH_RECORDS = 4 * 2**20, 0  # bytes of a message; 0: as gRPC's own limit has it
+_NAME_ALONE = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +45,14 @@ class Door:
     # It is about all models, whatever its request names.
     of_all: bool = False
     most_bytes: int = _SMALL
+    # Of a stream of requests.
+    most_messages: int = 1000
+    # Under way at the same time; 0: quotas and lanes alone say how many.
+    most_per_client: int = 0
+    # The first of these is cancelled for one more, which is refused else.
+    give_way: bool = False
+    # For a message to arrive, where max_message_seconds allows more.
+    most_seconds: float = inf
     # The setting that opens it, where it is closed without.
     opened_by: str = ""
 
@@ -101,6 +114,10 @@ _MANAGEMENT = Door(
 )
 _MODEL_MESH = Door(DEPLOY, CONTROL, models=("modelId",), of_all=True, opened_by="model_management_rpcs")
 
+_CHECK = Door(PROBE, HEALTH, most_bytes=_NAME_ALONE, most_per_client=12, give_way=True, most_seconds=5.0)
+_WATCH = Door(PROBE, HEALTH_WATCHES, most_bytes=_NAME_ALONE, most_per_client=8, most_seconds=5.0)
+_REFLECT = Door(KNOW, REFLECTION, most_bytes=64 * 1024, most_per_client=4, opened_by="reflection")
+
 _SERVICES: dict[str, dict[str, Door]] = {
     r"caikit\.runtime\.\w+\.\w+JobService": {r"\w+": _OF_JOBS},
     r"caikit\.runtime\.\w+\.\w+TrainingService": {r"\w+Train": _TUNE},
@@ -129,8 +146,8 @@ _SERVICES: dict[str, dict[str, Door]] = {
         r"ServerStreaming\w+TaskPredict": _PREDICT_STREAM,
         r"\w+TaskPredict": _PREDICT,
     },
-    r"grpc\.health\.v1\.Health": {"Watch": Door(PROBE, WATCHES), "Check": Door(PROBE, CONTROL)},
-    r"grpc\.reflection\.v1\w*\.ServerReflection": {r"\w+": Door(KNOW, CONTROL, opened_by="reflection")},
+    r"grpc\.health\.v1\.Health": {"Watch": _WATCH, "Check": _CHECK},
+    r"grpc\.reflection\.v1\w*\.ServerReflection": {r"\w+": _REFLECT},
 }
 
 

@@ -10,8 +10,10 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import grpc
@@ -26,19 +28,24 @@ from caikit_pt.errors import (
     NotAllowed,
     OverCapacity,
     ServerStopping,
+    UnknownRpc,
 )
+from caikit_pt.runtime.guard.at_once import AtOnce
 from caikit_pt.runtime.guard.caller import client_of
 from caikit_pt.runtime.guard.context import Aborted, GuardedContext
-from caikit_pt.runtime.guard.door import CONTROL, GENERATE, LOOKS, PROBE, TUNE, Door, door_of
+from caikit_pt.runtime.guard.door import GENERATE, LOOKS, NOT_AWAITED, PROBE, TUNE, Door, door_of
 from caikit_pt.runtime.guard.doorkeeper import Doorkeeper
 from caikit_pt.runtime.guard.lane import Lane
 from caikit_pt.runtime.guard.patience import Patience
+from caikit_pt.runtime.guard.places import Places
+from caikit_pt.runtime.guard.silence import Silence
 from caikit_pt.runtime.request_log import RequestLog, logged
 from caikit_pt.runtime.tracing import COMPLETION, TUNING, accepted, request_span
 
 REQUEST_ID = "x-request-id"
 _OPERATIONS = {GENERATE: COMPLETION, TUNE: TUNING}
 _STOPPING = ServerStopping("This server is ending, and takes nothing on. Another one, or the next, answers")
+_UNKNOWN = UnknownRpc("This server has no RPC of this name")
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
@@ -46,7 +53,7 @@ _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 class _Handlers:
     """An RPC as it is answered, and as it is refused."""
 
-    lane: Lane
+    lane: Lane | None
     answering: Any
     refusing: Any
     # When the server ends; None where it is answered nevertheless.
@@ -67,18 +74,25 @@ class Guard(grpc.ServerInterceptor):  # type: ignore[type-arg]
         self._lanes, self._opened = lanes, opened
         self._doorkeeper = doorkeeper or Doorkeeper()
         self._patience = Patience(message_seconds)
+        self._refusals = AtOnce()
+        self._unknown = _refusing(_UNKNOWN, self._refusals)
         self._known: dict[str, _Handlers | None] = {}
         self._closed: frozenset[str] = frozenset()
         self._under_way: set[GuardedContext] = set()
+        self._silence = Silence(_STOPPING)
 
     def close(self, *lanes: str) -> None:
         """Nobody is let into these any more, without any into all; health is told of all the same."""
         self._closed |= {*(lanes or self._lanes)}
+        if not lanes:
+            self._silence.end()
 
     @property
     def busy(self) -> bool:
-        """Whether anything but health is asked for."""
-        return bool(self._under_way)
+        """Whether anything but health is asked for, be it that it waits for a thread."""
+        return bool(self._under_way) or any(
+            lane.busy for lane in self._lanes.values() if lane.name not in NOT_AWAITED
+        )
 
     def cut_off(self, error: CaikitPtError) -> int:
         """Ends whatever is under way with `error`; how much that is."""
@@ -93,12 +107,14 @@ class Guard(grpc.ServerInterceptor):  # type: ignore[type-arg]
         if method not in self._known:
             handler = continuation(details)
             if handler is None:
-                # Names that there aren't are of any number.
-                return None
+                # Names that there aren't are of any number: none is remembered.
+                return self._unknown
             self._known[method] = self._handlers(method, handler)
         known = self._known[method]
         if known is None:
-            return None
+            return self._unknown
+        if known.lane is None:
+            return known.refusing
         if known.stopping and known.lane.name in self._closed:
             return known.stopping
         return known.refusing if known.lane.full else known.answering
@@ -107,19 +123,18 @@ class Guard(grpc.ServerInterceptor):  # type: ignore[type-arg]
         door = door_of(method)
         if door is None:
             return None
-        lane, control = self._lanes[door.lane], self._lanes[CONTROL]
+        lane = self._lanes[door.lane]
         if door.opened_by and door.opened_by not in self._opened:
             closed = ClosedDoor(f"This server has no {method}, unless its setting {door.opened_by} is true")
-            refusing = _refusing(handler, closed, control)
-            return _Handlers(control, refusing, refusing, None)
+            return _Handlers(None, None, _refusing(closed, self._refusals), None)
         is_health = door.action == PROBE
         under_way = set() if is_health else self._under_way
-        answers = _Answers(method, door, handler, self._patience, self._doorkeeper, under_way)
+        answers = _Answers(method, door, handler, self._patience, self._doorkeeper, under_way, self._silence)
         full = OverCapacity(
             f"{lane.most} RPCs like this one are under way, as many as may be. Try again later"
         )
-        stopping = None if is_health else _refusing(handler, _STOPPING, control)
-        return _Handlers(lane, answers.handler(lane), _refusing(handler, full, control), stopping)
+        stopping = None if is_health else _refusing(_STOPPING, self._refusals)
+        return _Handlers(lane, answers.handler(lane), _refusing(full, self._refusals), stopping)
 
 
 class _Answers:
@@ -133,10 +148,13 @@ class _Answers:
         patience: Patience,
         doorkeeper: Doorkeeper,
         under_way: set[GuardedContext],
+        silence: Silence,
     ) -> None:
-        """Whoever is answered is among those `under_way`."""
+        """Whoever is answered is among those `under_way`; whose stream says nothing yet, of the `silence`."""
         self._method, self._door, self._handler = method, door, handler
         self._patience, self._doorkeeper, self._under_way = patience, doorkeeper, under_way
+        self._silence = silence
+        self._places = Places(door.most_per_client, door.give_way)
 
     def handler(self, lane: Lane) -> Any:
         """As gRPC has it. Requests are streams of bytes: of a single one nobody knows that it is late."""
@@ -149,7 +167,7 @@ class _Answers:
                 else (grpc.stream_unary_rpc_method_handler)
             )
             behavior = self._converse if handler.response_streaming else self._listen
-            return make(_in(lane, behavior), handler.request_deserializer, serializer)
+            return make(_in(lane, behavior), None, serializer)
         if handler.response_streaming:
             return grpc.stream_stream_rpc_method_handler(_in(lane, self._stream), None, serializer)
         return grpc.stream_unary_rpc_method_handler(_in(lane, self._answer), None, serializer)
@@ -158,12 +176,12 @@ class _Answers:
         guarded = GuardedContext(context, _request_id(context))
         self._under_way.add(guarded)
         try:
-            with self._noted(guarded) as line:
+            with self._place(guarded), self._noted(guarded) as line:
                 message = self._admitted(messages, guarded, line)
                 with self._traced(guarded, line):
                     answer = self._handler.unary_unary(message, guarded)
                     line.training_id = getattr(answer, "training_id", "")
-                guarded.check()
+                guarded.settle()
                 return answer
         except BaseException as error:  # SystemExit, too: it would end the server, and leave its process
             return _end(guarded, error)
@@ -174,19 +192,23 @@ class _Answers:
         guarded = GuardedContext(context, _request_id(context))
         self._under_way.add(guarded)
         try:
-            with self._noted(guarded) as line:
+            with self._place(guarded), self._noted(guarded) as line:
                 message = self._admitted(messages, guarded, line)
                 with self._traced(guarded, line):
                     for answer in self._handler.unary_stream(message, guarded):
                         guarded.check()
                         yield answer
-                guarded.check()
+                guarded.settle()
         except GeneratorExit:
             raise
         except BaseException as error:
             _end(guarded, error)
         finally:
             self._under_way.discard(guarded)
+
+    def _place(self, context: GuardedContext) -> AbstractContextManager[None]:
+        """One of its client's."""
+        return self._places.one(client_of(context.peer()), context)
 
     @contextmanager
     def _noted(self, context: GuardedContext) -> Iterator[RequestLog]:
@@ -212,21 +234,36 @@ class _Answers:
 
     def _converse(self, requests: Iterator[Any], context: Any) -> Iterator[Any]:
         guarded = GuardedContext(context, _request_id(context))
+        self._under_way.add(guarded)
         try:
-            self._let_in(guarded)
-            yield from self._handler.stream_stream(requests, guarded)
+            with self._place(guarded):
+                self._let_in(guarded)
+                for answer in self._handler.stream_stream(self._messages(requests, guarded), guarded):
+                    guarded.check()
+                    # Whoever doesn't read is no better than who says nothing.
+                    with self._patience.with_(guarded):
+                        yield answer
+                guarded.settle()
         except GeneratorExit:
             raise
         except BaseException as error:
             _end(guarded, error)
+        finally:
+            self._under_way.discard(guarded)
 
     def _listen(self, requests: Iterator[Any], context: Any) -> Any:
         guarded = GuardedContext(context, _request_id(context))
+        self._under_way.add(guarded)
         try:
-            self._let_in(guarded)
-            return self._handler.stream_unary(requests, guarded)
+            with self._place(guarded):
+                self._let_in(guarded)
+                answer = self._handler.stream_unary(self._messages(requests, guarded), guarded)
+                guarded.settle()
+                return answer
         except BaseException as error:
             return _end(guarded, error)
+        finally:
+            self._under_way.discard(guarded)
 
     def _admitted(self, messages: Iterator[bytes], context: GuardedContext, line: RequestLog) -> Any:
         """The request, if it may be answered. Raises CaikitPtError."""
@@ -260,15 +297,37 @@ class _Answers:
         calls.begin(call)
         return call
 
+    def _messages(self, messages: Iterator[bytes], context: GuardedContext) -> Iterator[Any]:
+        """All of a stream's, each of which has its time."""
+        most = self._door.most_messages
+        for number in count(1):
+            self._under_way.discard(context)
+            with self._silence.of(context):
+                content = self._content(messages, context)
+            self._under_way.add(context)
+            if content is None:
+                return
+            if number > most:
+                raise InvalidParameter("request", f"message {number:,}", f"a stream of up to {most:,}")
+            context.check()
+            yield self._read(content)
+
     def _message(self, messages: Iterator[bytes], context: GuardedContext) -> Any:
+        content = self._content(messages, context)
+        if content is None:
+            raise InvalidParameter("request", "no message", "one message")
+        return self._read(content)
+
+    def _content(self, messages: Iterator[bytes], context: GuardedContext) -> bytes | None:
+        """The next message's; None where no more come. Raises Aborted."""
         try:
-            with self._patience.with_(context):
-                content = next(messages, None)
+            with self._patience.with_(context, self._door.most_seconds):
+                return next(messages, None)
         except grpc.RpcError:
             # The client has left, or was late.
             context.abort(grpc.StatusCode.CANCELLED, "")
-        if content is None:
-            raise InvalidParameter("request", "no message", "one message")
+
+    def _read(self, content: bytes) -> Any:
         most = self._door.most_bytes
         if most and len(content) > most:
             allowed = f"up to {most:,} bytes"
@@ -300,21 +359,17 @@ def _end(context: GuardedContext, error: BaseException) -> Any:
     context.abort(grpc.StatusCode.INTERNAL, repr(error))
 
 
-def _refusing(handler: Any, error: CaikitPtError, lane: Lane) -> Any:
-    """A handler that tells every caller of `handler` of `error`, and reads nothing."""
+def _refusing(error: CaikitPtError, at_once: AtOnce) -> Any:
+    """A handler that tells every caller of `error`, and reads nothing: of whatever kind an RPC is, its end
+    looks the same."""
 
     def refuse(_: Iterator[bytes], context: Any) -> Any:
         GuardedContext(context, _request_id(context)).refuse(error)
 
-    make = (
-        grpc.stream_stream_rpc_method_handler
-        if handler.response_streaming
-        else grpc.stream_unary_rpc_method_handler
-    )
-    return make(_in(lane, refuse), None, handler.response_serializer)
+    return grpc.stream_unary_rpc_method_handler(_in(at_once, refuse))
 
 
-def _in(lane: Lane, behavior: Callable[..., Any]) -> Callable[..., Any]:
+def _in(lane: ThreadPoolExecutor, behavior: Callable[..., Any]) -> Callable[..., Any]:
     """`behavior`, which gRPC is to run in the threads of `lane`."""
 
     def in_lane(requests: Any, context: Any) -> Any:

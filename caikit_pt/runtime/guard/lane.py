@@ -31,6 +31,11 @@ class Lane(ThreadPoolExecutor):
         """Whether one more has to be refused."""
         return len(self._running) >= self.most
 
+    @property
+    def busy(self) -> bool:
+        """Whether anything in it runs, or waits."""
+        return bool(self._running)
+
     def submit(self, act: Callable[..., Any], /, *arguments: Any, **options: Any) -> Future[Any]:
         """As that of every executor."""
         with self._turns:

@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
-from caikit_pt.runtime.guard.door import ANSWERS, CONTROL, STREAMS, TRAININGS, WATCHES
+from collections.abc import Iterable
+
+from caikit_pt.runtime.guard.door import (
+    ANSWERS,
+    CONTROL,
+    HEALTH,
+    HEALTH_WATCHES,
+    REFLECTION,
+    STREAMS,
+    TRAININGS,
+    WATCHES,
+)
 from caikit_pt.runtime.guard.lane import Lane
 from caikit_pt.settings import Settings
 
-# What is quick, and is to be so whatever else goes on: health, where a training stands ...
+# What is quick, and is to be so whatever else goes on: lists, where a training stands ...
 _CONTROL_THREADS, _CONTROL_WAITING = 16, 1000
 # Records are looked through, and a step of training tried, before the train RPC returns.
 _TRAINING_THREADS, _TRAININGS_WAITING = 16, 100
+# Whoever asks these needn't be known, and a message is read before its size is seen: each thread may hold as
+# much as gRPC takes for a message (64 MiB).
+_HEALTH_THREADS, _HEALTH_WAITING = 16, 200
+_HEALTH_WATCHERS = 16
+_REFLECTIONS = 8
+# Beyond what all lanes hold: they refuse with reasons, gRPC without.
+_SPARE = 64
 
 
 def lanes(settings: Settings, threads: int) -> dict[str, Lane]:
@@ -20,5 +38,13 @@ def lanes(settings: Settings, threads: int) -> dict[str, Lane]:
         Lane(WATCHES, settings.max_watches),
         Lane(TRAININGS, _TRAINING_THREADS, _TRAININGS_WAITING),
         Lane(CONTROL, _CONTROL_THREADS, _CONTROL_WAITING),
+        Lane(HEALTH, _HEALTH_THREADS, _HEALTH_WAITING),
+        Lane(HEALTH_WATCHES, _HEALTH_WATCHERS),
+        Lane(REFLECTION, _REFLECTIONS),
     )
     return {lane.name: lane for lane in made}
+
+
+def most_rpcs(lanes: Iterable[Lane]) -> int:
+    """As many as may be under way in all of them, and some: a top that nothing grows beyond."""
+    return sum(lane.most for lane in lanes) + _SPARE

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+_LOG = logging.getLogger(__name__)
 _SECONDS_BETWEEN_LOOKS = 0.5
 
 
 class Patience:
-    """For a message, `seconds` long. A thread looks after all that are waited for."""
+    """For a message, `seconds` long at the most. A thread looks after all that are waited for."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -20,9 +22,10 @@ class Patience:
         threading.Thread(target=self._look, name="patience", daemon=True).start()
 
     @contextmanager
-    def with_(self, context: Any) -> Iterator[None]:
-        """While the message of an RPC is on its way."""
-        self._waiting[id(context)] = time.monotonic() + self._seconds, context
+    def with_(self, context: Any, seconds: float | None = None) -> Iterator[None]:
+        """While the message of an RPC is on its way, for which there may be fewer seconds."""
+        seconds = self._seconds if seconds is None else min(seconds, self._seconds)
+        self._waiting[id(context)] = time.monotonic() + seconds, context
         try:
             yield
         finally:
@@ -34,5 +37,13 @@ class Patience:
             now = time.monotonic()
             for deadline, context in list(self._waiting.values()):
                 if now > deadline:
-                    # gRPC lets nobody but the thread that waits tell the client why.
-                    context.cancel()
+                    _cancel(context)
+
+
+def _cancel(context: Any) -> None:
+    try:
+        # gRPC lets nobody but the thread that waits tell the client why.
+        context.cancel()
+    except Exception:
+        # All the others are late, too, and there is one thread for them.
+        _LOG.exception("an RPC whose message is late could not be cancelled")

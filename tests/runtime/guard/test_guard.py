@@ -14,18 +14,31 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2
+from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
+from grpc_reflection.v1alpha import reflection
 from grpc_status import rpc_status
 
 from caikit_pt import call as calls
 from caikit_pt.errors import InvalidParameter, TooManyRequests
 from caikit_pt.runtime.guard.caller import client_of
-from caikit_pt.runtime.guard.door import ANSWERS, CONTROL, STREAMS, TRAININGS, WATCHES
+from caikit_pt.runtime.guard.door import (
+    ANSWERS,
+    CONTROL,
+    HEALTH,
+    HEALTH_WATCHES,
+    REFLECTION,
+    STREAMS,
+    TRAININGS,
+    WATCHES,
+)
 from caikit_pt.runtime.guard.guard import Guard
 from caikit_pt.runtime.guard.lane import Lane
+from caikit_pt.runtime.health import Health
 from caikit_pt.runtime.refusals import counts
 from tests.runtime.servers import wait_for
 
 NLP, MANAGEMENT = "caikit.runtime.Nlp.NlpService", "caikit.runtime.models.ModelManagement"
+TUNING = "caikit_pt.TuningService"
 PREDICT, STREAM = "TextGenerationTaskPredict", "ServerStreamingTextGenerationTaskPredict"
 REQUEST, RESPONSE = health_pb2.HealthCheckRequest, health_pb2.HealthCheckResponse
 SECONDS_FOR_A_MESSAGE = 1.0
@@ -36,8 +49,8 @@ Answer = Callable[[Any, Any], Any]
 class Service:
     """What `answer` and `stream` say, behind a guard with few threads."""
 
-    def __init__(self, channel: grpc.Channel) -> None:
-        self.channel = channel
+    def __init__(self, channel: grpc.Channel, guard: Guard, lanes: dict[str, Lane], health: Health) -> None:
+        self.channel, self.guard, self.lanes, self.health = channel, guard, lanes, health
 
     def predict(self, text: str = "", service: str = NLP, method: str = PREDICT, **options: Any) -> Any:
         return self.raw(REQUEST(service=text).SerializeToString(), service, method, **options)
@@ -66,7 +79,8 @@ def serving(
     answer: Answer, stream: Answer = lambda *_: iter(()), opened: frozenset[str] = frozenset()
 ) -> Iterator[Service]:
     lanes = {name: Lane(name, 2) for name in (ANSWERS, STREAMS, WATCHES, TRAININGS)}
-    lanes[CONTROL] = Lane(CONTROL, 2, 100)
+    lanes[CONTROL] = Lane(CONTROL, 2)
+    lanes |= {name: Lane(name, 16, 100) for name in (HEALTH, HEALTH_WATCHES, REFLECTION)}
     guard = Guard(lanes, opened, SECONDS_FOR_A_MESSAGE)
     options = [("grpc.max_receive_message_length", 64 * 2**20)]
     server = grpc.server(ThreadPoolExecutor(1), interceptors=[guard], options=options)
@@ -77,13 +91,17 @@ def serving(
         NLP: {PREDICT: unary, STREAM: streaming, "NobodyKnows": unary},
         MANAGEMENT: {"DeployModel": unary},
         "some.Service": {"Do": unary},
+        TUNING: {"ListTrainings": unary},
     }.items():
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, methods),))
+    health = Health()
+    add_HealthServicer_to_server(health, server)
+    reflection.enable_server_reflection([NLP], server)
     port = server.add_insecure_port("localhost:0")
     server.start()
     try:
         with grpc.insecure_channel(f"localhost:{port}") as channel:
-            yield Service(channel)
+            yield Service(channel, guard, lanes, health)
     finally:
         server.stop(None)
 
@@ -216,8 +234,12 @@ def test_doors_that_are_closed() -> None:
         assert "model_management_rpcs" in text
         assert details["ErrorInfo"].reason == "CLOSED_DOOR"
         for where in ((NLP, "NobodyKnows"), ("some.Service", "Do"), (NLP, "Nothing")):
-            code, text, _ = refused(lambda where=where: service.predict("", *where))  # type: ignore[misc]
-            assert (code, text) == (grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
+            code, text, details = refused(lambda where=where: service.predict("", *where))  # type: ignore[misc]
+            assert (code, text) == (
+                grpc.StatusCode.UNIMPLEMENTED,
+                "This server has no RPC of this name",
+            )
+            assert details["ErrorInfo"].reason == "UNKNOWN_RPC"
     with serving(good, opened=frozenset({"model_management_rpcs"})) as service:
         # Opened, it wants a name that it doesn't find in this message.
         assert refused(lambda: service.predict(service=MANAGEMENT, method="DeployModel"))[0] is (
