@@ -27,12 +27,13 @@ from caikit_pt.errors import (
     OverCapacity,
     ServerStopping,
 )
-from caikit_pt.runtime.guard.caller import client_of
+from caikit_pt.runtime.guard.caller import host_of
 from caikit_pt.runtime.guard.context import Aborted, GuardedContext
 from caikit_pt.runtime.guard.door import CONTROL, GENERATE, LOOKS, PROBE, TUNE, Door, door_of
 from caikit_pt.runtime.guard.doorkeeper import Doorkeeper
-from caikit_pt.runtime.guard.lane import Lane
+from caikit_pt.runtime.guard.lane import Lane, on_return, returned
 from caikit_pt.runtime.guard.patience import Patience
+from caikit_pt.runtime.guard.place import Place
 from caikit_pt.runtime.request_log import RequestLog, logged
 from caikit_pt.runtime.tracing import COMPLETION, TUNING, accepted, request_span
 
@@ -66,6 +67,8 @@ class Guard(grpc.ServerInterceptor):  # type: ignore[type-arg]
         """Without a `doorkeeper` everybody may do everything."""
         self._lanes, self._opened = lanes, opened
         self._doorkeeper = doorkeeper or Doorkeeper()
+        for lane in lanes.values():
+            lane.known = self._doorkeeper.known
         self._patience = Patience(message_seconds)
         self._known: dict[str, _Handlers | None] = {}
         self._closed: frozenset[str] = frozenset()
@@ -169,6 +172,7 @@ class _Answers:
             return _end(guarded, error)
         finally:
             self._under_way.discard(guarded)
+            returned()
 
     def _stream(self, messages: Iterator[bytes], context: Any) -> Iterator[Any]:
         guarded = GuardedContext(context, _request_id(context))
@@ -181,6 +185,8 @@ class _Answers:
                         guarded.check()
                         yield answer
                 guarded.check()
+            # Not in the end of this: another thread may close what a client has left.
+            returned()
         except GeneratorExit:
             raise
         except BaseException as error:
@@ -242,7 +248,7 @@ class _Answers:
         door = self._door
         if door.action == PROBE:
             return None
-        client = client_of(context.peer())
+        client = host_of(context.peer())
         principal = self._doorkeeper.principal(context)
         if door.of_all and not principal.may_everywhere(door.action):
             raise NotAllowed(f"{principal.name} may not {door.action} every model, as this RPC wants it")
@@ -253,8 +259,12 @@ class _Answers:
             context.add_callback,
             principal,
             self._doorkeeper.spend(principal.name or client),
+            self._doorkeeper.check_tokens(principal.name or client),
+            context.is_active,
         )
-        call.on_end(self._doorkeeper.begin(call.tenant, door))
+        place = Place(self._doorkeeper.begin(call.tenant, door))
+        on_return(place.work_returned)
+        call.on_end(place.rpc_ended)
         calls.begin(call)
         return call
 
@@ -301,15 +311,21 @@ def _end(context: GuardedContext, error: BaseException) -> Any:
 def _refusing(handler: Any, error: CaikitPtError, lane: Lane) -> Any:
     """A handler that tells every caller of `handler` of `error`, and reads nothing."""
 
-    def refuse(_: Iterator[bytes], context: Any) -> Any:
-        GuardedContext(context, _request_id(context)).refuse(error)
-
     make = (
         grpc.stream_stream_rpc_method_handler
         if handler.response_streaming
         else grpc.stream_unary_rpc_method_handler
     )
-    return make(_in(lane, refuse), None, handler.response_serializer)
+    return make(_in(lane, _refusal(error)), None, handler.response_serializer)
+
+
+def _refusal(error: CaikitPtError) -> Callable[..., Any]:
+    """A behavior that is `error`."""
+
+    def refuse(_: Iterator[bytes], context: Any) -> Any:
+        GuardedContext(context, _request_id(context)).refuse(error)
+
+    return refuse
 
 
 def _in(lane: Lane, behavior: Callable[..., Any]) -> Callable[..., Any]:
@@ -319,4 +335,6 @@ def _in(lane: Lane, behavior: Callable[..., Any]) -> Callable[..., Any]:
         return behavior(requests, context)
 
     in_lane.experimental_thread_pool = lane  # type: ignore[attr-defined]
+    # For the lane, which finds it in what gRPC hands it.
+    in_lane.refusing = _refusal  # type: ignore[attr-defined]
     return in_lane
