@@ -24,6 +24,8 @@ _BUSY = ("RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED")
 _OF_THE_QUESTION = ("INVALID_ARGUMENT", *_BUSY, "INTERNAL", "UNKNOWN")
 _MOST_REFUSALS = 30
 _SECONDS_BETWEEN_TRIES = 1.0
+# A quota of a minute is there again then.
+_MOST_SECONDS_BETWEEN_TRIES = 61.0
 _SECONDS_TO_COME_BACK = 600.0
 
 Answer = dict[str, Any]
@@ -54,7 +56,7 @@ class Asking:
     """At most `in_flight` questions are under way, and four times as many in memory.
 
     A server that goes away is asked again every second, for ten minutes, and `on_lost` is called when that
-    begins; one that is too busy for a question is asked it again thirty times.
+    begins; one that is too busy for a question is asked it again thirty times, each when it says so.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class Asking:
         self._ended: SimpleQueue[_Question] = SimpleQueue()
         self._open = 0
         self._answered = False
+        self._pause = 0.0
         self._lost_since: float | None = None
 
     def answers(self, texts: Iterable[str]) -> Iterator[Answer | CaikitPtError]:
@@ -95,7 +98,8 @@ class Asking:
 
     def _send(self, unread: Iterator[str]) -> None:
         if self._again:
-            time.sleep(_SECONDS_BETWEEN_TRIES)
+            time.sleep(min(max(_SECONDS_BETWEEN_TRIES, self._pause), _MOST_SECONDS_BETWEEN_TRIES))
+            self._pause = 0.0
         while self._open < self._in_flight:
             if self._again:
                 question = self._again.popleft()
@@ -130,6 +134,7 @@ class Asking:
                 self._wait(error)
                 self._again.append(question)
             elif error.status in _BUSY and question.refusals < _MOST_REFUSALS:
+                self._pause = max(self._pause, error.retry_seconds or 0.0)
                 self._again.append(question)
             elif error.status in _OF_THE_QUESTION:
                 question.answer = error

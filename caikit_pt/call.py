@@ -6,7 +6,16 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 
+from caikit_pt.errors import ClientLeft
 from caikit_pt.principal import Principal
+
+
+def _nothing() -> None:
+    """There is no quota."""
+
+
+def _always() -> bool:
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,12 +24,16 @@ class Call:
 
     id: str
     method: str
-    # The address of the host that asks.
+    # The host that asks, or its network: caller.py.
     client: str
     listen: Callable[[Callable[[], None]], bool]
     principal: Principal
     # Is told how many tokens were read and generated.
     spend: Callable[[int], None]
+    # Raises QuotaExceeded where there are no tokens left for one more answer.
+    check_tokens: Callable[[], None] = _nothing
+    # Whether anybody waits for an answer.
+    is_active: Callable[[], bool] = _always
 
     @property
     def tenant(self) -> str:
@@ -47,6 +60,14 @@ def tenant() -> str:
     """That of the RPC which this thread answers; empty where it answers none."""
     call = current()
     return call.tenant if call else ""
+
+
+def check_client() -> None:
+    """Raises ClientLeft where this thread works for an RPC that is over: what goes on for long asks between
+    its stages, for no thread can be ended from outside."""
+    call = current()
+    if call and not call.is_active():
+        raise ClientLeft("Whoever asked for this has left, or waits no longer")
 
 
 def current() -> Call | None:

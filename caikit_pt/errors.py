@@ -181,6 +181,12 @@ class ServerStopping(CaikitPtError):
     retry_seconds = 1.0
 
 
+class ClientLeft(CaikitPtError):
+    """Nobody waits for an answer any more: what was done for it is given up."""
+
+    status = "CANCELLED"
+
+
 class ClosedDoor(CaikitPtError):
     """An RPC that the settings of this server leave out."""
 

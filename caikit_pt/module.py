@@ -10,7 +10,20 @@ from contextlib import suppress
 from dataclasses import asdict
 from functools import cached_property, wraps
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Tuple, Type, TypeVar, Union
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    Iterable,
+    Iterator,
+    List,
+    Mapping,
+    Optional,
+    Tuple,
+    Type,
+    TypeVar,
+    Union,
+)
 
 import caikit
 import numpy as np
@@ -30,6 +43,7 @@ from caikit_pt import settings
 from caikit_pt.base_model.language_model import LanguageModel
 from caikit_pt.base_model.loading.checkpoint import locate
 from caikit_pt.base_model.model import BaseModel
+from caikit_pt.call import check_client
 from caikit_pt.call import current as current_call
 from caikit_pt.data_model import (
     ExponentialDecayLengthPenalty,
@@ -67,6 +81,8 @@ from caikit_pt.tuning.records import read_records
 from caikit_pt.tuning.training import Training
 from caikit_pt.tuning.verbalizer import Verbalizer
 
+# Records.
+_BETWEEN_LOOKS = 1000
 _Decay = Optional[Union[Tuple[int, float], ExponentialDecayLengthPenalty]]
 _Made = TypeVar("_Made", bound=Any)
 _Records = Union[DataStream[GenerationTrainRecord], DataStream[ClassificationTrainRecord]]
@@ -200,8 +216,9 @@ class PeftPromptTuning(ModuleBase):
             if not base_model and isinstance(prompt_tuning_init_prompt, PeftPromptTuning):
                 own = prompt_tuning_init_prompt.base
                 resource = own if isinstance(own, BaseModel) else None
-            records = () if train_stream is None else train_stream
-            return make_plan(request, records, val_stream, settings.current(), resource, predecessor)
+            records = _asked_for(() if train_stream is None else train_stream)
+            validation = None if val_stream is None else _asked_for(val_stream)
+            return make_plan(request, records, validation, settings.current(), resource, predecessor)
 
     @classmethod
     def preflight(cls, *arguments: Any, **parameters: Any) -> Preflight:
@@ -343,6 +360,8 @@ class PeftPromptTuning(ModuleBase):
                     text, add_special_tokens=False, return_offsets_mapping=True
                 )
         tokens = [Token(start, end, text[start:end]) for start, end in encoded["offset_mapping"]]
+        if call := current_call():
+            call.spend(len(tokens))
         return TokenizationResults(results=tokens, token_count=len(tokens))
 
     def _stream(self, request: Request, generation: Generation) -> Iterable[LabelledTextStreamResult]:
@@ -466,7 +485,7 @@ class PeftPromptTuning(ModuleBase):
             given = rows(records, str(records)) if isinstance(records, Path) else records
             return Evaluation(
                 self._contender(names[0], confined),
-                read_records(given, "test_stream", Asked(input_field or "", output_field or "")),
+                read_records(_asked_for(given), "test_stream", Asked(input_field or "", output_field or "")),
                 tuning_task or self.tuned.tuning_parameters.get("tuning_task") or "generation",
                 against and against._contender(names[1], confined),
                 asked.get("max_new_tokens", limit),
@@ -539,6 +558,14 @@ def _predecessor(given: Union[PeftPromptTuning, Path, str]) -> Predecessor:
             raise InvalidParameter(FIELD, str(given), "the directory of a tuned prompt")
         return Predecessor(given.resolve().name, _read(str(given)))
     return Predecessor(given, _read(str(published(given, caikit.get_config().runtime.local_models_dir))))
+
+
+def _asked_for(stream: Iterable[Any]) -> Iterator[Any]:
+    """`stream`, of which no more is read when whoever asked for it has left."""
+    for number, one in enumerate(stream):
+        if number % _BETWEEN_LOOKS == 0:
+            check_client()
+        yield one
 
 
 def _check_text(text: str) -> None:

@@ -161,6 +161,25 @@ def test_a_busy_server_is_asked_again_but_not_for_ever(server: Server) -> None:
     assert [text for text, _ in server.asked].count("c") == asking._MOST_REFUSALS
 
 
+def test_a_server_that_says_when_to_come_again_is_asked_then(server: Server, no_pauses: list[float]) -> None:
+    """A quota that is used up may take a minute: thirty tries of a second are no help."""
+    waits = iter([7.5, None, 1e9])
+
+    def ask(text: str) -> Future[dict[str, Any]]:
+        call = server.ask(text)
+        wait = next(waits, 0.0)
+        if wait == 0.0:
+            server.answer(-1)
+        else:
+            error = ServerError("RESOURCE_EXHAUSTED", "quota")
+            error.retry_seconds = wait
+            call.set_exception(error)
+        return call
+
+    assert list(Asking(ask, 1).answers("a")) == [{"generated_text": "A"}]
+    assert no_pauses == [7.5, 1.0, 61.0]
+
+
 def test_who_stops_asking_waits_for_nothing_more(server: Server) -> None:
     def ask(text: str) -> Future[dict[str, Any]]:
         call = server.ask(text)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 from caikit_pt.errors import InvalidParameter
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     import grpc
 
 Pem = Path | str | bytes
+# As gRPC has them: https://github.com/grpc/grpc/blob/master/doc/naming.md
+_SOCKETS, _SCHEMES = ("unix", "unix-abstract"), ("ipv4", "ipv6", "dns")
 _TOKEN = re.compile(r"[\x21-\x7e]{1,8192}")
 
 
@@ -29,8 +32,9 @@ class Security:
     tls: bool | None = None
     ca: Pem | None = None
     cert: Pem | None = None
-    key: Pem | None = None
-    token: str = ""
+    # Neither is for a log, which may have the rest.
+    key: Pem | None = field(default=None, repr=False)
+    token: str = field(default="", repr=False)
 
     def check(self, address: str) -> None:
         """Raises InvalidParameter for what contradicts itself, and for a token that others could read."""
@@ -67,7 +71,7 @@ class Security:
         return grpc.secure_channel(address, credentials, options)
 
 
-def _content(field: str, pem: Pem | None) -> bytes | None:
+def _content(name: str, pem: Pem | None) -> bytes | None:
     if pem is None or isinstance(pem, bytes):
         return pem
     if "-----BEGIN" in str(pem):
@@ -75,14 +79,30 @@ def _content(field: str, pem: Pem | None) -> bytes | None:
     try:
         return Path(pem).read_bytes()
     except OSError as error:
-        raise InvalidParameter(field, str(pem), f"a PEM file ({error.strerror})") from None
+        raise InvalidParameter(name, str(pem), f"a PEM file ({error.strerror})") from None
 
 
 def _is_local(address: str) -> bool:
-    host = address.rpartition(":")[0].strip("[]")
+    """Whether all servers that gRPC finds behind `address` are on this machine: HOST:PORT, a socket, or
+    several as ipv4:HOST:PORT,HOST:PORT."""
+    scheme, colon, rest = address.partition(":")
+    if colon and scheme in _SOCKETS:
+        return True
+    if not colon or scheme not in _SCHEMES:
+        rest = address
+    # dns:///HOST:PORT; a server of names that one names oneself answers whatever it likes.
+    rest = rest.removeprefix("///")
+    return all(_is_loopback(one) for one in rest.split(","))
+
+
+def _is_loopback(address: str) -> bool:
+    """Of HOST:PORT, [HOST]:PORT or a HOST alone."""
+    address = unquote(address)
+    bare = address.startswith("[") or address.count(":") == 1
+    host = (address.rpartition("]")[0] or address.rpartition(":")[0] if bare else address).lstrip("[")
     if host == "localhost":
         return True
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
-        return address.startswith("unix:")
+        return False

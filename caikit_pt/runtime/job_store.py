@@ -163,16 +163,20 @@ class JobStore:
             return queued
         running = self._database.read("SELECT tenant FROM jobs WHERE state = ?", (RUNNING,))
         before = Counter(row["tenant"] for row in running)
-        began = {tenant: self._last_start(tenant) for tenant in tenants}
+        began = self._last_starts()
         turns = []
         for row in queued:
-            turns.append((before[row["tenant"]], began[row["tenant"]], row["number"], row))
+            turns.append((before[row["tenant"]], began.get(row["tenant"], 0.0), row["number"], row))
             before[row["tenant"]] += 1
         return [turn[-1] for turn in sorted(turns, key=lambda turn: turn[:3])]
 
-    def _last_start(self, tenant: str) -> float:
-        rows = self._database.read("SELECT MAX(started) FROM jobs WHERE tenant = ?", (tenant,))
-        return float(rows[0][0] or 0.0)
+    def _last_starts(self) -> dict[str, float]:
+        """When the last job of each tenant who has one queued began."""
+        query = (
+            "SELECT tenant, (SELECT MAX(started) FROM jobs WHERE tenant = queued.tenant)"
+            " FROM (SELECT DISTINCT tenant FROM jobs WHERE state = ?) AS queued"
+        )
+        return {row[0]: float(row[1] or 0.0) for row in self._database.read(query, (QUEUED,))}
 
     def count(self, state: str, tenant: str | None = None) -> int:
         """Jobs in `state`, of all or of one tenant."""
@@ -214,8 +218,11 @@ class JobStore:
 
     def ahead_of(self, job: Job) -> int:
         """Jobs that wait and have their turns before `job`."""
-        ids = [row["id"] for row in self._turns()]
-        return ids.index(job.id) if job.id in ids else 0
+        return self.ahead().get(job.id, 0)
+
+    def ahead(self) -> Mapping[str, int]:
+        """Of each job that waits, by its id, how many have their turns before it."""
+        return {row["id"]: number for number, row in enumerate(self._turns())}
 
     def search(
         self,

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 
 from caikit_pt.errors import CaikitPtError
-from caikit_pt.serving.generation import Generation
-from caikit_pt.serving.witness import witnessed
+from caikit_pt.serving.witness import Seen, witnessed
 
 _LOG = logging.getLogger(__name__)
 OK, CANCELLED, INTERNAL = "OK", "CANCELLED", "INTERNAL"
@@ -37,13 +36,11 @@ class RequestLog:
     status: str = OK
     began: float = field(default_factory=time.monotonic)
 
-    def take(self, generations: Sequence[Generation]) -> None:
+    def take(self, seen: Seen) -> None:
         """What the call has had generated: tokens of all, and the waits of the first."""
-        for generation in generations:
-            self.base_model = generation.request.base_model
-            self.input_tokens += len(generation.request.row.ids)
-            self.output_tokens += len(generation.request.generated)
-        for first in generations[:1]:
+        self.input_tokens, self.output_tokens = seen.input_tokens, seen.output_tokens
+        if first := seen.first:
+            self.base_model = first.request.base_model
             self.queue_ms = _milliseconds(first.arrived, first.taken)
             self.first_token_ms = _milliseconds(first.arrived, first.first)
 

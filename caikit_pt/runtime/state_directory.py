@@ -23,7 +23,7 @@ from caikit_pt.runtime.training_quotas import TrainingQuotas
 from caikit_pt.settings import Settings
 from caikit_pt.tracking.trackers import trackers
 from caikit_pt.tuning.plan import TuningPlan
-from caikit_pt.tuning.preflight import preflight
+from caikit_pt.tuning.preflight import Preflight, preflight
 
 _LOG = logging.getLogger(__name__)
 _SECONDS_FOR_ANOTHER_SERVER = 15.0
@@ -71,11 +71,10 @@ class StateDirectory:
         self._lock.close()
 
     def accept(self, job: Job, plan: TuningPlan) -> Job:
-        """Raises TooManyJobs, QuotaExceeded, InvalidRecord, StateUnavailable, OutOfMemory; InvalidParameter
-        where the id is another's or the base model can't be trained."""
-        self._quotas.check_records(plan)
-        warnings = plan.warnings if len(plan.records) > _MOST_LOOKED_THROUGH else preflight(plan).warnings
-        plan.check_training()
+        """Raises TooManyJobs, StateUnavailable, InvalidParameter where the id is another's, and what
+        `look_through` raises."""
+        warnings = self.look_through(plan).warnings
+        call.check_client()
         with self._submitting:
             known = self._known(job)
             if known is not None:
@@ -85,6 +84,16 @@ class StateDirectory:
         self._warn(job, warnings)
         self.supervisor.wake()
         return job
+
+    def look_through(self, plan: TuningPlan) -> Preflight:
+        """What a training would do, where it may be submitted. Raises QuotaExceeded, InvalidRecord,
+        OutOfMemory, InvalidParameter; ClientLeft where nobody waits for it any more."""
+        self._quotas.check_records(plan)
+        call.check_client()
+        found = preflight(plan, _MOST_LOOKED_THROUGH)
+        call.check_client()
+        plan.check_training()
+        return found
 
     def _known(self, job: Job) -> Job | None:
         """The job that it is, where it was submitted before. Raises InvalidParameter where it is another."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from caikit_pt.runtime.job import COMPLETED, ERRORED, TERMINAL, Event, Job
 from caikit_pt.runtime.job_store import JobStore
 from caikit_pt.serving.generation import Generation
 from caikit_pt.serving.statistics import end_of
-from caikit_pt.serving.witness import witnessed
+from caikit_pt.serving.witness import Seen, witnessed
 from caikit_pt.settings import as_set
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ _MOST_CHARACTERS = 200  # of a name that a client has made up
 _NANOSECONDS = 10**9
 _SECONDS_BETWEEN_LOOKS = 1.0
 _MOST_EVENTS = 10_000
+_MOST_SUBMITTED = 10_000  # trainings whose submissions are remembered until they end
 
 
 class Traces:
@@ -50,7 +52,8 @@ class Traces:
         self._provider = TracerProvider(resource=resource)
         self._provider.add_span_processor(BatchSpanProcessor(exporter))
         self._tracer: Tracer = self._provider.get_tracer("caikit_pt")
-        self._submitted: dict[str, Context] = {}
+        self._submitted: OrderedDict[str, Context] = OrderedDict()
+        self._lock = threading.Lock()
 
     def flush(self) -> None:
         """What has ended is exported when it returns, or lost."""
@@ -62,7 +65,8 @@ class Traces:
 
     @contextmanager
     def request(self, metadata: Mapping[str, str], operation: str, model: str) -> Iterator[None]:
-        """A span of what happens inside, with those of the generations that are submitted there."""
+        """A span of what happens inside, with the parts of the answer that is asked for there; of many
+        answers it tells the sums."""
         from opentelemetry.trace import SpanKind
 
         name = model[:_MOST_CHARACTERS]
@@ -81,13 +85,16 @@ class Traces:
                 _failed(span, type(error.__cause__ or error).__name__)
                 raise
             finally:
-                for generation in seen:
-                    self._tell(span, generation)
+                self._tell(span, seen)
                 span.end()
 
     def accepted(self, id: str, metadata: Mapping[str, str]) -> None:
         """The training `id` is a part of the trace of whoever has submitted it."""
-        self._submitted[id] = _parent_in(metadata)
+        with self._lock:
+            self._submitted[id] = _parent_in(metadata)
+            # What was submitted once more may have ended long ago, and isn't told of again.
+            while len(self._submitted) > _MOST_SUBMITTED:
+                self._submitted.popitem(last=False)
 
     def training(self, job: Job, events: list[Event]) -> None:
         """A span of a job that has ended, and one of each of its states and phases."""
@@ -101,9 +108,11 @@ class Traces:
             "caikit_pt.training.state": job.state,
             "caikit_pt.training.updates": int(job.progress.get("step", 0)),
         }
+        with self._lock:
+            submitted = self._submitted.pop(job.id, None)
         span = self._tracer.start_span(
             f"{TUNING} {job.model_name}",
-            self._submitted.pop(job.id, None) or _parent_in({}),
+            submitted or _parent_in({}),
             start_time=_nanoseconds(job.submitted),
             attributes=attributes,
         )
@@ -121,13 +130,22 @@ class Traces:
             _failed(span, job.state)
         span.end(_nanoseconds(job.ended))
 
-    def _tell(self, span: Span, generation: Generation) -> None:
-        """Its tokens as attributes, and its wait, its reading and its answer as spans."""
-        request, now = generation.request, time.monotonic()
+    def _tell(self, span: Span, seen: Seen) -> None:
+        """Tokens as attributes."""
+        if seen.first is None:
+            return
+        span.set_attribute("caikit_pt.base_model", seen.first.request.base_model)
+        span.set_attribute("gen_ai.usage.input_tokens", seen.input_tokens)
+        span.set_attribute("gen_ai.usage.output_tokens", seen.output_tokens)
+        if seen.count > 1:
+            span.set_attribute("caikit_pt.answers", seen.count)
+        else:
+            self._tell_parts(span, seen.first)
+
+    def _tell_parts(self, span: Span, generation: Generation) -> None:
+        """Its end as an attribute, and its wait, its reading and its answer as spans."""
+        now = time.monotonic()
         end = generation.ended_at or now
-        span.set_attribute("caikit_pt.base_model", request.base_model)
-        span.set_attribute("gen_ai.usage.input_tokens", len(request.row.ids))
-        span.set_attribute("gen_ai.usage.output_tokens", len(request.generated))
         if generation.ended:
             span.set_attribute("gen_ai.response.finish_reasons", (end_of(generation),))
         if generation.first is not None:

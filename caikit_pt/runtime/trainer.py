@@ -38,6 +38,7 @@ from caikit_pt.runtime.job_store import JobStore
 from caikit_pt.runtime.state_directory import StateDirectory
 from caikit_pt.status import caikit_errors
 from caikit_pt.tuning.plan import TuningPlan
+from caikit_pt.tuning.preflight import Preflight
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 _SECONDS_BETWEEN_LOOKS = 1.0
@@ -123,6 +124,11 @@ class PromptTuningTrainer(ModelTrainerBase):
             )
             return self._future(self._opened.accept(job, plan))
 
+    def look_through(self, plan: TuningPlan) -> Preflight:
+        """What the train RPC would do with `plan`, or refuse. Raises CaikitRuntimeException."""
+        with caikit_errors():
+            return self._opened.look_through(plan)
+
     def get_model_future(self, training_id: str) -> JobFuture:
         """The job with this id. Raises CaikitCoreException: NOT_FOUND, or as those of the job itself."""
         try:
@@ -207,18 +213,20 @@ def _store_errors() -> Iterator[None]:
         raise CaikitCoreException(CaikitCoreStatusCode.CONNECTION_ERROR, str(error)) from error
 
 
-def reasons(store: JobStore, job: Job) -> list[str]:
-    """Why a job is in its state, and what a user should know of it."""
+def reasons(store: JobStore, job: Job, ahead: int | None = None) -> list[str]:
+    """Why a job is in its state, and what a user should know of it; `ahead` of it are so many, where the
+    caller knows."""
     tracked = [event.data["text"] for event in store.events(job, kinds=[kinds.TRACKING])]
     if job.ended_for_good:
         return [*job.reasons, *tracked]
     told = [event.data["text"] for event in store.events(job, kinds=[kinds.WARNING, kinds.DEATH])]
-    return [*_where_it_stands(store, job), *dict.fromkeys(told), *tracked]
+    return [*_where_it_stands(store, job, ahead), *dict.fromkeys(told), *tracked]
 
 
-def _where_it_stands(store: JobStore, job: Job) -> list[str]:
+def _where_it_stands(store: JobStore, job: Job, ahead: int | None) -> list[str]:
     if job.state == QUEUED:
-        return [f"{store.ahead_of(job)} queued trainings are before it."]
+        ahead = store.ahead_of(job) if ahead is None else ahead
+        return [f"{ahead} queued trainings are before it."]
     at = job.progress
     if not at:
         phases = store.events(job, kinds=[kinds.PHASE])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -110,14 +110,15 @@ class TuningServicer:
             names=_visible(),
         )
         more = str(found[size - 1].number) if len(found) > size else ""
-        trainings = [self._training(job) for job in found[:size]]
+        ahead = self._store.ahead()
+        trainings = [self._training(job, ahead) for job in found[:size]]
         return ListTrainingsResponse(trainings=trainings, next_page_token=more).to_proto()
 
     @_answering
     def GetTraining(self, request: Any, context: Any) -> Any:
         """Raises UnknownJob."""
         job = self._trainer.job(GetTrainingRequest.from_proto(request).training_id)
-        training = self._training(job)
+        training = self._training(job, self._store.ahead())
         training.parameters = dict(job.parameters)
         for event in self._store.events(job, kinds=[kinds.VERDICT]):
             training.verdict = dict(event.data)
@@ -164,7 +165,7 @@ class TuningServicer:
         check_model_name(request.model_name)
         parameters = build_caikit_library_request_dict(request.parameters, PeftPromptTuning.TRAIN_SIGNATURE)
         parameters.pop("training_id", None)
-        checked = PeftPromptTuning.preflight(**parameters)
+        checked = self._trainer.look_through(PeftPromptTuning.plan(**parameters))
         return TrainingCheck(problems=list(checked.warnings), report=checked.to_dict()).to_proto()
 
     def Evaluate(self, request: Any, context: Any) -> Iterator[Any]:
@@ -195,7 +196,8 @@ class TuningServicer:
                 told = done.seconds
                 yield done
 
-    def _training(self, job: Job) -> Training:
+    def _training(self, job: Job, ahead: Mapping[str, int]) -> Training:
+        before = ahead.get(job.id, 0) if job.state == kinds.QUEUED else 0
         return Training(
             training_id=job.id,
             model_name=job.model_name,
@@ -203,8 +205,8 @@ class TuningServicer:
             submitted=_moment(job.submitted),
             started=_moment(job.started),
             ended=_moment(job.ended),
-            reasons=reasons(self._store, job),
-            queued_before=self._store.ahead_of(job) if job.state == kinds.QUEUED else 0,
+            reasons=reasons(self._store, job, before),
+            queued_before=before,
             progress=_progress(job.progress) if job.progress else None,
             base_model=job.parameters["base_model"],
             path=_place(job.path),

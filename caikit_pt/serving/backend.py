@@ -13,7 +13,8 @@ class Backend(ABC):
 
     @abstractmethod
     def submit(self, request: Request) -> Generation:
-        """Takes a request on. Raises TooManyRequests, and InvalidParameter where it can never run.
+        """Takes a request on. Raises TooManyRequests, QuotaExceeded, and InvalidParameter where it can never
+        run.
 
         Who leaves the generation before its end cancels the rest.
         """

@@ -17,10 +17,13 @@ class Generation:
     """What an engine does for one request. The engine's thread writes, another one reads."""
 
     def __init__(self, request: Request, on_end: Callable[[Generation], object] | None = None) -> None:
-        """`on_end` is called once, by whoever ends it."""
+        """`on_end` is called once, by whoever ends it. Raises QuotaExceeded where whoever asks has no tokens
+        left: an evaluation is one request, and asks for as many answers as it likes."""
         self.request = request
         # Whose turn it takes, and who is told of its tokens.
         call = current_call()
+        if call:
+            call.check_tokens()
         self.tenant = call.tenant if call else ""
         self._spend = call.spend if call else None
         # When things happened to it, of time.monotonic(); None: they haven't.

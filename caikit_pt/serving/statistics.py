@@ -1,11 +1,13 @@
 """What an engine has done since it began, in plain numbers: read when somebody asks, never sent.
 
-One thread writes, any may read: a reader sees every number as it was at some moment, not all at the same one.
+The engine's thread writes, and of ends whoever ends a request; any may read: a reader sees every number as
+it was at some moment, not all at the same one.
 Buckets are those of vLLM, so that its dashboards read them.
 """
 
 from __future__ import annotations
 
+import threading
 import time
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -82,6 +84,7 @@ class Statistics:
         self.step_rows = Histogram(ROWS)
         self.step_seconds = Histogram(STEP)
         self._tokens_before = 0
+        self._ending = threading.Lock()
 
     # ---- what the engine tells of a step ----
 
@@ -117,7 +120,11 @@ class Statistics:
     # ---- what a request tells at its end ----
 
     def ended(self, generation: Generation) -> None:
-        """Whatever its end is."""
+        """Whatever its end is. Any thread may tell: who waits may be ended by who comes next."""
+        with self._ending:
+            self._count(generation)
+
+    def _count(self, generation: Generation) -> None:
         end, answer = end_of(generation), len(generation.request.generated)
         self.ends[end] += 1
         if end in (ABORT, FAILED):

@@ -13,6 +13,7 @@ from caikit_pt.base_model.row import Row, TrainingBatch
 from caikit_pt.errors import (
     InvalidParameter,
     InvalidRecord,
+    QuotaExceeded,
     TooManyRequests,
     WaitedTooLong,
 )
@@ -142,19 +143,21 @@ class Answers:
                 generation.cancel()
 
     def _submit(self, waiting: deque[int], under_way: dict[int, Generation]) -> None:
-        """Others may have more requests than there is room for: then there is none for these."""
+        """Others may have more requests than there is room for: then there is none for these. Where tokens
+        are used up, it goes on when there are some again."""
         while waiting and len(under_way) < _AT_ONCE:
             request = self.contender.request(self._sources[waiting[0]], self.parameters)
             try:
                 generation = self.contender.backend.submit(request)
-            except TooManyRequests:
+            except (TooManyRequests, QuotaExceeded):
                 time.sleep(_NAP)
                 return
             under_way[waiting.popleft()] = generation
 
     def _take(self, number: int, generation: Generation, waiting: deque[int]) -> bool:
-        """Whether there is an answer; where others were served first, it is asked for again."""
-        if isinstance(generation.error, WaitedTooLong):
+        """Whether there is an answer; where others were served first, or got its place in the queue, it is
+        asked for again."""
+        if isinstance(generation.error, (WaitedTooLong, TooManyRequests)):
             waiting.append(number)
             return False
         if generation.error:

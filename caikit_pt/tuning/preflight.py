@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -90,18 +90,22 @@ class Preflight:
         }
 
 
-def preflight(plan: TuningPlan) -> Preflight:
-    """Looks through all records of `plan`. Raises InvalidRecord as `tokens` does."""
+def preflight(plan: TuningPlan, most: int | None = None) -> Preflight:
+    """Looks through the records of `plan`, or the first `most` of each stream, which stand for the others.
+
+    Raises InvalidRecord as `tokens` does.
+    """
     parameters = plan.parameters
-    sources, targets = _token_counts(plan, plan.records)
+    sources, targets = _token_counts(plan, _first(plan.records, most))
     if plan.validation is not None:
-        _token_counts(plan, plan.validation)
+        _token_counts(plan, _first(plan.validation, most))
+    share = len(sources) / len(plan.records)
     source = Lengths.of(sources, parameters.max_source_length)
     target = Lengths.of(targets, parameters.max_target_length)
     per_epoch = updates_per_epoch(len(plan.records), parameters.window)
     separator = len(text_of(plan.checkpoint).separator_ids(parameters.separator))
-    read = sum(min(count, source.limit) + separator for count in sources)
-    answered = sum(min(count, target.limit) + 1 for count in targets)
+    read = round(sum(min(count, source.limit) + separator for count in sources) / share)
+    answered = round(sum(min(count, target.limit) + 1 for count in targets) / share)
     return Preflight(
         records=len(plan.records),
         validation_records=len(plan.validation) if plan.validation else 0,
@@ -112,8 +116,22 @@ def preflight(plan: TuningPlan) -> Preflight:
         seconds=_seconds(plan, read, answered, per_epoch),
         device_memory=_memory(plan, read + answered),
         parameters=parameters.to_dict(),
-        warnings=(*plan.warnings, *cut_warnings(source.cut, target.cut, len(plan.records))),
+        warnings=(
+            *plan.warnings,
+            *cut_warnings(source.cut, target.cut, len(sources)),
+            *_unseen(len(sources), len(plan.records)),
+        ),
     )
+
+
+def _first(records: Records, most: int | None) -> Records:
+    return records if most is None or len(records) <= most else replace(records, items=records.items[:most])
+
+
+def _unseen(seen: int, records: int) -> list[str]:
+    if seen == records:
+        return []
+    return [f"{seen:,} of {records:,} records were looked through; the others are when their turn comes"]
 
 
 def _token_counts(plan: TuningPlan, records: Records) -> tuple[list[int], list[int]]:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from caikit_pt.errors import InvalidParameter, InvalidRecord
+from caikit_pt.errors import CaikitPtError, InvalidParameter, InvalidRecord
 from caikit_pt.tuning.record_fields import Asked, Chosen, UnusableField, input_and_output
 from caikit_pt.tuning.record_file import ENDINGS
 from caikit_pt.tuning.record_text import Row
@@ -192,6 +192,8 @@ def _readable(stream: Iterable[Any], field: str) -> Iterator[Any]:
             yield raw
     except InvalidParameter as error:
         raise InvalidRecord(field, error.told(error.value), error.allowed) from error
+    except CaikitPtError:
+        raise
     except Exception as error:
         raise InvalidRecord(
             field,

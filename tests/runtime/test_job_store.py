@@ -346,3 +346,22 @@ def test_a_search_by_globs_has_whole_pages(store: JobStore) -> None:
     assert [one.id for one in page] == ["16", "12", "8"]
     assert [one.id for one in store.search(names=["ada-*"], before=page[-1].number, limit=3)] == ["4", "0"]
     assert store.search(names=[]) == []
+
+
+def test_all_turns_are_those_of_each(store: JobStore) -> None:
+    """A page of a thousand reads the queue once; who isn't in it has no turn."""
+    for number in range(40):
+        store.add(replace(job(str(number), path=f"/p/{number}"), tenant=f"tenant {number % 7}"))
+    for id in ("0", "7", "1"):
+        store.move(id, RUNNING)
+    store.move("1", COMPLETED)
+    ahead = store.ahead()
+    assert sorted(ahead.values()) == list(range(37))
+    for number in range(40):
+        found = store.find(str(number))
+        assert found is not None
+        assert store.ahead_of(found) == ahead.get(found.id, 0)
+    following = store.next_queued()
+    assert following is not None
+    assert ahead[following.id] == 0
+    assert ahead["14"] > ahead["8"] > ahead["2"], "by who runs, and by who began last"

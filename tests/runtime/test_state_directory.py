@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
+import contextvars
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from caikit.runtime.types.caikit_runtime_exception import CaikitRuntimeException
 
+from caikit_pt import call as calls
 from caikit_pt.base_model.model import BaseModel
 from caikit_pt.base_model.pool import BaseModelPool
-from caikit_pt.errors import InvalidParameter, InvalidRecord, QuotaExceeded, StateUnavailable, TooManyJobs
+from caikit_pt.call import Call
+from caikit_pt.errors import (
+    ClientLeft,
+    InvalidParameter,
+    InvalidRecord,
+    QuotaExceeded,
+    StateUnavailable,
+    TooManyJobs,
+)
 from caikit_pt.module import PeftPromptTuning
+from caikit_pt.principal import Principal
 from caikit_pt.runtime.job import CANCELED, COMPLETED, ERRORED, QUEUED, RUNNING
 from caikit_pt.runtime.state_directory import StateDirectory
 from caikit_pt.runtime.supervisor import Supervisor
 from caikit_pt.runtime.trainer import reasons
 from caikit_pt.settings import Quotas, QuotasOfEach
+from caikit_pt.tuning.preflight import preflight
 from tests.conftest import SETTINGS
 from tests.tuning.training import PAIRS, plan
 
@@ -97,7 +110,7 @@ def test_a_base_model_that_cannot_be_trained_makes_no_job(
         PeftPromptTuning.preflight("tiny-llama", planned.records.items[:3], {"num_virtual_tokens": 3})
 
 
-def _refusing(_: object) -> None:
+def _refusing(*_: object) -> None:
     raise InvalidRecord("train_stream", "1 records", "others")
 
 
@@ -183,3 +196,74 @@ def test_a_training_has_so_many_bytes(directory: StateDirectory, tmp_path: Path,
     with pytest.raises(QuotaExceeded, match="the records of this training have"):
         made.accept(job("a"), plan(llama))
     made.close()
+
+
+def test_what_is_checked_is_what_is_accepted(
+    directory: StateDirectory, tmp_path: Path, llama: BaseModel
+) -> None:
+    """CheckTraining reads no more than a quota allows, and nothing that the submission wouldn't."""
+    made = limited(tmp_path, training_records=10)
+    for ask in (made.look_through, lambda one: made.accept(job("a"), one)):
+        with pytest.raises(QuotaExceeded, match=r"quotas\.each\.training_records"):
+            ask(plan(llama, PAIRS))
+    made.close()
+    checked = directory.look_through(plan(llama, [*PAIRS, PAIRS[0]]))
+    accepted = directory.accept(job("one"), plan(llama, [*PAIRS, PAIRS[0]]))
+    told = reasons(directory.store, accepted)
+    assert checked.warnings
+    assert told[1:] == list(checked.warnings)
+
+
+def test_of_many_records_the_first_are_looked_through(
+    directory: StateDirectory, llama: BaseModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And stand for the others, whose turn comes with the training's."""
+    whole = preflight(plan(llama, PAIRS * 50))
+    monkeypatch.setattr("caikit_pt.runtime.state_directory._MOST_LOOKED_THROUGH", 2 * len(PAIRS))
+    part = directory.look_through(plan(llama, PAIRS * 50))
+    assert (part.records, part.updates, part.targets) == (whole.records, whole.updates, whole.targets)
+    assert part.sources.median == whole.sources.median
+    assert part.seconds == pytest.approx(whole.seconds, rel=0.1)
+    assert part.device_memory == pytest.approx(whole.device_memory, rel=0.1)
+    told = f"{2 * len(PAIRS)} of {part.records:,} records were looked through"
+    assert part.warnings == (*whole.warnings, f"{told}; the others are when their turn comes")
+
+
+@pytest.mark.parametrize("stage", ["records", "preflight", "trial"])
+def test_a_client_that_leaves_ends_its_submission(
+    directory: StateDirectory, llama: BaseModel, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    """Between its stages: what follows isn't begun, and there is no job."""
+    here, read = [True], list[int]()
+
+    def leave(*_: object) -> Any:
+        here[0] = False
+        return SimpleNamespace(warnings=())
+
+    def records() -> Iterator[dict[str, str]]:
+        for number in range(5000):
+            read.append(number)
+            here[0] &= stage != "records" or number < 1500
+            yield {"input": f"a {number}", "output": f"b {number}"}
+
+    if stage == "preflight":
+        monkeypatch.setattr("caikit_pt.runtime.state_directory.preflight", leave)
+    monkeypatch.setattr(BaseModelPool, "check_training", leave if stage == "trial" else _too_late)
+
+    def submit() -> None:
+        anybody = Principal("", ())
+        calls.begin(
+            Call("id", "method", "host", lambda _: True, anybody, lambda _: None, is_active=lambda: here[0])
+        )
+        config: Any = {"num_virtual_tokens": 3}
+        with pytest.raises((ClientLeft, CaikitRuntimeException)) as error:
+            directory.accept(job("one"), PeftPromptTuning.plan("tiny-llama", records(), config))
+        assert isinstance(error.value, ClientLeft) or isinstance(error.value.__cause__, ClientLeft)
+
+    contextvars.copy_context().run(submit)
+    assert len(read) == (2001 if stage == "records" else 5000)
+    assert directory.store.find("one") is None
+
+
+def _too_late(*_: object) -> None:
+    raise AssertionError("nobody waits for it")

@@ -89,6 +89,32 @@ def test_a_request_is_a_span_with_its_parts(spans: InMemorySpanExporter, llama: 
     assert parts[2].end_time <= whole.end_time + 10**6
 
 
+def test_many_answers_are_one_span_with_their_sums(spans: InMemorySpanExporter, llama: BaseModel) -> None:
+    """As those of an evaluation: three spans of each would be millions."""
+    worker = Worker(llama, Limits())
+    asked = [request(llama, seed, max_new_tokens=7, min_new_tokens=7) for seed in range(3)]
+    with request_span(METADATA, "helpful"):
+        for one in asked:
+            worker.submit(one).result()
+    (whole,) = finished(spans).values()
+    told = dict(whole.attributes)
+    assert told["gen_ai.usage.input_tokens"] == sum(len(one.row.ids) for one in asked)
+    assert told["gen_ai.usage.output_tokens"] == 21
+    assert told["caikit_pt.answers"] == 3
+
+
+def test_so_many_submissions_are_remembered(
+    spans: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a training that had ended when it was submitted once more, no end comes."""
+    monkeypatch.setattr(tracing, "_MOST_SUBMITTED", 3)
+    for number in range(10):
+        tracing.accepted(str(number), METADATA)
+    traces = tracing._TRACES
+    assert traces is not None
+    assert list(traces._submitted) == ["7", "8", "9"]
+
+
 def test_no_text_of_a_request_is_told(spans: InMemorySpanExporter, llama: BaseModel) -> None:
     worker = Worker(llama, Limits())
     one = request(llama, 2)

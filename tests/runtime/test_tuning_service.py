@@ -14,7 +14,7 @@ import pytest
 from caikit_pt.errors import StateUnavailable
 from caikit_pt.runtime import tuning_service
 from caikit_pt.runtime.job_store import JobStore
-from caikit_pt.runtime.tuning_messages import EvaluateRequest, WatchTrainingRequest
+from caikit_pt.runtime.tuning_messages import EvaluateRequest, ListTrainingsRequest, WatchTrainingRequest
 from caikit_pt.runtime.tuning_service import TuningServicer, _thinned
 from caikit_pt.tuning.evaluation import Done
 
@@ -152,3 +152,22 @@ def test_an_evaluation_is_asked_for_as_the_request_says(
     assert asked["labels_only"] is confined
     assert asked["tuning_task"] is None
     assert asked["max_new_tokens"] is None
+
+
+def test_the_turns_of_a_page_are_looked_up_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, looked = JobStore(tmp_path), list[bool]()
+    for number in range(5):
+        store.add(job(f"job-{number}"))
+    turns = store._turns
+
+    def look() -> Any:
+        looked.append(True)
+        return turns()
+
+    monkeypatch.setattr(store, "_turns", look)
+    trainer: Any = SimpleNamespace(store=store, job=store.find)
+    request = ListTrainingsRequest().to_proto()
+    found = TuningServicer(trainer).ListTrainings(request, Context(1)).trainings
+    assert [one.queued_before for one in found] == [4, 3, 2, 1, 0]
+    assert list(found[0].reasons) == ["4 queued trainings are before it."]
+    assert len(looked) == 1

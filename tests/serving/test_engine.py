@@ -20,7 +20,14 @@ from caikit_pt.base_model.pool import POOL
 from caikit_pt.base_model.row import Row
 from caikit_pt.base_model.serving.batch import Batch, Prefill
 from caikit_pt.call import Call
-from caikit_pt.errors import AnswerNotFinite, InvalidParameter, OutOfMemory, TooManyRequests, WaitedTooLong
+from caikit_pt.errors import (
+    AnswerNotFinite,
+    InvalidParameter,
+    OutOfMemory,
+    QuotaExceeded,
+    TooManyRequests,
+    WaitedTooLong,
+)
 from caikit_pt.parameters.generation import GenerationParameters
 from caikit_pt.principal import Principal
 from caikit_pt.serving.engine import Engine, generate
@@ -661,3 +668,25 @@ def test_whose_request_it_is_and_what_it_cost(base: BaseModel) -> None:
     generation.fail()
     assert len(spent) == 1
     assert engine.submit(request(base, 1)).tenant == ""
+
+
+def test_each_answer_wants_tokens_that_are_left(base: BaseModel) -> None:
+    """A call that asks for many, as an evaluation does, is refused the next one when there are none."""
+    left = [2]
+    engine = Engine(base, Limits())
+
+    def check_tokens() -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise QuotaExceeded("quotas.each.tokens_per_minute", "all", "some", 1.0)
+
+    def ask() -> None:
+        spend = list[int]().append
+        calls.begin(Call("id", "method", "host", lambda _: True, Principal("", ()), spend, check_tokens))
+        for seed in range(2):
+            engine.submit(request(base, seed))
+        with pytest.raises(QuotaExceeded):
+            engine.submit(request(base, 2))
+
+    contextvars.copy_context().run(ask)
+    assert engine.waiting == 2

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import threading
+import time
 from bisect import bisect_left
 
 import pytest
@@ -10,7 +12,7 @@ import pytest
 from caikit_pt.base_model.model import BaseModel
 from caikit_pt.serving.engine import Engine
 from caikit_pt.serving.scheduler import Limits
-from caikit_pt.serving.statistics import ABORT, FAILED, LENGTH, STEP, STOP, Histogram
+from caikit_pt.serving.statistics import ABORT, FAILED, LENGTH, STEP, STOP, Histogram, Statistics
 
 from .test_engine import broken, finish, request
 
@@ -89,3 +91,32 @@ def test_rows_and_time_of_each_step(base: BaseModel) -> None:
     # Rows got their first tokens as they were read, and the others in steps.
     assert statistics.step_rows.sum == statistics.answer_tokens - 3 == 15
     assert sum(statistics.next_token.counts) == 15
+
+
+class Interrupted(dict[str, int]):
+    """Another thread gets its turn between what is read of it and what is written."""
+
+    def __getitem__(self, name: str) -> int:
+        found = super().__getitem__(name)
+        time.sleep(0.0001)
+        return found
+
+
+def test_ends_that_several_threads_tell_are_all_counted(llama: BaseModel) -> None:
+    """Whoever comes to a full queue ends another's request, in his own thread, while the engine ends some."""
+    engine = Engine(llama, Limits())
+    generation = engine.submit(request(llama, 1, max_new_tokens=1))
+    finish(engine)
+    statistics = Statistics()
+    statistics.ends = Interrupted(statistics.ends)
+
+    def end() -> None:
+        for _ in range(50):
+            statistics.ended(generation)
+
+    threads = [threading.Thread(target=end) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(statistics.ends.values()) == sum(statistics.latency.counts) == 200

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextvars
 import io
 import json
 import threading
@@ -19,8 +20,10 @@ import torch
 from caikit.runtime.types.caikit_runtime_exception import CaikitRuntimeException
 
 from caikit_pt import PeftPromptTuning
+from caikit_pt import call as calls
 from caikit_pt.base_model.loading.checkpoint import locate
 from caikit_pt.base_model.model import BaseModel
+from caikit_pt.call import Call
 from caikit_pt.errors import (
     BackendMismatch,
     BackendUnavailable,
@@ -32,6 +35,7 @@ from caikit_pt.errors import (
 )
 from caikit_pt.parameters.generation import GENERATION_PARAMETERS, GenerationParameters
 from caikit_pt.parameters.table import Parameter
+from caikit_pt.principal import Principal
 from caikit_pt.serving import vllm_request
 from caikit_pt.serving.backends import backend_for, base_for
 from caikit_pt.serving.generation import Generation
@@ -489,7 +493,14 @@ def test_through_the_face_that_caikit_sees(
     assert len(result.input_tokens) == result.input_token_count
     streamed = list(model.run_stream_out(TEXT, max_new_tokens=3))
     assert "".join(part.generated_text for part in streamed) == result.generated_text
-    assert model.run_tokenizer(TEXT).token_count == len(llama.text.target_ids(TEXT))
+    spent: list[int] = []
+
+    def count() -> int:
+        calls.begin(Call("id", "method", "host", lambda _: True, Principal("ada", ()), spent.append))
+        return int(model.run_tokenizer(TEXT).token_count)
+
+    assert contextvars.copy_context().run(count) == len(llama.text.target_ids(TEXT))
+    assert spent == [len(llama.text.target_ids(TEXT))], "a quota of tokens bounds these, too"
     fake.refuses = (503, "loading")
     with pytest.raises(CaikitRuntimeException) as raised:
         model.run(TEXT)

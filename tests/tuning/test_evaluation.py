@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from caikit_pt.base_model.model import BaseModel
-from caikit_pt.errors import InvalidParameter, InvalidRecord, TooManyRequests, WaitedTooLong
+from caikit_pt.errors import InvalidParameter, InvalidRecord, QuotaExceeded, TooManyRequests, WaitedTooLong
 from caikit_pt.parameters.generation import GenerationParameters
 from caikit_pt.serving.backend import Backend
 from caikit_pt.serving.backends import backend_for
@@ -272,7 +272,8 @@ def test_an_output_that_is_too_long_for_an_answer_is_told(t5: BaseModel) -> None
 
 
 def test_others_may_have_taken_all_the_room(t5: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A full queue, and a turn that never came: it is asked again, and every answer is in its place."""
+    """A full queue, a turn that never came, a place that somebody else got and a quota that is used up: it is
+    asked again, and every answer is in its place."""
     monkeypatch.setattr("caikit_pt.tuning.contender._NAP", 0.001)
     tuned = scripted(t5, ANSWERS)
     submit, calls = tuned.backend.submit, Counter[str]()
@@ -280,10 +281,12 @@ def test_others_may_have_taken_all_the_room(t5: BaseModel, monkeypatch: pytest.M
     def busy(request: Request) -> Generation:
         calls["all"] += 1
         if calls["all"] % 3 == 1:
-            raise TooManyRequests("later")
+            raise TooManyRequests("later") if calls["all"] % 2 else QuotaExceeded("q", "all", "some", 9.0)
         generation = submit(request)
         if calls["all"] in (2, 6):
             generation.fail(WaitedTooLong("too long"))
+        if calls["all"] in (3, 8):
+            generation.fail(TooManyRequests("made room"))
         return generation
 
     monkeypatch.setattr(tuned.backend, "submit", busy)

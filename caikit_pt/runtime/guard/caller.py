@@ -2,9 +2,28 @@
 
 from __future__ import annotations
 
+import ipaddress
+
 AUTHORIZATION = "authorization"
+# What of an IPv6 address is one customer's: the rest he chooses, anew for each request if he likes.
+_NETWORK_BITS = 64
 
 
 def client_of(peer: str) -> str:
     """The address of the host in what gRPC says of a peer: ipv4:127.0.0.1:4242, ipv6:%5B::1%5D:4242."""
     return peer.partition(":")[2].rpartition(":")[0].removeprefix("%5B").removesuffix("%5D") or peer
+
+
+def host_of(peer: str) -> str:
+    """Whom an RPC is counted for where nobody has to say who he is: an IPv4 address, or the network that an
+    IPv6 address is of."""
+    client = client_of(peer)
+    try:
+        address = ipaddress.ip_address(client.partition("%")[0])
+    except ValueError:
+        return client
+    if isinstance(address, ipaddress.IPv4Address) or address.is_loopback:
+        return str(address)
+    if address.ipv4_mapped:
+        return str(address.ipv4_mapped)
+    return str(ipaddress.IPv6Network((int(address), _NETWORK_BITS), strict=False))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -31,9 +31,17 @@ class Doorkeeper:
             self._identity.name(context.invocation_metadata(), context.auth_context())
         )
 
+    def known(self, metadata: Iterable[tuple[str, Any]]) -> str:
+        """The name of who asks, as far as a look tells it: whose turn it is is asked before anything else."""
+        return self._identity.known(metadata)
+
     def begin(self, tenant: str, door: Door) -> Callable[[], None]:
         """Lets a request in; what is to be called once it has ended. Raises QuotaExceeded, OverCapacity."""
         return self._quotas.begin(tenant, door)
+
+    def check_tokens(self, tenant: str) -> Callable[[], None]:
+        """What raises QuotaExceeded where he has no tokens left."""
+        return partial(self._quotas.check_tokens, tenant)
 
     def spend(self, tenant: str) -> Callable[[int], None]:
         """What is told how many tokens were read or generated for him."""

@@ -31,11 +31,12 @@ from caikit_pt.errors import (
     UnknownRpc,
 )
 from caikit_pt.runtime.guard.at_once import AtOnce
-from caikit_pt.runtime.guard.caller import client_of
+from caikit_pt.runtime.guard.caller import host_of
 from caikit_pt.runtime.guard.context import Aborted, GuardedContext
 from caikit_pt.runtime.guard.door import GENERATE, LOOKS, NOT_AWAITED, PROBE, TUNE, Door, door_of
 from caikit_pt.runtime.guard.doorkeeper import Doorkeeper
-from caikit_pt.runtime.guard.lane import Lane
+from caikit_pt.runtime.guard.lane import Lane, on_return, returned
+from caikit_pt.runtime.guard.lease import Lease
 from caikit_pt.runtime.guard.patience import Patience
 from caikit_pt.runtime.guard.places import Places
 from caikit_pt.runtime.guard.silence import Silence
@@ -73,6 +74,8 @@ class Guard(grpc.ServerInterceptor):  # type: ignore[type-arg]
         """Without a `doorkeeper` everybody may do everything."""
         self._lanes, self._opened = lanes, opened
         self._doorkeeper = doorkeeper or Doorkeeper()
+        for lane in lanes.values():
+            lane.known = self._doorkeeper.known
         self._patience = Patience(message_seconds)
         self._refusals = AtOnce()
         self._unknown = _refusing(_UNKNOWN, self._refusals)
@@ -187,6 +190,7 @@ class _Answers:
             return _end(guarded, error)
         finally:
             self._under_way.discard(guarded)
+            returned()
 
     def _stream(self, messages: Iterator[bytes], context: Any) -> Iterator[Any]:
         guarded = GuardedContext(context, _request_id(context))
@@ -199,6 +203,8 @@ class _Answers:
                         guarded.check()
                         yield answer
                 guarded.settle()
+            # Not in the end of this: another thread may close what a client has left.
+            returned()
         except GeneratorExit:
             raise
         except BaseException as error:
@@ -208,7 +214,7 @@ class _Answers:
 
     def _place(self, context: GuardedContext) -> AbstractContextManager[None]:
         """One of its client's."""
-        return self._places.one(client_of(context.peer()), context)
+        return self._places.one(host_of(context.peer()), context)
 
     @contextmanager
     def _noted(self, context: GuardedContext) -> Iterator[RequestLog]:
@@ -281,7 +287,7 @@ class _Answers:
         door = self._door
         if door.action == PROBE:
             return None
-        client = client_of(context.peer())
+        client = host_of(context.peer())
         principal = self._doorkeeper.principal(context)
         if door.of_all and not principal.may_everywhere(door.action):
             raise NotAllowed(f"{principal.name} may not {door.action} every model, as this RPC wants it")
@@ -292,8 +298,12 @@ class _Answers:
             context.add_callback,
             principal,
             self._doorkeeper.spend(principal.name or client),
+            self._doorkeeper.check_tokens(principal.name or client),
+            context.is_active,
         )
-        call.on_end(self._doorkeeper.begin(call.tenant, door))
+        place = Lease(self._doorkeeper.begin(call.tenant, door))
+        on_return(place.work_returned)
+        call.on_end(place.rpc_ended)
         calls.begin(call)
         return call
 
@@ -362,11 +372,16 @@ def _end(context: GuardedContext, error: BaseException) -> Any:
 def _refusing(error: CaikitPtError, at_once: AtOnce) -> Any:
     """A handler that tells every caller of `error`, and reads nothing: of whatever kind an RPC is, its end
     looks the same."""
+    return grpc.stream_unary_rpc_method_handler(_in(at_once, _refusal(error)))
+
+
+def _refusal(error: CaikitPtError) -> Callable[..., Any]:
+    """A behavior that is `error`."""
 
     def refuse(_: Iterator[bytes], context: Any) -> Any:
         GuardedContext(context, _request_id(context)).refuse(error)
 
-    return grpc.stream_unary_rpc_method_handler(_in(at_once, refuse))
+    return refuse
 
 
 def _in(lane: ThreadPoolExecutor, behavior: Callable[..., Any]) -> Callable[..., Any]:
@@ -376,4 +391,6 @@ def _in(lane: ThreadPoolExecutor, behavior: Callable[..., Any]) -> Callable[...,
         return behavior(requests, context)
 
     in_lane.experimental_thread_pool = lane  # type: ignore[attr-defined]
+    # For the lane, which finds it in what gRPC hands it.
+    in_lane.refusing = _refusal  # type: ignore[attr-defined]
     return in_lane

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import ssl
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +29,11 @@ class Identity:
     def __init__(self, access: Access, own: Callable[[], bytes] | None) -> None:
         """`own` gives the server's own certificate, where clients have to have one: it names nobody, and is
         good for health probes alone. Raises InvalidParameter."""
-        self._ways: list[Callable[[str], str | None]] = []
+        self._ways: list[Tokens | WebTokens] = []
         if access.tokens_file:
-            self._ways.append(Tokens(Path(access.tokens_file)).principal)
+            self._ways.append(Tokens(Path(access.tokens_file)))
         if access.jwt.keys:
-            self._ways.append(WebTokens(access.jwt).principal)
+            self._ways.append(WebTokens(access.jwt))
         self._own = own
 
     @property
@@ -50,11 +50,18 @@ class Identity:
             return self._by_token(given)
         return self._by_certificate(certificate)
 
-    def _by_token(self, given: Sequence[Any]) -> str:
-        told = _BEARER.fullmatch(given[0]) if len(given) == 1 and isinstance(given[0], str) else None
-        if told:
+    def known(self, metadata: Iterable[tuple[str, Any]]) -> str:
+        """That of the principal where a look tells it, empty where it takes more: a signature to check."""
+        if self._ways and (token := _token([value for key, value in metadata if key == AUTHORIZATION])):
             for way in self._ways:
-                if name := way(told[1]):
+                if name := way.known(token):
+                    return name
+        return ""
+
+    def _by_token(self, given: Sequence[Any]) -> str:
+        if token := _token(given):
+            for way in self._ways:
+                if name := way.principal(token):
                     return name
         raise Unauthenticated(_STRANGER)
 
@@ -69,6 +76,12 @@ class Identity:
                 if NAME.fullmatch(name):
                     return name
         raise Unauthenticated(_NAMELESS)
+
+
+def _token(given: Sequence[Any]) -> str:
+    """That of the one header there may be; empty where it isn't one."""
+    told = _BEARER.fullmatch(given[0]) if len(given) == 1 and isinstance(given[0], str) else None
+    return told[1] if told else ""
 
 
 def _der(pem: bytes) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import Counter, OrderedDict
@@ -13,7 +14,7 @@ from caikit_pt.runtime.guard.bucket import Bucket
 from caikit_pt.runtime.guard.door import GENERATE, STREAMS, Door
 from caikit_pt.settings import QuotasOfAll, QuotasOfEach, Settings
 
-# Who hasn't asked for the longest time is forgotten first.
+# Of whom nothing is forgotten with his account, goes first; of these who hasn't asked for the longest time.
 _MOST_REMEMBERED = 10_000
 _MINUTE = 60.0
 _SOON = 1.0
@@ -36,13 +37,22 @@ class _Account:
         if most and self.under_way >= most:
             used = f"{self.under_way} requests are under way"
             raise QuotaExceeded(f"{self._section}.requests_under_way", used, f"{most:,}", _SOON)
-        if self._tokens and door.action == GENERATE and self._tokens.level(now) <= 0:
-            quota, allowed = f"{self._section}.tokens_per_minute", f"{self._quotas.tokens_per_minute:,g}"
-            used = f"all tokens of this minute are used, and {-self._tokens.level(now):,.0f} more"
-            raise QuotaExceeded(quota, used, allowed, self._tokens.wait(1, now))
+        if door.action == GENERATE:
+            self.check_tokens(now)
         if self._requests and (seconds := self._requests.wait(1, now)):
             quota, allowed = f"{self._section}.requests_per_second", f"{self._quotas.requests_per_second:,g}"
             raise QuotaExceeded(quota, "all requests of this second are used", allowed, seconds)
+
+    def check_tokens(self, now: float) -> None:
+        """Raises QuotaExceeded where there are none left."""
+        if self._tokens and self._tokens.level(now) <= 0:
+            quota, allowed = f"{self._section}.tokens_per_minute", f"{self._quotas.tokens_per_minute:,g}"
+            used = f"all tokens of this minute are used, and {-self._tokens.level(now):,.0f} more"
+            raise QuotaExceeded(quota, used, allowed, self._tokens.wait(1, now))
+
+    def missing(self, now: float) -> float:
+        """What a new account would have and this one hasn't: the largest share of a quota."""
+        return max((one.missing(now) for one in (self._requests, self._tokens) if one), default=0.0)
 
     def begin(self, lane: str, now: float) -> None:
         """One more request."""
@@ -100,6 +110,13 @@ class Quotas:
 
         return end
 
+    def check_tokens(self, tenant: str) -> None:
+        """Raises QuotaExceeded where `tenant`, or all together, have none left: one request may be many
+        answers, and what they take is known only as they end."""
+        with self._locked(tenant) as (account, now):
+            for one in (account, self._all):
+                one.check_tokens(now)
+
     def spend(self, tenant: str, tokens: int) -> None:
         """They were read or generated for `tenant`."""
         with self._locked(tenant) as (account, now):
@@ -113,12 +130,21 @@ class Quotas:
             account = self._accounts.get(tenant)
             if account is None:
                 account = self._accounts[tenant] = _Account(self._each, "quotas.each", now)
-                self._forget(tenant)
+                self._forget(tenant, now)
             self._accounts.move_to_end(tenant)
             yield account, now
 
-    def _forget(self, besides: str) -> None:
-        """The account that nobody has asked for longest, and that nothing is under way of."""
-        if len(self._accounts) > _MOST_REMEMBERED:
-            idle = (name for name, one in self._accounts.items() if not one.under_way and name != besides)
-            self._accounts.pop(next(idle, ""), None)
+    def _forget(self, besides: str, now: float) -> None:
+        """An account that nothing is under way of: one that is as good as new, else the one that is nearest
+        to it."""
+        if len(self._accounts) <= _MOST_REMEMBERED:
+            return
+        # Most are, and then the first is one: no more are looked at.
+        found, least = None, math.inf
+        for name, one in self._accounts.items():
+            if not one.under_way and name != besides and (missing := one.missing(now)) < least:
+                found, least = name, missing
+                if not missing:
+                    break
+        if found is not None:
+            self._accounts.pop(found)

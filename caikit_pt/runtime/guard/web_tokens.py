@@ -64,22 +64,30 @@ class WebTokens:
     def principal(self, token: str) -> str | None:
         """The name of the one who has it; None where it isn't believed. Raises Unauthenticated where it was,
         and isn't any more or not yet."""
-        keys, name = self._keys.get(), hashlib.sha256(token.encode()).digest()
-        with self._lock:
-            known = self._known.get(name)
-        # Keys that have changed know nothing of it.
-        if known and known[2] is keys and time.time() < known[1]:
-            return known[0]
+        keys = self._keys.get()
+        if known := self._remembered(token, keys):
+            return known
         found = self._checked(token, keys)
         if found is None:
             return None
         principal, until = found
+        name = _name(token)
         with self._lock:
             self._known[name] = principal, min(until, time.time() + _SECONDS_REMEMBERED), keys
             self._known.move_to_end(name)
             while len(self._known) > _MOST_REMEMBERED:
                 self._known.popitem(last=False)
         return principal
+
+    def known(self, token: str) -> str | None:
+        """The name of the one who has it, where that was found a moment ago."""
+        return self._remembered(token, self._keys.get())
+
+    def _remembered(self, token: str, keys: _Keys) -> str | None:
+        with self._lock:
+            known = self._known.get(_name(token))
+        # Keys that have changed know nothing of it.
+        return known[0] if known and known[2] is keys and time.time() < known[1] else None
 
     def _checked(self, token: str, keys: _Keys) -> tuple[str, float] | None:
         wanted = self._wanted
@@ -109,6 +117,10 @@ class WebTokens:
             return _Keys(_of_jwks(content) if content.lstrip()[:1] == b"{" else {"": _of_pem(content)})
         except (OSError, ValueError, KeyError, TypeError, jwt.PyJWTError) as error:
             raise InvalidParameter(as_set("access.jwt.keys"), str(self._file), allowed) from error
+
+
+def _name(token: str) -> bytes:
+    return hashlib.sha256(token.encode()).digest()
 
 
 def algorithms(text: str) -> list[str]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -19,8 +21,8 @@ from grpc_reflection.v1alpha import reflection
 from grpc_status import rpc_status
 
 from caikit_pt import call as calls
-from caikit_pt.errors import InvalidParameter, TooManyRequests
-from caikit_pt.runtime.guard.caller import client_of
+from caikit_pt.errors import ClientLeft, InvalidParameter, TooManyRequests
+from caikit_pt.runtime.guard.caller import client_of, host_of
 from caikit_pt.runtime.guard.door import (
     ANSWERS,
     CONTROL,
@@ -31,10 +33,12 @@ from caikit_pt.runtime.guard.door import (
     TRAININGS,
     WATCHES,
 )
+from caikit_pt.runtime.guard.doorkeeper import Doorkeeper
 from caikit_pt.runtime.guard.guard import Guard
 from caikit_pt.runtime.guard.lane import Lane
 from caikit_pt.runtime.health import Health
 from caikit_pt.runtime.refusals import counts
+from caikit_pt.settings import typed
 from tests.runtime.servers import wait_for
 
 NLP, MANAGEMENT = "caikit.runtime.Nlp.NlpService", "caikit.runtime.models.ModelManagement"
@@ -76,12 +80,16 @@ class Service:
 
 @contextmanager
 def serving(
-    answer: Answer, stream: Answer = lambda *_: iter(()), opened: frozenset[str] = frozenset()
+    answer: Answer,
+    stream: Answer = lambda *_: iter(()),
+    opened: frozenset[str] = frozenset(),
+    waiting: int = 0,
+    **settings: Any,
 ) -> Iterator[Service]:
-    lanes = {name: Lane(name, 2) for name in (ANSWERS, STREAMS, WATCHES, TRAININGS)}
+    lanes = {name: Lane(name, 2, waiting) for name in (ANSWERS, STREAMS, WATCHES, TRAININGS)}
     lanes[CONTROL] = Lane(CONTROL, 2)
     lanes |= {name: Lane(name, 16, 100) for name in (HEALTH, HEALTH_WATCHES, REFLECTION)}
-    guard = Guard(lanes, opened, SECONDS_FOR_A_MESSAGE)
+    guard = Guard(lanes, opened, SECONDS_FOR_A_MESSAGE, Doorkeeper(typed(settings)))
     options = [("grpc.max_receive_message_length", 64 * 2**20)]
     server = grpc.server(ThreadPoolExecutor(1), interceptors=[guard], options=options)
     codec = {"request_deserializer": REQUEST.FromString, "response_serializer": RESPONSE.SerializeToString}
@@ -353,6 +361,99 @@ def test_who_has_left_was_not_refused(end: str, status: str, caplog: pytest.LogC
 )
 def test_the_host_of_a_peer(peer: str, client: str) -> None:
     assert client_of(peer) == client
+
+
+@pytest.mark.parametrize(
+    ("peer", "host"),
+    [
+        ("ipv4:10.0.0.7:4242", "10.0.0.7"),
+        ("ipv6:%5B::1%5D:4242", "::1"),
+        ("ipv6:%5B::ffff:10.0.0.7%5D:4242", "10.0.0.7"),
+        ("ipv6:%5B2001:db8:1:2:3:4:5:6%5D:1", "2001:db8:1:2::/64"),
+        ("ipv6:%5B2001:db8:1:2:ffff::%5D:1", "2001:db8:1:2::/64"),
+        ("ipv6:%5Bfe80::1%25eth0%5D:1", "fe80::/64"),
+        ("unix:", "unix:"),
+    ],
+)
+def test_whom_an_rpc_is_counted_for(peer: str, host: str) -> None:
+    """Of an IPv6 address a customer has a network: each RPC could come from another one."""
+    assert host_of(peer) == host
+
+
+def asked_with(service: Service, token: str) -> Any:
+    rpc: Any = service.channel.unary_unary(f"/{NLP}/{PREDICT}", None, RESPONSE.FromString)
+    return rpc.future(b"", timeout=10, metadata=(("authorization", f"Bearer {token}"),))
+
+
+def test_a_full_lane_makes_room_for_who_has_fewer(tmp_path: Path) -> None:
+    """And who made room is told as programs are, while all threads are busy."""
+    tokens, go_on, begun = tmp_path / "tokens", threading.Event(), list[str]()
+    tokens.write_text(
+        "".join(f"{hashlib.sha256(name.encode()).hexdigest()}: {name}\n" for name in ("many", "one"))
+    )
+
+    def answer(*_: Any) -> Any:
+        begun.append(calls.tenant())
+        go_on.wait(10)
+        return good()
+
+    with serving(answer, waiting=2, access={"tokens_file": str(tokens)}) as service:
+        many = [asked_with(service, "many") for _ in range(2)]
+        wait_for(lambda: len(begun) == 2, 5)
+        for _ in range(2):
+            many.append(asked_with(service, "many"))
+        # Gets the place of the last; whose are as many as hers is refused himself.
+        one = asked_with(service, "one")
+        wait_for(lambda: any(each.done() for each in many), 5)
+        (late,) = (each for each in many if each.done())
+        code, text, details = refused(late.result)
+        assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "the last made room for somebody who has fewer" in text
+        assert details["ErrorInfo"].reason == "OVER_CAPACITY"
+        assert details["RetryInfo"].retry_delay.seconds == 1
+        again = asked_with(service, "many")
+        assert "as many as may be. Try again later" in refused(again.result)[1]
+        go_on.set()
+        assert one.result().status == 1
+        assert [each.result().status for each in many if each is not late] == [1, 1, 1]
+    assert sorted(begun) == ["many", "many", "many", "one"]
+
+
+def test_a_client_that_leaves_has_a_request_under_way_until_its_work_is_over() -> None:
+    """Whoever asks and leaves again and again would have a thread for each."""
+    begun, go_on, gone = threading.Event(), threading.Event(), list[bool]()
+
+    def answer(*_: Any) -> Any:
+        begun.set()
+        go_on.wait(10)
+        try:
+            calls.check_client()
+        except ClientLeft:
+            gone.append(True)
+            raise
+        return good()
+
+    with serving(answer, waiting=9, quotas={"each": {"requests_under_way": 1}}) as service:
+        rpc = service.channel.unary_unary(f"/{NLP}/{PREDICT}", None, RESPONSE.FromString)
+        left: Any = rpc.future(b"", timeout=10)
+        assert begun.wait(5)
+        left.cancel()
+        for _ in range(5):
+            assert "requests_under_way" in _refusal(service)
+        go_on.set()
+        wait_for(lambda: _answers(service), 5)
+    assert gone == [True], "what works for nobody can know"
+
+
+def _refusal(service: Service) -> str:
+    """Of a call that must not be answered yet."""
+    rpc: Any = service.channel.unary_unary(f"/{NLP}/{PREDICT}", None, RESPONSE.FromString)
+    try:
+        rpc(b"", timeout=1)
+    except grpc.RpcError as error:
+        failed: Any = error
+        return str(failed.details())
+    return ""
 
 
 def _answers(service: Service) -> bool:

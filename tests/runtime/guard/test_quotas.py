@@ -80,6 +80,32 @@ def test_tokens_a_minute_are_counted_afterwards_and_may_be_owed() -> None:
     quotas.begin("ada", ANSWER)
 
 
+def test_an_answer_is_asked_for_with_tokens_left_or_not_at_all() -> None:
+    """One request may be many answers: an evaluation's first doesn't pay for its last."""
+    clock = Clock()
+    quotas = made(clock, quotas={"each": {"tokens_per_minute": 600}})
+    quotas.begin("ada", ANSWER)
+    quotas.check_tokens("ada")
+    quotas.spend("ada", 600)
+    with pytest.raises(QuotaExceeded, match=r"quotas\.each\.tokens_per_minute"):
+        quotas.check_tokens("ada")
+    quotas.check_tokens("bob")
+    clock.now += 1
+    quotas.check_tokens("ada")
+
+
+def test_nobody_owes_more_than_a_minute() -> None:
+    """An hour's worth that one has taken locks neither him nor all others out for an hour."""
+    clock = Clock()
+    quotas = made(clock, quotas={"each": {"tokens_per_minute": 600}, "all": {"tokens_per_minute": 6000}})
+    quotas.spend("ada", 10**6)
+    assert refused(quotas, "ada").retry_seconds == pytest.approx(60.1)
+    assert refused(quotas, "bob").retry_seconds == pytest.approx(60, abs=0.1)
+    clock.now += 60.2
+    quotas.begin("ada", ANSWER)
+    quotas.begin("bob", ANSWER)
+
+
 def test_requests_under_way() -> None:
     quotas = made(Clock(), quotas={"each": {"requests_under_way": 1}})
     end = quotas.begin("ada", ANSWER)
@@ -124,3 +150,18 @@ def test_no_more_tenants_are_remembered_than_so_many(monkeypatch: pytest.MonkeyP
     others = [quotas.begin(f"busy {number}", ANSWER) for number in range(5)]
     for end in others:
         end()
+
+
+def test_who_owes_something_is_forgotten_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Strangers by the thousand pay nobody's debt."""
+    monkeypatch.setattr(module, "_MOST_REMEMBERED", 3)
+    quotas = made(Clock(), quotas={"each": {"tokens_per_minute": 600}})
+    quotas.spend("ada", 1200)
+    quotas.spend("bob", 900)
+    for number in range(10):
+        quotas.begin(f"stranger {number}", ANSWER)()
+    refused(quotas, "ada")
+    refused(quotas, "bob")
+    quotas.spend("cyd", 1100)
+    quotas.spend("dan", 1000)
+    assert set(quotas._accounts) == {"ada", "cyd", "dan"}, "of those who owe, who owes least goes first"

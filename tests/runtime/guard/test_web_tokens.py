@@ -176,3 +176,14 @@ def test_files_without_public_keys(wanted: Jwt, content: bytes) -> None:
 def test_settings_that_would_believe_anybody(wanted: Jwt, changed: dict[str, str], told: str) -> None:
     with pytest.raises(InvalidParameter, match=told):
         WebTokens(replace(wanted, **changed))
+
+
+def test_a_look_knows_whoever_was_checked_a_moment_ago(wanted: Jwt, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No signature is checked for it: whose turn it is is asked for every RPC, in one thread."""
+    tokens, token = WebTokens(wanted), signed()
+    assert tokens.known(token) is None
+    name = tokens.principal(token)
+    assert name
+    monkeypatch.setattr(tokens, "_checked", None)
+    assert tokens.known(token) == name
+    assert tokens.known(signed(sub="another")) is None
