@@ -263,9 +263,9 @@ INFERENCE: dict[str, tuple[dict[str, Any], str, str]] = {
     "an empty stop sequence": ({"stop_sequences": ["a", ""]}, "stop_sequences", "empty"),
     "65 stop sequences": ({"stop_sequences": list(map(str, range(65)))}, "stop_sequences", "up to 64"),
     "a long stop sequence": ({"stop_sequences": ["a" * 257]}, "stop_sequences", "256 characters"),
-    "a stop sequence of megabytes": ({"stop_sequences": ["a" * 9_000_000]}, "stop_sequences", "256"),
-    "megabytes of text": ({"text": "long " * 3_000_000}, "text", "characters"),
-    "megabytes of one word": ({"text": "a" * 15_000_000, "truncate_input_tokens": 9}, "text", "characters"),
+    "a stop sequence of megabytes": ({"stop_sequences": ["a" * 3_000_000]}, "stop_sequences", "256"),
+    "megabytes of text": ({"text": "long " * 800_000}, "text", "characters"),
+    "megabytes of one word": ({"text": "a" * 4_000_000, "truncate_input_tokens": 9}, "text", "characters"),
     "decay factor 0": (
         {"exponential_decay_length_penalty": {"start_index": 1, "decay_factor": 0.0}},
         "exponential_decay_length_penalty.decay_factor",
@@ -338,7 +338,7 @@ def test_bad_inference_requests(client: Client, served: str, case: str, streamin
 
 def test_megabytes_to_tokenize(client: Client, served: str) -> None:
     with pytest.raises(grpc.RpcError) as error:
-        client.tokenize(served, "long " * 3_000_000)
+        client.tokenize(served, "long " * 800_000)
     assert_refused(error.value, "text", "characters")
 
 

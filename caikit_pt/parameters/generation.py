@@ -91,6 +91,7 @@ GENERATION_PARAMETERS = ParameterTable(
         (),
         "none",
         many=True,
+        longest=MAX_STOP_SEQUENCE_CHARACTERS,
     ),
     Parameter("seed", int, "Of SAMPLING; drawn where unset, and returned.", None, "drawn", 0, 2**64 - 1),
     Parameter(

@@ -55,7 +55,6 @@ class PublishedPrompts(ModelManager):
         with caikit_errors():
             if not _is_tuned_prompt(Path(path)):
                 raise UnknownModel(f"Model {shown(model_id)} is no tuned prompt")
-            check_config(Path(path))
         return super().load_model(model_id, path, *types, **options)
 
     def estimate_model_size(self, model_id: str, local_model_path: str, model_type: str) -> int:
@@ -125,8 +124,12 @@ class _Room:
 
 
 def _is_tuned_prompt(path: Path) -> bool:
-    """Whether our module, or caikit-nlp's, has saved it; nothing of other modules is read any further."""
+    """Whether our module, or caikit-nlp's, has saved it; nothing of other modules is read any further.
+
+    Raises DamagedArtifact where that can't be told.
+    """
     try:
+        check_config(path)
         with open_file(path / CONFIG) as content:
             return bool(_OURS.search(content.read(_BEGINNING).decode("utf-8", "replace")))
     except OSError:
