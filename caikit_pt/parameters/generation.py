@@ -201,12 +201,10 @@ class GenerationParameters:
                 f"no more than max_new_tokens, which is {parameters.max_new_tokens}",
             )
         stops = parameters.stop_sequences
-        longest = max(map(len, stops), default=0)
-        if "" in stops or len(stops) > MAX_STOP_SEQUENCES or longest > MAX_STOP_SEQUENCE_CHARACTERS:
+        if "" in stops or len(stops) > MAX_STOP_SEQUENCES:
             raise InvalidParameter(
                 "stop_sequences",
-                # A text of megabytes isn't written out to show its beginning.
-                [each[:MAX_STOP_SEQUENCE_CHARACTERS] for each in stops[:MAX_STOP_SEQUENCES]],
+                stops[:MAX_STOP_SEQUENCES],
                 f"up to {MAX_STOP_SEQUENCES} texts, none of them empty or of more than "
                 f"{MAX_STOP_SEQUENCE_CHARACTERS} characters",
             )

@@ -6,12 +6,14 @@ import logging
 import os
 import signal
 import sys
+import threading
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Any, NoReturn
 
 _ASKING = (signal.SIGTERM, signal.SIGINT)
 _SECONDS_BETWEEN_LOOKS = 0.1
+_SECONDS_TO_FLUSH = 2.0
 
 
 class Signals:
@@ -58,9 +60,16 @@ def leave(code: int) -> NoReturn:
     Not as the interpreter does: it waits for threads of gRPC and torch that may be deep in native code, and
     one that comes back from there into an interpreter that is going down aborts the process (ending.py).
     """
+    # A thread that is cut off may hold a lock of what is flushed.
+    flushing = threading.Thread(target=_flush, name="leaving", daemon=True)
+    flushing.start()
+    flushing.join(_SECONDS_TO_FLUSH)
+    os._exit(code)
+
+
+def _flush() -> None:
     with suppress(Exception):
         logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
         with suppress(Exception):
             stream.flush()
-    os._exit(code)
