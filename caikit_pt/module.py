@@ -399,7 +399,7 @@ class PeftPromptTuning(ModuleBase):
         """A request as the serving side knows it."""
         now = settings.current()
         _check_text(text)
-        if not fields["truncate_input_tokens"]:
+        if not fields.get("truncate_input_tokens"):
             check_characters(self.base.text, text, now.max_input_tokens)
         limit = now.max_new_tokens_limit
         limits = {"max_new_tokens": (1.0, float(limit))}

@@ -86,7 +86,7 @@ def test_it_stands_behind_a_text_that_was_cut(base: BaseModel, separator: str) -
 
 def test_one_that_leaves_no_room_is_refused(llama: BaseModel) -> None:
     with pytest.raises(InvalidParameter, match=r"separator: .* half of the context"):
-        plan(llama, separator="word " * 900)
+        plan(llama, separator="word " * 800)
 
 
 @pytest.mark.parametrize("separator", [" Label: ", "\n", " "])

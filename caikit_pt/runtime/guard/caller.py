@@ -7,6 +7,7 @@ import ipaddress
 AUTHORIZATION = "authorization"
 # What of an IPv6 address is one customer's: the rest he chooses, anew for each request if he likes.
 _NETWORK_BITS = 64
+_LOOPBACK = "127.0.0.1"
 
 
 def client_of(peer: str) -> str:
@@ -22,7 +23,10 @@ def host_of(peer: str) -> str:
         address = ipaddress.ip_address(client.partition("%")[0])
     except ValueError:
         return client
-    if isinstance(address, ipaddress.IPv4Address) or address.is_loopback:
+    if address.is_loopback:
+        # Of one machine, however it names itself.
+        return _LOOPBACK
+    if isinstance(address, ipaddress.IPv4Address):
         return str(address)
     if address.ipv4_mapped:
         return str(address.ipv4_mapped)

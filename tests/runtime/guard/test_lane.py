@@ -53,7 +53,7 @@ def test_who_sends_many_requests_is_no_bar_to_who_sends_one() -> None:
 
 
 def test_hosts_take_turns_where_nobody_shows_a_token() -> None:
-    many, one = event(), event(peer=b"ipv6:%5B::1%5D:7")
+    many, one = event(), event(peer=b"ipv6:%5B2001:db8::1%5D:7")
     assert answered(many, many, many, one, one) == [0, 3, 1, 4, 2]
     assert answered(event(), event(peer=b"ipv4:10.0.0.1:77"), event()) == [0, 1, 2]
 
