@@ -180,6 +180,7 @@ def _flood(target: Target) -> object:
         except grpc.RpcError as error:
             return error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
+    assert target.answers_others()
     with ThreadPoolExecutor(64) as pool:
         assert all(pool.map(ask, range(400)))
     return None
