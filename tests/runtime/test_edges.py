@@ -80,8 +80,8 @@ OURS = b"module_id: 6655831b-960a-4dc5-8df4-867026e2cd41\n"
 # What has become of a tuned prompt's files, the status, and what of the text says so.
 DAMAGES: dict[str, tuple[Damage, str, str]] = {
     "no config": (gone("config.yml"), "NOT_FOUND", "not found"),
-    "an empty config": (replaced("config.yml", b""), "NOT_FOUND", "no tuned prompt"),
-    "a config of bytes": (replaced("config.yml", b"\xff\xfe\x00"), "NOT_FOUND", "no tuned prompt"),
+    "an empty config": (replaced("config.yml", b""), "DATA_LOSS", "config.yml"),
+    "a config of bytes": (replaced("config.yml", b"\xff\xfe\x00"), "DATA_LOSS", "config.yml"),
     "a config that ends": (replaced("config.yml", OURS), "DATA_LOSS", "config.yml"),
     "a config that is no YAML": (replaced("config.yml", OURS + b"a: [b"), "DATA_LOSS", "config.yml"),
     "a config of bytes behind ours": (replaced("config.yml", OURS + b"\xff\xfe"), "DATA_LOSS", "config.yml"),
