@@ -228,6 +228,10 @@ class UnknownModel(CaikitPtError):
 
     status = "NOT_FOUND"
 
+    def __init__(self, name: str, told: str = "not found") -> None:
+        # The same of what there isn't and of what may not be seen.
+        super().__init__(f"Model {shown(name)} {told}")
+
 
 class Unforeseen(CaikitPtError):
     """A defect of this program. The log has it, by the id that the text ends with."""
@@ -242,6 +246,9 @@ class UnknownJob(CaikitPtError):
     """No training with this id was ever accepted."""
 
     status = "NOT_FOUND"
+
+    def __init__(self, id: str) -> None:
+        super().__init__(f"Unknown training_id: {shown(id)}")
 
 
 def in_short(error: BaseException, limit: int = 200) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from caikit_pt.errors import InvalidParameter
 
-_MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 
 # Beyond these a file system answers with an error of its own.
 MAX_NAME_BYTES = 240
@@ -65,12 +65,12 @@ def read_file(path: Path, largest: int) -> bytes:
     return content
 
 
-def check_model_name(name: str, field: str = "model_name") -> str:
-    """`name` if a trained model may be published under it: it becomes one directory.
+def check_plain_name(name: str, field: str = "model_name") -> str:
+    """`name` if it can be the name of one directory, as those of trained models and ids of trainings are.
 
     Raises InvalidParameter where it is empty or could be more than a plain name.
     """
-    if not isinstance(name, str) or not _MODEL_NAME.fullmatch(name):
+    if not isinstance(name, str) or not _PLAIN_NAME.fullmatch(name):
         raise InvalidParameter(
             field,
             name,

@@ -49,7 +49,7 @@ class Principal:
         if self.may(action, model):
             return
         if not self.sees(model):
-            raise UnknownModel(f"Model {shown(model)} not found")
+            raise UnknownModel(model)
         raise NotAllowed(f"{self.name} may not {action} {shown(model)}. Ask for the right in access.policy")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import threading
 from collections import OrderedDict
@@ -15,17 +14,14 @@ from caikit.runtime.model_management.loaded_model import LoadedModel
 from caikit.runtime.model_management.model_manager import ModelManager
 
 from caikit_pt import settings
-from caikit_pt.errors import InvalidParameter, UnknownModel, shown
+from caikit_pt.errors import InvalidParameter, UnknownModel
 from caikit_pt.module import PeftPromptTuning
-from caikit_pt.paths import check_model_name, inside, open_file
-from caikit_pt.soft_prompt.config_file import CONFIG, check_config
+from caikit_pt.paths import check_plain_name, inside
+from caikit_pt.soft_prompt.config_file import CONFIG, is_of
 from caikit_pt.status import caikit_errors
 
 # What a prompt takes in memory beside its tensors: its module, its configuration, its tokens.
 _BYTES_BESIDE = 2**14
-# Of a config.yml, which begins with the module that has saved it.
-_BEGINNING = 2**16  # bytes
-_OURS = re.compile(rf"^module_id: ['\"]?{PeftPromptTuning.MODULE_ID}['\"]?\s*$", re.MULTILINE)
 
 
 class PublishedPrompts(ModelManager):
@@ -43,7 +39,7 @@ class PublishedPrompts(ModelManager):
         """Raises CaikitRuntimeException, NOT_FOUND where nothing has been published under `model_id`."""
         if model_id and model_id not in self.loaded_models and not self._holds(model_id):
             with caikit_errors():
-                raise UnknownModel(f"Model {shown(model_id)} not found")
+                raise UnknownModel(model_id)
         model = super().retrieve_model(model_id)
         self._room.use(model_id, model)
         return model
@@ -53,8 +49,8 @@ class PublishedPrompts(ModelManager):
         tuned prompt is there, DATA_LOSS where it is damaged."""
         path = self._confined(local_model_path)
         with caikit_errors():
-            if not _is_tuned_prompt(Path(path)):
-                raise UnknownModel(f"Model {shown(model_id)} is no tuned prompt")
+            if not is_of(PeftPromptTuning.MODULE_ID, Path(path)):
+                raise UnknownModel(model_id, "is no tuned prompt")
         return super().load_model(model_id, path, *types, **options)
 
     def estimate_model_size(self, model_id: str, local_model_path: str, model_type: str) -> int:
@@ -65,9 +61,9 @@ class PublishedPrompts(ModelManager):
         """Raises CaikitRuntimeException: INVALID_ARGUMENT where the id or a file's name is no plain name,
         NOT_FOUND where the files are no tuned prompt; they aren't kept then."""
         with caikit_errors():
-            check_model_name(model_id, "model_id")
+            check_plain_name(model_id, "model_id")
             for name in model_files:
-                check_model_name(name, "model_files.filename")
+                check_plain_name(name, "model_files.filename")
             place = inside(self._local_models_dir, model_id, "model_id")
         was_there = place.exists()
         try:
@@ -80,7 +76,7 @@ class PublishedPrompts(ModelManager):
     def undeploy_model(self, model_id: str) -> None:
         """Raises CaikitRuntimeException, INVALID_ARGUMENT where the id is no plain name."""
         with caikit_errors():
-            check_model_name(model_id, "model_id")
+            check_plain_name(model_id, "model_id")
         super().undeploy_model(model_id)
 
     def _holds(self, model_id: str) -> bool:
@@ -109,11 +105,11 @@ class _Room:
     def use(self, model_id: str, model: Any) -> None:
         """It is asked now."""
         with self._lock:
-            if model_id not in self._sizes:
-                tensors = getattr(model, "tuned", None) and model.tuned.prompt.tensors.values()
-                self._sizes[model_id] = size = _BYTES_BESIDE + sum(one.nbytes for one in tensors or ())
-                self._total += size
-            self._sizes.move_to_end(model_id)
+            tensors = getattr(model, "tuned", None) and model.tuned.prompt.tensors.values()
+            size = _BYTES_BESIDE + sum(one.nbytes for one in tensors or ())
+            # Another one may have been published under its name.
+            self._total += size - self._sizes.pop(model_id, 0)
+            self._sizes[model_id] = size
             gone = []
             while len(self._sizes) > 1 and self._total > self._most:
                 name, size = self._sizes.popitem(last=False)
@@ -121,16 +117,3 @@ class _Room:
                 gone.append(name)
         for one in gone:
             self._forget(one)
-
-
-def _is_tuned_prompt(path: Path) -> bool:
-    """Whether our module, or caikit-nlp's, has saved it; nothing of other modules is read any further.
-
-    Raises DamagedArtifact where that can't be told.
-    """
-    try:
-        check_config(path)
-        with open_file(path / CONFIG) as content:
-            return bool(_OURS.search(content.read(_BEGINNING).decode("utf-8", "replace")))
-    except OSError:
-        return False

@@ -10,7 +10,6 @@ import hashlib
 import json
 import logging
 import os
-import re
 import sys
 import threading
 import time
@@ -29,9 +28,9 @@ from caikit.core.model_management.job_base import JobInfo
 from caikit.core.model_management.model_trainer_base import ModelTrainerBase, ModelTrainerFutureBase
 
 from caikit_pt import call, settings
-from caikit_pt.errors import CaikitPtError, InvalidParameter, NotAllowed, StateUnavailable, UnknownJob, shown
+from caikit_pt.errors import CaikitPtError, InvalidParameter, NotAllowed, StateUnavailable, UnknownJob
 from caikit_pt.module import PeftPromptTuning
-from caikit_pt.paths import check_model_name
+from caikit_pt.paths import check_plain_name
 from caikit_pt.runtime import job as kinds
 from caikit_pt.runtime.job import COMPLETED, QUEUED, Job
 from caikit_pt.runtime.job_store import JobStore
@@ -40,7 +39,6 @@ from caikit_pt.status import caikit_errors
 from caikit_pt.tuning.plan import TuningPlan
 from caikit_pt.tuning.preflight import Preflight
 
-_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 _SECONDS_BETWEEN_LOOKS = 1.0
 _LOG = logging.getLogger(__name__)
 _UNGUARDED = (
@@ -101,14 +99,14 @@ class PromptTuningTrainer(ModelTrainerBase):
     ) -> JobFuture:
         """Checks the request and queues the job. Raises CaikitRuntimeException for a bad request."""
         with caikit_errors():
-            check_model_name(model_name or "")
+            check_plain_name(model_name or "")
             if not isinstance(save_path, str):
                 raise InvalidParameter(
                     "output_path",
                     "an S3 path",
                     "unset; trained models are published in runtime.training.output_dir",
                 )
-            id = _checked(external_training_id or training_id or str(uuid.uuid4()))
+            id = check_plain_name(external_training_id or training_id or str(uuid.uuid4()), "training_id")
             # No `runtime.training.output_dir`: where prompts are served from.
             root = save_path or caikit.get_config().runtime.local_models_dir
             parts = [root, *([id] if save_with_id else []), str(model_name)]
@@ -141,7 +139,7 @@ class PromptTuningTrainer(ModelTrainerBase):
         """Raises UnknownJob, for one that the caller may not watch, too."""
         job = self.store.find(id)
         if job is None or not call.may("watch", job.model_name):
-            raise UnknownJob(f"Unknown training_id: {shown(id)}")
+            raise UnknownJob(id)
         return job
 
     def cancel(self, id: str) -> None:
@@ -236,14 +234,6 @@ def _where_it_stands(store: JobStore, job: Job, ahead: int | None) -> list[str]:
         f"Epoch {at['epoch']}, update {at['step']} of {at['steps']}, loss {loss}, "
         f"about {at['eta_seconds']:.0f} s to go."
     ]
-
-
-def _checked(id: str) -> str:
-    """`id`, which becomes the name of a folder."""
-    if not _ID.fullmatch(id):
-        allowed = "1 to 200 letters, digits, '.', '_' and '-', the first a letter or a digit"
-        raise InvalidParameter("training_id", id, allowed)
-    return id
 
 
 def _digest(plan: TuningPlan, model_name: str) -> str:

@@ -160,9 +160,9 @@ class TuningServicer:
         from caikit.runtime.utils.servicer_util import build_caikit_library_request_dict
 
         from caikit_pt.module import PeftPromptTuning
-        from caikit_pt.paths import check_model_name
+        from caikit_pt.paths import check_plain_name
 
-        check_model_name(request.model_name)
+        check_plain_name(request.model_name)
         parameters = build_caikit_library_request_dict(request.parameters, PeftPromptTuning.TRAIN_SIGNATURE)
         parameters.pop("training_id", None)
         checked = self._trainer.look_through(PeftPromptTuning.plan(**parameters))

@@ -6,7 +6,7 @@ or no mapping is an error of caikit's internals.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,19 @@ _IDS = ("module_id", "block_id", "workflow_id", "resource_id")
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-def check_config(directory: Path) -> None:
-    """Raises DamagedArtifact where config.yml in `directory` isn't what `save` could have written.
+def is_of(module_id: str, directory: Path) -> bool:
+    """Whether the module of this id has saved what is in `directory`: nothing of others is read any further.
+
+    Raises DamagedArtifact.
+    """
+    try:
+        return bool(check_config(directory).get("module_id") == module_id)
+    except FileNotFoundError:
+        return False
+
+
+def check_config(directory: Path) -> Mapping[str, Any]:
+    """config.yml in `directory`. Raises DamagedArtifact where it isn't what `save` could have written.
 
     Raises FileNotFoundError where there is none.
     """
@@ -46,6 +57,7 @@ def check_config(directory: Path) -> None:
         raise _damaged(directory, "is empty, or something other than names with their values")
     if not any(config.get(name) for name in _IDS) or "model_path" in config:
         raise _damaged(directory, "has no module_id, or a model_path of its own")
+    return config
 
 
 class _TooMuch(ValueError):

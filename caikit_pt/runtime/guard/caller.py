@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ipaddress
+from functools import lru_cache
 
 AUTHORIZATION = "authorization"
 # What of an IPv6 address is one customer's: the rest he chooses, anew for each request if he likes.
 _NETWORK_BITS = 64
 _LOOPBACK = "127.0.0.1"
+_CONNECTIONS = 4096
 
 
 def client_of(peer: str) -> str:
@@ -15,6 +17,8 @@ def client_of(peer: str) -> str:
     return peer.partition(":")[2].rpartition(":")[0].removeprefix("%5B").removesuffix("%5D") or peer
 
 
+# Of a connection, which is asked for some times in each of its RPCs.
+@lru_cache(_CONNECTIONS)
 def host_of(peer: str) -> str:
     """Whom an RPC is counted for where nobody has to say who he is: an IPv4 address, or the network that an
     IPv6 address is of."""

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from math import inf
 from typing import Any
 
-from caikit_pt.errors import InvalidParameter, UnknownJob, UnknownModel, shown
-from caikit_pt.paths import check_model_name
+from caikit_pt.errors import InvalidParameter, UnknownJob, UnknownModel
+from caikit_pt.paths import check_plain_name
 from caikit_pt.settings import ACTIONS
 
 # What a principal may be allowed to do.
@@ -26,7 +26,6 @@ HEALTH, HEALTH_WATCHES, REFLECTION = "health", "health-watches", "reflection"
 NOT_AWAITED = (HEALTH, HEALTH_WATCHES, REFLECTION)
 
 MODEL_ID = "mm-model-id"
-_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 _SMALL, _WITH_RECORDS = 4 * 2**20, 0  # bytes of a message; 0: as gRPC's own limit has it
 _NAME_ALONE = 1024
 
@@ -57,19 +56,19 @@ class Door:
     opened_by: str = ""
 
     def named(self, message: Any, metadata: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, str]]:
-        """What is done to which models. Raises InvalidParameter or UnknownModel where a name is none."""
+        """What is done to which models. Raises InvalidParameter, UnknownModel or UnknownJob for no name."""
         for field in self.trainings:
-            _check_id(_value(message, field))
+            _checked_id(_value(message, field), UnknownJob)
         if self.by_metadata:
             for key, value in metadata:
                 if key == MODEL_ID and value:
-                    yield self.action, _checked_id(value)
+                    yield self.action, _checked_id(value, UnknownModel)
         for field in self.models:
             if name := _value(message, field):
-                yield self.action, check_model_name(name, field)
+                yield self.action, check_plain_name(name, field)
         for field in self.reads:
             if name := _value(message, field):
-                yield GENERATE, check_model_name(name, field.rpartition(".")[2])
+                yield GENERATE, check_plain_name(name, field.rpartition(".")[2])
 
 
 def _value(message: Any, field: str) -> str:
@@ -78,18 +77,12 @@ def _value(message: Any, field: str) -> str:
     return str(message)
 
 
-def _checked_id(id: Any) -> str:
-    """Raises UnknownModel where no model can have this id: caikit's clients know that as NOT_FOUND."""
+def _checked_id(id: Any, unknown: type[UnknownJob | UnknownModel]) -> str:
+    """Raises `unknown` where nothing can have this id: caikit's clients know that as NOT_FOUND."""
     try:
-        return check_model_name(id, MODEL_ID)
+        return check_plain_name(id)
     except InvalidParameter as error:
-        raise UnknownModel(f"Model {shown(id)} not found") from error
-
-
-def _check_id(id: str) -> None:
-    """Raises UnknownJob where no training can have this id."""
-    if not _ID.fullmatch(id):
-        raise UnknownJob(f"Unknown training_id: {shown(id)}")
+        raise unknown(id) from error
 
 
 _PREDICT = Door(GENERATE, ANSWERS, by_metadata=True)

@@ -11,10 +11,10 @@ import re
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
-from typing import Any
+from typing import Any, NoReturn
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -26,7 +26,6 @@ from caikit_pt.errors import (
     ClosedDoor,
     InvalidParameter,
     NotAllowed,
-    OverCapacity,
     ServerStopping,
     UnknownRpc,
 )
@@ -54,11 +53,17 @@ _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 class _Handlers:
     """An RPC as it is answered, and as it is refused."""
 
+    # None where it is never answered.
     lane: Lane | None
     answering: Any
     refusing: Any
     # When the server ends; None where it is answered nevertheless.
     stopping: Any
+
+    @classmethod
+    def never(cls, refusing: Any) -> _Handlers:
+        """Of one that is always refused."""
+        return cls(None, None, refusing, None)
 
 
 class Guard(grpc.ServerInterceptor):  # type: ignore[type-arg]
@@ -79,7 +84,7 @@ class Guard(grpc.ServerInterceptor):  # type: ignore[type-arg]
         self._patience = Patience(message_seconds)
         self._refusals = AtOnce()
         self._unknown = _refusing(_UNKNOWN, self._refusals)
-        self._known: dict[str, _Handlers | None] = {}
+        self._known: dict[str, _Handlers] = {}
         self._closed: frozenset[str] = frozenset()
         self._under_way: set[GuardedContext] = set()
         self._silence = Silence(_STOPPING)
@@ -114,30 +119,26 @@ class Guard(grpc.ServerInterceptor):  # type: ignore[type-arg]
                 return self._unknown
             self._known[method] = self._handlers(method, handler)
         known = self._known[method]
-        if known is None:
-            return self._unknown
         if known.lane is None:
             return known.refusing
         if known.stopping and known.lane.name in self._closed:
             return known.stopping
         return known.refusing if known.lane.full else known.answering
 
-    def _handlers(self, method: str, handler: Any) -> _Handlers | None:
+    def _handlers(self, method: str, handler: Any) -> _Handlers:
         door = door_of(method)
         if door is None:
-            return None
+            return _Handlers.never(self._unknown)
         lane = self._lanes[door.lane]
         if door.opened_by and door.opened_by not in self._opened:
             closed = ClosedDoor(f"This server has no {method}, unless its setting {door.opened_by} is true")
-            return _Handlers(None, None, _refusing(closed, self._refusals), None)
+            return _Handlers.never(_refusing(closed, self._refusals))
         is_health = door.action == PROBE
         under_way = set() if is_health else self._under_way
         answers = _Answers(method, door, handler, self._patience, self._doorkeeper, under_way, self._silence)
-        full = OverCapacity(
-            f"{lane.most} RPCs like this one are under way, as many as may be. Try again later"
-        )
         stopping = None if is_health else _refusing(_STOPPING, self._refusals)
-        return _Handlers(lane, answers.handler(lane), _refusing(full, self._refusals), stopping)
+        full = _refusing(lane.over_capacity, self._refusals)
+        return _Handlers(lane, answers.handler(lane), full, stopping)
 
 
 class _Answers:
@@ -164,39 +165,28 @@ class _Answers:
         handler = self._handler
         serializer = handler.response_serializer
         if handler.request_streaming:
-            make = (
-                grpc.stream_stream_rpc_method_handler
-                if handler.response_streaming
-                else (grpc.stream_unary_rpc_method_handler)
-            )
-            behavior = self._converse if handler.response_streaming else self._listen
-            return make(_in(lane, behavior), None, serializer)
+            assert handler.response_streaming, "no service here answers a stream with one message"
+            return grpc.stream_stream_rpc_method_handler(_in(lane, self._converse), None, serializer)
         if handler.response_streaming:
             return grpc.stream_stream_rpc_method_handler(_in(lane, self._stream), None, serializer)
         return grpc.stream_unary_rpc_method_handler(_in(lane, self._answer), None, serializer)
 
     def _answer(self, messages: Iterator[bytes], context: Any) -> Any:
-        guarded = GuardedContext(context, _request_id(context))
-        self._under_way.add(guarded)
-        try:
-            with self._place(guarded), self._noted(guarded) as line:
-                message = self._admitted(messages, guarded, line)
-                with self._traced(guarded, line):
-                    answer = self._handler.unary_unary(message, guarded)
-                    line.training_id = getattr(answer, "training_id", "")
-                guarded.settle()
-                return answer
-        except BaseException as error:  # SystemExit, too: it would end the server, and leave its process
-            return _end(guarded, error)
-        finally:
-            self._under_way.discard(guarded)
-            returned()
+        with self._under_guard(context) as guarded:
+            try:
+                with self._noted(guarded) as line:
+                    message = self._admitted(messages, guarded, line)
+                    with self._traced(guarded, line):
+                        answer = self._handler.unary_unary(message, guarded)
+                        line.training_id = getattr(answer, "training_id", "")
+                    guarded.settle()
+                    return answer
+            finally:
+                returned()
 
     def _stream(self, messages: Iterator[bytes], context: Any) -> Iterator[Any]:
-        guarded = GuardedContext(context, _request_id(context))
-        self._under_way.add(guarded)
-        try:
-            with self._place(guarded), self._noted(guarded) as line:
+        with self._under_guard(context) as guarded:
+            with self._noted(guarded) as line:
                 message = self._admitted(messages, guarded, line)
                 with self._traced(guarded, line):
                     for answer in self._handler.unary_stream(message, guarded):
@@ -205,16 +195,31 @@ class _Answers:
                 guarded.settle()
             # Not in the end of this: another thread may close what a client has left.
             returned()
+
+    def _converse(self, requests: Iterator[Any], context: Any) -> Iterator[Any]:
+        with self._under_guard(context) as guarded:
+            self._let_in(guarded)
+            for answer in self._handler.stream_stream(self._messages(requests, guarded), guarded):
+                guarded.check()
+                # Whoever doesn't read is no better than who says nothing.
+                with self._patience.with_(guarded):
+                    yield answer
+            guarded.settle()
+
+    @contextmanager
+    def _under_guard(self, context: Any) -> Iterator[GuardedContext]:
+        """Around all that is done for an RPC: what that raises, the RPC ends with. Raises Aborted."""
+        guarded = GuardedContext(context, _request_id(context))
+        self._under_way.add(guarded)
+        try:
+            with self._places.one(host_of(context.peer()), guarded):
+                yield guarded
         except GeneratorExit:
             raise
-        except BaseException as error:
+        except BaseException as error:  # SystemExit, too: it would end the server, and leave its process
             _end(guarded, error)
         finally:
             self._under_way.discard(guarded)
-
-    def _place(self, context: GuardedContext) -> AbstractContextManager[None]:
-        """One of its client's."""
-        return self._places.one(host_of(context.peer()), context)
 
     @contextmanager
     def _noted(self, context: GuardedContext) -> Iterator[RequestLog]:
@@ -238,39 +243,6 @@ class _Answers:
         if line.training_id:
             accepted(line.training_id, metadata)
 
-    def _converse(self, requests: Iterator[Any], context: Any) -> Iterator[Any]:
-        guarded = GuardedContext(context, _request_id(context))
-        self._under_way.add(guarded)
-        try:
-            with self._place(guarded):
-                self._let_in(guarded)
-                for answer in self._handler.stream_stream(self._messages(requests, guarded), guarded):
-                    guarded.check()
-                    # Whoever doesn't read is no better than who says nothing.
-                    with self._patience.with_(guarded):
-                        yield answer
-                guarded.settle()
-        except GeneratorExit:
-            raise
-        except BaseException as error:
-            _end(guarded, error)
-        finally:
-            self._under_way.discard(guarded)
-
-    def _listen(self, requests: Iterator[Any], context: Any) -> Any:
-        guarded = GuardedContext(context, _request_id(context))
-        self._under_way.add(guarded)
-        try:
-            with self._place(guarded):
-                self._let_in(guarded)
-                answer = self._handler.stream_unary(self._messages(requests, guarded), guarded)
-                guarded.settle()
-                return answer
-        except BaseException as error:
-            return _end(guarded, error)
-        finally:
-            self._under_way.discard(guarded)
-
     def _admitted(self, messages: Iterator[bytes], context: GuardedContext, line: RequestLog) -> Any:
         """The request, if it may be answered. Raises CaikitPtError."""
         call = self._let_in(context)
@@ -291,19 +263,20 @@ class _Answers:
         principal = self._doorkeeper.principal(context)
         if door.of_all and not principal.may_everywhere(door.action):
             raise NotAllowed(f"{principal.name} may not {door.action} every model, as this RPC wants it")
+        tenant = principal.name or client
         call = Call(
             context.request_id,
             self._method,
             client,
             context.add_callback,
             principal,
-            self._doorkeeper.spend(principal.name or client),
-            self._doorkeeper.check_tokens(principal.name or client),
+            self._doorkeeper.spend(tenant),
+            self._doorkeeper.check_tokens(tenant),
             context.is_active,
         )
-        place = Lease(self._doorkeeper.begin(call.tenant, door))
-        on_return(place.work_returned)
-        call.on_end(place.rpc_ended)
+        lease = Lease(self._doorkeeper.begin(tenant, door))
+        on_return(lease.work_returned)
+        call.on_end(lease.rpc_ended)
         calls.begin(call)
         return call
 
@@ -357,8 +330,8 @@ def _request_id(context: Any) -> str:
     return uuid.uuid4().hex
 
 
-def _end(context: GuardedContext, error: BaseException) -> Any:
-    """Ends an RPC that has failed."""
+def _end(context: GuardedContext, error: BaseException) -> NoReturn:
+    """Ends an RPC that has failed. Raises Aborted."""
     if isinstance(error, Aborted):
         raise error
     if not context.is_active():

@@ -60,6 +60,13 @@ class Lane(ThreadPoolExecutor):
         return len(self._running) >= self.most and not self._waiting
 
     @property
+    def over_capacity(self) -> OverCapacity:
+        """What one more is refused with."""
+        return OverCapacity(
+            f"{self.most} RPCs like this one are under way, as many as may be. Try again later"
+        )
+
+    @property
     def busy(self) -> bool:
         """Whether anything in it runs, or waits."""
         return bool(self._running)
@@ -92,13 +99,11 @@ class Lane(ThreadPoolExecutor):
         if not self._waiting[most]:
             del self._waiting[most]
         if most == caller:
-            told = f"{self.most} RPCs like this one are under way, as many as may be. Try again later"
-        else:
-            told = (
-                f"{count} RPCs of yours are waiting, and {self.most} like this one are under way, as many as "
-                "may be: the last made room for somebody who has fewer. Try again later"
-            )
-        return late, OverCapacity(told)
+            return late, self.over_capacity
+        return late, OverCapacity(
+            f"{count} RPCs of yours are waiting, and {self.most} like this one are under way, as many as "
+            "may be: the last made room for somebody who has fewer. Try again later"
+        )
 
     def _answer_next(self) -> Any:
         with self._turns:
