@@ -16,6 +16,7 @@ import grpc
 import psutil
 
 from caikit_pt.client import COMPLETED, TuningClient
+from caikit_pt.client.retries import LOST
 from examples.grpc_client import Client
 from examples.local_server import ROOT, free_port, wait_until_serving
 
@@ -28,8 +29,8 @@ RECORDS = [
 TRAINING = {"num_virtual_tokens": 4, "num_epochs": 1, "batch_size": 8}
 # Somebody else's request waits no longer, whatever is done to the server.
 SECONDS_FOR_OTHERS = 10.0
-# What a client that means well asks again after: it is told to, or has lost its connection.
-_COME_AGAIN = (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE)
+# What a client that means well asks again after, as TuningClient does: it is told to, or was lost on the way.
+_COME_AGAIN = ("RESOURCE_EXHAUSTED", *LOST)
 GOOD, SECRET = "good", "a secret that no client may read"
 
 
@@ -84,7 +85,7 @@ class Target:
                 )
                 return bool(answer.generated_text == self._answer)
             except grpc.RpcError as error:
-                if error.code() not in _COME_AGAIN:
+                if error.code().name not in _COME_AGAIN:
                     return False
                 time.sleep(0.5)
         return False

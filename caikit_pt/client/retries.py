@@ -10,9 +10,9 @@ from typing import Any
 
 # In all, and as many as gRPC allows: some three seconds of a server that restarts, or another one at once.
 _ATTEMPTS = 5
-# The latter is what gRPC makes of a request that meets the message that its connection ends. One that its
-# client cancels isn't asked again.
-_LOST = ("UNAVAILABLE", "CANCELLED")
+# The latter is what gRPC makes of a request that meets the message that its connection ends, and of one that
+# comes when thousands haven't been looked at yet. One that its client cancels isn't asked again.
+LOST = ("UNAVAILABLE", "CANCELLED")
 # Each may be sent twice: it changes nothing, or the second one finds it done. A training has an id, and a
 # stream is asked again only as long as nothing has come of it.
 _SERVICES = (
@@ -46,7 +46,7 @@ def _service_config() -> dict[str, Any]:
                     "initialBackoff": "0.2s",
                     "maxBackoff": "2s",
                     "backoffMultiplier": 2,
-                    "retryableStatusCodes": list(_LOST),
+                    "retryableStatusCodes": list(LOST),
                 },
             }
         ],
