@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +16,7 @@ import psutil
 from caikit_pt.client import COMPLETED, TuningClient
 from caikit_pt.client.retries import LOST
 from examples.grpc_client import Client
-from examples.local_server import ROOT, free_port, wait_until_serving
+from examples.local_server import ROOT, free_port, running
 
 LLAMA, T5 = "tiny-llama", "tiny-t5"
 RECORDS = [
@@ -128,22 +126,12 @@ def target(directory: Path, **settings: str) -> Iterator[Target]:
         **settings,
     }
     environment.pop("CONFIG_FILES", None)
-    with (directory / "log").open("w") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "caikit_pt.runtime"],
-            cwd=directory,
-            env=environment,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
-    try:
-        wait_until_serving(process, port)
-        with TuningClient(f"localhost:{port}") as client:
-            id = client.tune(GOOD, base_model=LLAMA, records=RECORDS, **TRAINING)
-            assert [event.state for event in client.watch(id)][-1] == COMPLETED
-            answer = client.generate(GOOD, "The lamp is great", max_new_tokens=3)
-            (directory / "outside" / "answer").write_text(answer, "utf-8")
-            yield Target(directory, port, client, Client(port), psutil.Process(process.pid))
-    finally:
-        process.terminate()
-        process.wait(60)
+    with (
+        running(environment, port, directory / "log", directory) as process,
+        TuningClient(f"localhost:{port}") as client,
+    ):
+        id = client.tune(GOOD, base_model=LLAMA, records=RECORDS, **TRAINING)
+        assert [event.state for event in client.watch(id)][-1] == COMPLETED
+        answer = client.generate(GOOD, "The lamp is great", max_new_tokens=3)
+        (directory / "outside" / "answer").write_text(answer, "utf-8")
+        yield Target(directory, port, client, Client(port), psutil.Process(process.pid))

@@ -35,20 +35,44 @@ def server(models: Path, settings: Mapping[str, str] | None = None) -> Iterator[
     }
     log = models.with_suffix(".log")
     print(f"Starting the server on port {port}; its log: {log}", flush=True)
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "caikit_pt.runtime"],
-            cwd=ROOT,
-            env=environment,
+    with running(environment, port, log):
+        yield port
+
+
+@contextmanager
+def running(
+    environment: Mapping[str, str],
+    port: int,
+    log: Path,
+    directory: Path = ROOT,
+    module: str = "caikit_pt.runtime",
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A server process in `directory`, with all of `environment`, from when it answers until it has ended."""
+    process = started(environment, log, directory, module)
+    try:
+        wait_until_serving(process, port)
+        yield process
+    finally:
+        process.terminate()
+        process.wait(timeout=60)
+
+
+def started(
+    environment: Mapping[str, str],
+    log: Path,
+    directory: Path = ROOT,
+    module: str = "caikit_pt.runtime",
+    mode: str = "w",
+) -> subprocess.Popen[bytes]:
+    """A server process; what it says is in `log`, behind what was there where `mode` is "a"."""
+    with log.open(mode) as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", module],
+            cwd=directory,
+            env=dict(environment),
             stdout=output,
             stderr=subprocess.STDOUT,
         )
-        try:
-            wait_until_serving(process, port)
-            yield port
-        finally:
-            process.terminate()
-            process.wait(timeout=60)
 
 
 def wait_until_serving(

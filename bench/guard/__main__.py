@@ -12,8 +12,6 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -25,7 +23,7 @@ from pathlib import Path
 import psutil
 
 from caikit_pt.client import COMPLETED, TuningClient
-from examples.local_server import ROOT, free_port, wait_until_serving
+from examples.local_server import ROOT, free_port, running
 
 _BARE, _GUARDED = "caikit's own server", "with the guard"
 _STARTS = {_BARE: "caikit.runtime", _GUARDED: "caikit_pt.runtime"}
@@ -92,25 +90,16 @@ def _serving(name: str, directory: Path) -> Iterator[Contender]:
         "OMP_NUM_THREADS": "1",
         "OMP_WAIT_POLICY": "PASSIVE",
     }
-    process = subprocess.Popen(
-        [sys.executable, "-m", _STARTS[name]],
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        wait_until_serving(process, port)
-        with TuningClient(f"localhost:{port}") as client:
-            if not list(models.iterdir()):
-                id = client.tune(
-                    "first", base_model="tiny-llama", records=_RECORDS, num_virtual_tokens=20, num_epochs=1
-                )
-                assert [event.state for event in client.watch(id)][-1] == COMPLETED
-            yield Contender(name, client, psutil.Process(process.pid))
-    finally:
-        process.terminate()
-        process.wait(60)
+    with (
+        running(environment, port, Path(os.devnull), module=_STARTS[name]) as process,
+        TuningClient(f"localhost:{port}") as client,
+    ):
+        if not list(models.iterdir()):
+            id = client.tune(
+                "first", base_model="tiny-llama", records=_RECORDS, num_virtual_tokens=20, num_epochs=1
+            )
+            assert [event.state for event in client.watch(id)][-1] == COMPLETED
+        yield Contender(name, client, psutil.Process(process.pid))
 
 
 def _measure(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ import grpc
 import yaml
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from examples.local_server import ROOT, free_port
+from examples.local_server import ROOT, free_port, started
 from tests.conftest import BASE_MODELS
 
 SECONDS = 90.0
@@ -55,23 +54,12 @@ def environment_of(directory: Path, port: int, **settings: Any) -> dict[str, str
     return {**others, "PYTHONPATH": str(ROOT), "CONFIG_FILES": str(file)}
 
 
-def started(directory: Path, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    with (directory / "log").open("w") as log:
-        return subprocess.Popen(
-            [sys.executable, "-m", "caikit_pt.runtime"],
-            cwd=directory,
-            env=dict(environment),
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
-
-
 @contextmanager
 def secured(directory: Path, credentials: grpc.ChannelCredentials, **settings: Any) -> Iterator[Place]:
     """A server that answers health probes over a channel with these credentials."""
     port = free_port()
     environment = environment_of(directory, port, **settings)
-    process = started(directory, environment)
+    process = started(environment, directory / "log", directory)
     place = Place(directory, port, process, environment)
     try:
         deadline = time.monotonic() + SECONDS

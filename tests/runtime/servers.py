@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,7 +13,7 @@ from pathlib import Path
 import psutil
 
 from caikit_pt.client import TuningClient
-from examples.local_server import ROOT, SECONDS_TO_START, free_port, wait_until_serving
+from examples.local_server import ROOT, SECONDS_TO_START, free_port, started, wait_until_serving
 
 QUICK = {"num_virtual_tokens": 4, "num_epochs": 2, "batch_size": 8}
 RECORDS = [
@@ -58,14 +57,7 @@ class Server:
             "DRAIN_SECONDS": "0",
             **self._settings,
         }
-        with self.log.open("a") as output:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", self.program],
-                cwd=ROOT,
-                env=environment,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
+        self._process = started(environment, self.log, module=self.program, mode="a")
         wait_until_serving(self._process, self.port, seconds)
         return TuningClient(f"localhost:{self.port}")
 

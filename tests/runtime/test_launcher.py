@@ -19,7 +19,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from prometheus_client.parser import text_string_to_metric_families
 
 from caikit_pt.client import COMPLETED, ServerError, TuningClient
-from examples.local_server import ROOT, free_port, wait_until_serving
+from examples.local_server import ROOT, free_port, running
 from tests.conftest import BASE_MODELS, LLAMA
 from tests.runtime.servers import QUICK, RECORDS
 
@@ -57,20 +57,8 @@ def serving(directory: Path, **settings: str) -> Iterator[int]:
     port = free_port()
     ports = {"RUNTIME_GRPC_PORT": str(port)}
     settings.setdefault("RUNTIME_METRICS_PORT", str(free_port()))
-    with (directory / "log").open("w") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "caikit_pt.runtime"],
-            cwd=directory,
-            env=environment(**settings, **ports),
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
-    try:
-        wait_until_serving(process, port)
+    with running(environment(**settings, **ports), port, directory / "log", directory):
         yield port
-    finally:
-        process.terminate()
-        process.wait(60)
 
 
 @pytest.fixture(scope="module")

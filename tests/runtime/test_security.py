@@ -25,9 +25,10 @@ from grpc_status import rpc_status
 from caikit_pt.cli import main
 from caikit_pt.client import ServerError, TuningClient
 from caikit_pt.errors import InvalidParameter
+from examples.local_server import free_port, started, wait_until_serving
 from tests.conftest import LLAMA
 from tests.runtime.certificates import Authority, Issued
-from tests.runtime.secured import Place, environment_of, secured, started
+from tests.runtime.secured import Place, environment_of, secured
 from tests.runtime.servers import QUICK, RECORDS, wait_for
 
 TOKENS = {name: f"secret-token-of-{name}" for name in ("ada", "bob", "eve", "root", "slow", "ops")}
@@ -535,17 +536,17 @@ def own_address() -> str:
 
 
 def refused_at_start(directory: Path, port: int, **settings: Any) -> str:
-    process = started(directory, environment_of(directory, port, **settings))
+    process = started(environment_of(directory, port, **settings), directory / "log", directory)
     assert process.wait(90) == 1
     return (directory / "log").read_text()
 
 
 def test_who_needs_no_name_is_on_this_machine(tmp_path: Path) -> None:
     """Another server can't have its port, and would be told so."""
-    from examples.local_server import free_port, wait_until_serving
+    from examples.local_server import started
 
     port, address = free_port(), own_address()
-    process = started(tmp_path, environment_of(tmp_path, port))
+    process = started(environment_of(tmp_path, port), tmp_path / "log", tmp_path)
     try:
         wait_until_serving(process, port)
         assert (
