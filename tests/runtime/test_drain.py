@@ -289,11 +289,11 @@ def test_an_evaluation_under_way_is_finished(server: Server) -> None:
     server.start().close()
     warm(server.port)
     with ThreadPoolExecutor(1) as pool:
-        report = pool.submit(evaluating, server.port, 100)
+        report = pool.submit(evaluating, server.port, 600)
         time.sleep(1.0)
         assert not report.done()
         server.process.terminate()
-        assert report.result()["records"] == 100
+        assert report.result()["records"] == 600
     assert server.process.wait(30) == 0
 
 
