@@ -61,7 +61,7 @@ class Certificates:
         return pair.configuration
 
     def _read(self) -> _Pair:
-        key, certificate = _content(self._key), _content(self._certificate)
+        key, certificate = content_of(self._key), content_of(self._certificate)
         try:
             private = serialization.load_pem_private_key(key, None)
             own = x509.load_pem_x509_certificate(certificate)
@@ -75,8 +75,8 @@ class Certificates:
             raise InvalidParameter(as_set(KEY), "…", allowed)
         # Health probes may show the server's own certificate. That of an authority, which may stand behind it
         # in its file, would let in whoever else has one of that authority.
-        trusted = _content(self._clients) + b"\n" + leaf[0] + b"\n" if self._clients else None
-        if trusted and not _ONE.search(_content(self._clients)):
+        trusted = content_of(self._clients) + b"\n" + leaf[0] + b"\n" if self._clients else None
+        if trusted and not _ONE.search(content_of(self._clients)):
             raise InvalidParameter(as_set(CLIENTS), "…", "certificates of authorities, as PEM")
         return _Pair(leaf[0], grpc.ssl_server_certificate_configuration([(key, certificate)], trusted))
 
@@ -85,5 +85,6 @@ def _is_pem(text: str) -> bool:
     return "-----BEGIN" in text
 
 
-def _content(text: str) -> bytes:
+def content_of(text: str) -> bytes:
+    """PEM, or what is in the file that `text` names. Raises OSError."""
     return text.encode() if _is_pem(text) else Path(text).read_bytes()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import caikit
@@ -12,6 +11,7 @@ from cryptography import x509
 from cryptography.x509.oid import ExtensionOID, NameOID
 
 from caikit_pt import settings
+from caikit_pt.runtime.certificates import content_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +32,8 @@ def own_server() -> OwnServer:
     address = f"{_host(settings.current().listen_host)}:{runtime.grpc.port}"
     if not runtime.tls.server.key:
         return OwnServer(address)
-    certificate = _content(runtime.tls.server.cert)
-    key = _content(runtime.tls.server.key) if runtime.tls.client.cert else None
+    certificate = content_of(runtime.tls.server.cert)
+    key = content_of(runtime.tls.server.key) if runtime.tls.client.cert else None
     return OwnServer(address, certificate, key, _name(x509.load_pem_x509_certificate(certificate)))
 
 
@@ -56,7 +56,3 @@ def _name(certificate: x509.Certificate) -> str:
     except x509.ExtensionNotFound:
         found = [str(one.value) for one in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
     return next(iter(found), "").replace("*", "any", 1)
-
-
-def _content(text: str) -> bytes:
-    return text.encode() if "-----BEGIN" in text else Path(text).read_bytes()
