@@ -224,13 +224,31 @@ def current() -> Settings:
     """The settings as caikit has them now. Raises InvalidParameter for the first that may not be."""
     import caikit
 
-    return typed(caikit.get_config())
+    return _READ.typed(caikit.get_config())
 
 
 def typed(config: Mapping[str, Any]) -> Settings:
     """The settings in `config`; what is unset or empty has its default. Raises InvalidParameter."""
     names = [one.name for one in fields(Settings) if config.get(one.name) not in (None, "")]
     return Settings(**{name: _read(name, config[name]) for name in names})
+
+
+class _Read:
+    """What was read last: each request asks, and caikit's configuration is another object once it has
+    changed, which it itself never does."""
+
+    def __init__(self) -> None:
+        self._last: tuple[Mapping[str, Any], Settings] | None = None
+
+    def typed(self, config: Mapping[str, Any]) -> Settings:
+        """As `typed`."""
+        last = self._last
+        if last is None or last[0] is not config:
+            last = self._last = config, typed(config)
+        return last[1]
+
+
+_READ = _Read()
 
 
 def checked(row: Parameter, value: Any) -> Any:

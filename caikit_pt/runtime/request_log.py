@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 
 from caikit_pt.errors import CaikitPtError
 from caikit_pt.serving.witness import Seen, witnessed
@@ -46,11 +46,16 @@ class RequestLog:
 
     def write(self) -> None:
         """Now, which is the end of its time."""
+        if not _LOG.isEnabledFor(logging.INFO):
+            return
         self.total_ms = round(1000 * (time.monotonic() - self.began), 1)
-        fields = {name: value for name, value in asdict(self).items() if name != "began"}
-        fields["model"] = _plain(self.model)
-        told = " ".join(f"{name}={value}" for name, value in fields.items() if value not in ("", None))
-        _LOG.info({"message": told, **fields})
+        self.model = _plain(self.model)
+        members = {name: getattr(self, name) for name in _TOLD}
+        told = " ".join(f"{name}={value}" for name, value in members.items() if value not in ("", None))
+        _LOG.info({"message": told, **members})
+
+
+_TOLD = tuple(one.name for one in fields(RequestLog) if one.name != "began")
 
 
 def status_of(error: BaseException) -> str:
@@ -85,4 +90,6 @@ def _milliseconds(begin: float, end: float | None) -> float | None:
 
 def _plain(name: str) -> str:
     """On one line, and of a length."""
+    if name.isascii() and name.isprintable() and " " not in name:
+        return name[:_MOST_CHARACTERS]
     return "".join(one if one.isprintable() and one != " " else "?" for one in name[:_MOST_CHARACTERS])

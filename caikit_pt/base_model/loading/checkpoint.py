@@ -86,7 +86,7 @@ class Checkpoint:
             return [(("max_source_length", "max_target_length"), True)]
         return [(("max_source_length",), ENCODER in parts), (("max_target_length",), DECODER in parts)]
 
-    @property
+    @cached_property
     def counts_columns(self) -> bool:
         """Whether attention is in chunks, as in Llama 4.
 
@@ -95,7 +95,8 @@ class Checkpoint:
         """
         return "chunked_attention" in (getattr(self._text_config, "layer_types", None) or ())
 
-    @property
+    # Each request asks for it some times, and a configuration takes its time to say anything.
+    @cached_property
     def context_length(self) -> int | None:
         """Positions that the model has, soft prompt included. None: as many as memory holds."""
         config = self._text_config
@@ -112,7 +113,7 @@ class Checkpoint:
         name = str(getattr(self.config, "dtype", None)).removeprefix("torch.")
         return name if name in DTYPES else "float32"
 
-    @property
+    @cached_property
     def _text_config(self) -> Any:
         return self.config.get_text_config()
 

@@ -6,11 +6,13 @@ import logging
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cached_property
 from typing import Any, NoReturn
 
 import grpc
 
 from caikit_pt.errors import CaikitPtError, Unforeseen, without_folders
+from caikit_pt.runtime.guard.caller import host_of
 from caikit_pt.runtime.guard.status import status_of
 from caikit_pt.runtime.refusals import refused
 
@@ -37,6 +39,11 @@ class GuardedContext:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._context, name)
+
+    @cached_property
+    def host(self) -> str:
+        """Whom the RPC is counted for where nobody has to say who he is."""
+        return host_of(self._context.peer())
 
     def is_active(self) -> bool:
         """Whether anybody waits for more."""

@@ -28,15 +28,16 @@ class Doorkeeper:
     def principal(self, context: Any) -> Principal:
         """Who asks. Raises Unauthenticated."""
         return self._policy.principal(
-            self._identity.name(context.invocation_metadata(), context.auth_context())
+            self._identity.name(context.invocation_metadata(), context.auth_context)
         )
 
     def known(self, metadata: Iterable[tuple[str, Any]]) -> str:
         """The name of who asks, as far as a look tells it: whose turn it is is asked before anything else."""
         return self._identity.known(metadata)
 
-    def begin(self, tenant: str, door: Door) -> Callable[[], None]:
-        """Lets a request in; what is to be called once it has ended. Raises QuotaExceeded, OverCapacity."""
+    def begin(self, tenant: str, door: Door) -> Callable[[], None] | None:
+        """Lets a request in; what is to be called once it has ended, if anything is. Raises QuotaExceeded,
+        OverCapacity."""
         return self._quotas.begin(tenant, door)
 
     def check_tokens(self, tenant: str) -> Callable[[], None]:

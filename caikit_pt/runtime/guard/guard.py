@@ -7,8 +7,8 @@ message is refused as one, and a message that doesn't come holds a thread for so
 
 from __future__ import annotations
 
+import random
 import re
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -30,7 +30,6 @@ from caikit_pt.errors import (
     UnknownRpc,
 )
 from caikit_pt.runtime.guard.at_once import AtOnce
-from caikit_pt.runtime.guard.caller import host_of
 from caikit_pt.runtime.guard.context import Aborted, GuardedContext
 from caikit_pt.runtime.guard.door import GENERATE, LOOKS, NOT_AWAITED, PROBE, TUNE, Door, door_of
 from caikit_pt.runtime.guard.doorkeeper import Doorkeeper
@@ -46,6 +45,9 @@ REQUEST_ID = "x-request-id"
 _OPERATIONS = {GENERATE: COMPLETION, TUNE: TUNING}
 _STOPPING = ServerStopping("This server is ending, and takes nothing on. Another one, or the next, answers")
 _UNKNOWN = UnknownRpc("This server has no RPC of this name")
+# Nobody is kept from guessing what a request is called, and each draw from the system would hand the lock of
+# Python's threads to another one.
+_ID = random.Random()
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
@@ -212,7 +214,7 @@ class _Answers:
         guarded = GuardedContext(context, _request_id(context))
         self._under_way.add(guarded)
         try:
-            with self._places.one(host_of(context.peer()), guarded):
+            with self._places.one(guarded.host, guarded):
                 yield guarded
         except GeneratorExit:
             raise
@@ -259,24 +261,24 @@ class _Answers:
         door = self._door
         if door.action == PROBE:
             return None
-        client = host_of(context.peer())
         principal = self._doorkeeper.principal(context)
         if door.of_all and not principal.may_everywhere(door.action):
             raise NotAllowed(f"{principal.name} may not {door.action} every model, as this RPC wants it")
-        tenant = principal.name or client
+        tenant = principal.name or context.host
         call = Call(
             context.request_id,
             self._method,
-            client,
+            context.host,
             context.add_callback,
             principal,
             self._doorkeeper.spend(tenant),
             self._doorkeeper.check_tokens(tenant),
             context.is_active,
         )
-        lease = Lease(self._doorkeeper.begin(tenant, door))
-        on_return(lease.work_returned)
-        call.on_end(lease.rpc_ended)
+        if give_back := self._doorkeeper.begin(tenant, door):
+            lease = Lease(give_back)
+            on_return(lease.work_returned)
+            call.on_end(lease.rpc_ended)
         calls.begin(call)
         return call
 
@@ -327,7 +329,7 @@ def _request_id(context: Any) -> str:
     for key, value in context.invocation_metadata():
         if key == REQUEST_ID and isinstance(value, str) and _REQUEST_ID.fullmatch(value):
             return value
-    return uuid.uuid4().hex
+    return f"{_ID.getrandbits(128):032x}"
 
 
 def _end(context: GuardedContext, error: BaseException) -> NoReturn:

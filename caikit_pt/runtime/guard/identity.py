@@ -41,14 +41,16 @@ class Identity:
         """Whether callers have to say who they are."""
         return bool(self._ways or self._own)
 
-    def name(self, metadata: Sequence[tuple[str, Any]], certificate: Mapping[str, Sequence[bytes]]) -> str:
+    def name(
+        self, metadata: Sequence[tuple[str, Any]], certificate: Callable[[], Mapping[str, Sequence[bytes]]]
+    ) -> str:
         """That of the principal; empty where nobody has to say who he is. Raises Unauthenticated."""
         if not self.wanted:
             return ""
         given = [value for key, value in metadata if key == AUTHORIZATION]
         if self._ways and (given or not self._own):
             return self._by_token(given)
-        return self._by_certificate(certificate)
+        return self._by_certificate(certificate())
 
     def known(self, metadata: Iterable[tuple[str, Any]]) -> str:
         """That of the principal where a look tells it, empty where it takes more: a signature to check."""

@@ -9,6 +9,7 @@ from caikit_pt.runtime.guard.door import DEPLOY
 from caikit_pt.settings import ACTIONS, Access
 
 _EVERYTHING = Right(frozenset(ACTIONS), ("*",))
+_ANYBODY = Principal("", (_EVERYTHING,))
 # Who has been let in, and of whom no policy says anything. Models of any origin are the operator's.
 _USUAL = Right(frozenset(ACTIONS) - {DEPLOY}, ("*",))
 
@@ -22,7 +23,7 @@ class Policy:
     def principal(self, name: str) -> Principal:
         """With all his rights. Without a name anybody, who may do everything."""
         if not name:
-            return Principal("", (_EVERYTHING,))
+            return _ANYBODY
         if not self._rules:
             return Principal(name, (_USUAL,))
         rights = [

@@ -79,14 +79,21 @@ class Quotas:
         self._each, self._clock = settings.quotas.each, clock
         self._streams = min(settings.max_streams_per_client, settings.max_streams)
         self._all = _Account(settings.quotas.all, "quotas.all", clock())
+        both = (settings.quotas.each, settings.quotas.all)
+        self._counts_tokens = any(one.tokens_per_minute for one in both)
+        self._counts_all = self._counts_tokens or any(
+            one.requests_per_second or one.requests_under_way for one in both
+        )
         self._accounts: OrderedDict[str, _Account] = OrderedDict()
         self._lock = threading.Lock()
 
-    def begin(self, tenant: str, door: Door) -> Callable[[], None]:
-        """Lets a request of `tenant` in; what is to be called once it has ended.
+    def begin(self, tenant: str, door: Door) -> Callable[[], None] | None:
+        """Lets a request of `tenant` in; what is to be called once it has ended, None where none counts it.
 
         Raises QuotaExceeded, and OverCapacity where one client has as many streams as he may.
         """
+        if not self._counts_all and door.lane != STREAMS:
+            return None
         with self._locked(tenant) as (account, now):
             if door.lane == STREAMS and account.lanes[STREAMS] >= self._streams:
                 raise OverCapacity(
@@ -113,12 +120,16 @@ class Quotas:
     def check_tokens(self, tenant: str) -> None:
         """Raises QuotaExceeded where `tenant`, or all together, have none left: one request may be many
         answers, and what they take is known only as they end."""
+        if not self._counts_tokens:
+            return
         with self._locked(tenant) as (account, now):
             for one in (account, self._all):
                 one.check_tokens(now)
 
     def spend(self, tenant: str, tokens: int) -> None:
         """They were read or generated for `tenant`."""
+        if not self._counts_tokens:
+            return
         with self._locked(tenant) as (account, now):
             account.spend(tokens, now)
             self._all.spend(tokens, now)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -26,6 +27,12 @@ def made(clock: Clock, **settings: Any) -> Quotas:
     return Quotas(typed(settings), clock)
 
 
+def begun(quotas: Quotas, tenant: str, door: Door = ANSWER) -> Callable[[], None]:
+    end = quotas.begin(tenant, door)
+    assert end is not None
+    return end
+
+
 def refused(quotas: Quotas, tenant: str, door: Door = ANSWER) -> QuotaExceeded:
     with pytest.raises(QuotaExceeded) as error:
         quotas.begin(tenant, door)
@@ -37,7 +44,7 @@ def test_without_quotas_nothing_is_refused() -> None:
     for _ in range(10_000):
         quotas.begin("ada", ANSWER)
     quotas.spend("ada", 10**9)
-    quotas.begin("ada", ANSWER)
+    assert quotas.begin("ada", ANSWER) is None, "nothing counts it"
 
 
 def test_requests_a_second() -> None:
@@ -108,7 +115,7 @@ def test_nobody_owes_more_than_a_minute() -> None:
 
 def test_requests_under_way() -> None:
     quotas = made(Clock(), quotas={"each": {"requests_under_way": 1}})
-    end = quotas.begin("ada", ANSWER)
+    end = begun(quotas, "ada", ANSWER)
     assert "1 requests are under way" in str(refused(quotas, "ada"))
     quotas.begin("bob", ANSWER)
     end()
@@ -120,7 +127,7 @@ def test_requests_under_way() -> None:
 
 def test_what_all_use_together() -> None:
     quotas = made(Clock(), quotas={"each": {"requests_per_second": 5}, "all": {"requests_under_way": 2}})
-    ends = [quotas.begin(name, ANSWER) for name in ("ada", "bob")]
+    ends = [begun(quotas, name, ANSWER) for name in ("ada", "bob")]
     assert "quotas.all.requests_under_way" in str(refused(quotas, "cyd"))
     ends[0]()
     quotas.begin("cyd", ANSWER)
@@ -128,7 +135,7 @@ def test_what_all_use_together() -> None:
 
 def test_streams_of_one_client() -> None:
     quotas = made(Clock(), max_streams_per_client=2)
-    ends = [quotas.begin("ada", STREAM) for _ in range(2)]
+    ends = [begun(quotas, "ada", STREAM) for _ in range(2)]
     with pytest.raises(OverCapacity, match="max_streams_per_client"):
         quotas.begin("ada", STREAM)
     quotas.begin("ada", ANSWER)
@@ -140,14 +147,14 @@ def test_streams_of_one_client() -> None:
 def test_no_more_tenants_are_remembered_than_so_many(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_MOST_REMEMBERED", 3)
     quotas = made(Clock(), quotas={"each": {"requests_under_way": 1}})
-    busy = quotas.begin("busy", ANSWER)
+    busy = begun(quotas, "busy", ANSWER)
     for number in range(10):
-        quotas.begin(f"idle {number}", ANSWER)()
+        begun(quotas, f"idle {number}", ANSWER)()
     assert len(quotas._accounts) == 3
     # Of whom something is under way isn't forgotten.
     refused(quotas, "busy")
     busy()
-    others = [quotas.begin(f"busy {number}", ANSWER) for number in range(5)]
+    others = [begun(quotas, f"busy {number}", ANSWER) for number in range(5)]
     for end in others:
         end()
 
@@ -159,7 +166,7 @@ def test_who_owes_something_is_forgotten_last(monkeypatch: pytest.MonkeyPatch) -
     quotas.spend("ada", 1200)
     quotas.spend("bob", 900)
     for number in range(10):
-        quotas.begin(f"stranger {number}", ANSWER)()
+        begun(quotas, f"stranger {number}", ANSWER)()
     refused(quotas, "ada")
     refused(quotas, "bob")
     quotas.spend("cyd", 1100)
