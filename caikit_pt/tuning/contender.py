@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from caikit_pt.base_model.language_model import LanguageModel
 from caikit_pt.base_model.model import BaseModel
 from caikit_pt.base_model.row import Row, TrainingBatch
+from caikit_pt.call import Call
+from caikit_pt.call import current as current_call
 from caikit_pt.errors import (
     InvalidParameter,
     InvalidRecord,
@@ -123,8 +125,12 @@ class Answers:
         if base is None:
             return
         prompt, self.losses = self.contender.prompt.to(base.weights.device), []
+        call = current_call()
         for start in range(0, len(self._sources), _AT_ONCE):
             sources, targets = (rows[start : start + _AT_ONCE] for rows in (self._sources, self._targets))
+            if call:
+                yield from _until_there_are_tokens(call)
+                call.spend(sum(map(len, (*sources, *targets))))
             self.losses += losses(base, [prompt.tensors], TrainingBatch(sources, targets)).tolist()
             yield len(sources)
 
@@ -164,6 +170,18 @@ class Answers:
             raise generation.error
         self.texts[number] = generation.request.text
         return True
+
+
+def _until_there_are_tokens(call: Call) -> Iterator[int]:
+    """Waits for them, and yields that nothing is done meanwhile."""
+    while True:
+        try:
+            call.check_tokens()
+        except QuotaExceeded:
+            time.sleep(_NAP)
+            yield 0
+        else:
+            return
 
 
 def _target(contender: Contender, record: Record, stream: str) -> list[int]:

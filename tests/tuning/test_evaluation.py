@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextvars import copy_context
 from dataclasses import replace
 from random import Random
 from typing import Any
@@ -13,15 +14,17 @@ import pytest
 import torch
 
 from caikit_pt.base_model.model import BaseModel
+from caikit_pt.call import Call, begin
 from caikit_pt.errors import InvalidParameter, InvalidRecord, QuotaExceeded, TooManyRequests, WaitedTooLong
 from caikit_pt.parameters.generation import GenerationParameters
+from caikit_pt.principal import Principal
 from caikit_pt.serving.backend import Backend
 from caikit_pt.serving.backends import backend_for
 from caikit_pt.serving.generation import Generation
 from caikit_pt.serving.labels import Labels
 from caikit_pt.serving.request import Request, Token
 from caikit_pt.soft_prompt.prompt import SoftPrompt
-from caikit_pt.tuning.contender import Contender
+from caikit_pt.tuning.contender import Answers, Contender
 from caikit_pt.tuning.evaluation import Evaluation
 from caikit_pt.tuning.metrics import macro_f1
 from caikit_pt.tuning.records import read_records
@@ -294,6 +297,28 @@ def test_others_may_have_taken_all_the_room(t5: BaseModel, monkeypatch: pytest.M
     *_, last = evaluation.run()
     assert evaluation._answers["tuned"].texts == ANSWERS
     assert last.done == last.of == 2 * 2 * len(RECORDS)
+
+
+def test_losses_take_tokens_and_wait_for_some(t5: BaseModel) -> None:
+    spent: list[int] = []
+    looks = iter(range(100))
+
+    def check() -> None:
+        if not spent and next(looks) < 2:
+            raise QuotaExceeded("quotas.each.tokens_per_minute", "none are left", "10", 0.1)
+
+    call = Call("id", "/x", "host", lambda _: True, Principal("ada", ()), spent.append, check)
+    tuned = contender(t5)
+    records = read_records(RECORDS, "test_stream")
+    target = max(len(t5.text.target_ids(output)) + 1 for output in OUTPUTS)
+    answers = Answers(tuned, records, target)
+    context = copy_context()
+    context.run(begin, call)
+    done = context.run(lambda: next(each for each in answers.gather() if each))
+    assert done == len(RECORDS)
+    texts = [t5.text.source_ids(record["input"]) for record in RECORDS]
+    assert spent == [sum(map(len, texts)) + sum(answers.target_tokens)]
+    assert next(looks) == 3, "it has waited twice"
 
 
 def test_who_leaves_cancels_what_is_under_way(t5: BaseModel) -> None:
