@@ -19,7 +19,8 @@ from caikit_pt.base_model.loading.device import resolve_device, resolve_dtype
 from caikit_pt.base_model.loading.memory import free_memory_of
 from caikit_pt.base_model.loading.trial import trial
 from caikit_pt.base_model.loading.weights import read_weights
-from caikit_pt.base_model.loading.work import work_of
+from caikit_pt.base_model.loading.work import weight_bytes
+from caikit_pt.errors import OutOfMemory
 from caikit_pt.settings import Settings
 
 if TYPE_CHECKING:
@@ -87,10 +88,19 @@ def _key(checkpoint: Checkpoint, dtype: str, device: str) -> _Key:
 
 
 def _is_small(checkpoint: Checkpoint, dtype: str, device: str) -> bool:
-    import torch
+    return weight_bytes(checkpoint, dtype) <= _SHARE_TO_TRY * free_memory_of(device)
 
-    weights = work_of(checkpoint).weights * int(getattr(torch, dtype).itemsize)
-    return weights <= _SHARE_TO_TRY * free_memory_of(device)
+
+def _check_memory(checkpoint: Checkpoint, dtype: str, device: str) -> None:
+    """Raises OutOfMemory where the weights are more than there is: a system that has none left may end
+    this process, and whatever else it does."""
+    needed, free = weight_bytes(checkpoint, dtype), free_memory_of(device)
+    if needed > free:
+        raise OutOfMemory(
+            f"No memory for base model {checkpoint.name}: its weights take {needed / 2**20:,.0f} MiB in "
+            f"{dtype}, and {free / 2**20:,.0f} MiB are free on {device}. Free some, or take a torch_dtype of "
+            "two bytes or another device"
+        )
 
 
 POOL = BaseModelPool()
@@ -106,6 +116,7 @@ def load(checkpoint: Checkpoint, dtype: str, device: str) -> BaseModel:
     from caikit_pt.base_model.trials.answers import check_answers
 
     with ending.waits_for_this():
+        _check_memory(checkpoint, dtype, device)
         with _LOADING:
             model = read_weights(checkpoint, dtype)
         with trial(checkpoint.name, f"freezing it on {device}"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import threading
@@ -12,9 +13,11 @@ from typing import Any
 
 from caikit.runtime.model_management.loaded_model import LoadedModel
 from caikit.runtime.model_management.model_manager import ModelManager
+from caikit.runtime.types.caikit_runtime_exception import CaikitRuntimeException
 
 from caikit_pt import settings
-from caikit_pt.errors import InvalidParameter, UnknownModel
+from caikit_pt.base_model.pool import POOL
+from caikit_pt.errors import InvalidParameter, OutOfMemory, UnknownModel
 from caikit_pt.module import PeftPromptTuning
 from caikit_pt.paths import check_plain_name, inside
 from caikit_pt.soft_prompt.config_file import CONFIG, is_of
@@ -40,9 +43,25 @@ class PublishedPrompts(ModelManager):
         if model_id and model_id not in self.loaded_models and not self._holds(model_id):
             with caikit_errors():
                 raise UnknownModel(model_id)
-        model = super().retrieve_model(model_id)
+        try:
+            model = super().retrieve_model(model_id)
+        except CaikitRuntimeException as error:
+            if not isinstance(error.__cause__, OutOfMemory) or not self._base_model_has_left():
+                raise
+            return self.retrieve_model(model_id)
         self._room.use(model_id, model)
         return model
+
+    def _base_model_has_left(self) -> bool:
+        """Whether one has, for which prompts are forgotten that were asked the longest ago: nobody else holds
+        it where nobody asks them now."""
+        before = len(POOL)
+        while len(POOL) == before and self._room.leave():
+            pass
+        if len(POOL) == before:
+            # What holds itself in a circle is let go of when it is looked for.
+            gc.collect()
+        return len(POOL) < before
 
     def load_model(self, model_id: str, local_model_path: str, *types: Any, **options: Any) -> LoadedModel:
         """Raises CaikitRuntimeException: INVALID_ARGUMENT where the path can't be one, NOT_FOUND where no
@@ -101,6 +120,16 @@ class _Room:
         self._sizes: OrderedDict[str, int] = OrderedDict()
         self._total = 0
         self._lock = threading.Lock()
+
+    def leave(self) -> bool:
+        """What was asked the longest ago has to; false where there is nothing."""
+        with self._lock:
+            if not self._sizes:
+                return False
+            name, size = self._sizes.popitem(last=False)
+            self._total -= size
+        self._forget(name)
+        return True
 
     def use(self, model_id: str, model: Any) -> None:
         """It is asked now."""

@@ -66,7 +66,7 @@ def two(tmp_path: Path, llama: BaseModel) -> Iterator[list[Server]]:
         directory = tmp_path / name
         directory.mkdir()
         # While one is away the other has all clients.
-        streams = {"MAX_STREAMS": CLIENTS}
+        streams = {"MAX_STREAMS": CLIENTS, "MAX_STREAMS_PER_CLIENT": CLIENTS}
         servers.append(Server(directory, CONFIG_FILES=files, DRAIN_SECONDS=1, **streams))
         for prompt, seed in PROMPTS.items():
             save(llama, seed, directory / "models" / prompt)

@@ -48,6 +48,17 @@ def check_files(name: str, directory: Path) -> None:
         raise broken(name, "there is no *.safetensors and no pytorch_model*.bin")
 
 
+def weight_files(directory: Path) -> list[Path]:
+    """Those that transformers reads: other forms of the same weights may lie beside them. For files that
+    `check_files` has let pass."""
+    for whole, index in ((_WHOLE, _INDEX), (_TORCH_WHOLE, _TORCH_INDEX)):
+        if (directory / whole).exists():
+            return [directory / whole]
+        if (directory / index).exists():
+            return sorted(directory / file for file in _indexed(directory / index))
+    return sorted(directory.glob("*.safetensors")) or sorted(directory.glob("pytorch_model*.bin"))
+
+
 def check_layers(name: str, directory: Path, config: Mapping[str, Any]) -> None:
     """Raises InvalidParameter where `config` asks for more layers than there are tensors: they would be built
     before anybody finds that their weights are missing."""
@@ -79,7 +90,7 @@ def some(names: Iterable[str]) -> str:
 
 def _check_index(name: str, index: Path) -> None:
     try:
-        files = set(json.loads(index.read_text("utf-8"))["weight_map"].values())
+        files = _indexed(index)
     except Exception as error:  # no JSON, or another one
         raise broken(name, f"{index.name} is no index of weights ({in_short(error)})") from error
     outside = [file for file in files if not isinstance(file, str) or Path(file).name != file]
@@ -88,3 +99,7 @@ def _check_index(name: str, index: Path) -> None:
     missing = [file for file in files if not (index.parent / file).is_file()]
     if missing:
         raise broken(name, f"{index.name} names {some(missing)}, which aren't there")
+
+
+def _indexed(index: Path) -> set[str]:
+    return set(json.loads(index.read_text("utf-8"))["weight_map"].values())

@@ -45,10 +45,16 @@ def free_memory(cgroup: Path = _CGROUP) -> int:
 
     available = int(psutil.virtual_memory().available)
     try:
-        limit, used = ((cgroup / name).read_text().strip() for name in ("memory.max", "memory.current"))
+        limit, used, told = (
+            (cgroup / name).read_text().strip() for name in ("memory.max", "memory.current", "memory.stat")
+        )
     except OSError:  # no limit that one could know of
         return available
-    return available if limit == "max" else min(available, max(0, int(limit) - int(used)))
+    if limit == "max":
+        return available
+    # What was read of files, as weights were, counts as used, and is given back when there is no other.
+    cached = dict(line.split(maxsplit=1) for line in told.splitlines()).get("inactive_file", "0")
+    return min(available, max(0, int(limit) - int(used) + int(cached)))
 
 
 def release_memory(device: torch.device) -> None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from caikit_pt.base_model.loading.checkpoint import Checkpoint
+from caikit_pt.base_model.loading.files import weight_files
 from caikit_pt.parameters.tuning import DECODER, ENCODER
+
+# Bytes of each, as safetensors calls them: quantized weights are read as they are.
+_WHOLE_NUMBERS = {"I8": 1, "U8": 1, "BOOL": 1, "I16": 2, "U16": 2, "I32": 4, "U32": 4, "I64": 8, "U64": 8}
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +32,7 @@ def work_of(checkpoint: Checkpoint) -> Work:
     vocabulary = int(checkpoint.config.get_text_config().vocab_size)
     output = vocabulary * checkpoint.hidden_size
     weights = encoder = decoder = 0
-    for name, shape in _shapes(checkpoint.directory).items():
+    for name, shape, _ in _tensors(checkpoint.directory):
         size = math.prod(shape)
         weights += size
         if len(shape) < 2 or shape[0] >= vocabulary or "embed" in name:
@@ -57,19 +61,34 @@ def tokens_read(
     return sources + rows * prompts.get(ENCODER, 0), targets + rows * prompts.get(DECODER, 0)
 
 
-def _shapes(directory: Path) -> dict[str, list[int]]:
+def weight_bytes(checkpoint: Checkpoint, dtype: str) -> int:
+    """What its weights take in memory, those of floating point in `dtype`, others as they are."""
+    size = _item_bytes(dtype)
+    told = [
+        math.prod(shape) * (_WHOLE_NUMBERS.get(stored) or size)
+        for _, shape, stored in _tensors(checkpoint.directory)
+    ]
+    return sum(told) if told else _numbers_in_torch_files(checkpoint) * size
+
+
+def _tensors(directory: Path) -> Iterator[tuple[str, list[int], str]]:
+    """Name, shape and type of each in files that tell of them: none of Torch's do."""
     from safetensors import safe_open
 
-    found = {}
-    for file in directory.glob("*.safetensors"):
-        with safe_open(file, "pt") as tensors:
-            names = tensors.keys()
-            found.update({name: tensors.get_slice(name).get_shape() for name in names})
-    return found
+    for file in weight_files(directory):
+        if file.suffix == ".safetensors":
+            with safe_open(file, "pt") as tensors:
+                for name in tensors.keys():  # noqa: SIM118 (no dictionary)
+                    part = tensors.get_slice(name)
+                    yield name, part.get_shape(), part.get_dtype()
 
 
 def _numbers_in_torch_files(checkpoint: Checkpoint) -> int:
+    size = sum(file.stat().st_size for file in weight_files(checkpoint.directory))
+    return size // _item_bytes(checkpoint.dtype)
+
+
+def _item_bytes(dtype: str) -> int:
     import torch
 
-    size = sum(file.stat().st_size for file in checkpoint.directory.glob("*.bin"))
-    return size // int(getattr(torch, checkpoint.dtype).itemsize)
+    return int(getattr(torch, dtype).itemsize)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 
 from caikit_pt.base_model.loading.checkpoint import opened
-from caikit_pt.base_model.loading.work import tokens_read, work_of
+from caikit_pt.base_model.loading.work import tokens_read, weight_bytes, work_of
 from caikit_pt.base_model.model import BaseModel
 from tests.conftest import BASE_MODELS
 
@@ -43,6 +45,25 @@ def test_torch_files_are_estimated(llama: BaseModel, tmp_path: Path) -> None:
     estimated, told = work_of(opened("torch", tmp_path / "torch")), work_of(llama.checkpoint)
     assert 0.7 < estimated.weights / told.weights < 1.5
     assert estimated.output == told.output
+
+
+def test_bytes_are_those_in_memory_of_the_files_that_are_read(llama: BaseModel, tmp_path: Path) -> None:
+    parameters = sum(weight.numel() for weight in llama.weights.model.parameters())
+    assert weight_bytes(llama.checkpoint, "float32") == 4 * parameters
+    assert weight_bytes(llama.checkpoint, "bfloat16") == 2 * parameters
+    # As some repositories have them: the same once more, in another form.
+    directory = shutil.copytree(BASE_MODELS / llama.checkpoint.name, tmp_path / "twice")
+    shutil.copy(directory / "model.safetensors", directory / "consolidated.safetensors")
+    assert weight_bytes(opened("twice", directory), "float32") == 4 * parameters
+    # In parts, with what is quantized as it is.
+    (directory / "model.safetensors").unlink()
+    (directory / "consolidated.safetensors").unlink()
+    parts = {"a.safetensors": torch.zeros(10, dtype=torch.float32), "b.safetensors": torch.zeros(7).char()}
+    for file, tensor in parts.items():
+        save_file({file: tensor}, directory / file)
+    index = {"weight_map": dict(zip(parts, parts, strict=True))}
+    (directory / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert weight_bytes(opened("parts", directory), "bfloat16") == 2 * 10 + 7
 
 
 def test_a_prompt_is_read_once_an_update_or_in_each_row(llama: BaseModel, t5: BaseModel) -> None:
