@@ -69,10 +69,10 @@ def _guard(runtime: Mapping[str, Any]) -> str:
     tls = runtime.get("tls") or {}
     server, client = tls.get("server") or {}, tls.get("client") or {}
     if not (server.get("key") and server.get("cert")):
-        return "without TLS, open to all who reach it"
+        return "without TLS"
     if client.get("cert"):
         return "with TLS, for clients with a certificate"
-    return "with TLS, open to all who reach it"
+    return "with TLS"
 
 
 def _base_models(now: Settings) -> str:

@@ -21,8 +21,8 @@ def config(**tls: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("tls", "told"),
     [
-        ({}, "without TLS, open to all"),
-        ({"server": {"key": "k", "cert": "c"}}, "with TLS, open to all"),
+        ({}, "without TLS, metrics"),
+        ({"server": {"key": "k", "cert": "c"}}, "with TLS, metrics"),
         ({"server": {"key": "k", "cert": "c"}, "client": {"cert": "c"}}, "for clients with a certificate"),
     ],
 )
