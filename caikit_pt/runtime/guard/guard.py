@@ -101,7 +101,7 @@ class Guard(grpc.ServerInterceptor):  # type: ignore[type-arg]
     def busy(self) -> bool:
         """Whether anything but health is asked for, be it that it waits for a thread."""
         return bool(self._under_way) or any(
-            lane.busy for lane in self._lanes.values() if lane.name not in NOT_AWAITED
+            lane.under_way for lane in self._lanes.values() if lane.name not in NOT_AWAITED
         )
 
     def cut_off(self, error: CaikitPtError) -> int:
