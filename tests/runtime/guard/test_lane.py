@@ -6,6 +6,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -93,6 +94,9 @@ def test_a_full_queue_has_room_for_who_has_fewer() -> None:
     def come(who: str, name: str) -> Any:
         return lane.submit(lambda _, behavior: behavior(), event(who), Behavior(name))
 
+    def refusals(number: int) -> bool:
+        return len(refused) == number
+
     first = come("many", "many 0")
     wait_for(first.running)
     futures = [come("many", f"many {number}") for number in range(1, 5)]
@@ -108,7 +112,7 @@ def test_a_full_queue_has_room_for_who_has_fewer() -> None:
         start=1,
     ):
         futures.append(come(who, name))
-        wait_for(lambda number=number: len(refused) == number)
+        wait_for(partial(refusals, number))
         assert refused[-1][0] == gone
         assert ("made room for somebody who has fewer" in refused[-1][1]) == (gone != name)
     busy.set()
