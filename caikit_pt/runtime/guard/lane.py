@@ -59,12 +59,13 @@ class Lane(ThreadPoolExecutor):
     The server takes RPCs on in one thread: nobody else submits meanwhile.
     """
 
-    def __init__(self, name: str, threads: int, waiting: int = 0) -> None:
+    def __init__(self, name: str, threads: int, waiting: int = 0, shared: bool = True) -> None:
+        """Not `shared`: a caller may have all threads, as somebody else sees to it that he hasn't."""
         super().__init__(threads, thread_name_prefix=name)
         self.name, self.most = name, threads + waiting
         # Who asks, by the metadata of an RPC, where that can be told at once; empty: his host has to do.
         self.known: Callable[[Iterable[tuple[str, Any]]], str] = lambda _: ""
-        self._all_threads = threads
+        self._all_threads, self._shared = threads, shared
         self._under_way: set[Future[Any]] = set()
         self._waiting: OrderedDict[str, deque[_Rpc]] = OrderedDict()
         # By caller, how many threads answer him; and how many came, and found none that might go on.
@@ -152,6 +153,8 @@ class Lane(ThreadPoolExecutor):
     def _may_have(self, caller: str) -> int:
         """Threads for what he has waiting, while he has fewer than his share of the free ones."""
         free = self._all_threads - self._answering.total()
+        if not self._shared:
+            return min(len(self._waiting[caller]), free)
         more: int = -((self._answering[caller] - _SHARE_OF_FREE * free) // (_SHARE_OF_FREE + 1))
         return max(0, min(len(self._waiting[caller]), more))
 
