@@ -10,7 +10,7 @@ import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TypeVar
 
 from caikit_pt.call import check_client, tenant
@@ -66,6 +66,11 @@ class Turns:
 _TURNS = Turns()
 
 
+def at_work(turns: Turns = _TURNS) -> AbstractContextManager[None]:
+    """A turn for what can't be cut into shorter ones."""
+    return turns.one(tenant())
+
+
 def in_turn(items: Iterable[_Item], turns: Turns = _TURNS) -> Iterator[_Item]:
     """`items`, the making of which is the work; some at a time, and none while they are used.
 
@@ -75,7 +80,7 @@ def in_turn(items: Iterable[_Item], turns: Turns = _TURNS) -> Iterator[_Item]:
     while is_more:
         check_client()
         made: list[_Item] = []
-        with turns.one(tenant()):
+        with at_work(turns):
             is_more = False
             until = time.monotonic() + _SECONDS_A_TURN
             for one in iterator:

@@ -32,6 +32,7 @@ from caikit_pt.runtime.tuning_messages import (
     WrongAnswer,
 )
 from caikit_pt.tuning.evaluation import Done, Evaluation
+from caikit_pt.turns import at_work
 
 if TYPE_CHECKING:
     from caikit_pt.module import PeftPromptTuning
@@ -165,7 +166,10 @@ class TuningServicer:
         from caikit_pt.paths import check_plain_name
 
         check_plain_name(request.model_name)
-        parameters = build_caikit_library_request_dict(request.parameters, PeftPromptTuning.TRAIN_SIGNATURE)
+        with at_work():
+            parameters = build_caikit_library_request_dict(
+                request.parameters, PeftPromptTuning.TRAIN_SIGNATURE
+            )
         parameters.pop("training_id", None)
         checked = self._trainer.look_through(PeftPromptTuning.plan(**parameters))
         return TrainingCheck(problems=list(checked.warnings), report=checked.to_dict()).to_proto()
@@ -240,7 +244,8 @@ def _visible() -> list[str] | None:
 
 def _evaluation(request: Any, quotas: TrainingQuotas) -> Evaluation:
     """As `PeftPromptTuning.evaluation`, of published prompts. Raises QuotaExceeded."""
-    asked = EvaluateRequest.from_proto(request)
+    with at_work():
+        asked = EvaluateRequest.from_proto(request)
     if asked.test_stream is None:
         raise InvalidRecord("test_stream", "no records", "at least one record")
     against = _published(asked.against, "against") if asked.against else None
