@@ -48,12 +48,21 @@ def open_file(path: Path) -> io.BufferedReader:
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EINVAL, "not a regular file", path.name)
+        _check_regular(path, os.fstat(descriptor))
         return os.fdopen(descriptor, "rb")
     except BaseException:
         os.close(descriptor)
         raise
+
+
+def check_file(path: Path) -> None:
+    """For those that open a file by its name alone. Raises OSError where `path` leads to no regular file."""
+    _check_regular(path, path.stat())
+
+
+def _check_regular(path: Path, found: os.stat_result) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EINVAL, "not a regular file", path.name)
 
 
 def read_file(path: Path, largest: int) -> bytes:
