@@ -126,6 +126,11 @@ class OutOfMemory(CaikitPtError):
     status = "RESOURCE_EXHAUSTED"
     retry_seconds = 5.0
 
+    def __init__(self, text: str, device: str = "", missing_bytes: int = 0) -> None:
+        """`missing_bytes` more would have to be free on `device`, as torch calls it; 0: nobody knows."""
+        super().__init__(text)
+        self.device, self.missing_bytes = device, missing_bytes
+
 
 class AnswerNotFinite(CaikitPtError):
     """The model's scores of the next token aren't finite numbers, so that there is no answer."""

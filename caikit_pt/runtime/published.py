@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import shutil
-import threading
-from collections import OrderedDict
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +12,12 @@ from caikit.runtime.model_management.model_manager import ModelManager
 from caikit.runtime.types.caikit_runtime_exception import CaikitRuntimeException
 
 from caikit_pt import settings
-from caikit_pt.base_model.pool import POOL
 from caikit_pt.errors import InvalidParameter, OutOfMemory, UnknownModel
 from caikit_pt.module import PeftPromptTuning
 from caikit_pt.paths import check_plain_name, inside
+from caikit_pt.runtime.room import Room
 from caikit_pt.soft_prompt.config_file import CONFIG, is_of
 from caikit_pt.status import caikit_errors
-
-# What a prompt takes in memory beside its tensors: its module, its configuration, its tokens.
-_BYTES_BESIDE = 2**14
 
 
 class PublishedPrompts(ModelManager):
@@ -32,7 +25,8 @@ class PublishedPrompts(ModelManager):
 
     def __init__(self) -> None:
         super().__init__()
-        self._room = _Room(settings.current().loaded_prompts_mib * 2**20, self._forget)
+        now = settings.current()
+        self._room = Room(now.loaded_prompts_mib * 2**20, self._forget, now.preload)
 
     def _forget(self, model_id: str) -> None:
         """It is loaded again by the next request that names it; whoever asks it now has it."""
@@ -46,22 +40,17 @@ class PublishedPrompts(ModelManager):
         try:
             model = super().retrieve_model(model_id)
         except CaikitRuntimeException as error:
-            if not isinstance(error.__cause__, OutOfMemory) or not self._base_model_has_left():
+            if not self._makes_room(error.__cause__):
                 raise
             return self.retrieve_model(model_id)
         self._room.use(model_id, model)
         return model
 
-    def _base_model_has_left(self) -> bool:
-        """Whether one has, for which prompts are forgotten that were asked the longest ago: nobody else holds
-        it where nobody asks them now."""
-        before = len(POOL)
-        while len(POOL) == before and self._room.leave():
-            pass
-        if len(POOL) == before:
-            # What holds itself in a circle is let go of when it is looked for.
-            gc.collect()
-        return len(POOL) < before
+    def _makes_room(self, error: BaseException | None) -> bool:
+        """For a base model that memory had none for, where it is told how much."""
+        if not isinstance(error, OutOfMemory) or not error.missing_bytes:
+            return False
+        return self._room.make_room(error.device, error.missing_bytes)
 
     def load_model(self, model_id: str, local_model_path: str, *types: Any, **options: Any) -> LoadedModel:
         """Raises CaikitRuntimeException: INVALID_ARGUMENT where the path can't be one, NOT_FOUND where no
@@ -110,39 +99,3 @@ class PublishedPrompts(ModelManager):
         root = os.path.realpath(self._local_models_dir)
         with caikit_errors():
             return str(inside(root, path and os.path.relpath(path, root), "modelPath"))
-
-
-class _Room:
-    """What prompts in memory may take together: those that were asked the longest ago have to leave."""
-
-    def __init__(self, most_bytes: int, forget: Callable[[str], None]) -> None:
-        self._most, self._forget = most_bytes, forget
-        self._sizes: OrderedDict[str, int] = OrderedDict()
-        self._total = 0
-        self._lock = threading.Lock()
-
-    def leave(self) -> bool:
-        """What was asked the longest ago has to; false where there is nothing."""
-        with self._lock:
-            if not self._sizes:
-                return False
-            name, size = self._sizes.popitem(last=False)
-            self._total -= size
-        self._forget(name)
-        return True
-
-    def use(self, model_id: str, model: Any) -> None:
-        """It is asked now."""
-        with self._lock:
-            tensors = getattr(model, "tuned", None) and model.tuned.prompt.tensors.values()
-            size = _BYTES_BESIDE + sum(one.nbytes for one in tensors or ())
-            # Another one may have been published under its name.
-            self._total += size - self._sizes.pop(model_id, 0)
-            self._sizes[model_id] = size
-            gone = []
-            while len(self._sizes) > 1 and self._total > self._most:
-                name, size = self._sizes.popitem(last=False)
-                self._total -= size
-                gone.append(name)
-        for one in gone:
-            self._forget(one)
