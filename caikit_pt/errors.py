@@ -132,6 +132,13 @@ class OutOfMemory(CaikitPtError):
         self.device, self.missing_bytes = device, missing_bytes
 
 
+class TooManyOpenFiles(CaikitPtError):
+    """The server has as many files and connections open as it may, and can't read a file now."""
+
+    status = "RESOURCE_EXHAUSTED"
+    retry_seconds = 1.0
+
+
 class AnswerNotFinite(CaikitPtError):
     """The model's scores of the next token aren't finite numbers, so that there is no answer."""
 

@@ -15,7 +15,7 @@ from caikit_pt.base_model.loading.fingerprint import fingerprint
 from caikit_pt.base_model.loading.trial import trial
 from caikit_pt.errors import InvalidParameter, in_short
 from caikit_pt.parameters.tuning import DECODER, DTYPES, ENCODER
-from caikit_pt.paths import inside
+from caikit_pt.paths import check_scarcity, inside
 from caikit_pt.settings import Settings
 
 # What from_pretrained reads; never pickled code, never other frameworks' weights.
@@ -164,6 +164,7 @@ def _cached_or_fetched(name: str, settings: Settings) -> Path:
         OSError,
         ValueError,
     ) as error:
+        check_scarcity(error)
         known = ", ".join(_known(settings)) or "none yet"
         downloads = "" if settings.allow_downloads else "; downloads are off (ALLOW_DOWNLOADS)"
         raise InvalidParameter(
@@ -193,6 +194,7 @@ def _config(name: str, directory: Path) -> Any:
     try:
         return AutoConfig.from_pretrained(directory, **LOCAL)
     except Exception as error:  # a broken file fails in many ways
+        check_scarcity(error)
         raise InvalidParameter(
             "base_model",
             name,

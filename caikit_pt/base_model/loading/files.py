@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from caikit_pt.errors import InvalidParameter, in_short
-from caikit_pt.paths import check_file, open_file
+from caikit_pt.paths import check_file, check_scarcity, open_file
 
 _MOST_NAMED = 5
 # What types of models call the number of layers that they build.
@@ -76,6 +76,7 @@ def check_files(name: str, directory: Path) -> None:
             with opened_tensors(file) as tensors:
                 _ = tensors.keys()
         except Exception as error:  # torn, no file at all, a link to itself
+            check_scarcity(error)
             raise broken(name, f"{file.name} can't be read ({in_short(error)})") from error
     for whole, index in ((_WHOLE, _INDEX), (_TORCH_WHOLE, _TORCH_INDEX)):
         if (directory / whole).exists():
@@ -129,6 +130,7 @@ def _check_index(name: str, index: Path) -> None:
     try:
         files = _indexed(index)
     except Exception as error:  # no JSON, or another one
+        check_scarcity(error)
         raise broken(name, f"{index.name} is no index of weights ({in_short(error)})") from error
     outside = [file for file in files if not isinstance(file, str) or Path(file).name != file]
     if outside:

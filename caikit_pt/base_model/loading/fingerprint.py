@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from caikit_pt.base_model.loading.files import check_files, read_json
-from caikit_pt.errors import InvalidParameter, in_short
-from caikit_pt.paths import check_file, open_file
+from caikit_pt.errors import CaikitPtError, InvalidParameter, in_short
+from caikit_pt.paths import check_file, check_scarcity, open_file
 
 _SAMPLE_BYTES = 2048
 # Names that every release of transformers writes alike; the rest of config.json changes between releases.
@@ -54,9 +54,10 @@ def fingerprint(directory: Path, name: str = "") -> str:
     try:
         _check(name, directory, looked_at)
         return _fingerprint(tuple((str(file), *_stamp(file)) for file in (*described, *files)))
-    except InvalidParameter:
+    except CaikitPtError:
         raise
     except Exception as error:  # a broken file fails in many ways
+        check_scarcity(error)
         raise InvalidParameter(
             "base_model",
             name,

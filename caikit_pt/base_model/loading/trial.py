@@ -7,20 +7,22 @@ from contextlib import contextmanager
 
 from caikit_pt.base_model.loading.memory import is_out_of_memory
 from caikit_pt.errors import CaikitPtError, InvalidParameter, OutOfMemory, in_short
+from caikit_pt.paths import check_scarcity
 
 
 @contextmanager
 def trial(name: str, what: str) -> Iterator[None]:
     """Inside, the base model `name` is tried; `what` says how, as in "a model that passes this trial: ...".
 
-    Raises InvalidParameter in the place of any error but caikit_pt's own, which pass; OutOfMemory where there
-    was no memory, which says nothing of the model.
+    Raises InvalidParameter in the place of any error but caikit_pt's own, which pass; OutOfMemory and
+    TooManyOpenFiles where there was no memory or no descriptor, which says nothing of the model.
     """
     try:
         yield
     except CaikitPtError:
         raise
     except Exception as error:  # files, transformers and models fail in every way
+        check_scarcity(error)
         if is_out_of_memory(error):
             raise OutOfMemory(
                 f"No memory for {what} of base model {name}: {in_short(error)}. Free some, or take a "
