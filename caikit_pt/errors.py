@@ -166,7 +166,8 @@ class BackendMismatch(CaikitPtError):
 
 
 class StateUnavailable(CaikitPtError):
-    """The jobs in `state_dir` can't be read or written: locked, full, in use, of a later release."""
+    """The jobs in `state_dir` can't be read or written: locked, full, in use, of a later release; or a prompt
+    can't be published."""
 
     status = "UNAVAILABLE"
     retry_seconds = 5.0

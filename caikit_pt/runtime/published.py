@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import os
-import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import grpc
 from caikit.runtime.model_management.loaded_model import LoadedModel
-from caikit.runtime.model_management.model_manager import ModelManager
+from caikit.runtime.model_management.model_manager import LOCAL_MODEL_TYPE, ModelManager
 from caikit.runtime.types.caikit_runtime_exception import CaikitRuntimeException
 
 from caikit_pt import settings
-from caikit_pt.errors import InvalidParameter, OutOfMemory, UnknownModel
+from caikit_pt.errors import InvalidParameter, OutOfMemory, StateUnavailable, UnknownModel, shown
 from caikit_pt.module import PeftPromptTuning
-from caikit_pt.paths import check_plain_name, inside
+from caikit_pt.paths import check_plain_name, check_scarcity, inside
 from caikit_pt.runtime.room import Room
 from caikit_pt.soft_prompt.config_file import CONFIG, is_of
+from caikit_pt.soft_prompt.publication import adding
 from caikit_pt.status import caikit_errors
 
 
@@ -57,8 +60,7 @@ class PublishedPrompts(ModelManager):
         tuned prompt is there, DATA_LOSS where it is damaged."""
         path = self._confined(local_model_path)
         with caikit_errors():
-            if not is_of(PeftPromptTuning.MODULE_ID, Path(path)):
-                raise UnknownModel(model_id, "is no tuned prompt")
+            _check_ours(model_id, Path(path))
         return super().load_model(model_id, path, *types, **options)
 
     def estimate_model_size(self, model_id: str, local_model_path: str, model_type: str) -> int:
@@ -67,19 +69,20 @@ class PublishedPrompts(ModelManager):
 
     def deploy_model(self, model_id: str, model_files: dict[str, bytes], **options: Any) -> LoadedModel:
         """Raises CaikitRuntimeException: INVALID_ARGUMENT where the id or a file's name is no plain name,
-        NOT_FOUND where the files are no tuned prompt; they aren't kept then."""
+        ALREADY_EXISTS, UNAVAILABLE where they can't be written, NOT_FOUND where the files are no tuned
+        prompt; they aren't kept then."""
         with caikit_errors():
             check_plain_name(model_id, "model_id")
             for name in model_files:
                 check_plain_name(name, "model_files.filename")
             place = inside(self._local_models_dir, model_id, "model_id")
-        was_there = place.exists()
-        try:
-            return super().deploy_model(model_id, model_files, **options)
-        except BaseException:
-            if not was_there:
-                shutil.rmtree(place, ignore_errors=True)
-            raise
+        with _writing(model_id), adding(place) as new:
+            for name, content in model_files.items():
+                (new / name).write_bytes(content)
+            # Before it has its name: nothing has to be taken back, which could be another's by then.
+            with caikit_errors():
+                _check_ours(model_id, new)
+        return self.load_model(model_id, str(place), LOCAL_MODEL_TYPE, **options)
 
     def undeploy_model(self, model_id: str) -> None:
         """Raises CaikitRuntimeException, INVALID_ARGUMENT where the id is no plain name."""
@@ -98,4 +101,29 @@ class PublishedPrompts(ModelManager):
         """A path, as caikit takes it, that is in the directory of models."""
         root = os.path.realpath(self._local_models_dir)
         with caikit_errors():
-            return str(inside(root, path and os.path.relpath(path, root), "modelPath"))
+            try:
+                return str(inside(root, path and os.path.relpath(path, root), "modelPath"))
+            except InvalidParameter as error:
+                allowed = "a path in runtime.local_models_dir"
+                raise InvalidParameter(error.field, path, allowed) from None
+
+
+def _check_ours(model_id: str, directory: Path) -> None:
+    """Raises UnknownModel where another module, or none, has saved it."""
+    if not is_of(PeftPromptTuning.MODULE_ID, directory):
+        raise UnknownModel(model_id, "is no tuned prompt")
+
+
+@contextmanager
+def _writing(model_id: str) -> Iterator[None]:
+    """Raises CaikitRuntimeException for what a disk says."""
+    try:
+        yield
+    except FileExistsError:
+        told = f"Model {shown(model_id)} already exists"
+        raise CaikitRuntimeException(grpc.StatusCode.ALREADY_EXISTS, told) from None
+    except OSError as error:
+        with caikit_errors():
+            check_scarcity(error)
+            told = f"The model isn't deployed, since it can't be written: {error.strerror or error}"
+            raise StateUnavailable(told) from error
