@@ -165,7 +165,7 @@ class TuningServicer:
         check_plain_name(request.model_name)
         parameters = build_caikit_library_request_dict(request.parameters, PeftPromptTuning.TRAIN_SIGNATURE)
         parameters.pop("training_id", None)
-        checked = self._trainer.look_through(PeftPromptTuning.plan(**parameters))
+        checked = self._trainer.look_through(PeftPromptTuning.plan(**parameters), request.model_name)
         return TrainingCheck(problems=list(checked.warnings), report=checked.to_dict()).to_proto()
 
     def Evaluate(self, request: Any, context: Any) -> Iterator[Any]:
