@@ -18,6 +18,7 @@ MAX_NAME_BYTES = 240
 _MAX_PATH_BYTES = 1024
 # As the system says it, and as libraries that have no number for it hand it on.
 _NO_DESCRIPTOR, _NO_DESCRIPTOR_TOLD = (errno.EMFILE, errno.ENFILE), "Too many open files"
+_NO_MEMORY_TOLD = "Cannot allocate memory"
 
 
 def inside(root: str | Path, name: str, field: str, error: type[InvalidParameter] = InvalidParameter) -> Path:
@@ -80,7 +81,7 @@ def scarcity(error: BaseException | None) -> CaikitPtError | None:
             return TooManyOpenFiles(
                 "This server has as many files and connections open as it may (ulimit -n). Try again"
             )
-        if number == errno.ENOMEM:
+        if number == errno.ENOMEM or _NO_MEMORY_TOLD in str(error):
             return OutOfMemory("The system has no memory to open a file with. Try again")
         error = error.__cause__ or error.__context__
     return None

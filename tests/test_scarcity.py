@@ -135,6 +135,7 @@ def test_what_the_system_lacks(
 
 def test_what_libraries_make_of_it() -> None:
     assert isinstance(scarcity(RuntimeError("unable to open: Too many open files (24)")), TooManyOpenFiles)
+    assert isinstance(scarcity(Exception("I/O error: Cannot allocate memory (os error 12)")), OutOfMemory)
     wrapped = ValueError("no JSON")
     wrapped.__cause__ = OSError(errno.EMFILE, "x")
     assert isinstance(scarcity(wrapped), TooManyOpenFiles)

@@ -61,6 +61,21 @@ def test_base_models_leave_only_where_they_free_enough(llama: BaseModel, monkeyp
     assert gone == ["one", "two"]
 
 
+def test_one_that_answers_stays(llama: BaseModel, monkeypatch: Any) -> None:
+    """However long ago it was asked: an answer may take longer."""
+    monkeypatch.setattr(room_module, "SECONDS_UNASKED", 0.0)
+    engine = SimpleNamespace(base=llama, busy=True)
+    monkeypatch.setattr(room_module, "workers", lambda: [SimpleNamespace(engine=engine)])
+    gone: list[str] = []
+    room = Room(2**30, gone.append)
+    room.use("one", over(llama))
+    assert not room.make_room("cpu", 1)
+    assert not gone
+    engine.busy = False
+    assert not room.make_room("cpu", 1)
+    assert gone == ["one"]
+
+
 def test_whoever_was_asked_lately_stays_and_so_do_those_that_are_kept(
     llama: BaseModel, monkeypatch: Any
 ) -> None:

@@ -22,12 +22,12 @@ def trial(name: str, what: str) -> Iterator[None]:
     except CaikitPtError:
         raise
     except Exception as error:  # files, transformers and models fail in every way
-        check_scarcity(error)
         if is_out_of_memory(error):
             raise OutOfMemory(
                 f"No memory for {what} of base model {name}: {in_short(error)}. Free some, or take a "
                 "torch_dtype of two bytes or another device"
             ) from error
+        check_scarcity(error)
         raise InvalidParameter(
             "base_model",
             name,
