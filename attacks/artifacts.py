@@ -252,4 +252,9 @@ ATTACKS = [
     Attack("base model: pickled weights", _of_base_model("pickle", _pickled_weights)),
     Attack("base model: 10**9 layers", _of_base_model("huge", _huge)),
     Attack("base model: a tokenizer that backtracks", _backtracking, REFUSED),
+    *(
+        Attack(f"base model: a FIFO for {name}", _of_base_model(f"fifo-{name}", _fifo(name)))
+        for name in ("config.json", "generation_config.json", "tokenizer.json", "model.safetensors")
+    ),
+    Attack("base model: a device", _of_base_model("device", _linked("model.safetensors", "/dev/zero"))),
 ]

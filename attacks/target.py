@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import time
 from collections.abc import Iterator
@@ -127,6 +128,7 @@ def target(directory: Path, **settings: str) -> Iterator[Target]:
     }
     environment.pop("CONFIG_FILES", None)
     with (
+        _few_descriptors(),
         running(environment, port, directory / "log", directory) as process,
         TuningClient(f"localhost:{port}") as client,
     ):
@@ -135,3 +137,14 @@ def target(directory: Path, **settings: str) -> Iterator[Target]:
         answer = client.generate(GOOD, "The lamp is great", max_new_tokens=3)
         (directory / "outside" / "answer").write_text(answer, "utf-8")
         yield Target(directory, port, client, Client(port), psutil.Process(process.pid))
+
+
+@contextmanager
+def _few_descriptors() -> Iterator[None]:
+    """What is started inside begins with as many as a service does, and may ask for more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(1024, soft), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

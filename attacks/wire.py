@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -154,6 +155,21 @@ def _connections(target: Target) -> object:
     return None
 
 
+def _idle_connections(target: Target) -> object:
+    """1,200 connections that begin as gRPC's do, and then say nothing: more than the 1,024 that a process may
+    open in many places until it asks for more."""
+    with ExitStack() as stack:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        for _ in range(min(1200, hard - 200)):
+            connection = socket.create_connection(("localhost", target.port), timeout=5)
+            stack.enter_context(connection).sendall(_PREFACE + _SETTINGS)
+        assert target.answers_others()
+        assert _is_live(target)
+        return target.submit("idle")
+
+
 def _plain(content: bytes) -> Callable[[Target], object]:
     def act(target: Target) -> object:
         with socket.create_connection(("localhost", target.port), timeout=5) as connection:
@@ -185,6 +201,7 @@ def _flood(target: Target) -> object:
 
 
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+_SETTINGS = b"\0\0\0\x04\0\0\0\0\0"
 _LARGE = (*REFUSED, "RESOURCE_EXHAUSTED", "INTERNAL", "UNKNOWN", "UNAVAILABLE", "CANCELLED")
 ATTACKS = [
     Attack("message: random bytes", _sent(b"\xff" + os.urandom(1000))),
@@ -215,6 +232,7 @@ ATTACKS = [
     Attack("120 streams that nobody reads", _unread, ("RESOURCE_EXHAUSTED",), seconds=30),
     Attack("3,000 requests that are taken back", _begun_and_left, (ANSWERED,), seconds=60),
     Attack("400 connections that say nothing", _connections, (ANSWERED,)),
+    Attack("1,200 connections that are idle", _idle_connections, (ANSWERED,)),
     Attack("400 requests at once", _flood, (ANSWERED,), seconds=60),
     Attack("HTTP/1", _plain(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"), (ANSWERED,)),
     Attack(

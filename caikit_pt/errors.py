@@ -126,6 +126,18 @@ class OutOfMemory(CaikitPtError):
     status = "RESOURCE_EXHAUSTED"
     retry_seconds = 5.0
 
+    def __init__(self, text: str, device: str = "", missing_bytes: int = 0) -> None:
+        """`missing_bytes` more would have to be free on `device`, as torch calls it; 0: nobody knows."""
+        super().__init__(text)
+        self.device, self.missing_bytes = device, missing_bytes
+
+
+class TooManyOpenFiles(CaikitPtError):
+    """The server has as many files and connections open as it may, and can't read a file now."""
+
+    status = "RESOURCE_EXHAUSTED"
+    retry_seconds = 1.0
+
 
 class AnswerNotFinite(CaikitPtError):
     """The model's scores of the next token aren't finite numbers, so that there is no answer."""
@@ -154,7 +166,8 @@ class BackendMismatch(CaikitPtError):
 
 
 class StateUnavailable(CaikitPtError):
-    """The jobs in `state_dir` can't be read or written: locked, full, in use, of a later release."""
+    """The jobs in `state_dir` can't be read or written: locked, full, in use, of a later release; or a prompt
+    can't be published."""
 
     status = "UNAVAILABLE"
     retry_seconds = 5.0

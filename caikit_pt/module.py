@@ -53,6 +53,7 @@ from caikit_pt.data_model import (
 )
 from caikit_pt.errors import BaseModelUnavailable, InvalidParameter
 from caikit_pt.parameters.generation import GENERATION_PARAMETERS, GenerationParameters
+from caikit_pt.paths import check_scarcity
 from caikit_pt.plotting import curves_of, figure_of
 from caikit_pt.serving.backend import Backend
 from caikit_pt.serving.backends import backend_for, base_for
@@ -547,7 +548,11 @@ def _read(model_path: Union[str, ModuleConfig]) -> TunedPrompt:
     """Raises DamagedArtifact."""
     if isinstance(model_path, str):
         check_config(Path(model_path))
-    loader = ModuleLoader(model_path)
+    try:
+        loader = ModuleLoader(model_path)
+    except OSError as error:
+        check_scarcity(error)
+        raise
     return artifact.read(_plain(loader.config), Path(loader.model_path))
 
 

@@ -9,13 +9,16 @@ import re
 import stat
 from pathlib import Path
 
-from caikit_pt.errors import InvalidParameter
+from caikit_pt.errors import CaikitPtError, InvalidParameter, OutOfMemory, TooManyOpenFiles
 
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 
 # Beyond these a file system answers with an error of its own.
 MAX_NAME_BYTES = 240
 _MAX_PATH_BYTES = 1024
+# As the system says it, and as libraries that have no number for it hand it on.
+_NO_DESCRIPTOR, _NO_DESCRIPTOR_TOLD = (errno.EMFILE, errno.ENFILE), "Too many open files"
+_NO_MEMORY_TOLD = "Cannot allocate memory"
 
 
 def inside(root: str | Path, name: str, field: str, error: type[InvalidParameter] = InvalidParameter) -> Path:
@@ -41,19 +44,57 @@ def inside(root: str | Path, name: str, field: str, error: type[InvalidParameter
 
 
 def open_file(path: Path) -> io.BufferedReader:
-    """The regular file at `path`, to be read in bytes. Raises OSError, also where something else lies there.
+    """The regular file at `path`, to be read in bytes. Raises OSError, also where something else lies there;
+    TooManyOpenFiles and OutOfMemory, which say nothing of the file.
 
     A pipe would be waited for until somebody writes, and a device for ever. It is opened, which nothing waits
     for, before it is looked at: so nobody can put another one into its place in between.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EINVAL, "not a regular file", path.name)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError as error:
+        check_scarcity(error)
+        raise
+    try:
+        _check_regular(path, os.fstat(descriptor))
         return os.fdopen(descriptor, "rb")
     except BaseException:
         os.close(descriptor)
         raise
+
+
+def check_scarcity(error: BaseException) -> None:
+    """Raises what `scarcity` makes of `error`, if anything."""
+    told = scarcity(error)
+    if told is not None:
+        raise told from error
+
+
+def scarcity(error: BaseException | None) -> CaikitPtError | None:
+    """TooManyOpenFiles or OutOfMemory where `error`, or what it comes of, says that nothing can be opened.
+
+    Whatever was to be opened is neither damaged nor wrong.
+    """
+    while error is not None:
+        number = error.errno if isinstance(error, OSError) else None
+        if number in _NO_DESCRIPTOR or _NO_DESCRIPTOR_TOLD in str(error):
+            return TooManyOpenFiles(
+                "This server has as many files and connections open as it may (ulimit -n). Try again"
+            )
+        if number == errno.ENOMEM or _NO_MEMORY_TOLD in str(error):
+            return OutOfMemory("The system has no memory to open a file with. Try again")
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def check_file(path: Path) -> None:
+    """For those that open a file by its name alone. Raises OSError where `path` leads to no regular file."""
+    _check_regular(path, path.stat())
+
+
+def _check_regular(path: Path, found: os.stat_result) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EINVAL, "not a regular file", path.name)
 
 
 def read_file(path: Path, largest: int) -> bytes:

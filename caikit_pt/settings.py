@@ -146,6 +146,7 @@ class Settings:
     max_watches: int = _default("max_watches")
     max_watches_per_client: int = _default("max_watches_per_client")
     max_message_seconds: float = _default("max_message_seconds")
+    max_connections: int = _default("max_connections")
     model_management_rpcs: bool = _default("model_management_rpcs")
     reflection: bool = _default("reflection")
     backends: tuple[Remote, ...] = _default("backends")
@@ -210,6 +211,7 @@ _ROWS = ParameterTable(
     row("max_watches", int, 1),
     row("max_watches_per_client", int, 1),
     row("max_message_seconds", float, 0, above_low=True),
+    row("max_connections", int, 1),
     row("model_management_rpcs", bool),
     row("reflection", bool),
     row("drain_seconds", float, 0),

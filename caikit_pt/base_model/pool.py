@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from caikit_pt import ending
 from caikit_pt.base_model.loading.checkpoint import Checkpoint
 from caikit_pt.base_model.loading.device import resolve_device, resolve_dtype
-from caikit_pt.base_model.loading.memory import free_memory_of
+from caikit_pt.base_model.loading.memory import free_memory_of, release_memory
 from caikit_pt.base_model.loading.trial import trial
 from caikit_pt.base_model.loading.weights import read_weights
 from caikit_pt.base_model.loading.work import weight_bytes
@@ -96,10 +96,16 @@ def _check_memory(checkpoint: Checkpoint, dtype: str, device: str) -> None:
     this process, and whatever else it does."""
     needed, free = weight_bytes(checkpoint, dtype), free_memory_of(device)
     if needed > free:
+        # An allocator keeps what a base model had that is gone.
+        release_memory(device)
+        free = free_memory_of(device)
+    if needed > free:
         raise OutOfMemory(
             f"No memory for base model {checkpoint.name}: its weights take {needed / 2**20:,.0f} MiB in "
             f"{dtype}, and {free / 2**20:,.0f} MiB are free on {device}. Free some, or take a torch_dtype of "
-            "two bytes or another device"
+            "two bytes or another device",
+            device,
+            needed - free,
         )
 
 

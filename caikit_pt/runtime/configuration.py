@@ -15,7 +15,7 @@ from alog.alog import g_alog_name_to_level
 from caikit_pt import config_files, settings
 from caikit_pt.base_model.loading.device import resolve_device
 from caikit_pt.errors import InvalidParameter
-from caikit_pt.runtime import preload, tracing
+from caikit_pt.runtime import connections, preload, tracing
 from caikit_pt.runtime.certificates import Certificates
 from caikit_pt.runtime.guard.identity import Identity
 from caikit_pt.runtime.listening import Listening
@@ -71,6 +71,7 @@ def check() -> list[str]:
     _check_tls(config)
     _check_access(now)
     listening = Listening(now, _value(config, "runtime.tls") or {})
+    doubtful += connections.doubts(now.max_connections, len(listening.hosts))
     _check_ports(config, listening)
     preload.check(now)
     try:

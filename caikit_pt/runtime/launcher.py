@@ -25,10 +25,11 @@ def serve() -> None:
 
     from caikit_pt.runtime import start_log
     from caikit_pt.runtime.configuration import check
+    from caikit_pt.runtime.connections import raise_limit
 
     os.environ.update({**_PATIENT_THREADS, **_IMPATIENT_REQUESTS, **os.environ})
     try:
-        doubtful = check()
+        doubtful = [*raise_limit(), *check()]
     except CaikitPtError as error:
         raise SystemExit(f"caikit_pt: {error}") from None
     configure()

@@ -106,11 +106,15 @@ def _is_local(host: str) -> bool:
 
 class ListeningGrpc:
     """grpc, for caikit's server, which binds every address with the certificates of its start, and has no
-    bound of RPCs."""
+    bound of RPCs or connections."""
 
-    def __init__(self, listening: Listening, certificates: Certificates | None, most_rpcs: int) -> None:
-        """`most_rpcs` may be under way, where runtime.grpc.maximum_concurrent_rpcs says nothing."""
+    def __init__(
+        self, listening: Listening, certificates: Certificates | None, most_rpcs: int, most_connections: int
+    ) -> None:
+        """`most_rpcs` may be under way, where runtime.grpc.maximum_concurrent_rpcs says nothing, and
+        `most_connections` open at each address."""
         self._listening, self._certificates, self._most_rpcs = listening, certificates, most_rpcs
+        self._options = [("grpc.max_allowed_incoming_connections", most_connections)]
 
     def __getattr__(self, name: str) -> Any:
         return getattr(grpc, name)
@@ -119,6 +123,7 @@ class ListeningGrpc:
         """As that of grpc; it listens where the settings say."""
         if options.get("maximum_concurrent_rpcs") is None:
             options["maximum_concurrent_rpcs"] = self._most_rpcs
+        options["options"] = [*(options.get("options") or ()), *self._options]
         return _Server(grpc.server(*arguments, **options), self._listening.hosts)
 
     def ssl_server_credentials(self, *arguments: Any, **options: Any) -> Any:

@@ -18,6 +18,7 @@ from grpc_reflection.v1alpha import reflection
 
 from caikit_pt import settings
 from caikit_pt.runtime.certificates import Certificates
+from caikit_pt.runtime.connections import most_connections
 from caikit_pt.runtime.drain import Drain
 from caikit_pt.runtime.guard.doorkeeper import Doorkeeper
 from caikit_pt.runtime.guard.guard import Guard
@@ -54,7 +55,8 @@ class Server(grpc_server.RuntimeGRPCServer):
         # The one interceptor that caikit gives its server, what it makes the server and its port with, and
         # what it says which services are healthy and shown.
         grpc_server.PROMETHEUS_METRICS_INTERCEPTOR = self.guard
-        grpc_server.grpc = ListeningGrpc(listening, certificates, most_rpcs(there.values()))
+        connections = most_connections(now.max_connections, len(listening.hosts))
+        grpc_server.grpc = ListeningGrpc(listening, certificates, most_rpcs(there.values()), connections)
         grpc_server.health = HealthModule(self.health)
         grpc_server.reflection = Reflection(self.health, service().descriptor.full_name)
         super().__init__()

@@ -36,6 +36,7 @@ from caikit_pt.runtime.job import COMPLETED, QUEUED, Job
 from caikit_pt.runtime.job_store import JobStore
 from caikit_pt.runtime.state_directory import StateDirectory
 from caikit_pt.runtime.training_quotas import TrainingQuotas
+from caikit_pt.soft_prompt.publication import check_replaceable
 from caikit_pt.status import caikit_errors
 from caikit_pt.tuning.plan import TuningPlan
 from caikit_pt.tuning.preflight import Preflight
@@ -46,8 +47,9 @@ _LOG = logging.getLogger(__name__)
 _UNGUARDED = (
     "this is caikit's own server, started as `python -m caikit.runtime`: what caikit_pt guards isn't guarded "
     "here. It listens at every address; whoever reaches it may tune, read, cancel and load any model; the "
-    "settings access, host, max_streams_per_client, model_management_rpcs and the quotas of requests count "
-    "for nothing, and certificates aren't renewed. Start `caikit-pt serve` instead (docs/security.md)"
+    "settings access, listen_host, max_connections, max_streams_per_client, model_management_rpcs and the "
+    "quotas of requests count for nothing, and certificates aren't renewed. Start `caikit-pt serve` instead "
+    "(docs/security.md)"
 )
 
 
@@ -117,6 +119,7 @@ class PromptTuningTrainer(ModelTrainerBase):
             # No `runtime.training.output_dir`: where prompts are served from.
             root = save_path or caikit.get_config().runtime.local_models_dir
             parts = [root, *([id] if save_with_id else []), str(model_name)]
+            check_replaceable(Path(*parts), "model_name")
             plan = module_class.plan(*args, **kwargs)
             job = Job(
                 id=id,
@@ -129,9 +132,10 @@ class PromptTuningTrainer(ModelTrainerBase):
             )
             return self._future(self._opened.accept(job, plan))
 
-    def look_through(self, plan: TuningPlan) -> Preflight:
+    def look_through(self, plan: TuningPlan, model_name: str) -> Preflight:
         """What the train RPC would do with `plan`, or refuse. Raises CaikitRuntimeException."""
         with caikit_errors():
+            check_replaceable(Path(caikit.get_config().runtime.local_models_dir, model_name), "model_name")
             return self._opened.look_through(plan)
 
     def get_model_future(self, training_id: str) -> JobFuture:

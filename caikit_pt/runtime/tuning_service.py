@@ -171,7 +171,7 @@ class TuningServicer:
                 request.parameters, PeftPromptTuning.TRAIN_SIGNATURE
             )
         parameters.pop("training_id", None)
-        checked = self._trainer.look_through(PeftPromptTuning.plan(**parameters))
+        checked = self._trainer.look_through(PeftPromptTuning.plan(**parameters), request.model_name)
         return TrainingCheck(problems=list(checked.warnings), report=checked.to_dict()).to_proto()
 
     def Evaluate(self, request: Any, context: Any) -> Iterator[Any]:

@@ -91,20 +91,30 @@ def _free(base: BaseModel) -> int:
 
 
 _WORKERS: weakref.WeakKeyDictionary[BaseModel, weakref.ref[Worker]] = weakref.WeakKeyDictionary()
+# One is started by one thread while others wait; a lock of each base model, so that nobody else does.
+_STARTING: weakref.WeakKeyDictionary[BaseModel, threading.Lock] = weakref.WeakKeyDictionary()
 _LOCK = threading.Lock()
 
 
 def worker_for(base: BaseModel, limits: Limits) -> Worker:
     """The one worker of `base`, started with `limits` if there is none yet."""
     with _LOCK:
-        known = _WORKERS.get(base)
-        worker = known() if known else None
+        starting = _STARTING.setdefault(base, threading.Lock())
+    with starting:
+        worker = _known(base)
         if worker is None:
             # Whoever asks first tries kernels and batches, in whatever thread that is.
             with ending.waits_for_this():
                 worker = Worker(base, limits)
-            _WORKERS[base] = weakref.ref(worker)
+            with _LOCK:
+                _WORKERS[base] = weakref.ref(worker)
         return worker
+
+
+def _known(base: BaseModel) -> Worker | None:
+    with _LOCK:
+        known = _WORKERS.get(base)
+    return known() if known else None
 
 
 def workers() -> list[Worker]:

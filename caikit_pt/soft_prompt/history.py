@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
 
+from caikit_pt.errors import CaikitPtError
 from caikit_pt.paths import read_file
 
 _LOG = logging.getLogger(__name__)
@@ -77,7 +78,7 @@ def _finite(entry: Mapping[str, Any]) -> Mapping[str, Any]:
 def _text(file: Path) -> str:
     try:
         return read_file(file, _LARGEST).decode("utf-8")
-    except (OSError, UnicodeDecodeError):
+    except (CaikitPtError, OSError, UnicodeDecodeError):
         return ""
 
 

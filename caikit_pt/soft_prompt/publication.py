@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import shutil
 import threading
@@ -26,10 +27,10 @@ def replacing(target: Path, mark: str = "") -> Iterator[Path]:
     that was killed has left behind goes with the next try of the same `mark`.
     """
     target = target.absolute()
-    _check_replaceable(target)
+    check_replaceable(target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    mark = mark or uuid.uuid4().hex[:12]
-    new = target.with_name(f".{target.name}.{mark}.new")
+    mark = mark or _mark()
+    new = _new(target, mark)
     old = target.with_name(f".{target.name}.{mark}.old")
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir()
@@ -45,14 +46,48 @@ def replacing(target: Path, mark: str = "") -> Iterator[Path]:
             shutil.rmtree(old, ignore_errors=True)
 
 
-def _check_replaceable(target: Path) -> None:
+@contextmanager
+def adding(target: Path) -> Iterator[Path]:
+    """As `replacing`, where nothing has the name. Raises FileExistsError where something has, also where it
+    came while the body ran; what is there stays as it is."""
+    target = target.absolute()
+    _check_absent(target)
+    hidden = _new(target, _mark())
+    # Of its name, which errors tell.
+    new = hidden / target.name
+    try:
+        new.mkdir(parents=True)
+        yield new
+        to_disk(new)
+        with _PUBLISHING:
+            _check_absent(target)
+            new.rename(target)
+        sync(target.parent)
+    finally:
+        shutil.rmtree(hidden, ignore_errors=True)
+
+
+def check_replaceable(target: Path, field: str = "model_path") -> None:
     """Raises InvalidParameter where `target` holds anything but an earlier model."""
-    if not target.exists() or (target / "config.yml").is_file():
+    if not os.path.lexists(target) or (target / "config.yml").is_file():
         return
     if not target.is_dir() or any(target.iterdir()):
-        raise InvalidParameter(
-            "model_path", target.name, "a new or empty directory, or that of a model, which is replaced"
-        )
+        allowed = "a new or empty directory, or that of a model, which is replaced"
+        raise InvalidParameter(field, target.name, allowed)
+
+
+def _check_absent(target: Path) -> None:
+    if os.path.lexists(target):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target.name)
+
+
+def _new(target: Path, mark: str) -> Path:
+    """Where it is written; no model has a name with a dot in front."""
+    return target.with_name(f".{target.name}.{mark}.new")
+
+
+def _mark() -> str:
+    return uuid.uuid4().hex[:12]
 
 
 def _exchange(new: Path, target: Path, old: Path) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from caikit_pt.errors import CaikitPtError
 from caikit_pt.paths import open_file, read_file
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ _LARGEST = 2**31  # bytes
 def read_tensors(file: Path) -> Mapping[str, torch.Tensor]:
     """The tensors in `file` by name, float32 on the CPU; a file that is one tensor has the name "".
 
-    Raises ValueError where the file is anything else.
+    Raises ValueError where the file is anything else; TooManyOpenFiles, OutOfMemory.
     """
     import torch
     from safetensors.torch import load
@@ -35,6 +36,8 @@ def read_tensors(file: Path) -> Mapping[str, torch.Tensor]:
                 tensors = torch.load(opened, map_location="cpu", weights_only=True)
         else:
             raise ValueError("unknown ending")
+    except CaikitPtError:
+        raise
     except OSError as error:
         raise ValueError(f"{file.name} can't be read as tensors ({error.strerror})") from error
     except Exception as error:  # the unpickler fails with whatever a damaged file leads it to

@@ -212,11 +212,12 @@ def test_a_socket_of_this_machine_is_where_it_is_said_to_be() -> None:
         return 1
 
     server = SimpleNamespace(add_insecure_port=add)
-    guarded = ListeningGrpc(listening(), None, 100)
+    guarded = ListeningGrpc(listening(), None, 100, 50)
     bounds: list[object] = []
 
-    def make(*, maximum_concurrent_rpcs: object) -> Any:
+    def make(*, maximum_concurrent_rpcs: object, options: list[object]) -> Any:
         bounds.append(maximum_concurrent_rpcs)
+        assert options == [("grpc.max_allowed_incoming_connections", 50)]
         return server
 
     with pytest.MonkeyPatch.context() as patched:

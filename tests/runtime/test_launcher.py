@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from prometheus_client.parser import text_string_to_metric_families
 
 from caikit_pt.client import COMPLETED, ServerError, TuningClient
+from caikit_pt.errors import shown
 from examples.local_server import ROOT, free_port, running
 from tests.conftest import BASE_MODELS, LLAMA
 from tests.runtime.servers import QUICK, RECORDS
@@ -198,6 +200,18 @@ def test_a_training_id_that_is_none(client: TuningClient, id: str) -> None:
         assert len(str(error.value)) < 200
 
 
+def test_what_cannot_be_replaced_is_told_before_anything_is_trained(
+    client: TuningClient, directory: Path
+) -> None:
+    """It was trained, and then failed with what was to be reported."""
+    (directory / "models" / "a-file").write_text("x")
+    (directory / "models" / "a-link").symlink_to("nowhere")
+    for name, ask in product(("a-file", "a-link"), (client.tune, client.check)):
+        with pytest.raises(ServerError, match=f"model_name: '{name}' is not allowed.*is replaced") as error:
+            ask(name, base_model=LLAMA, records=RECORDS, **QUICK)
+        assert (error.value.status, error.value.field) == ("INVALID_ARGUMENT", "model_name")
+
+
 def deployment(id: str, **files: bytes) -> tuple[Any, Any]:
     """Requests that deploy and undeploy a model."""
     from caikit.interfaces.runtime.data_model import DeployModelRequest, UndeployModelRequest
@@ -272,4 +286,6 @@ def test_a_path_to_load_that_is_none(managed: tuple[int, Path], path: str) -> No
         for rpc, request in ((stub.loadModel, load), (stub.predictModelSize, predict)):
             status, text = refused(rpc, request)
             assert status is grpc.StatusCode.INVALID_ARGUMENT
+            # As it was sent.
+            assert text.startswith(f"modelPath: {shown(path)} is not allowed")
             assert len(text) < 250

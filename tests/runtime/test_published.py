@@ -1,41 +1,91 @@
-"""Prompts in memory: as many as have room, those that were asked last."""
+"""Deploying: a prompt has its name when it is whole, and never takes another's."""
 
 from __future__ import annotations
 
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import torch
+import grpc
+import pytest
+from caikit.runtime.types.caikit_runtime_exception import CaikitRuntimeException
 
-from caikit_pt.runtime.published import _BYTES_BESIDE, _Room
+from caikit_pt.errors import StateUnavailable
+from caikit_pt.module import PeftPromptTuning
+from caikit_pt.runtime.published import PublishedPrompts
+from caikit_pt.soft_prompt.publication import adding
 
-
-def prompt(rows: int) -> Any:
-    tensors = {"DECODER": torch.zeros(rows, 1024)}
-    return SimpleNamespace(tuned=SimpleNamespace(prompt=SimpleNamespace(tensors=tensors)))
-
-
-def test_what_was_asked_the_longest_ago_leaves() -> None:
-    gone: list[str] = []
-    room = _Room(3 * (_BYTES_BESIDE + 4096), gone.append)
-    for name in ("one", "two", "three"):
-        room.use(name, prompt(1))
-    room.use("one", prompt(1))
-    assert not gone
-    room.use("four", prompt(1))
-    assert gone == ["two"]
-    # It has room for itself, and for nobody else.
-    room.use("large", prompt(100))
-    assert gone == ["two", "three", "one", "four"]
-    room.use("one", prompt(1))
-    assert gone[-1] == "large"
+SOUND = {"config.yml": f"module_id: {PeftPromptTuning.MODULE_ID}\n".encode(), "a": b"1"}
+OF_ANOTHER = {"config.yml": b"module_id: 00110203-0405-0607-0809-0a0b02dd0e0f\n"}
 
 
-def test_one_that_is_larger_than_all_room_is_served() -> None:
-    gone: list[str] = []
-    room = _Room(1, gone.append)
-    room.use("one", prompt(1))
-    room.use("one", prompt(1))
-    assert not gone
-    room.use("two", prompt(1))
-    assert gone == ["one"]
+def deploy(models: Path, files: dict[str, bytes]) -> Any:
+    """What is told to be loaded."""
+    manager: Any = SimpleNamespace(_local_models_dir=str(models), load_model=lambda *told, **_: told)
+    return PublishedPrompts.deploy_model(manager, "one", files)
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Iterator[Path]:
+    """In which nothing is left behind but what has been deployed."""
+    yield tmp_path
+    assert {path.name for path in tmp_path.iterdir()} <= {"one"}
+
+
+def refused(models: Path, files: dict[str, bytes]) -> CaikitRuntimeException:
+    with pytest.raises(CaikitRuntimeException) as error:
+        deploy(models, files)
+    return error.value
+
+
+def test_a_name_is_deployed_once(models: Path) -> None:
+    assert deploy(models, SOUND)[:2] == ("one", str(models / "one"))
+    again = refused(models, {**SOUND, "a": b"2"})
+    assert (again.status_code, again.message) == (
+        grpc.StatusCode.ALREADY_EXISTS,
+        "Model 'one' already exists",
+    )
+    assert (models / "one" / "a").read_bytes() == b"1"
+
+
+def test_one_that_fails_takes_nothing_away(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both had seen that nothing was there; the one that failed removed what the other had deployed."""
+
+    def meanwhile(*_: object) -> bool:
+        monkeypatch.undo()
+        deploy(models, SOUND)
+        return False
+
+    monkeypatch.setattr("caikit_pt.runtime.published.is_of", meanwhile)
+    assert refused(models, OF_ANOTHER).status_code is grpc.StatusCode.NOT_FOUND
+    assert (models / "one" / "a").read_bytes() == b"1"
+
+
+def test_a_full_disk_is_told_as_one(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_bytes", full)
+        error = refused(models, SOUND)
+    assert error.status_code is grpc.StatusCode.UNAVAILABLE
+    assert isinstance(error.__cause__, StateUnavailable)
+    assert error.message == "The model isn't deployed, since it can't be written: No space left on device"
+    deploy(models, SOUND)
+
+
+def test_what_is_damaged_is_told_by_its_own_name(models: Path) -> None:
+    error = refused(models, {"config.yml": b"["})
+    assert (error.status_code, error.message) == (grpc.StatusCode.DATA_LOSS, "one: config.yml is no YAML.")
+
+
+def test_a_name_that_comes_meanwhile_stays(models: Path) -> None:
+    ours = adding(models / "one")
+    (ours.__enter__() / "a").write_bytes(b"2")
+    (models / "one").mkdir()
+    with pytest.raises(FileExistsError):
+        ours.__exit__(None, None, None)
+    assert not any((models / "one").iterdir())

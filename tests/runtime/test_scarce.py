@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +15,8 @@ from caikit_pt.client import ServerError, TuningClient
 from caikit_pt.module import PeftPromptTuning
 from caikit_pt.soft_prompt.artifact import TunedPrompt
 from caikit_pt.soft_prompt.prompt import SoftPrompt
-from tests.conftest import LLAMA, T5
+from tests.conftest import BASE_MODELS, LLAMA, T5
+from tests.runtime.scarce_server import LARGE, SECONDS_UNASKED
 from tests.runtime.servers import Server
 
 LONG = {"max_new_tokens": 400, "min_new_tokens": 400}
@@ -35,20 +39,61 @@ def save(base: BaseModel, directory: Path) -> None:
 
 
 @pytest.fixture
-def client(tmp_path: Path, llama: BaseModel, t5: BaseModel) -> Iterator[TuningClient]:
-    server = Scarce(tmp_path)
+def server(tmp_path: Path, llama: BaseModel, t5: BaseModel) -> Iterator[Server]:
+    bases = Path(shutil.copytree(BASE_MODELS, tmp_path / "base_models"))
+    shutil.copytree(bases / LLAMA, bases / LARGE)
+    server = Scarce(tmp_path, BASE_MODELS_DIR=bases)
     for base in (llama, t5):
         save(base, server.models / base.checkpoint.name)
-    try:
-        with server.start() as client:
-            yield client
-    finally:
-        server.close()
+    config = (server.models / LLAMA / "config.yml").read_text()
+    shutil.copytree(server.models / LLAMA, server.models / LARGE)
+    (server.models / LARGE / "config.yml").write_text(config.replace(LLAMA, LARGE))
+    yield server
+    server.close()
 
 
-def test_a_base_model_that_nobody_asks_makes_room(client: TuningClient) -> None:
-    first, second = (client.generate(name, "the kettle") for name in (LLAMA, T5))
-    assert [client.generate(name, "the kettle") for name in (LLAMA, T5, LLAMA)] == [first, second, first]
+@pytest.fixture
+def client(server: Server) -> Iterator[TuningClient]:
+    with server.start() as client:
+        yield client
+
+
+def loads(server: Server) -> list[str]:
+    """Base models, as they were loaded."""
+    return re.findall(r"^loaded (\S+)$", server.log.read_text(), re.MULTILINE)
+
+
+def refused(client: TuningClient, name: str) -> None:
+    with pytest.raises(ServerError, match=f"No memory for base model {name}") as error:
+        client.generate(name, "the kettle")
+    assert (error.value.status, error.value.retry_seconds) == ("RESOURCE_EXHAUSTED", 5.0)
+
+
+def test_a_base_model_that_nobody_asks_makes_room(client: TuningClient, server: Server) -> None:
+    answers = []
+    for name in (LLAMA, T5, LLAMA, T5):
+        answers.append(client.generate(name, "the kettle"))
+        time.sleep(SECONDS_UNASKED + 0.2)
+    assert answers[:2] == answers[2:]
+    assert loads(server) == [LLAMA, T5, LLAMA, T5]
+
+
+def test_two_that_are_asked_do_not_throw_each_other_out(client: TuningClient, server: Server) -> None:
+    """Each request for one loaded it anew, and threw out the other."""
+    answer = client.generate(LLAMA, "the kettle")
+    for _ in range(5):
+        refused(client, T5)
+        assert client.generate(LLAMA, "the kettle") == answer
+    assert loads(server) == [LLAMA]
+
+
+def test_one_that_never_has_room_throws_nobody_out(client: TuningClient, server: Server) -> None:
+    """Whoever had a prompt over it emptied the server, and was refused nevertheless."""
+    answer = client.generate(LLAMA, "the kettle")
+    time.sleep(SECONDS_UNASKED + 0.2)
+    refused(client, LARGE)
+    assert client.generate(LLAMA, "the kettle") == answer
+    assert loads(server) == [LLAMA]
 
 
 def test_one_that_is_asked_stays_and_the_other_is_refused(client: TuningClient) -> None:
@@ -61,4 +106,5 @@ def test_one_that_is_asked_stays_and_the_other_is_refused(client: TuningClient) 
     assert error.value.status == "RESOURCE_EXHAUSTED"
     rest = "".join(under_way)
     assert rest == client.generate(LLAMA, "the kettle", **LONG)[-len(rest) :], "nobody else has lost anything"
+    time.sleep(SECONDS_UNASKED + 0.2)
     assert client.generate(T5, "the kettle") is not None

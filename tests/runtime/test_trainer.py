@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +16,7 @@ from caikit.core.exceptions.caikit_core_exception import CaikitCoreException, Ca
 from caikit_pt.errors import StateUnavailable
 from caikit_pt.runtime.job_store import JobStore
 from caikit_pt.runtime.trainer import PromptTuningTrainer
+from caikit_pt.settings import Settings
 
 from .jobs import job
 
@@ -53,3 +56,5 @@ def test_a_server_of_caikits_own_says_what_is_not_guarded(
     monkeypatch.setattr("caikit_pt.runtime.trainer._serves", lambda: True)
     PromptTuningTrainer(aconfig.Config({}), "default")
     assert "what caikit_pt guards isn't guarded here" in caplog.text
+    told = re.findall(r"settings (.*) and the quotas", caplog.text)[0].split(", ")
+    assert set(told) <= {one.name for one in fields(Settings)}

@@ -16,7 +16,7 @@ from caikit_pt.base_model.pool import load
 from caikit_pt.serving.engine import Engine
 from caikit_pt.serving.request import FinishReason
 from caikit_pt.serving.scheduler import Limits
-from caikit_pt.serving.worker import Worker, limits, worker_for
+from caikit_pt.serving.worker import Worker, limits, worker_for, workers
 from caikit_pt.settings import Settings
 from tests.conftest import LLAMA, SETTINGS
 
@@ -30,6 +30,29 @@ def test_many_threads_get_their_own_answers(base: BaseModel) -> None:
     with ThreadPoolExecutor(16) as pool:
         answers = list(pool.map(lambda seed: worker.submit(request(base, seed)).result(), range(48)))
     assert [each.generated for each in answers] == [alone(base, seed) for seed in range(48)]
+
+
+def test_whoever_starts_one_holds_up_nobody_of_another_base_model(
+    llama: BaseModel, t5: BaseModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It tries kernels for seconds, and everybody waited who asked any other, or for metrics."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    def pack() -> None:
+        begun.set()
+        assert go_on.wait(60)
+
+    monkeypatch.setattr(llama.serving, "pack", pack)
+    with ThreadPoolExecutor(3) as pool:
+        slow = [pool.submit(worker_for, llama, Limits()) for _ in range(2)]
+        try:
+            assert begun.wait(60)
+            other = pool.submit(worker_for, t5, Limits()).result(timeout=60)
+            assert other in workers()
+        finally:
+            go_on.set()
+        # Of one base model there is one.
+        assert slow[0].result() is slow[1].result()
 
 
 def test_steps_come_one_by_one_and_first_before_the_last_is_made(base: BaseModel) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from caikit_pt.base_model.family import FAMILIES, Family, family_of
+from caikit_pt.base_model.loading.files import check_kinds, read_json
 from caikit_pt.base_model.loading.fingerprint import fingerprint
 from caikit_pt.base_model.loading.trial import trial
 from caikit_pt.errors import InvalidParameter, in_short
 from caikit_pt.parameters.tuning import DECODER, DTYPES, ENCODER
-from caikit_pt.paths import inside
+from caikit_pt.paths import check_scarcity, inside
 from caikit_pt.settings import Settings
 
 # What from_pretrained reads; never pickled code, never other frameworks' weights.
@@ -129,13 +129,16 @@ def locate(name: str, settings: Settings) -> Checkpoint:
 
 def opened(name: str, directory: Path) -> Checkpoint:
     """The base model in `directory`, which is called `name`. Raises InvalidParameter as `locate` does."""
+    with trial(name, "looking at its files"):
+        check_kinds(name, directory)
     return Checkpoint(name, directory, _text_generation_config(name, directory))
 
 
 def _directory(name: str, settings: Settings) -> Path:
     if settings.base_models_dir:
         path = inside(settings.base_models_dir, name, "base_model")
-        if (path / "config.json").is_file():
+        # Whatever it is: `opened` tells what isn't a file.
+        if (path / "config.json").exists():
             return path
     elif Path(name).is_absolute() or ".." in Path(name).parts:
         raise InvalidParameter("base_model", name, "a name, not a path")
@@ -161,6 +164,7 @@ def _cached_or_fetched(name: str, settings: Settings) -> Path:
         OSError,
         ValueError,
     ) as error:
+        check_scarcity(error)
         known = ", ".join(_known(settings)) or "none yet"
         downloads = "" if settings.allow_downloads else "; downloads are off (ALLOW_DOWNLOADS)"
         raise InvalidParameter(
@@ -190,6 +194,7 @@ def _config(name: str, directory: Path) -> Any:
     try:
         return AutoConfig.from_pretrained(directory, **LOCAL)
     except Exception as error:  # a broken file fails in many ways
+        check_scarcity(error)
         raise InvalidParameter(
             "base_model",
             name,
@@ -202,7 +207,7 @@ def _wrong_in(directory: Path, error: Exception) -> str:
     from transformers import CONFIG_MAPPING
 
     try:
-        values = json.loads((directory / "config.json").read_text("utf-8"))
+        values = read_json(directory / "config.json")
     except (OSError, ValueError, RecursionError) as unreadable:
         return f"this one can't be read as JSON ({in_short(unreadable)})"
     if not isinstance(values, dict):

@@ -18,8 +18,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from caikit_pt.base_model.loading.files import check_files
-from caikit_pt.errors import InvalidParameter, in_short
+from caikit_pt.base_model.loading.files import check_files, read_json
+from caikit_pt.errors import CaikitPtError, InvalidParameter, in_short
+from caikit_pt.paths import check_file, check_scarcity, open_file
 
 _SAMPLE_BYTES = 2048
 # Names that every release of transformers writes alike; the rest of config.json changes between releases.
@@ -53,9 +54,10 @@ def fingerprint(directory: Path, name: str = "") -> str:
     try:
         _check(name, directory, looked_at)
         return _fingerprint(tuple((str(file), *_stamp(file)) for file in (*described, *files)))
-    except InvalidParameter:
+    except CaikitPtError:
         raise
     except Exception as error:  # a broken file fails in many ways
+        check_scarcity(error)
         raise InvalidParameter(
             "base_model",
             name,
@@ -104,7 +106,7 @@ def _vocabulary(tokenizer: Path) -> Any:
 
 def _json(file: Path) -> Any:
     try:
-        return json.loads(file.read_text("utf-8"))
+        return read_json(file)
     except ValueError as error:
         raise ValueError(f"{file.name}: {error}") from error
 
@@ -121,7 +123,7 @@ def _samples(file: Path) -> Iterator[tuple[str, str, bytes]]:
 
 
 def _safetensors_samples(file: Path) -> Iterator[tuple[str, str, bytes]]:
-    with file.open("rb") as stream:
+    with open_file(file) as stream:
         (header_bytes,) = struct.unpack("<Q", stream.read(8))
         if header_bytes > _MAX_HEADER_BYTES:
             raise InvalidParameter("base_model", file.name, "a safetensors file with a valid header")
@@ -142,6 +144,7 @@ def _safetensors_samples(file: Path) -> Iterator[tuple[str, str, bytes]]:
 def _torch_samples(file: Path) -> Iterator[tuple[str, str, bytes]]:
     import torch
 
+    check_file(file)
     for name, tensor in torch.load(file, map_location="cpu", mmap=True, weights_only=True).items():
         flat = tensor.contiguous().view(-1).view(torch.uint8)
         ends = bytes(flat[:_SAMPLE_BYTES].tolist()) + bytes(flat[-_SAMPLE_BYTES:].tolist())

@@ -57,9 +57,9 @@ def free_memory(cgroup: Path = _CGROUP) -> int:
     return min(available, max(0, int(limit) - int(used) + int(cached)))
 
 
-def release_memory(device: torch.device) -> None:
+def release_memory(device: torch.device | str) -> None:
     """Gives back what the allocator of `device` holds and nobody uses."""
     import torch
 
-    if device.type == "cuda":
+    if torch.device(device).type == "cuda":
         torch.cuda.empty_cache()

@@ -7,14 +7,15 @@ from contextlib import contextmanager
 
 from caikit_pt.base_model.loading.memory import is_out_of_memory
 from caikit_pt.errors import CaikitPtError, InvalidParameter, OutOfMemory, in_short
+from caikit_pt.paths import check_scarcity
 
 
 @contextmanager
 def trial(name: str, what: str) -> Iterator[None]:
     """Inside, the base model `name` is tried; `what` says how, as in "a model that passes this trial: ...".
 
-    Raises InvalidParameter in the place of any error but caikit_pt's own, which pass; OutOfMemory where there
-    was no memory, which says nothing of the model.
+    Raises InvalidParameter in the place of any error but caikit_pt's own, which pass; OutOfMemory and
+    TooManyOpenFiles where there was no memory or no descriptor, which says nothing of the model.
     """
     try:
         yield
@@ -26,6 +27,7 @@ def trial(name: str, what: str) -> Iterator[None]:
                 f"No memory for {what} of base model {name}: {in_short(error)}. Free some, or take a "
                 "torch_dtype of two bytes or another device"
             ) from error
+        check_scarcity(error)
         raise InvalidParameter(
             "base_model",
             name,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from caikit_pt.base_model.loading.checkpoint import Checkpoint
-from caikit_pt.base_model.loading.files import weight_files
+from caikit_pt.base_model.loading.files import opened_tensors, weight_files
 from caikit_pt.parameters.tuning import DECODER, ENCODER
 
 # Bytes of each, as safetensors calls them: quantized weights are read as they are.
@@ -73,11 +73,9 @@ def weight_bytes(checkpoint: Checkpoint, dtype: str) -> int:
 
 def _tensors(directory: Path) -> Iterator[tuple[str, list[int], str]]:
     """Name, shape and type of each in files that tell of them: none of Torch's do."""
-    from safetensors import safe_open
-
     for file in weight_files(directory):
         if file.suffix == ".safetensors":
-            with safe_open(file, "pt") as tensors:
+            with opened_tensors(file) as tensors:
                 for name in tensors.keys():  # noqa: SIM118 (no dictionary)
                     part = tensors.get_slice(name)
                     yield name, part.get_shape(), part.get_dtype()

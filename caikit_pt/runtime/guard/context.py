@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import grpc
 
 from caikit_pt.errors import CaikitPtError, Unforeseen, without_folders
+from caikit_pt.paths import scarcity
 from caikit_pt.runtime.guard.caller import host_of
 from caikit_pt.runtime.guard.status import status_of
 from caikit_pt.runtime.refusals import refused
@@ -90,6 +91,8 @@ class GuardedContext:
         if not self._context.is_active():
             self._leave()
         error = _ours(sys.exception())
+        if error is None and (scarce := scarcity(sys.exception())):
+            self.refuse(scarce)
         if error is None and code in _DEFECTS:
             error = Unforeseen(self.request_id)
             _LOG.error("request %s failed: %s", self.request_id, details, exc_info=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
 import threading
@@ -185,6 +186,16 @@ def test_what_nobody_has_foreseen_is_for_the_log(
             assert type(error).__name__ in caplog.text
         # It is still there.
         assert refused(service.predict)[0] is grpc.StatusCode.INTERNAL
+
+
+def test_no_descriptor_is_no_defect() -> None:
+    """Whatever was opened: strangers' connections may have taken them all for a while."""
+    with serving(raising(OSError(errno.EMFILE, "Too many open files", "/secret/place"))) as service:
+        code, text, details = refused(service.predict)
+    assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert "secret" not in text
+    assert details["ErrorInfo"].reason == "TOO_MANY_OPEN_FILES"
+    assert details["RetryInfo"].retry_delay.ToMilliseconds() == 1000
 
 
 def test_a_defect_that_a_service_has_named_itself() -> None:
