@@ -65,6 +65,22 @@ def read_file(path: Path, largest: int) -> bytes:
     return content
 
 
+def check_source_name(name: str, field: str, error: type[InvalidParameter] = InvalidParameter) -> str:
+    """`name` if it can be that of a source prompt: plain names with slashes in between.
+
+    Raises `error` where it is empty, too long, or has a part that could be more than a plain name.
+    """
+    try:
+        for part in name.split("/"):
+            check_plain_name(part, field)
+    except InvalidParameter as refused:
+        allowed = f"a name, or names with slashes in between, of {refused.allowed}"
+        raise error(field, name, allowed) from None
+    if len(name) > _MAX_PATH_BYTES:
+        raise error(field, name, f"a name of up to {_MAX_PATH_BYTES:,} characters")
+    return name
+
+
 def check_plain_name(name: str, field: str = "model_name") -> str:
     """`name` if it can be the name of one directory, as those of trained models and ids of trainings are.
 

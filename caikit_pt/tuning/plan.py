@@ -37,7 +37,8 @@ from caikit_pt.parameters.tuning import (
 from caikit_pt.serving.labels import Labels
 from caikit_pt.settings import Settings
 from caikit_pt.soft_prompt.initial import InitialPrompt, Predecessor
-from caikit_pt.soft_prompt.source import SourcePrompt, find_source
+from caikit_pt.soft_prompt.source import SourcePrompt
+from caikit_pt.soft_prompt.source_library import find_source
 from caikit_pt.tuning.metrics import label_set
 from caikit_pt.tuning.record_fields import Asked
 from caikit_pt.tuning.records import Records, doubts, read_records

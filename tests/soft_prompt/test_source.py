@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from caikit_pt.base_model.loading.checkpoint import Checkpoint
 from caikit_pt.errors import InvalidSourcePrompt
 from caikit_pt.settings import Settings
-from caikit_pt.soft_prompt.source import find_source
+from caikit_pt.soft_prompt.source_library import find_source
 from caikit_pt.soft_prompt.tensor_file import read_tensors
 from tests.conftest import write_source
 
