@@ -33,7 +33,7 @@ _SCALE_SAMPLE = 4096  # word embeddings that the scale of RANDOM is measured on
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """All that an initialiser may look at, for one side (`part`). `generator` is the job's own, on the CPU."""
+    """All that an initialiser may look at, for one side (`part`). `generator` is the job's, on the CPU."""
 
     base: BaseModel
     parameters: TuningParameters

@@ -155,7 +155,5 @@ class SourcePrompt:
     def _named(self) -> str:
         """The first of its tasks, by their names."""
         more = f" and {len(self.tasks) - _MOST_NAMED} more" if len(self.tasks) > _MOST_NAMED else ""
-        told = ", ".join(self.tasks[:_MOST_NAMED]) + more
-        return told or (
-            "it has names for none of them, so name an index" if self.num_tasks else "it has none"
-        )
+        unnamed = "it has names for none of them, so name an index" if self.num_tasks else "it has none"
+        return ", ".join(self.tasks[:_MOST_NAMED]) + more or unnamed

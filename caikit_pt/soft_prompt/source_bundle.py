@@ -51,8 +51,8 @@ def write_bundle(
 ) -> SourceManifest:
     """Writes `source`, which was made on `checkpoint`, into `directory`; its manifest.
 
-    There is one of `tasks` for each task of the tensors. `libraries` are those of this environment unless they
-    are told. Raises UnusableSource for what nobody could read again.
+    There is one of `tasks` for each task of the tensors. `libraries` are those of this environment unless
+    they are told. Raises UnusableSource for what nobody could read again.
     """
     content = _tensors_file(source)
     manifest = SourceManifest(
@@ -90,10 +90,9 @@ def read_bundle(directory: Path, name: str) -> SourcePrompt:
     manifest = read_manifest(directory)
     _check_config(directory, manifest)
     content = _read(directory, TENSORS, LARGEST)
-    if _sha256(content) != manifest.sha256:
-        raise _damaged(
-            f"sha256 of its {TENSORS} is {_sha256(content)}, and its {MANIFEST} has {manifest.sha256}"
-        )
+    found = _sha256(content)
+    if found != manifest.sha256:
+        raise _damaged(f"sha256 of its {TENSORS} is {found}, and its {MANIFEST} has {manifest.sha256}")
     tensors = _tensors_in(content, manifest)
     source = SourcePrompt(
         name,
@@ -185,11 +184,8 @@ def _of_config(manifest: SourceManifest) -> dict[str, int]:
         "num_virtual_tokens": manifest.num_virtual_tokens,
         "token_dim": manifest.width,
     }
-    return (
-        {**told, "num_ranks": manifest.num_ranks, "num_tasks": len(manifest.tasks)}
-        if manifest.tasks
-        else told
-    )
+    of_tasks = {"num_ranks": manifest.num_ranks, "num_tasks": len(manifest.tasks)}
+    return {**told, **of_tasks} if manifest.tasks else told
 
 
 def _check_config(directory: Path, manifest: SourceManifest) -> None:

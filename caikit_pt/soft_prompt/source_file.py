@@ -1,7 +1,8 @@
 """Source prompts as others have written them: peft's checkpoints, files of tensors, and numpy's arrays.
 
-peft's directory has adapter_config.json beside adapter_model.safetensors (or .bin). A file alone (.safetensors,
-.bin, .pt) has tensors by peft's names, or is one prompt; google-research's prompt-tuning saves one as .npy.
+peft's directory has adapter_config.json beside adapter_model.safetensors (or .bin). A file alone
+(.safetensors, .bin, .pt) has tensors by peft's names, or is one prompt; google-research's prompt-tuning saves
+one as .npy.
 """
 
 from __future__ import annotations
@@ -114,9 +115,7 @@ def _read_array(file: Path) -> torch.Tensor:
     except Exception as error:  # a header is an expression of Python, which fails in many ways
         raise ValueError(f"{file.name} has no header of a numpy array") from error
     if len(shape) != 2 or kind.kind != "f":
-        raise ValueError(
-            f"{file.name} is an array {list(shape)} of {kind}, not one of numbers [tokens, width]"
-        )
+        raise ValueError(f"{file.name} is an array {list(shape)} of {kind}, not [tokens, width] of floats")
     if math.prod(shape) * kind.itemsize != len(content) - stream.tell():
         raise ValueError(f"{file.name} has other than the bytes of its array {list(shape)}")
     stream.seek(0)
@@ -137,9 +136,8 @@ def _submodules_told(file: Path, rows: int) -> int:
     config = object_in(file.parent / PEFT_CONFIG) if file.name in PEFT_FILES else {}
     told, tokens = config.get("num_transformer_submodules"), config.get("num_virtual_tokens")
     if told is None:
-        whole = type(tokens) is int and tokens > 0 and rows % tokens == 0
-        told = rows // tokens if whole else 1
-    if told not in (1, 2) or type(told) is not int:
+        told = rows // tokens if type(tokens) is int and tokens > 0 and rows % tokens == 0 else 1
+    if type(told) is not int or told not in (1, 2):
         raise UnusableSource(
             f"num_transformer_submodules 1 or 2 in its {PEFT_CONFIG}", f"it has {told!r:.80}"
         )

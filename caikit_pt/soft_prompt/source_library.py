@@ -1,4 +1,4 @@
-"""The source prompts under `source_prompt_base`: found by name or by the base model, listed, and published."""
+"""The source prompts under `source_prompt_base`: found by name or by base model, listed, published."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ class SourceLibrary:
 
     def _target(self, name: str) -> Path:
         """The directory of all versions of `name`. Raises InvalidSourcePrompt where it can't be that."""
-        check_source_name(name, self._field)
+        check_source_name(name, self._field, InvalidSourcePrompt)
         if any(map(is_version, PurePosixPath(name).parts)) or name.endswith((SAFETENSORS, *TORCH)):
             raise self._refused(
                 name,
@@ -265,8 +265,8 @@ def find_source(
 
 
 def read_path(path: Path, submodules: int = 0) -> SourcePrompt:
-    """The source prompt at any path: a bundle or the directory of its versions, a directory of peft, or a file
-    (also .npy). With `submodules` 0 it has as many sides as it says, else one. Raises UnusableSource."""
+    """The source prompt at any path: a bundle or the directory of its versions, a directory of peft, or a
+    file (also .npy). With `submodules` 0 it has as many sides as it says, else one. Raises UnusableSource."""
     if not path.is_dir():
         if not path.is_file():
             raise UnusableSource("a file, or a directory; there is none")

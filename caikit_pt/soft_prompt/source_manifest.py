@@ -119,11 +119,7 @@ class SourceManifest:
 
     def to_dict(self) -> dict[str, object]:
         """Plain values, by the names of its fields."""
-        return {
-            **asdict(self),
-            "tasks": [asdict(task) for task in self.tasks],
-            "created": _told(self.created),
-        }
+        return {**asdict(self), "created": _told(self.created)}
 
     def _check_tasks(self) -> None:
         if len(set(self.task_names)) != len(self.tasks):

@@ -74,7 +74,7 @@ def place_of(root: Path, name: str, field: str) -> SourcePlace | None:
 
 
 def places(root: Path) -> Iterator[SourcePlace]:
-    """All there are, by name, and of each name the newest version first. No link to a directory is followed."""
+    """All there are, by name, of each name the newest version first. No link to a directory is followed."""
     root = root.resolve()
     found = []
     for folder, folders, files in os.walk(root):

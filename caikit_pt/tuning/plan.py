@@ -226,7 +226,8 @@ def _source(given: Mapping[str, Any], checkpoint: Checkpoint, settings: Settings
     method = given.get("prompt_tuning_init_method")
     if method not in SOURCE_INIT_METHODS:
         return None
-    source = find_source(given.get("prompt_tuning_init_source_model", ""), checkpoint, settings)
+    name, tokens = given.get("prompt_tuning_init_source_model", ""), given.get("num_virtual_tokens")
+    source = find_source(name, checkpoint, settings, tokens)
     asked = given.get("num_virtual_tokens", source.num_virtual_tokens)
     if asked != source.num_virtual_tokens:
         raise InvalidSourcePrompt(
@@ -235,8 +236,14 @@ def _source(given: Mapping[str, Any], checkpoint: Checkpoint, settings: Settings
             f"{source.num_virtual_tokens}, as the source prompt {source.name} has it, or unset",
         )
     if method == EXACT_SOURCE_TASK:
-        source.task(_asked(given, "prompt_tuning_init_task"))
+        source.index_of(_source_task(given))
     return source
+
+
+def _source_task(given: Mapping[str, Any]) -> int | str:
+    """The task of a source that is asked for, by its name or its index."""
+    named: int | str = _asked(given, "prompt_tuning_init_task_name")
+    return named or int(_asked(given, "prompt_tuning_init_task"))
 
 
 def _resolve(
@@ -263,6 +270,9 @@ def _resolve(
     if source:
         decided["num_virtual_tokens"] = (source.num_virtual_tokens, f"source prompt {source.name}")
         decided["prompt_tuning_init_source_model"] = (source.name, "the default of the base model")
+        if given.get("prompt_tuning_init_method") == EXACT_SOURCE_TASK:
+            index = source.index_of(_source_task(given))
+            decided["prompt_tuning_init_task"] = (index, f"a task of the source prompt {source.name}")
     wrong = set(given.get("output_model_types", ())) - set(checkpoint.prompt_parts)
     if wrong:
         raise InvalidParameter(
