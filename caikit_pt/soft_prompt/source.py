@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from caikit_pt.base_model.loading.checkpoint import Checkpoint
 from caikit_pt.errors import InvalidSourcePrompt
 from caikit_pt.parameters.tuning import DECODER, ENCODER
 from caikit_pt.soft_prompt.source_manifest import SourceManifest
@@ -107,6 +108,25 @@ class SourcePrompt:
     def matrices(self) -> torch.Tensor | None:
         """What each task makes of the shared rows, element by element: [N, S·P, H]; None without tasks."""
         return None if self.columns is None or self.rows is None else self.columns @ self.rows
+
+    def check_base(self, checkpoint: Checkpoint) -> None:
+        """Raises UnusableSource where it can't be a start on this base model."""
+        told = self.manifest
+        if told and told.fingerprint != checkpoint.fingerprint:
+            raise UnusableSource(
+                f"a source prompt for {checkpoint.name} {checkpoint.fingerprint}",
+                f"this one is for {told.base_model} {told.fingerprint}",
+            )
+        if self.width != checkpoint.hidden_size:
+            raise UnusableSource(
+                f"a source prompt of width {checkpoint.hidden_size}, as {checkpoint.name} has it",
+                f"this one has {self.width}",
+            )
+        if self.submodules > len(checkpoint.prompt_parts):
+            raise UnusableSource(
+                f"a source prompt of one side, as {checkpoint.name} has it",
+                f"this one has two in one tensor, {' and '.join(SIDES)}",
+            )
 
     def on(self, part: str) -> SourcePrompt:
         """The rows of ENCODER or DECODER alone; a source of one side has the same for both."""

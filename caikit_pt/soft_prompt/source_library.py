@@ -14,7 +14,7 @@ from caikit_pt.base_model.loading.checkpoint import Checkpoint
 from caikit_pt.errors import InvalidSourcePrompt
 from caikit_pt.paths import check_source_name, inside
 from caikit_pt.settings import Settings
-from caikit_pt.soft_prompt.source import SIDES, SourcePrompt, UnusableSource
+from caikit_pt.soft_prompt.source import SourcePrompt, UnusableSource
 from caikit_pt.soft_prompt.source_bundle import (
     MANIFEST,
     is_bundle,
@@ -31,7 +31,7 @@ from caikit_pt.soft_prompt.source_file import (
     shape_in,
 )
 from caikit_pt.soft_prompt.source_manifest import Recipe, SourceManifest, SourceTask
-from caikit_pt.soft_prompt.source_place import SourcePlace, is_version, place_of, places, versions_in
+from caikit_pt.soft_prompt.source_place import SourcePlace, is_version, order, place_of, places, versions_in
 from caikit_pt.soft_prompt.source_publication import publish_version
 from caikit_pt.soft_prompt.tensor_file import SAFETENSORS, TORCH
 
@@ -107,9 +107,12 @@ class SourceLibrary:
         """The source prompt called `name`, whichever base model it is for. Raises InvalidSourcePrompt."""
         return self._read(self._place(name))
 
-    def cards(self) -> Iterator[SourceCard]:
-        """All there are, by name, the newest version of each first."""
-        yield from map(self.card, places(self._root))
+    def cards(self, after: str = "") -> Iterator[SourceCard]:
+        """All there are, by name, the newest version of each first; `after` the name of one, that and those
+        before it left out."""
+        for place in places(self._root):
+            if not after or order(place.name) > order(after):
+                yield self.card(place)
 
     def card(self, place: SourcePlace) -> SourceCard:
         """What is known of the source at `place`."""
@@ -233,25 +236,10 @@ class SourceLibrary:
 
     def _check(self, source: SourcePrompt, name: str, checkpoint: Checkpoint) -> None:
         """Raises InvalidSourcePrompt for what doesn't go with the base model."""
-        if source.width != checkpoint.hidden_size:
-            raise self._refused(
-                name,
-                f"a source prompt of width {checkpoint.hidden_size}, as {checkpoint.name} has it; this one "
-                f"has {source.width}",
-            )
-        if source.submodules > len(checkpoint.prompt_parts):
-            raise self._refused(
-                name,
-                f"a source prompt of one side, as {checkpoint.name} has it; this one has two in one tensor, "
-                f"{' and '.join(SIDES)}",
-            )
-        told = source.manifest
-        if told and told.fingerprint != checkpoint.fingerprint:
-            raise self._refused(
-                name,
-                f"a source prompt for {checkpoint.name} {checkpoint.fingerprint}; this one is for "
-                f"{told.base_model} {told.fingerprint}",
-            )
+        try:
+            source.check_base(checkpoint)
+        except UnusableSource as error:
+            raise self._refused(name, str(error)) from error
 
     def _refused(self, name: str, allowed: str) -> InvalidSourcePrompt:
         return InvalidSourcePrompt(self._field, name, allowed)

@@ -84,12 +84,13 @@ def places(root: Path) -> Iterator[SourcePlace]:
         if own is not None:
             found.append(own)
         found += _of_files(root, directory, files)
-    yield from sorted(found, key=order)
+    yield from sorted(found, key=lambda place: order(place.name))
 
 
-def order(place: SourcePlace) -> tuple[str, int, str]:
-    """What places are sorted by."""
-    return place.unversioned, -place.version, place.name
+def order(name: str) -> tuple[str, int]:
+    """What names are sorted by."""
+    before, slash, last = name.rpartition("/")
+    return (before, -int(last)) if slash and is_version(last) else (name, 0)
 
 
 def _in_directory(root: Path, name: str, field: str) -> SourcePlace | None:

@@ -1,4 +1,4 @@
-"""Source prompts under their root: published by many at once, killed in between, found by name and without."""
+"""Source prompts under their root: published by many at once, killed in between, found by name or without."""
 
 from __future__ import annotations
 
