@@ -45,9 +45,9 @@ def _tensors(header: object, data: bytes = b"", length: int | None = None) -> by
     return struct.pack("<Q", len(text) if length is None else length) + text + data
 
 
-def _prompt(rows: int, width: int, value: float = 0.5, dtype: str = "F32") -> bytes:
+def _prompt(rows: int, width: int, value: float = 0.5, dtype: str = "F32", name: str = "prompt") -> bytes:
     content = np.full((rows, width), value, np.float32).tobytes()
-    told = {"prompt": {"dtype": dtype, "shape": [rows, width], "data_offsets": [0, len(content)]}}
+    told = {name: {"dtype": dtype, "shape": [rows, width], "data_offsets": [0, len(content)]}}
     return _tensors(told, content)
 
 
@@ -269,7 +269,7 @@ OF_BUNDLES: dict[str, Change] = {
     "a shape beyond all numbers": _lying(
         _tensors({"prompt_embeddings": {"dtype": "F32", "shape": [2**62, 2**62], "data_offsets": [0, 0]}})
     ),
-    "NaN": _lying(_prompt(4, 128, float("nan")).replace(b'"prompt"', b'"prompt_embeddings"')),
+    "NaN": _lying(_prompt(4, 128, float("nan"), name="prompt_embeddings")),
     "a config of peft that is a device": _linked("adapter_config.json", "/dev/zero"),
 }
 OF_ARRAYS: dict[str, bytes] = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -113,13 +114,16 @@ def _show(options: argparse.Namespace) -> int:
             plain(task["name"]),
             str(task.get("records") or "-"),
             plain(task.get("verbalizer") or "-"),
-            ", ".join(f"{name} {value:.4g}" for name, value in sorted(task.get("metrics", {}).items()))
-            or "-",
+            _metrics(task.get("metrics", {})),
         )
         for task in tasks
     ]
     print_table(("TASK", "RECORDS", "VERBALIZER", "METRICS"), rows)
     return DONE
+
+
+def _metrics(metrics: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4g}" for name, value in sorted(metrics.items())) or "-"
 
 
 def _verify(options: argparse.Namespace) -> int:
