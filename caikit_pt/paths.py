@@ -28,16 +28,23 @@ def inside(root: str | Path, name: str, field: str, error: type[InvalidParameter
     parts = Path(name).parts
     if not name or "\0" in name or Path(name).is_absolute() or ".." in parts:
         raise error(field, name, allowed)
-    if len(name.encode()) > _MAX_PATH_BYTES or any(len(part.encode()) > MAX_NAME_BYTES for part in parts):
+    if _size(name) > _MAX_PATH_BYTES or any(_size(part) > MAX_NAME_BYTES for part in parts):
         raise error(field, name, f"a path of up to {_MAX_PATH_BYTES} bytes, {MAX_NAME_BYTES} a part")
     real_root = Path(root).resolve()
     try:
         path = (real_root / name).resolve()
     except (OSError, RuntimeError) as looped:
         raise error(field, name, "a path whose symbolic links lead somewhere") from looped
+    except UnicodeEncodeError:
+        raise error(field, name, allowed) from None
     if path == real_root or not path.is_relative_to(real_root):
         raise error(field, name, allowed)
     return path
+
+
+def _size(name: str) -> int:
+    """In bytes; names in a file system needn't be text."""
+    return len(name.encode("utf-8", "surrogatepass"))
 
 
 def open_file(path: Path) -> io.BufferedReader:

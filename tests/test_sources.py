@@ -161,6 +161,8 @@ def test_a_training_starts_from_a_task_by_its_name(client: TuningClient, root: P
         assert told.state == "COMPLETED", told.reasons
         assert told.parameters["prompt_tuning_init_task"] == 1
         assert told.parameters["num_virtual_tokens"] == 4
+        assert told.parameters["prompt_tuning_init_source_model"] == "mine/2"
+        assert told.parameters["origins"]["prompt_tuning_init_source_model"] == "request"
     report = client.check("x", **MPT, prompt_tuning_init_task="mood")
     assert report["records"] == 8
     with pytest.raises(ServerError, match=r"init_task_name: 'joy' .* of mine/2: mood, urgency"):
@@ -191,6 +193,20 @@ def test_python_names_a_task_too(root: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 # ---- the command line ----
+
+
+@pytest.mark.parametrize("task", ["urgency", "1"])
+def test_a_task_at_the_command_line(
+    server: Server, tmp_path: Path, task: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train = tmp_path / "train.jsonl"
+    train.write_text("\n".join(map(json.dumps, RECORDS)))
+    command = ["check", "x", f"--base-model={LLAMA}", f"--train={train}", f"--server=localhost:{server.port}"]
+    command += ["--tuning-type=MULTITASK_PROMPT_TUNING", "--prompt-tuning-init-method=EXACT_SOURCE_TASK"]
+    assert main([*command, f"--prompt-tuning-init-task={task}"]) == 0
+    capsys.readouterr()
+    assert main([*command, f"--prompt-tuning-init-task={task}x"]) == 1
+    assert "of mine/2: mood, urgency" in capsys.readouterr().err
 
 
 Asked = Callable[..., tuple[str, str]]

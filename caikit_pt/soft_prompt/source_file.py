@@ -63,11 +63,15 @@ def shape_in(file: Path) -> tuple[int, int] | None:
     for key in _SHARED:
         told = header.get(key)
         shape = told.get("shape") if isinstance(told, dict) else None
-        if isinstance(shape, list) and len(shape) == 2 and all(type(size) is int for size in shape):
+        if isinstance(shape, list) and len(shape) == 2 and all(map(_is_size, shape)):
             rows, width = shape
             submodules = _submodules_told(file, rows)
             return rows // submodules, width
     return None
+
+
+def _is_size(size: object) -> bool:
+    return type(size) is int and 0 < size < LARGEST
 
 
 def is_of_bundle(file: Path) -> bool:

@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from caikit_pt.base_model.loading.checkpoint import Checkpoint
 from caikit_pt.errors import InvalidSourcePrompt
+from caikit_pt.parameters.table import LONGEST_NAME
 from caikit_pt.paths import check_source_name, inside
 from caikit_pt.settings import Settings
 from caikit_pt.soft_prompt.source import SourcePrompt, UnusableSource
@@ -189,7 +190,7 @@ class SourceLibrary:
 
     @cached_property
     def _names(self) -> str:
-        names = dict.fromkeys(place.unversioned for place in places(self._root))
+        names = dict.fromkeys(place.unversioned for place in places(self._root) if place.name.isprintable())
         return ", ".join(list(names)[:_MOST_NAMED])
 
     # ---- choice ----
@@ -319,13 +320,17 @@ def _object_within(root: Path, file: Path) -> Mapping[str, object]:
 
 def _names_of(told: Mapping[str, object]) -> tuple[str, ...]:
     tasks = told.get("tasks")
-    named = isinstance(tasks, list) and all(isinstance(task, str) for task in tasks)
-    return tuple(tasks) if named and isinstance(tasks, list) else ()
+    return tuple(tasks) if isinstance(tasks, list) and all(map(_is_told, tasks)) else ()
 
 
 def _text(told: Mapping[str, object], name: str) -> str:
     value = told.get(name)
-    return value if isinstance(value, str) else ""
+    return value if isinstance(value, str) and _is_told(value) else ""
+
+
+def _is_told(value: object) -> bool:
+    """Whether it is a text that others can be told."""
+    return isinstance(value, str) and len(value) <= LONGEST_NAME and value.isprintable()
 
 
 def _tasks(source: SourcePrompt) -> list[SourceTask]:

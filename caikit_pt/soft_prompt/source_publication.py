@@ -28,6 +28,7 @@ def publish_version(target: Path, write: Callable[[Path], object]) -> int:
 
     Its files are on disk before it has a name that anybody looks for. Raises OSError.
     """
+    made = [path for path in (target, *target.parents) if not path.exists()]
     target.mkdir(parents=True, exist_ok=True)
     with _alone(target):
         for left in target.glob(f".*{_NEW}"):
@@ -38,8 +39,8 @@ def publish_version(target: Path, write: Callable[[Path], object]) -> int:
             write(new)
             to_disk(new)
             version = _numbered(new, target)
-            sync(target)
-            sync(target.parent)
+            for path in (target, *(one.parent for one in made)):
+                sync(path)
         finally:
             shutil.rmtree(new, ignore_errors=True)
     return version

@@ -269,7 +269,9 @@ def _resolve(
     decided.update(preset(settings.tuning_presets, checkpoint.name, task))
     if source:
         decided["num_virtual_tokens"] = (source.num_virtual_tokens, f"source prompt {source.name}")
-        decided["prompt_tuning_init_source_model"] = (source.name, "the default of the base model")
+        named = given.get("prompt_tuning_init_source_model")
+        origin = "request" if named else "what there is for the base model"
+        decided["prompt_tuning_init_source_model"] = (source.name, origin)
         if given.get("prompt_tuning_init_method") == EXACT_SOURCE_TASK:
             index = source.index_of(_source_task(given))
             decided["prompt_tuning_init_task"] = (index, f"a task of the source prompt {source.name}")
@@ -282,8 +284,10 @@ def _resolve(
         )
     decided.update(_place(given, checkpoint, settings) if resource is None else _place_of(resource))
     decided.update(_fit_context(given, {**decided}, checkpoint))
-    # `cuda` becomes `cuda:0`: what is resolved stands for what was asked.
-    asked = {name: value for name, value in given.items() if name not in ("device", "torch_dtype")}
+    # `cuda` becomes `cuda:0`, and a source's name that of a version: what is resolved stands for what was
+    # asked.
+    resolved = ("device", "torch_dtype", *(("prompt_tuning_init_source_model",) if source else ()))
+    asked = {name: value for name, value in given.items() if name not in resolved}
     return resolve(asked, decided, settings.tuning_limits)
 
 

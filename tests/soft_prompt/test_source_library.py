@@ -263,6 +263,25 @@ def test_a_file_tells_its_tasks_tokens_and_base_model(llama: BaseModel, tmp_path
     assert SourceLibrary(tmp_path).read("flat").tasks == ()
 
 
+def test_what_nobody_can_be_told_is_left_out(llama: BaseModel, tmp_path: Path) -> None:
+    """A list of all sources would fail over one of them."""
+    write_source(tmp_path / "flat", llama.checkpoint)
+    told = {"base_model": "\ud800", "fingerprint": "x" * 5000, "tasks": ["a", "\x1b[2J"]}
+    (tmp_path / "flat.json").write_text(json.dumps(told))
+    header = {"prompt_embeddings": {"dtype": "F32", "shape": [2**70, 128], "data_offsets": [0, 0]}}
+    text = json.dumps(header).encode()
+    (tmp_path / "huge.safetensors").write_bytes(len(text).to_bytes(8, "little") + text)
+    os.mkdir(os.fsencode(tmp_path) + b"/\xff\xfe")
+    write_source(tmp_path / "\udcff\udcfe" / "a", llama.checkpoint)
+    cards = {card.name: card for card in SourceLibrary(tmp_path).cards()}
+    assert set(cards) == {"flat", "huge", "\udcff\udcfe/a"}
+    assert (cards["flat"].base_model, cards["flat"].fingerprint, cards["flat"].tasks) == ("", "", ())
+    assert cards["huge"].num_virtual_tokens == 0
+    for name in ("nothing", "\ud800"):
+        with pytest.raises(InvalidSourcePrompt, match=r"there: flat, huge\)|stays inside"):
+            find(tmp_path, name, llama.checkpoint)
+
+
 def test_a_manifest_beside_a_file_that_is_a_link_out_is_not_read(llama: BaseModel, tmp_path: Path) -> None:
     root = tmp_path / "root"
     root.mkdir()
