@@ -12,7 +12,8 @@ from caikit_pt import settings
 from caikit_pt.errors import InvalidParameter, InvalidSourcePrompt
 from caikit_pt.paths import check_source_name
 from caikit_pt.runtime.tuning_messages import ListSourcesResponse, Source
-from caikit_pt.soft_prompt.source_library import SourceCard, SourceLibrary
+from caikit_pt.soft_prompt.source_card import SourceCard
+from caikit_pt.soft_prompt.source_library import SourceLibrary
 
 
 def listed(base_model: str, page_size: int, page_token: str) -> ListSourcesResponse:
@@ -32,7 +33,7 @@ def found(name: str) -> Source:
     """The one with this name. Raises InvalidSourcePrompt where there is none, and where it isn't whole."""
     library = SourceLibrary(settings.current().source_prompt_base, "name")
     source = library.read(name)
-    told = _told(library.card_of(source.name))
+    told = _told(library.card(source.name))
     told.num_virtual_tokens, told.width = source.num_virtual_tokens, source.width
     told.num_ranks, told.num_transformer_submodules = source.num_ranks, source.submodules
     told.tasks = list(source.tasks)

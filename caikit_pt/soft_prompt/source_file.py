@@ -38,6 +38,9 @@ def read_source_file(file: Path, name: str, submodules: int = 0, tasks: tuple[st
     With `submodules` 0 it has the sides that an adapter_config.json beside it tells of, else one. `tasks` are
     names, if there are as many as tasks. Raises UnusableSource.
     """
+    if is_of_bundle(file):
+        allowed = "a source prompt that is whole, as it was published"
+        raise UnusableSource(allowed, f"{file.name} is one file of it: name the directory with all of them")
     tensors = _tensors(file)
     shared = next((tensors[key] for key in _SHARED if key in tensors), None)
     if shared is None:

@@ -3,35 +3,29 @@
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from caikit_pt.base_model.loading.checkpoint import Checkpoint
 from caikit_pt.errors import InvalidSourcePrompt
-from caikit_pt.parameters.table import LONGEST_NAME
 from caikit_pt.paths import check_source_name, inside
 from caikit_pt.settings import Settings
 from caikit_pt.soft_prompt.source import SourcePrompt, UnusableSource
 from caikit_pt.soft_prompt.source_bundle import (
-    MANIFEST,
+    TENSORS,
     is_bundle,
     read_bundle,
-    read_manifest,
     write_bundle,
 )
+from caikit_pt.soft_prompt.source_card import SourceCard, card_at, tasks_beside
 from caikit_pt.soft_prompt.source_file import (
     NUMPY,
-    PEFT_CONFIG,
     PEFT_FILES,
-    object_in,
+    is_of_bundle,
     read_source_file,
-    shape_in,
 )
-from caikit_pt.soft_prompt.source_manifest import Recipe, SourceManifest, SourceTask
+from caikit_pt.soft_prompt.source_manifest import Recipe, SourceTask
 from caikit_pt.soft_prompt.source_place import SourcePlace, is_version, order, place_of, places, versions_in
 from caikit_pt.soft_prompt.source_publication import publish_version
 from caikit_pt.soft_prompt.tensor_file import SAFETENSORS, TORCH
@@ -39,38 +33,6 @@ from caikit_pt.soft_prompt.tensor_file import SAFETENSORS, TORCH
 _LOG = logging.getLogger(__name__)
 FIELD = "tuning_config.prompt_tuning_init_source_model"
 _MOST_NAMED = 20
-
-
-@dataclass(frozen=True, slots=True)
-class SourceCard:
-    """What is known of a source prompt before its tensors are read; what isn't is empty, 0 or None.
-
-    `manifest` is that of a bundle, and `problem` what is wrong with one that can't be used.
-    """
-
-    name: str
-    version: int
-    base_model: str = ""
-    fingerprint: str = ""
-    num_virtual_tokens: int = 0
-    width: int = 0
-    tasks: tuple[str, ...] = ()
-    default: bool = False
-    created: datetime | None = None
-    manifest: SourceManifest | None = None
-    problem: str = ""
-
-    def is_for(self, checkpoint: Checkpoint) -> bool | None:
-        """Whether it is for this base model; None where it doesn't say."""
-        if self.fingerprint:
-            return self.fingerprint == checkpoint.fingerprint
-        if self.base_model:
-            return _last_part(self.base_model) == _last_part(checkpoint.name)
-        return None
-
-    def has_tokens(self, asked: int | None) -> bool:
-        """Whether it may have as many virtual tokens as are asked for."""
-        return not asked or self.num_virtual_tokens in (0, asked)
 
 
 class SourceLibrary:
@@ -93,7 +55,7 @@ class SourceLibrary:
         Raises InvalidSourcePrompt where there is none, where it isn't whole, or is for another base model.
         """
         place = self._place(name) if name else self._chosen(checkpoint, num_virtual_tokens)
-        card = self.card(place)
+        card = card_at(place, self._root)
         if card.is_for(checkpoint) is False:
             recorded = " ".join(filter(None, (card.base_model, card.fingerprint)))
             raise self._refused(
@@ -113,18 +75,11 @@ class SourceLibrary:
         before it left out."""
         for place in places(self._root):
             if not after or order(place.name) > order(after):
-                yield self.card(place)
+                yield card_at(place, self._root)
 
-    def card(self, place: SourcePlace) -> SourceCard:
-        """What is known of the source at `place`."""
-        try:
-            return _card(place, self._root)
-        except UnusableSource as error:
-            return SourceCard(place.name, place.version, problem=error.wrong)
-
-    def card_of(self, name: str) -> SourceCard:
+    def card(self, name: str) -> SourceCard:
         """What is known of the source called `name`. Raises InvalidSourcePrompt where there is none."""
-        return self.card(self._place(name))
+        return card_at(self._place(name), self._root)
 
     def publish(
         self,
@@ -163,7 +118,10 @@ class SourceLibrary:
 
     def _place(self, name: str) -> SourcePlace:
         """Raises InvalidSourcePrompt."""
-        place = place_of(self._root, name, self._field)
+        try:
+            place = place_of(self._root, name, self._field)
+        except OSError as error:
+            raise self._refused(name, f"what this server may read ({error.strerror})") from error
         if place is None:
             raise self._refused(
                 name,
@@ -198,32 +156,36 @@ class SourceLibrary:
     def _chosen(self, checkpoint: Checkpoint, num_virtual_tokens: int | None) -> SourcePlace:
         """The one that is called the default; else the newest that is published, or the only one there is.
 
-        Of each name its newest version counts. Raises InvalidSourcePrompt.
+        Of each name the newest version that fits counts. Raises InvalidSourcePrompt.
         """
-        newest: dict[str, SourcePlace] = {}
-        for place in places(self._root):
-            newest.setdefault(place.unversioned, place)
-        cards = {place: self.card(place) for place in newest.values()}
-        for card in cards.values():
-            if card.problem:
-                _LOG.warning("The source prompt %s is passed over: %s", card.name, card.problem)
-        matching = {place: card for place, card in cards.items() if card.is_for(checkpoint)}
-        # Where none has so many tokens, the plan says how many there are.
-        fitting = {place: card for place, card in matching.items() if card.has_tokens(num_virtual_tokens)}
-        fitting = fitting or matching
-        called = [place for place, card in fitting.items() if card.default]
+        fitting = self._fitting(checkpoint, num_virtual_tokens)
+        called = [place for place, card in fitting if card.default]
         if len(called) == 1:
             return called[0]
-        published = [(card.created, card.name, place) for place, card in fitting.items() if card.created]
+        published = [(card.created, card.name, place) for place, card in fitting if card.created]
         if published and not called:
             return max(published, key=lambda one: one[:2])[2]
         if len(fitting) == 1:
-            return next(iter(fitting))
-        names = ", ".join(place.name for place in matching) or "none"
+            return fitting[0][0]
+        names = ", ".join(place.name for place, _ in fitting) or "none"
         raise self._refused(
             "",
             f"a name; {len(called)} sources are the default of {checkpoint.name} (its sources: {names})",
         )
+
+    def _fitting(self, checkpoint: Checkpoint, tokens: int | None) -> list[tuple[SourcePlace, SourceCard]]:
+        """Those for this base model with so many tokens, of each name the newest. Where none has so many,
+        those of any number: the plan says how many that is."""
+        matching = []
+        for place in places(self._root):
+            card = card_at(place, self._root)
+            if card.problem:
+                _LOG.warning("The source prompt %s is passed over: %s", card.name, card.problem)
+            if card.is_for(checkpoint):
+                matching.append((place, card))
+        fitting = [(place, card) for place, card in matching if card.has_tokens(tokens)] or matching
+        newest = {place.unversioned: (place, card) for place, card in reversed(fitting)}
+        return [newest[name] for name in sorted(newest)]
 
     # ---- what is there ----
 
@@ -231,7 +193,7 @@ class SourceLibrary:
         try:
             if place.is_bundle:
                 return read_bundle(place.path, place.name)
-            return read_source_file(place.path, place.name, tasks=self.card(place).tasks)
+            return read_source_file(place.path, place.name, tasks=card_at(place, self._root).tasks)
         except UnusableSource as error:
             raise self._refused(place.name, str(error)) from error
 
@@ -259,12 +221,12 @@ def read_path(path: Path, submodules: int = 0) -> SourcePrompt:
     if not path.is_dir():
         if not path.is_file():
             raise UnusableSource("a file, or a directory; there is none")
-        return read_source_file(path, path.name, submodules, _names_of(_manifest_beside(path, path.parent)))
-    if is_bundle(path):
+        return read_source_file(path, path.name, submodules, tasks_beside(path, path.parent))
+    if is_bundle(path) or is_of_bundle(path / TENSORS):
         return read_bundle(path, path.name)
     for file in (path / one for one in PEFT_FILES):
         if file.is_file():
-            return read_source_file(file, path.name, submodules, _names_of(_manifest_beside(file, path)))
+            return read_source_file(file, path.name, submodules, tasks_beside(file, path))
     newest = versions_in(path)
     if newest:
         return read_bundle(path / str(newest[0]), path.name)
@@ -274,70 +236,7 @@ def read_path(path: Path, submodules: int = 0) -> SourcePrompt:
     )
 
 
-def _card(place: SourcePlace, root: Path) -> SourceCard:
-    """Raises UnusableSource."""
-    if place.is_bundle:
-        manifest = read_manifest(place.path)
-        return SourceCard(
-            place.name,
-            place.version,
-            manifest.base_model,
-            manifest.fingerprint,
-            manifest.num_virtual_tokens,
-            manifest.width,
-            manifest.task_names,
-            manifest.default,
-            manifest.created,
-            manifest,
-        )
-    told = _manifest_beside(place.path, root)
-    tokens, width = shape_in(place.path) or (0, 0)
-    return SourceCard(
-        place.name,
-        place.version,
-        _text(told, "base_model"),
-        _text(told, "fingerprint"),
-        tokens,
-        width,
-        _names_of(told),
-        told.get("default") is True,
-    )
-
-
-def _manifest_beside(file: Path, root: Path) -> Mapping[str, object]:
-    """What stands beside a file of tensors about it, in this project's words; empty where nothing does, or
-    what does is a link out of `root`."""
-    if file.name not in PEFT_FILES:
-        return _object_within(root, file.with_suffix(".json"))
-    base = _object_within(root, file.parent / PEFT_CONFIG).get("base_model_name_or_path")
-    return _object_within(root, file.parent / MANIFEST) or ({"base_model": base} if base else {})
-
-
-def _object_within(root: Path, file: Path) -> Mapping[str, object]:
-    real, real_root = os.path.realpath(file), os.path.realpath(root)
-    return object_in(Path(real)) if Path(real).is_relative_to(real_root) else {}
-
-
-def _names_of(told: Mapping[str, object]) -> tuple[str, ...]:
-    tasks = told.get("tasks")
-    return tuple(tasks) if isinstance(tasks, list) and all(map(_is_told, tasks)) else ()
-
-
-def _text(told: Mapping[str, object], name: str) -> str:
-    value = told.get(name)
-    return value if isinstance(value, str) and _is_told(value) else ""
-
-
-def _is_told(value: object) -> bool:
-    """Whether it is a text that others can be told."""
-    return isinstance(value, str) and len(value) <= LONGEST_NAME and value.isprintable()
-
-
 def _tasks(source: SourcePrompt) -> list[SourceTask]:
     """Those of a source that says no more of them than their names, or not even these."""
     names = source.tasks or [f"task-{index}" for index in range(source.num_tasks)]
     return [SourceTask(name=name) for name in names]
-
-
-def _last_part(name: str) -> str:
-    return name.rstrip("/").rsplit("/", 1)[-1].lower()

@@ -56,7 +56,8 @@ def versions_in(directory: Path) -> list[int]:
 def place_of(root: Path, name: str, field: str) -> SourcePlace | None:
     """Where the source prompt `name` lies; None where there is none.
 
-    Raises InvalidSourcePrompt where `name` leads out of the root, by itself or through a link.
+    Raises InvalidSourcePrompt where `name` leads out of the root, by itself or through a link, and OSError
+    for what may not be read.
     """
     path = inside(root, name, field, InvalidSourcePrompt)
     name = PurePosixPath(name).as_posix()
@@ -121,7 +122,7 @@ def _of_directory(root: Path, directory: Path) -> SourcePlace | None:
         return None
     try:
         return _in_directory(root, directory.relative_to(root).as_posix(), "source")
-    except InvalidSourcePrompt:
+    except (InvalidSourcePrompt, OSError):
         return None
 
 
@@ -135,8 +136,8 @@ def _of_files(root: Path, directory: Path, files: list[str]) -> Iterator[SourceP
         name = named.relative_to(root).as_posix()
         try:
             found = place_of(root, name, "source")
-        except InvalidSourcePrompt:
-            # A link that leads out.
+        except (InvalidSourcePrompt, OSError):
+            # A link that leads out, or nothing that may be read.
             continue
         if found is not None and not found.is_bundle:
             yield found

@@ -194,7 +194,7 @@ def test_by_a_relative_name(llama: BaseModel, tmp_path: Path) -> None:
 
 
 def test_by_nothing_the_newest_that_matches(llama: BaseModel, t5: BaseModel, tmp_path: Path) -> None:
-    """Of each name its newest version: an older one has been replaced."""
+    """Of each name its newest version that does."""
     checkpoint = llama.checkpoint
     published(tmp_path, t5.checkpoint, "other")
     with pytest.raises(InvalidSourcePrompt, match="its sources: none"):
@@ -208,9 +208,34 @@ def test_by_nothing_the_newest_that_matches(llama: BaseModel, t5: BaseModel, tmp
     assert find(tmp_path, "", checkpoint, 6) == "flat"
     published(tmp_path, checkpoint, "b", tokens=3)
     assert find(tmp_path, "", checkpoint, 3) == "b/2"
+    assert find(tmp_path, "", checkpoint, 4) == "b/1"
     # Nobody has so many: the plan says how many there are.
-    assert find(tmp_path, "", checkpoint, 4) == "b/2"
+    assert find(tmp_path, "", checkpoint, 9) == "b/2"
     assert find(tmp_path, "", t5.checkpoint) == "other/1"
+
+
+def test_a_name_may_have_had_other_base_models(llama: BaseModel, t5: BaseModel, tmp_path: Path) -> None:
+    published(tmp_path, llama.checkpoint)
+    published(tmp_path, t5.checkpoint)
+    assert find(tmp_path, "", llama.checkpoint) == "mine/1"
+    assert find(tmp_path, "", t5.checkpoint) == "mine/2"
+    with pytest.raises(InvalidSourcePrompt, match="this one is for tiny-t5"):
+        find(tmp_path, "mine", llama.checkpoint)
+
+
+def test_one_file_of_a_bundle_is_no_source(llama: BaseModel, tmp_path: Path) -> None:
+    """As when a copy of it was broken off, wherever that was to be."""
+    published(tmp_path, llama.checkpoint)
+    file = tmp_path / "mine" / "1" / FILES[0]
+    (tmp_path / "flat.safetensors").write_bytes(file.read_bytes())
+    for path in (file, tmp_path / "flat.safetensors"):
+        with pytest.raises(UnusableSource, match="name the directory with all of them"):
+            read_path(path)
+    with pytest.raises(InvalidSourcePrompt, match="name the directory with all of them"):
+        find(tmp_path, "flat", llama.checkpoint)
+    (tmp_path / "mine" / "1" / "manifest.json").unlink()
+    with pytest.raises(UnusableSource, match=r"manifest\.json is missing"):
+        read_path(tmp_path / "mine" / "1")
 
 
 def test_by_nothing_the_one_that_is_called_the_default(llama: BaseModel, tmp_path: Path) -> None:
