@@ -12,19 +12,9 @@ from caikit_pt.errors import InvalidSourcePrompt
 from caikit_pt.paths import check_source_name, inside
 from caikit_pt.settings import Settings
 from caikit_pt.soft_prompt.source import SourcePrompt, UnusableSource
-from caikit_pt.soft_prompt.source_bundle import (
-    TENSORS,
-    is_bundle,
-    read_bundle,
-    write_bundle,
-)
+from caikit_pt.soft_prompt.source_bundle import TENSORS, is_bundle, read_bundle, write_bundle
 from caikit_pt.soft_prompt.source_card import SourceCard, card_at, tasks_beside
-from caikit_pt.soft_prompt.source_file import (
-    NUMPY,
-    PEFT_FILES,
-    is_of_bundle,
-    read_source_file,
-)
+from caikit_pt.soft_prompt.source_file import NUMPY, PEFT_FILES, is_of_bundle, read_source_file
 from caikit_pt.soft_prompt.source_manifest import Recipe, SourceTask
 from caikit_pt.soft_prompt.source_place import SourcePlace, is_version, order, place_of, places, versions_in
 from caikit_pt.soft_prompt.source_publication import publish_version
