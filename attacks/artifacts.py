@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pickle
@@ -14,9 +15,16 @@ from pathlib import Path
 
 import grpc
 import numpy as np
+import torch
 
 from attacks.attack import DAMAGED, REFUSED, UNKNOWN, Attack
 from attacks.target import GOOD, LLAMA, T5, Target
+from caikit_pt.base_model.loading.checkpoint import locate
+from caikit_pt.client import ServerError
+from caikit_pt.errors import InvalidParameter
+from caikit_pt.settings import Settings
+from caikit_pt.soft_prompt.source import SourcePrompt, UnusableSource
+from caikit_pt.soft_prompt.source_library import SourceLibrary, read_path
 
 Change = Callable[[Path], object]
 
@@ -37,9 +45,9 @@ def _tensors(header: object, data: bytes = b"", length: int | None = None) -> by
     return struct.pack("<Q", len(text) if length is None else length) + text + data
 
 
-def _prompt(rows: int, width: int, value: float = 0.5, dtype: str = "F32") -> bytes:
+def _prompt(rows: int, width: int, value: float = 0.5, dtype: str = "F32", name: str = "prompt") -> bytes:
     content = np.full((rows, width), value, np.float32).tobytes()
-    told = {"prompt": {"dtype": dtype, "shape": [rows, width], "data_offsets": [0, len(content)]}}
+    told = {name: {"dtype": dtype, "shape": [rows, width], "data_offsets": [0, len(content)]}}
     return _tensors(told, content)
 
 
@@ -87,6 +95,7 @@ def _bomb(head: str) -> str:
     return head + "\n".join(lines) + "\n"
 
 
+EVIL = pickle.dumps(_Runs("ran"))
 HEAD = "module_id: 6655831b-960a-4dc5-8df4-867026e2cd41\n"
 DATA = {"dtype": "F32", "shape": [4, 4]}
 OF_PROMPTS: dict[str, Change] = {
@@ -187,6 +196,106 @@ def _of_source(file: str, content: bytes) -> Callable[[Target], object]:
     return act
 
 
+def _array(header: str, data: bytes = b"") -> bytes:
+    """A file of numpy with any header."""
+    text = header.encode()
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text + data
+
+
+def _of_bundle(what: str, change: Change) -> Callable[[Target], object]:
+    """A published source prompt that is changed, shown and then asked for by a training."""
+
+    def act(target: Target) -> object:
+        name = "evil-" + "".join(filter(str.isalnum, what))
+        checkpoint = locate(T5, Settings(base_models_dir=str(target.base_models)))
+        source = SourcePrompt("", torch.ones(4, checkpoint.hidden_size))
+        SourceLibrary(target.sources).publish(name, source, checkpoint)
+        change(target.sources / name / "1")
+        # In a list it is one of many.
+        assert any(source.name.startswith(name) for source in target.client.sources())
+        with suppress(ServerError):
+            target.client.source(name)
+            raise AssertionError("it is shown")
+        config = {
+            "prompt_tuning_init_method": "AVERAGE_SOURCE",
+            "prompt_tuning_init_source_model": name,
+        }
+        return target.submit(
+            base_model=T5, tuning_type="MULTITASK_PROMPT_TUNING", tuning_config=config, num_epochs=1
+        )
+
+    return act
+
+
+def _manifest(content: bytes) -> Change:
+    return lambda folder: (folder / "manifest.json").write_bytes(content)
+
+
+def _told(**fields: object) -> Change:
+    def change(folder: Path) -> None:
+        file = folder / "manifest.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), **fields}))
+
+    return change
+
+
+def _lying(content: bytes) -> Change:
+    """Another file of tensors, and a manifest that has its SHA-256."""
+
+    def change(folder: Path) -> None:
+        (folder / "adapter_model.safetensors").write_bytes(content)
+        _told(sha256=f"sha256:{hashlib.sha256(content).hexdigest()}")(folder)
+
+    return change
+
+
+OF_BUNDLES: dict[str, Change] = {
+    "a manifest that is a device": _linked("manifest.json", "/dev/zero"),
+    "a manifest that is a process": _linked("manifest.json", "/proc/self/environ"),
+    "a manifest that is a FIFO": _fifo("manifest.json"),
+    "a manifest without an end": _manifest(b"[" * 1_000_000),
+    "a manifest of nested objects": _manifest(b'{"a":' * 100_000 + b"1" + b"}" * 100_000),
+    "a manifest of 64 MiB": _manifest(b'{"format_version": 1, "x": "' + b"x" * 2**26 + b'"}'),
+    "a number of 10**6 digits": _manifest(b'{"format_version": ' + b"9" * 10**6 + b"}"),
+    "a name that leads out": _told(base_model=["../../etc"]),
+    "a name that a terminal obeys": _told(base_model="\x1b]0;evil\x07"),
+    "10**15 tokens": _told(num_virtual_tokens=10**15),
+    "tasks that are numbers": _told(tasks=[1] * 100),
+    "tensors that are a device": _linked("adapter_model.safetensors", "/dev/zero"),
+    "tensors that are a FIFO": _fifo("adapter_model.safetensors"),
+    "tensors that lead out": _linked("adapter_model.safetensors", "/etc/passwd"),
+    "a pickle for tensors": _lying(EVIL),
+    "a lying header": _lying(_tensors(b"{}", length=2**60)),
+    "a shape beyond all numbers": _lying(
+        _tensors({"prompt_embeddings": {"dtype": "F32", "shape": [2**62, 2**62], "data_offsets": [0, 0]}})
+    ),
+    "NaN": _lying(_prompt(4, 128, float("nan"), name="prompt_embeddings")),
+    "a config of peft that is a device": _linked("adapter_config.json", "/dev/zero"),
+}
+OF_ARRAYS: dict[str, bytes] = {
+    "objects": _array("{'descr': '|O', 'fortran_order': False, 'shape': (1, 1), }", EVIL),
+    "more than there is room for": _array(
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000, 1000000000), }"
+    ),
+    "a header that calls": _array("__import__('os').mkdir('ran')"),
+    "a header without an end": _array("(" * 60_000),
+    "a pickle": EVIL,
+}
+
+
+def _of_array(content: bytes) -> Callable[[Target], object]:
+    """Published at a command line, on the machine of the server."""
+
+    def act(target: Target) -> object:
+        (target.directory / "records" / "evil.npy").write_bytes(content)
+        try:
+            return read_path(target.directory / "records" / "evil.npy")
+        except UnusableSource as error:
+            raise InvalidParameter("source", "evil.npy", str(error)) from error
+
+    return act
+
+
 def _of_base_model(what: str, change: Change) -> Callable[[Target], object]:
     def act(target: Target) -> object:
         folder = target.base_models / ("evil-" + "".join(filter(str.isalnum, what)))
@@ -236,7 +345,6 @@ def _backtracking(target: Target) -> object:
     return target.submit(base_model="backtracking", train_stream={"jsondata": {"data": records}})
 
 
-EVIL = pickle.dumps(_Runs("ran"))
 ATTACKS = [
     *(Attack(f"prompt: {what}", _of_prompt(what, change), DAMAGED) for what, change in OF_PROMPTS.items()),
     Attack("prompt: a folder outside", _linked_folder(lambda target: target.outside / "model"), UNKNOWN),
@@ -248,6 +356,8 @@ ATTACKS = [
     Attack("source: a lying header", _of_source("a.safetensors", _tensors(b"{}", length=2**60))),
     Attack("source: NaN", _of_source("b.safetensors", _prompt(100, 128, float("nan")))),
     Attack("source: another width", _of_source("c.safetensors", _prompt(100, 33))),
+    *(Attack(f"bundle: {what}", _of_bundle(what, change)) for what, change in OF_BUNDLES.items()),
+    *(Attack(f"array: {what}", _of_array(content)) for what, content in OF_ARRAYS.items()),
     Attack("base model: code of its own", _of_base_model("code", _remote_code)),
     Attack("base model: pickled weights", _of_base_model("pickle", _pickled_weights)),
     Attack("base model: 10**9 layers", _of_base_model("huge", _huge)),

@@ -47,6 +47,7 @@ def _by_message(name: str) -> Iterator[Door]:
     yield "init prompt", lambda target: target.submit(prompt_tuning_init_prompt=name), either
     yield "training_id", lambda target: target.submit(training_id=name), REFUSED
     yield "source prompt", lambda target: _with_source(target, name), REFUSED
+    yield "source prompt that is shown", lambda target: target.client.source(name), REFUSED
     for kind, stream in {
         "file": {"file": {"filename": name}},
         "list of files": {"list_of_files": {"files": [name]}},

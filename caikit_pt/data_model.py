@@ -37,6 +37,8 @@ class TuningConfig(DataObjectBase):
     output_model_types: Annotated[List[str], FieldNumber(5)]
     # Ours: which task of the source prompt EXACT_SOURCE_TASK starts from (0 is the first).
     prompt_tuning_init_task: Annotated[int, FieldNumber(6)]
+    # Ours: the same by its name.
+    prompt_tuning_init_task_name: Annotated[str, FieldNumber(7)]
 
 
 @caikit.core.dataobject(package=_PACKAGE)

@@ -76,7 +76,8 @@ class UnreadableText(InvalidParameter):
 
 
 class InvalidSourcePrompt(InvalidParameter):
-    """A source prompt is missing, outside its root, unreadable or of another shape or base model."""
+    """A source prompt is missing, outside its root, unreadable, other than it was published, or of another
+    shape or base model."""
 
 
 class BaseModelMismatch(CaikitPtError):

@@ -31,16 +31,23 @@ def inside(root: str | Path, name: str, field: str, error: type[InvalidParameter
     parts = Path(name).parts
     if not name or "\0" in name or Path(name).is_absolute() or ".." in parts:
         raise error(field, name, allowed)
-    if len(name.encode()) > _MAX_PATH_BYTES or any(len(part.encode()) > MAX_NAME_BYTES for part in parts):
+    if _size(name) > _MAX_PATH_BYTES or any(_size(part) > MAX_NAME_BYTES for part in parts):
         raise error(field, name, f"a path of up to {_MAX_PATH_BYTES} bytes, {MAX_NAME_BYTES} a part")
     real_root = Path(root).resolve()
     try:
         path = (real_root / name).resolve()
     except (OSError, RuntimeError) as looped:
         raise error(field, name, "a path whose symbolic links lead somewhere") from looped
+    except UnicodeEncodeError:
+        raise error(field, name, allowed) from None
     if path == real_root or not path.is_relative_to(real_root):
         raise error(field, name, allowed)
     return path
+
+
+def _size(name: str) -> int:
+    """In bytes; names in a file system needn't be text."""
+    return len(name.encode("utf-8", "surrogatepass"))
 
 
 def open_file(path: Path) -> io.BufferedReader:
@@ -104,6 +111,22 @@ def read_file(path: Path, largest: int) -> bytes:
     if len(content) > largest:
         raise OSError(errno.EFBIG, f"more than {largest:,} bytes", path.name)
     return content
+
+
+def check_source_name(name: str, field: str, error: type[InvalidParameter] = InvalidParameter) -> str:
+    """`name` if it can be that of a source prompt: plain names with slashes in between.
+
+    Raises `error` where it is empty, too long, or has a part that could be more than a plain name.
+    """
+    try:
+        for part in name.split("/"):
+            check_plain_name(part, field)
+    except InvalidParameter as refused:
+        allowed = f"a name, or names with slashes in between, of {refused.allowed}"
+        raise error(field, name, allowed) from None
+    if len(name) > _MAX_PATH_BYTES:
+        raise error(field, name, f"a name of up to {_MAX_PATH_BYTES:,} characters")
+    return name
 
 
 def check_plain_name(name: str, field: str = "model_name") -> str:

@@ -88,6 +88,8 @@ ROOMS = {
     "prediction": {"asking", "client", "tuning"},
     "commands": {
         "asking",
+        # Source prompts are published where they lie.
+        "base_model",
         "client",
         "columns",
         "comparison",
@@ -97,6 +99,7 @@ ROOMS = {
         "prediction",
         "progress_bar",
         "runtime",
+        "soft_prompt",
         "training",
         "tuning",
     },

@@ -15,7 +15,7 @@ from caikit_pt.parameters.tuning import DECODER, ENCODER
 class Family:
     """`prompt_parts`: where a soft prompt can stand, the default first. `auto_class` loads its models, and
     `generators` is the mapping of those that generate text, both in transformers. `classes`: what the names
-    of its sides begin with."""
+    of its sides begin with. `peft_task`: what peft calls what it does."""
 
     name: str
     classes: str
@@ -23,13 +23,20 @@ class Family:
     prompt_parts: tuple[str, ...]
     auto_class: str
     generators: str
+    peft_task: str
 
     def __str__(self) -> str:
         return self.name
 
 
 CAUSAL = Family(
-    "causal", "Causal", False, (DECODER,), "AutoModelForCausalLM", "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES"
+    "causal",
+    "Causal",
+    False,
+    (DECODER,),
+    "AutoModelForCausalLM",
+    "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",
+    "CAUSAL_LM",
 )
 SEQ2SEQ = Family(
     "seq2seq",
@@ -38,6 +45,7 @@ SEQ2SEQ = Family(
     (ENCODER, DECODER),
     "AutoModelForSeq2SeqLM",
     "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES",
+    "SEQ_2_SEQ_LM",
 )
 FAMILIES = (CAUSAL, SEQ2SEQ)
 

@@ -12,6 +12,7 @@ with TuningClient("localhost:8085") as client:
 from caikit_pt.client.request import GivenRecords, request_of
 from caikit_pt.client.security import Security
 from caikit_pt.client.server_error import ServerError
+from caikit_pt.client.source import Source
 from caikit_pt.client.tuning_client import DEFAULT_ADDRESS, TuningClient
 from caikit_pt.training import CANCELED, COMPLETED, ENDED, ERRORED, Event, Progress, Training
 
@@ -26,6 +27,7 @@ __all__ = [
     "Progress",
     "Security",
     "ServerError",
+    "Source",
     "Training",
     "TuningClient",
     "request_of",

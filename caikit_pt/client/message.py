@@ -15,9 +15,9 @@ def as_training(message: Any) -> Training:
         model_name=message.model_name,
         base_model=message.base_model,
         state=message.state,
-        submitted=_moment(message, "submitted"),
-        started=_moment(message, "started"),
-        ended=_moment(message, "ended"),
+        submitted=moment(message, "submitted"),
+        started=moment(message, "started"),
+        ended=moment(message, "ended"),
         reasons=list(message.reasons),
         queued_before=message.queued_before,
         progress=_progress(message),
@@ -51,7 +51,8 @@ def _progress(message: Any) -> Progress | None:
     return Progress(**values)
 
 
-def _moment(message: Any, name: str) -> datetime | None:
+def moment(message: Any, name: str) -> datetime | None:
+    """The time in the field `name`; None where it is unset."""
     return getattr(message, name).ToDatetime(UTC) if message.HasField(name) else None
 
 

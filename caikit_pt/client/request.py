@@ -9,7 +9,7 @@ from typing import Any
 
 from caikit_pt.client.server_error import ServerError
 from caikit_pt.errors import InvalidParameter, InvalidRecord
-from caikit_pt.parameters.tuning import TUNING_PARAMETERS
+from caikit_pt.parameters.tuning import TUNING_PARAMETERS, task_by_name
 from caikit_pt.training import Training
 from caikit_pt.tuning.record_fields import Asked
 from caikit_pt.tuning.record_file import rows
@@ -52,7 +52,7 @@ def request_of(
         told["val_stream"] = _stream_of(validation_records, validation_file, "val_stream", asked)
     config: dict[str, Any] = {}
     paths = {parameter.name: parameter.path for parameter in TUNING_PARAMETERS}
-    for name, value in parameters.items():
+    for name, value in task_by_name(parameters).items():
         if value is not None:
             (config if paths.get(name) else told)[name] = value
     return {**told, "tuning_config": config}

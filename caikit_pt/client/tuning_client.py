@@ -15,6 +15,7 @@ from caikit_pt.client.message import as_training, plain, struct
 from caikit_pt.client.request import GivenRecords, evaluation_message, id_of, train_message
 from caikit_pt.client.security import Pem, Security
 from caikit_pt.client.server_error import ServerError
+from caikit_pt.client.source import Source, as_source
 from caikit_pt.client.watch import Watch
 from caikit_pt.comparison import comparison
 from caikit_pt.errors import CaikitPtError, InvalidParameter
@@ -157,6 +158,30 @@ class TuningClient:
         request = TrainingInfoRequest(training_id=id_of(training_id)).to_proto()
         answer = self._connection.answer(self._stubs.management.CancelTraining, request)
         return str(answer.DESCRIPTOR.fields_by_name["state"].enum_type.values_by_number[answer.state].name)
+
+    # ---- source prompts ----
+
+    def sources(self, base_model: str = "") -> Iterator[Source]:
+        """Those that a training may start from, by name, the newest version of each first; of one base model
+        by its name."""
+        from caikit_pt.runtime.tuning_messages import ListSourcesRequest
+
+        token = ""
+        while True:
+            asked = ListSourcesRequest(base_model=base_model, page_token=token).to_proto()
+            page = self._connection.answer(self._stubs.tuning.ListSources, asked)
+            yield from map(as_source, page.sources)
+            token = page.next_page_token
+            if not token:
+                return
+
+    def source(self, name: str) -> Source:
+        """Everything of one, which the server has read to the last byte: NAME is its newest version, NAME/2
+        that one."""
+        from caikit_pt.runtime.tuning_messages import GetSourceRequest
+
+        asked = GetSourceRequest(name=name).to_proto()
+        return as_source(self._connection.answer(self._stubs.tuning.GetSource, asked))
 
     # ---- asking ----
 

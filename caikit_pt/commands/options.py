@@ -27,6 +27,10 @@ class Commands:
         added.set_defaults(run=run)
         return added
 
+    def group(self, name: str, help: str) -> Commands:
+        """Commands of their own behind the name of one."""
+        return Commands(self._parsers.add_parser(name, help=help, description=help))
+
     def ask(
         self, name: str, run: Run, help: str, server: str | None = DEFAULT_ADDRESS
     ) -> argparse.ArgumentParser:

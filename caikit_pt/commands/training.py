@@ -34,7 +34,8 @@ _REPORTED = (
 _LENGTHS = ("median", "p90", "p99", "longest", "limit", "cut")
 _FROM = "prompt_tuning_init_prompt"
 # Not as the table has them: spelt otherwise, or not at all.
-_OF_EVERY_TRAINING = ("base_model", "silence_progress_bars", _FROM)
+_TASK = "prompt_tuning_init_task"
+_OF_EVERY_TRAINING = ("base_model", "silence_progress_bars", _FROM, _TASK)
 
 
 def add_to(commands: Commands) -> None:
@@ -64,6 +65,12 @@ def _add_request(parser: argparse.ArgumentParser) -> None:
         dest=_FROM,
         metavar="NAME",
         help=help_of(TUNING_PARAMETERS[_FROM]),
+    )
+    parser.add_argument(
+        f"--{_TASK.replace('_', '-')}",
+        dest=_TASK,
+        metavar="INDEX|NAME",
+        help=help_of(TUNING_PARAMETERS[_TASK]),
     )
     for name, what in (("train", "to train on"), ("validation", "to validate with")):
         group = parser.add_mutually_exclusive_group(required=name == "train")

@@ -7,6 +7,7 @@ document* is caikit-nlp's prompt_tuning_parameter_selection.md, *Lester* is arXi
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -48,6 +49,7 @@ MAX_VIRTUAL_TOKENS = 4096
 VALIDATION_SHARE = 0.1
 FEWEST_TO_SPLIT, MOST_SPLIT_OFF = 50, 200
 _CONFIG = "tuning_config"
+_TASK, _TASK_NAME = "prompt_tuning_init_task", "prompt_tuning_init_task_name"
 # Of instructions around an input, or a text to start from: ten pages.
 _LONGEST_TEXT = 32_768
 
@@ -89,18 +91,27 @@ TUNING_PARAMETERS = ParameterTable(
     Parameter(
         "prompt_tuning_init_source_model",
         str,
-        "The source prompt, relative to `source_prompt_base`. Ignored unless the tuning type is "
-        "MULTITASK_PROMPT_TUNING and the init method starts from a source.",
-        source="the base model's default source prompt",
+        "The source prompt, relative to `source_prompt_base`: NAME is its newest version, NAME/2 that one. "
+        "Ignored unless the tuning type is MULTITASK_PROMPT_TUNING and the init method starts from a source.",
+        source="the base model's default source prompt, else the newest that is published for it",
         path=_CONFIG,
     ),
     Parameter(
-        "prompt_tuning_init_task",
+        _TASK,
         int,
-        "The task of the source prompt that EXACT_SOURCE_TASK starts from; 0 is the first.",
+        "The task of the source prompt that EXACT_SOURCE_TASK starts from; 0 is the first. In Python and "
+        "at a command line also its name.",
         default=0,
-        source="peft",
+        source="peft; the index of `prompt_tuning_init_task_name`",
         low=0,
+        path=_CONFIG,
+    ),
+    Parameter(
+        _TASK_NAME,
+        str,
+        "The same by its name.",
+        default="",
+        source="caikit_pt",
         path=_CONFIG,
     ),
     Parameter(
@@ -403,6 +414,7 @@ class TuningParameters:
     output_field: str = ""
     separator: str = ""
     prompt_tuning_init_prompt: str = ""
+    prompt_tuning_init_task_name: str = ""
     origins: Mapping[str, str]
 
     @property
@@ -420,7 +432,7 @@ def check_request(request: Mapping[str, Any], limits: Limits) -> dict[str, Any]:
 
     What can be judged without a base model is judged here. Raises InvalidParameter.
     """
-    given = TUNING_PARAMETERS.check(request, limits)
+    given = TUNING_PARAMETERS.check(task_by_name(request), limits)
     if not (given.get("base_model") or given.get("prompt_tuning_init_prompt")):
         raise InvalidParameter("base_model", given.get("base_model", ""), "the name of a base model")
     if given.get("prompt_tuning_init_prompt"):
@@ -460,8 +472,25 @@ def check_request(request: Mapping[str, Any], limits: Limits) -> dict[str, Any]:
     return given
 
 
+def task_by_name(request: Mapping[str, Any]) -> dict[str, Any]:
+    """`request` with a task of a source prompt that is named where its index is asked for in its own field.
+
+    Raises InvalidParameter where both fields are set.
+    """
+    task, name = (request.get(field) for field in (_TASK, _TASK_NAME))
+    if isinstance(task, str) and not name:
+        # Digits are an index, as a command line has it.
+        index = int(task) if re.fullmatch(r"[0-9]{1,18}", task) else None
+        return {**request, _TASK: index, **({_TASK_NAME: task} if index is None else {})}
+    if name and task is not None:
+        raise InvalidParameter(
+            TUNING_PARAMETERS[_TASK].field, task, f"unset together with {_TASK_NAME}, which says the same"
+        )
+    return dict(request)
+
+
 def _check_nothing_else_to_start_from(given: Mapping[str, Any]) -> None:
-    for name in ("method", "text", "source_model", "task"):
+    for name in ("method", "text", "source_model", "task", "task_name"):
         parameter = TUNING_PARAMETERS[f"prompt_tuning_init_{name}"]
         if parameter.name in given:
             raise InvalidParameter(

@@ -152,7 +152,7 @@ def _described(plan: TuningPlan) -> dict[str, Any]:
         },
         "records": _described_records(plan.records),
         "validation": plan.validation and _described_records(plan.validation),
-        "source": plan.source and plan.source.name,
+        "source": plan.source and _described_source(plan.source),
         "initial": plan.initial and {"name": plan.initial.name, "labels": list(plan.initial.labels)},
         "limits": {name: list(bounds) for name, bounds in plan.limits.items()},
     }
@@ -196,9 +196,8 @@ def _read_records(file: Path, described: Mapping[str, Any] | None) -> Records | 
 
 
 def _write_source(file: Path, source: SourcePrompt) -> None:
-    _write_tensors(
-        file, {"shared": source.shared, **({} if source.tasks is None else {"tasks": source.tasks})}
-    )
+    tensors = {"shared": source.shared, "columns": source.columns, "rows": source.rows}
+    _write_tensors(file, {name: tensor for name, tensor in tensors.items() if tensor is not None})
 
 
 def _write_tensors(file: Path, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -207,13 +206,36 @@ def _write_tensors(file: Path, tensors: Mapping[str, torch.Tensor]) -> None:
     file.write_bytes(save({name: tensor.contiguous() for name, tensor in tensors.items()}))
 
 
-def _read_source(file: Path, name: str | None) -> SourcePrompt | None:
+def _described_source(source: SourcePrompt) -> dict[str, Any]:
+    return {"name": source.name, "submodules": source.submodules, "tasks": list(source.tasks)}
+
+
+def _read_source(file: Path, described: Mapping[str, Any] | str | None) -> SourcePrompt | None:
     from caikit_pt.soft_prompt.tensor_file import read_tensors
 
-    if name is None:
+    if described is None:
         return None
     tensors = read_tensors(file)
-    return SourcePrompt(name, tensors["shared"], tensors.get("tasks"))
+    if isinstance(described, str):
+        return _of_earlier_release(described, tensors["shared"], tensors.get("tasks"))
+    return SourcePrompt(
+        described["name"],
+        tensors["shared"],
+        tensors.get("columns"),
+        tensors.get("rows"),
+        described["submodules"],
+        tuple(described["tasks"]),
+    )
+
+
+def _of_earlier_release(name: str, shared: torch.Tensor, tasks: torch.Tensor | None) -> SourcePrompt:
+    """A source whose task matrices [N, P, H] were kept whole: each is the identity times itself."""
+    import torch
+
+    if tasks is None:
+        return SourcePrompt(name, shared)
+    identity = torch.eye(len(shared)).expand(len(tasks), -1, -1)
+    return SourcePrompt(name, shared, identity, tasks)
 
 
 def _read_initial(file: Path, described: Mapping[str, Any] | None) -> InitialPrompt | None:

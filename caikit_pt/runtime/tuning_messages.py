@@ -161,3 +161,51 @@ class EvaluationEvent(DataObjectBase):
     seconds: Annotated[float, FieldNumber(3)]
     wrong: Annotated[Optional[WrongAnswer], FieldNumber(4)]
     report: Annotated[Optional[JsonDict], FieldNumber(5)]
+
+
+@caikit.core.dataobject(package=PACKAGE)
+class Source(DataObjectBase):
+    """A source prompt. What isn't known before its tensors are read is unset in a list: of files that aren't
+    published. `version` is the number in the name of one that is published, and `problem` what is wrong with
+    one that can't be used. Only GetSource, which reads the whole of it, fills `manifest` (docs/sources.md)
+    in."""
+
+    name: Annotated[str, FieldNumber(1)]
+    version: Annotated[int, FieldNumber(2)]
+    base_model: Annotated[str, FieldNumber(3)]
+    fingerprint: Annotated[str, FieldNumber(4)]
+    num_virtual_tokens: Annotated[int, FieldNumber(5)]
+    width: Annotated[int, FieldNumber(6)]
+    num_ranks: Annotated[int, FieldNumber(7)]
+    num_transformer_submodules: Annotated[int, FieldNumber(8)]
+    tasks: Annotated[List[str], FieldNumber(9)]
+    is_default: Annotated[bool, FieldNumber(10)]
+    created: Annotated[Optional[datetime], FieldNumber(11)]
+    sha256: Annotated[str, FieldNumber(12)]
+    problem: Annotated[str, FieldNumber(13)]
+    manifest: Annotated[Optional[JsonDict], FieldNumber(14)]
+
+
+@caikit.core.dataobject(package=PACKAGE)
+class ListSourcesRequest(DataObjectBase):
+    """By name, the newest version of each first. Everything may be unset: the name of the base model that
+    they are for, sources a page (100; up to 1,000), and the page_token of the page before."""
+
+    base_model: Annotated[str, FieldNumber(1)]
+    page_size: Annotated[int, FieldNumber(2)]
+    page_token: Annotated[str, FieldNumber(3)]
+
+
+@caikit.core.dataobject(package=PACKAGE)
+class ListSourcesResponse(DataObjectBase):
+    """A page; `next_page_token` is empty on the last."""
+
+    sources: Annotated[List[Source], FieldNumber(1)]
+    next_page_token: Annotated[str, FieldNumber(2)]
+
+
+@caikit.core.dataobject(package=PACKAGE)
+class GetSourceRequest(DataObjectBase):
+    """The source prompt with this name: NAME is its newest version, NAME/2 that one."""
+
+    name: Annotated[str, FieldNumber(1)]

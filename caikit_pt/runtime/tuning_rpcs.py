@@ -42,6 +42,16 @@ def service() -> Any:
             "output_type": f"{PACKAGE}.TrainingCheck",
         },
         {
+            "name": "ListSources",
+            "input_type": f"{PACKAGE}.ListSourcesRequest",
+            "output_type": f"{PACKAGE}.ListSourcesResponse",
+        },
+        {
+            "name": "GetSource",
+            "input_type": f"{PACKAGE}.GetSourceRequest",
+            "output_type": f"{PACKAGE}.Source",
+        },
+        {
             "name": "Evaluate",
             "input_type": f"{PACKAGE}.EvaluateRequest",
             "output_type": f"{PACKAGE}.EvaluationEvent",

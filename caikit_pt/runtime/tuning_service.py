@@ -15,13 +15,16 @@ from caikit_pt.call import current as current_call
 from caikit_pt.errors import CaikitPtError, InvalidParameter, InvalidRecord, ServerStopping
 from caikit_pt.parameters.table import Parameter
 from caikit_pt.runtime import job as kinds
+from caikit_pt.runtime import sources
 from caikit_pt.runtime.job import STATES, Event, Job
 from caikit_pt.runtime.trainer import PromptTuningTrainer, reasons
 from caikit_pt.runtime.training_quotas import TrainingQuotas
 from caikit_pt.runtime.tuning_messages import (
     EvaluateRequest,
     EvaluationEvent,
+    GetSourceRequest,
     GetTrainingRequest,
+    ListSourcesRequest,
     ListTrainingsRequest,
     ListTrainingsResponse,
     Training,
@@ -98,9 +101,7 @@ class TuningServicer:
         for state in states:
             if state not in STATES:
                 raise InvalidParameter("states", state, ", ".join(STATES))
-        size = asked.page_size or _PAGE
-        if not 1 <= size <= _LARGEST_PAGE:
-            raise InvalidParameter("page_size", size, f"1 to {_LARGEST_PAGE}, or unset for {_PAGE}")
+        size = _page_size(asked.page_size)
         if asked.page_token and not _PAGE_TOKEN.fullmatch(asked.page_token):
             raise InvalidParameter("page_token", asked.page_token, "next_page_token of an earlier answer")
         found = self._store.search(
@@ -174,6 +175,18 @@ class TuningServicer:
         checked = self._trainer.look_through(PeftPromptTuning.plan(**parameters), request.model_name)
         return TrainingCheck(problems=list(checked.warnings), report=checked.to_dict()).to_proto()
 
+    @_answering
+    def ListSources(self, request: Any, context: Any) -> Any:
+        """Raises InvalidParameter for a page size or a token that there isn't."""
+        asked = ListSourcesRequest.from_proto(request)
+        size = _page_size(asked.page_size)
+        return sources.listed(asked.base_model, size, asked.page_token).to_proto()
+
+    @_answering
+    def GetSource(self, request: Any, context: Any) -> Any:
+        """Raises InvalidSourcePrompt where there is none, and where it isn't whole."""
+        return sources.found(GetSourceRequest.from_proto(request).name).to_proto()
+
     def Evaluate(self, request: Any, context: Any) -> Iterator[Any]:
         """Raises InvalidParameter for what can't be evaluated, and NOT_FOUND for a prompt that isn't there.
 
@@ -234,6 +247,14 @@ class TuningServicer:
             name: _thinned([list(point) for point in sorted(curve.items())])
             for name, curve in (("loss", losses), ("validation_loss", validation))
         }
+
+
+def _page_size(asked: int) -> int:
+    """Raises InvalidParameter."""
+    size = asked or _PAGE
+    if not 1 <= size <= _LARGEST_PAGE:
+        raise InvalidParameter("page_size", size, f"1 to {_LARGEST_PAGE}, or unset for {_PAGE}")
+    return size
 
 
 def _visible() -> list[str] | None:

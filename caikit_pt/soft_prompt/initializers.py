@@ -8,7 +8,7 @@ large for many models and too small for others.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from caikit_pt.base_model.model import BaseModel
@@ -33,19 +33,20 @@ _SCALE_SAMPLE = 4096  # word embeddings that the scale of RANDOM is measured on
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """All that an initialiser may look at. `generator` is on the CPU and the job's own."""
+    """All that an initialiser may look at, for one side (`part`). `generator` is the job's, on the CPU."""
 
     base: BaseModel
     parameters: TuningParameters
     generator: torch.Generator
     source: SourcePrompt | None
     tuned: InitialPrompt | None = None
+    part: str = ""
 
     @property
     def needed_source(self) -> SourcePrompt:
-        """The source prompt of a method that can't do without."""
+        """The source prompt of a method that can't do without, on this side."""
         assert self.source is not None, "the plan finds a source for every method that needs one"
-        return self.source
+        return self.source.on(self.part)
 
 
 def random(start: Start) -> torch.Tensor:
@@ -117,4 +118,5 @@ def initial_prompt(start: Start) -> SoftPrompt:
     if start.tuned is not None:
         return SoftPrompt({part: rows.clone() for part, rows in start.tuned.prompt.tensors.items()})
     initializer = INITIALIZERS[start.parameters.prompt_tuning_init_method]
-    return SoftPrompt({part: initializer(start).clone() for part in start.parameters.output_model_types})
+    parts = start.parameters.output_model_types
+    return SoftPrompt({part: initializer(replace(start, part=part)).clone() for part in parts})

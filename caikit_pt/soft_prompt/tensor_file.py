@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +18,8 @@ SAFETENSORS = ".safetensors"
 TORCH = (".bin", ".pt")
 WHOLE = ""
 # Twice a soft prompt of 4,096 tokens and a width of 65,536.
-_LARGEST = 2**31  # bytes
+LARGEST = 2**31  # bytes
+_LARGEST_HEADER = 2**20  # bytes
 
 
 def read_tensors(file: Path) -> Mapping[str, torch.Tensor]:
@@ -30,7 +33,7 @@ def read_tensors(file: Path) -> Mapping[str, torch.Tensor]:
     tensors: Any
     try:
         if file.suffix == SAFETENSORS:
-            tensors = load(read_file(file, _LARGEST))
+            tensors = load(read_file(file, LARGEST))
         elif file.suffix in TORCH:
             with open_file(file) as opened:
                 tensors = torch.load(opened, map_location="cpu", weights_only=True)
@@ -50,3 +53,15 @@ def read_tensors(file: Path) -> Mapping[str, torch.Tensor]:
         raise ValueError(f"{file.name} holds something other than tensors")
     # Copies of what was read, all of which would stay as long as one tensor of it.
     return {str(name): tensor.to(torch.float32, copy=True) for name, tensor in tensors.items()}
+
+
+def read_header(file: Path) -> Mapping[str, Any]:
+    """What a safetensors file says of its tensors, by name, and of itself as `__metadata__`; empty where it
+    says nothing that is readable. No tensor is read."""
+    try:
+        with open_file(file) as opened:
+            (length,) = struct.unpack("<Q", opened.read(8))
+            header = json.loads(opened.read(length)) if length <= _LARGEST_HEADER else {}
+    except (OSError, ValueError, RecursionError, struct.error):
+        return {}
+    return header if isinstance(header, dict) else {}

@@ -37,7 +37,8 @@ from caikit_pt.parameters.tuning import (
 from caikit_pt.serving.labels import Labels
 from caikit_pt.settings import Settings
 from caikit_pt.soft_prompt.initial import InitialPrompt, Predecessor
-from caikit_pt.soft_prompt.source import SourcePrompt, find_source
+from caikit_pt.soft_prompt.source import SourcePrompt
+from caikit_pt.soft_prompt.source_library import find_source
 from caikit_pt.tuning.metrics import label_set
 from caikit_pt.tuning.record_fields import Asked
 from caikit_pt.tuning.records import Records, doubts, read_records
@@ -225,7 +226,8 @@ def _source(given: Mapping[str, Any], checkpoint: Checkpoint, settings: Settings
     method = given.get("prompt_tuning_init_method")
     if method not in SOURCE_INIT_METHODS:
         return None
-    source = find_source(given.get("prompt_tuning_init_source_model", ""), checkpoint, settings)
+    name, tokens = given.get("prompt_tuning_init_source_model", ""), given.get("num_virtual_tokens")
+    source = find_source(name, checkpoint, settings, tokens)
     asked = given.get("num_virtual_tokens", source.num_virtual_tokens)
     if asked != source.num_virtual_tokens:
         raise InvalidSourcePrompt(
@@ -234,8 +236,14 @@ def _source(given: Mapping[str, Any], checkpoint: Checkpoint, settings: Settings
             f"{source.num_virtual_tokens}, as the source prompt {source.name} has it, or unset",
         )
     if method == EXACT_SOURCE_TASK:
-        source.task(_asked(given, "prompt_tuning_init_task"))
+        source.index_of(_source_task(given))
     return source
+
+
+def _source_task(given: Mapping[str, Any]) -> int | str:
+    """The task of a source that is asked for, by its name or its index."""
+    named: int | str = _asked(given, "prompt_tuning_init_task_name")
+    return named or int(_asked(given, "prompt_tuning_init_task"))
 
 
 def _resolve(
@@ -261,7 +269,12 @@ def _resolve(
     decided.update(preset(settings.tuning_presets, checkpoint.name, task))
     if source:
         decided["num_virtual_tokens"] = (source.num_virtual_tokens, f"source prompt {source.name}")
-        decided["prompt_tuning_init_source_model"] = (source.name, "the default of the base model")
+        named = given.get("prompt_tuning_init_source_model")
+        origin = "request" if named else "what there is for the base model"
+        decided["prompt_tuning_init_source_model"] = (source.name, origin)
+        if given.get("prompt_tuning_init_method") == EXACT_SOURCE_TASK:
+            index = source.index_of(_source_task(given))
+            decided["prompt_tuning_init_task"] = (index, f"a task of the source prompt {source.name}")
     wrong = set(given.get("output_model_types", ())) - set(checkpoint.prompt_parts)
     if wrong:
         raise InvalidParameter(
@@ -271,8 +284,10 @@ def _resolve(
         )
     decided.update(_place(given, checkpoint, settings) if resource is None else _place_of(resource))
     decided.update(_fit_context(given, {**decided}, checkpoint))
-    # `cuda` becomes `cuda:0`: what is resolved stands for what was asked.
-    asked = {name: value for name, value in given.items() if name not in ("device", "torch_dtype")}
+    # `cuda` becomes `cuda:0`, and a source's name that of a version: what is resolved stands for what was
+    # asked.
+    resolved = ("device", "torch_dtype", *(("prompt_tuning_init_source_model",) if source else ()))
+    asked = {name: value for name, value in given.items() if name not in resolved}
     return resolve(asked, decided, settings.tuning_limits)
 
 

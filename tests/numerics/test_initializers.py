@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -159,6 +160,22 @@ def test_an_exact_source_task_is_the_prompt_that_peft_makes_of_it(zoo: Zoo, tmp_
     torch.testing.assert_close(_from_source(base, settings, EXACT_SOURCE_TASK), expected)
 
 
+@pytest.mark.parametrize("submodules", [1, 2])
+def test_each_side_starts_from_its_own_rows_of_a_source(zoo: Zoo, tmp_path: Path, submodules: int) -> None:
+    """peft makes sources of two sides for encoder-decoder models. From one of one side both take that."""
+    base = zoo.model("t5")
+    shared, columns, rows = _source(base, rank=2)
+    sides = [(shared, columns), (-2 * shared, 3 * columns)][:submodules]
+    both = torch.cat([side[0] for side in sides]), torch.cat([side[1] for side in sides], dim=1)
+    settings = write_source(tmp_path, "source", *both, rows)
+    told = {"num_transformer_submodules": submodules, "num_virtual_tokens": VIRTUAL_TOKENS}
+    (tmp_path / "source" / "adapter_config.json").write_text(json.dumps(told))
+    plan = _source_plan(base, settings, EXACT_SOURCE_TASK, output_model_types=(ENCODER, DECODER))
+    tensors = initial_prompt(start_of(plan, base)).tensors
+    for part, (own, task_columns) in zip((ENCODER, DECODER), (sides[0], sides[-1]), strict=True):
+        torch.testing.assert_close(tensors[part], own * (task_columns[2] @ rows[2]))
+
+
 # ---- seeds and sides ----
 
 
@@ -261,7 +278,7 @@ def _from_source(base: BaseModel, settings: Settings, method: str) -> torch.Tens
     return _only(start_of(_source_plan(base, settings, method), base))
 
 
-def _source_plan(base: BaseModel, settings: Settings, method: str) -> TuningPlan:
+def _source_plan(base: BaseModel, settings: Settings, method: str, **request: Any) -> TuningPlan:
     return small_plan(
         base,
         settings,
@@ -269,6 +286,7 @@ def _source_plan(base: BaseModel, settings: Settings, method: str) -> TuningPlan
         prompt_tuning_init_method=method,
         prompt_tuning_init_source_model="source",
         prompt_tuning_init_task=2,
+        **request,
     )
 
 

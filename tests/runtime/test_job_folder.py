@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from caikit_pt.base_model.model import BaseModel
 from caikit_pt.errors import BaseModelMismatch, CaikitPtError
@@ -17,6 +19,7 @@ from caikit_pt.runtime.job_folder import JobFolder, folders
 from caikit_pt.settings import Settings
 from caikit_pt.tuning.plan import TuningPlan, make_plan
 from tests.conftest import SETTINGS
+from tests.soft_prompt.sources import published, same_bits
 from tests.soft_prompt.test_initial import continued, predecessor
 from tests.tuning.training import PAIRS
 
@@ -62,6 +65,51 @@ def test_a_source_prompt_comes_back(t5: BaseModel, source_prompts: Path, tmp_pat
     found = folder.plan().source
     assert found is not None
     assert torch.equal(found.average(), plan.source.average())
+
+
+def test_both_sides_and_the_tasks_of_a_source_come_back(t5: BaseModel, tmp_path: Path) -> None:
+    """Whatever becomes of the source that was found."""
+    root = tmp_path / "sources"
+    root.mkdir()
+    published(root, t5.checkpoint, submodules=2)
+    settings = dataclasses.replace(SETTINGS, source_prompt_base=str(root))
+    multitask = {"tuning_type": "MULTITASK_PROMPT_TUNING", "prompt_tuning_init_method": "EXACT_SOURCE_TASK"}
+    plan = plan_of(t5, settings, prompt_tuning_init_task="urgency", **multitask)
+    folder = JobFolder(tmp_path / "one")
+    folder.create(job(plan), plan)
+    shutil.rmtree(root)
+    found, given = folder.plan().source, plan.source
+    assert found is not None
+    assert given is not None
+    assert (found.name, found.submodules, found.tasks) == ("mine/1", 2, ("mood", "urgency"))
+    for part in ("ENCODER", "DECODER"):
+        assert same_bits(found.on(part).task(1), given.on(part).task(1))
+    assert folder.plan().parameters == plan.parameters
+
+
+@pytest.mark.parametrize("tasks", [True, False])
+def test_a_source_prompt_of_an_earlier_release_comes_back(
+    t5: BaseModel, source_prompts: Path, tmp_path: Path, tasks: bool
+) -> None:
+    """It kept the matrices of the tasks, [N, P, H], and of the rest its name alone."""
+    settings = dataclasses.replace(SETTINGS, source_prompt_base=str(source_prompts))
+    multitask = {"tuning_type": "MULTITASK_PROMPT_TUNING", "prompt_tuning_init_method": "AVERAGE_SOURCE"}
+    plan = plan_of(t5, settings, **multitask)
+    folder = JobFolder(tmp_path / "one")
+    folder.create(job(plan), plan)
+    given = plan.source
+    assert given is not None
+    assert given.matrices is not None
+    kept = {"shared": given.shared, **({"tasks": given.matrices} if tasks else {})}
+    save_file(kept, folder.directory / "source.safetensors")
+    described = json.loads((folder.directory / "plan.json").read_text())
+    described["source"] = given.name
+    (folder.directory / "plan.json").write_text(json.dumps(described))
+    found = folder.plan().source
+    assert found is not None
+    assert (found.name, found.num_tasks) == (given.name, 2 * tasks)
+    assert same_bits(found.average(), given.average() if tasks else given.shared)
+    assert not tasks or same_bits(found.task(1), given.task(1))
 
 
 def test_a_prompt_to_go_on_from_comes_back(base: BaseModel, tmp_path: Path) -> None:

@@ -154,7 +154,10 @@ def test_a_client_that_knows_nothing_but_reflection(port: int) -> None:
         pool = descriptor_pool.DescriptorPool(database)
         described = pool.FindServiceByName("caikit_pt.TuningService")
         names = {method.name for method in described.methods}
-        assert names == {"ListTrainings", "GetTraining", "WatchTraining", "CheckTraining", "Evaluate"}
+        assert names == {
+            "ListTrainings", "GetTraining", "WatchTraining", "CheckTraining", "ListSources", "GetSource",
+            "Evaluate",
+        }  # fmt: skip
         assert described.methods_by_name["WatchTraining"].server_streaming
 
         def call(name: str, **request: Any) -> Any:

@@ -287,6 +287,20 @@ def test_lists_hold_what_one_may_see(clients: dict[str, TuningClient], training:
     assert training in {one.training_id for one in clients["ops"].trainings()}
 
 
+def test_source_prompts_are_for_who_may_tune_any_model(clients: dict[str, TuningClient]) -> None:
+    """They are about no model, and nobody may write there by an RPC."""
+    for name in ("ada", "root"):
+        assert list(clients[name].sources()) == []
+        assert refusal(lambda name=name: clients[name].source("mine"))[0] == "INVALID_ARGUMENT"
+    for ask in (lambda: list(clients["ops"].sources()), lambda: clients["ops"].source("mine")):
+        assert refusal(ask) == (
+            "PERMISSION_DENIED",
+            "ops may not tune any model, as this RPC wants it. Ask for the right in access.policy",
+        )
+    # What is no name is refused before it is looked up, or anybody asks for the setting.
+    assert "1 to 200 letters" in refusal(lambda: clients["ada"].source("../mine"))[1]
+
+
 def test_an_id_that_is_taken_says_no_more(clients: dict[str, TuningClient], training: str) -> None:
     status, text = refusal(
         lambda: clients["bob"].tune("bob-x", base_model=LLAMA, records=RECORDS, training_id=training, **QUICK)

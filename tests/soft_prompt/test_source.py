@@ -11,11 +11,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from caikit_pt.base_model.loading.checkpoint import Checkpoint
+from caikit_pt.base_model.model import BaseModel
 from caikit_pt.errors import InvalidSourcePrompt
 from caikit_pt.settings import Settings
-from caikit_pt.soft_prompt.source import find_source
+from caikit_pt.soft_prompt.source_library import find_source
 from caikit_pt.soft_prompt.tensor_file import read_tensors
-from tests.conftest import write_source
+from tests.conftest import LLAMA, T5, write_source
 
 
 def settings(root: Path) -> Settings:
@@ -45,10 +46,25 @@ def test_a_directory_as_peft_saves_it(tmp_path: Path, checkpoint: Checkpoint) ->
     (adapter / "adapter_config.json").write_text(json.dumps(described))
     with pytest.raises(InvalidSourcePrompt, match="another-model"):
         find_source("adapter", checkpoint, settings(tmp_path))
-    both = {"base_model_name_or_path": checkpoint.name, "num_transformer_submodules": 2}
-    (adapter / "adapter_config.json").write_text(json.dumps(both))
+
+
+def test_a_directory_of_peft_with_two_sides(tmp_path: Path, llama: BaseModel, t5: BaseModel) -> None:
+    """Both are in one tensor, the encoder's first. A model with one side has no use for them."""
+    for base in (llama, t5):
+        directory = tmp_path / base.checkpoint.name
+        directory.mkdir()
+        save_file({"prompt_embeddings": rows(base.checkpoint)}, directory / "adapter_model.safetensors")
+        both = {"base_model_name_or_path": base.checkpoint.name, "num_transformer_submodules": 2}
+        (directory / "adapter_config.json").write_text(json.dumps(both))
+    source = find_source(T5, t5.checkpoint, settings(tmp_path))
+    assert source.num_virtual_tokens == 3
+    assert torch.equal(source.on("ENCODER").shared, rows(t5.checkpoint)[:3])
+    assert torch.equal(source.on("DECODER").average(), rows(t5.checkpoint)[3:])
     with pytest.raises(InvalidSourcePrompt, match="one side"):
-        find_source("adapter", checkpoint, settings(tmp_path))
+        find_source(LLAMA, llama.checkpoint, settings(tmp_path))
+    (tmp_path / T5 / "adapter_config.json").write_text(json.dumps({**both, "num_virtual_tokens": 6}))
+    with pytest.raises(InvalidSourcePrompt, match="6 virtual tokens, as its adapter_config"):
+        find_source(T5, t5.checkpoint, settings(tmp_path))
 
 
 @pytest.mark.parametrize("ending", [".bin", ".pt"])
@@ -58,7 +74,7 @@ def test_torch_files_of_tensors(tmp_path: Path, checkpoint: Checkpoint, ending: 
     for name in ("dict", "bare"):
         source = find_source(name + ending, checkpoint, settings(tmp_path))
         assert source.shared.dtype is torch.float32
-        assert source.tasks is None
+        assert source.matrices is None
 
 
 class Bomb:

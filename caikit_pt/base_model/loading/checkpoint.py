@@ -11,7 +11,7 @@ from typing import Any
 
 from caikit_pt.base_model.family import FAMILIES, Family, family_of
 from caikit_pt.base_model.loading.files import check_kinds, read_json
-from caikit_pt.base_model.loading.fingerprint import fingerprint
+from caikit_pt.base_model.loading.fingerprint import fingerprint, tokenizer_sha256
 from caikit_pt.base_model.loading.trial import trial
 from caikit_pt.errors import InvalidParameter, in_short
 from caikit_pt.parameters.tuning import DECODER, DTYPES, ENCODER
@@ -39,6 +39,11 @@ class Checkpoint:
     def fingerprint(self) -> str:
         """See `fingerprint.py`. Raises InvalidParameter where the files of weights aren't whole."""
         return fingerprint(self.directory, self.name)
+
+    @property
+    def tokenizer_sha256(self) -> str:
+        """See `fingerprint.py`. Raises OSError."""
+        return tokenizer_sha256(self.directory)
 
     @property
     def family(self) -> Family:

@@ -66,6 +66,14 @@ def fingerprint(directory: Path, name: str = "") -> str:
         ) from error
 
 
+def tokenizer_sha256(directory: Path) -> str:
+    """`sha256:` and 64 hex digits of all bytes of tokenizer.json; empty for other kinds of tokenizers."""
+    try:
+        return f"sha256:{hashlib.sha256((directory / 'tokenizer.json').read_bytes()).hexdigest()}"
+    except FileNotFoundError:
+        return ""
+
+
 @lru_cache(maxsize=256)
 def _check(name: str, directory: Path, stamps: tuple[tuple[str, int, int], ...]) -> None:
     """Once for the state of the files that `stamps` tell."""

@@ -10,7 +10,7 @@ from pathlib import PurePath
 from typing import Any
 
 from caikit_pt.errors import InvalidParameter, UnknownJob, UnknownModel
-from caikit_pt.paths import check_plain_name
+from caikit_pt.paths import check_plain_name, check_source_name
 from caikit_pt.settings import ACTIONS
 
 # What a principal may be allowed to do.
@@ -33,17 +33,20 @@ _NAME_ALONE = 1024
 
 @dataclass(frozen=True, slots=True)
 class Door:
-    """One RPC. `models`, `reads` and `trainings` are fields of its request that hold a name: of models that
-    it is about, of models that it looks at, and of trainings."""
+    """One RPC. `models`, `reads`, `trainings` and `sources` are fields of its request that hold a name: of
+    models that it is about, of models that it looks at, of trainings and of source prompts."""
 
     action: str
     lane: str
     models: tuple[str, ...] = ()
     reads: tuple[str, ...] = ()
     trainings: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
     by_metadata: bool = False
     # It is about all models, whatever its request names.
     of_all: bool = False
+    # It is about no model, a look for those who may do this with any.
+    of_any: bool = False
     most_bytes: int = _SMALL
     # Of a stream of requests.
     most_messages: int = 1000
@@ -58,8 +61,15 @@ class Door:
     # What is done to an answer before a caller has it.
     told: Callable[[Any], None] | None = None
 
+    @property
+    def is_look(self) -> bool:
+        """Whether it changes nothing, costs little, and comes again and again."""
+        return self.action in LOOKS or self.of_any
+
     def named(self, message: Any, metadata: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, str]]:
         """What is done to which models. Raises InvalidParameter, UnknownModel or UnknownJob for no name."""
+        for field in self.sources:
+            check_source_name(_value(message, field), field)
         for field in self.trainings:
             _checked_id(_value(message, field), UnknownJob)
         if self.by_metadata:
@@ -141,6 +151,9 @@ _SERVICES: dict[str, dict[str, Door]] = {
         "ListTrainings": Door(WATCH, CONTROL),
         "GetTraining": Door(WATCH, CONTROL, trainings=("training_id",)),
         "CheckTraining": _TUNE,
+        "ListSources": Door(TUNE, CONTROL, of_any=True),
+        # The whole file is read.
+        "GetSource": Door(TUNE, TRAININGS, sources=("name",), of_any=True),
         "Evaluate": Door(GENERATE, WATCHES, models=("model_name", "against"), most_bytes=_WITH_RECORDS),
     },
     r"caikit\.runtime\.\w+\.\w+Service": {

@@ -32,7 +32,7 @@ from caikit_pt.errors import (
 )
 from caikit_pt.runtime.guard.at_once import AtOnce
 from caikit_pt.runtime.guard.context import Aborted, GuardedContext
-from caikit_pt.runtime.guard.door import GENERATE, LOOKS, NOT_AWAITED, PROBE, TUNE, Door, door_of
+from caikit_pt.runtime.guard.door import GENERATE, NOT_AWAITED, PROBE, TUNE, Door, door_of
 from caikit_pt.runtime.guard.doorkeeper import Doorkeeper
 from caikit_pt.runtime.guard.lane import Lane, on_return, returned
 from caikit_pt.runtime.guard.lease import Lease
@@ -242,7 +242,7 @@ class _Answers:
     @contextmanager
     def _noted(self, context: GuardedContext) -> Iterator[RequestLog]:
         """A line in the log of what is more than a look."""
-        if self._door.action in LOOKS:
+        if self._door.is_look:
             yield RequestLog(operation=self._door.action, request_id=context.request_id)
             return
         with logged(context.request_id, self._door.action) as line:
@@ -252,7 +252,7 @@ class _Answers:
     def _traced(self, context: GuardedContext, line: RequestLog) -> Iterator[None]:
         """A trace, where there are any, of what has something generated or trained."""
         operation = _OPERATIONS.get(self._door.action)
-        if operation is None:
+        if operation is None or self._door.is_look:
             yield
             return
         metadata = dict(context.invocation_metadata())
@@ -282,6 +282,9 @@ class _Answers:
         principal = self._doorkeeper.principal(context)
         if door.of_all and not principal.may_everywhere(door.action):
             raise NotAllowed(f"{principal.name} may not {door.action} every model, as this RPC wants it")
+        if door.of_any and not principal.globs(door.action):
+            told = f"{principal.name} may not {door.action} any model, as this RPC wants it"
+            raise NotAllowed(f"{told}. Ask for the right in access.policy")
         tenant = principal.name or context.host
         call = Call(
             context.request_id,
