@@ -15,7 +15,6 @@ from typing import (
     Callable,
     Dict,
     Iterable,
-    Iterator,
     List,
     Mapping,
     Optional,
@@ -43,7 +42,6 @@ from caikit_pt import settings
 from caikit_pt.base_model.language_model import LanguageModel
 from caikit_pt.base_model.loading.checkpoint import locate
 from caikit_pt.base_model.model import BaseModel
-from caikit_pt.call import check_client
 from caikit_pt.call import current as current_call
 from caikit_pt.data_model import (
     ExponentialDecayLengthPenalty,
@@ -81,8 +79,8 @@ from caikit_pt.tuning.records import read_records
 from caikit_pt.tuning.training import Training
 from caikit_pt.tuning.verbalizer import Verbalizer
 
-# Records.
-_BETWEEN_LOOKS = 1000
+# A request for more would hold up whoever shares the engine for seconds.
+_MOST_PROBABILITIES = 500
 _Decay = Optional[Union[Tuple[int, float], ExponentialDecayLengthPenalty]]
 _Made = TypeVar("_Made", bound=Any)
 _Records = Union[DataStream[GenerationTrainRecord], DataStream[ClassificationTrainRecord]]
@@ -216,9 +214,8 @@ class PeftPromptTuning(ModuleBase):
             if not base_model and isinstance(prompt_tuning_init_prompt, PeftPromptTuning):
                 own = prompt_tuning_init_prompt.base
                 resource = own if isinstance(own, BaseModel) else None
-            records = _asked_for(() if train_stream is None else train_stream)
-            validation = None if val_stream is None else _asked_for(val_stream)
-            return make_plan(request, records, validation, settings.current(), resource, predecessor)
+            records = () if train_stream is None else train_stream
+            return make_plan(request, records, val_stream, settings.current(), resource, predecessor)
 
     @classmethod
     def preflight(cls, *arguments: Any, **parameters: Any) -> Preflight:
@@ -415,6 +412,14 @@ class PeftPromptTuning(ModuleBase):
                 True,
                 "false or unset, unless the prompt was tuned for a classification and labels_only is true",
             )
+        labels = len(contender.labels.texts) if contender.labels else 0
+        if parameters.label_probabilities and labels > _MOST_PROBABILITIES:
+            raise InvalidParameter(
+                "label_probabilities",
+                True,
+                f"false or unset for a prompt of more than {_MOST_PROBABILITIES} labels (this one has "
+                f"{labels:,}): each may take a pass of its own, which others would wait for",
+            )
         prefix = text + self.tuned.separator.rstrip(" ") if shown else ""
         return contender.request(contender.source_ids(text, parameters), parameters, prefix)
 
@@ -485,7 +490,7 @@ class PeftPromptTuning(ModuleBase):
             given = rows(records, str(records)) if isinstance(records, Path) else records
             return Evaluation(
                 self._contender(names[0], confined),
-                read_records(_asked_for(given), "test_stream", Asked(input_field or "", output_field or "")),
+                read_records(given, "test_stream", Asked(input_field or "", output_field or "")),
                 tuning_task or self.tuned.tuning_parameters.get("tuning_task") or "generation",
                 against and against._contender(names[1], confined),
                 asked.get("max_new_tokens", limit),
@@ -558,14 +563,6 @@ def _predecessor(given: Union[PeftPromptTuning, Path, str]) -> Predecessor:
             raise InvalidParameter(FIELD, str(given), "the directory of a tuned prompt")
         return Predecessor(given.resolve().name, _read(str(given)))
     return Predecessor(given, _read(str(published(given, caikit.get_config().runtime.local_models_dir))))
-
-
-def _asked_for(stream: Iterable[Any]) -> Iterator[Any]:
-    """`stream`, of which no more is read when whoever asked for it has left."""
-    for number, one in enumerate(stream):
-        if number % _BETWEEN_LOOKS == 0:
-            check_client()
-        yield one
 
 
 def _check_text(text: str) -> None:

@@ -144,6 +144,7 @@ class Settings:
     max_streams: int = _default("max_streams")
     max_streams_per_client: int = _default("max_streams_per_client")
     max_watches: int = _default("max_watches")
+    max_watches_per_client: int = _default("max_watches_per_client")
     max_message_seconds: float = _default("max_message_seconds")
     model_management_rpcs: bool = _default("model_management_rpcs")
     reflection: bool = _default("reflection")
@@ -207,6 +208,7 @@ _ROWS = ParameterTable(
     row("max_streams", int, 1),
     row("max_streams_per_client", int, 1),
     row("max_watches", int, 1),
+    row("max_watches_per_client", int, 1),
     row("max_message_seconds", float, 0, above_low=True),
     row("model_management_rpcs", bool),
     row("reflection", bool),

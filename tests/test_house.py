@@ -37,7 +37,7 @@ ROOMS = {
     # Requests take turns by who asks.
     "serving": {"call", "parameters", "base_model", "soft_prompt"},
     # A training is judged by answers as the server gives them.
-    "tuning": {"parameters", "base_model", "soft_prompt", "serving"},
+    "tuning": {"call", "parameters", "base_model", "soft_prompt", "serving", "turns"},
     # Trainings in this process are told of here; those of a server, in runtime.
     "tracking": {"tuning"},
     # ---- caikit ----
@@ -45,6 +45,7 @@ ROOMS = {
     "status": set(),
     "principal": set(),
     "call": {"principal"},
+    "turns": {"call"},
     "module": {
         "data_model",
         "status",
@@ -63,6 +64,7 @@ ROOMS = {
         "status",
         "principal",
         "call",
+        "turns",
         "config_files",
         "module",
         "parameters",

@@ -40,7 +40,7 @@ class PublishedPrompts(ModelManager):
 
     def retrieve_model(self, model_id: str) -> Any:
         """Raises CaikitRuntimeException, NOT_FOUND where nothing has been published under `model_id`."""
-        if model_id and model_id not in self.loaded_models and not self._holds(model_id):
+        if model_id and not self.is_published(model_id):
             with caikit_errors():
                 raise UnknownModel(model_id)
         try:
@@ -98,7 +98,10 @@ class PublishedPrompts(ModelManager):
             check_plain_name(model_id, "model_id")
         super().undeploy_model(model_id)
 
-    def _holds(self, model_id: str) -> bool:
+    def is_published(self, model_id: str) -> bool:
+        """Whether it is there, loaded or not."""
+        if model_id in self.loaded_models:
+            return True
         try:
             path = inside(self._local_models_dir, model_id, "mm-model-id")
         except InvalidParameter:

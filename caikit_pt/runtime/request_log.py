@@ -5,11 +5,12 @@ With `log.formatter: json` each field is a member of the line's object. No text 
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 
 from caikit_pt.errors import CaikitPtError
 from caikit_pt.serving.witness import Seen, witnessed
@@ -21,7 +22,8 @@ _MOST_CHARACTERS = 200  # of a name that a client has made up
 
 @dataclass(slots=True, kw_only=True)
 class RequestLog:
-    """What a line says. Times are milliseconds, None where it never came to that; `status` is gRPC's."""
+    """What a line says. Times are milliseconds, None where it never came to that; `status` is gRPC's, and
+    `reason` with the `field` that is wrong those of docs/errors.md."""
 
     operation: str
     request_id: str
@@ -34,7 +36,9 @@ class RequestLog:
     first_token_ms: float | None = None
     total_ms: float = 0.0
     status: str = OK
-    began: float = field(default_factory=time.monotonic)
+    reason: str = ""
+    field: str = ""
+    began: float = dataclasses.field(default_factory=time.monotonic)
 
     def take(self, seen: Seen) -> None:
         """What the call has had generated: tokens of all, and the waits of the first."""
@@ -43,6 +47,14 @@ class RequestLog:
             self.base_model = first.request.base_model
             self.queue_ms = _milliseconds(first.arrived, first.taken)
             self.first_token_ms = _milliseconds(first.arrived, first.first)
+
+    def fail(self, error: BaseException) -> None:
+        """Such was its end."""
+        self.status = status_of(error)
+        ours = getattr(error, "cause", error)
+        if isinstance(ours, CaikitPtError):
+            self.reason = ours.reason
+            self.field = getattr(ours, "field", "")
 
     def write(self) -> None:
         """Now, which is the end of its time."""
@@ -77,7 +89,7 @@ def logged(request_id: str, operation: str) -> Iterator[RequestLog]:
         try:
             yield line
         except BaseException as error:
-            line.status = status_of(error)
+            line.fail(error)
             raise
         finally:
             line.take(seen)

@@ -12,6 +12,7 @@ from typing import Any
 import caikit
 from caikit.core import MODEL_MANAGER
 from caikit.runtime import grpc_server
+from caikit.runtime.model_management.model_manager import ModelManager
 from grpc_health.v1 import health as health_service
 from grpc_reflection.v1alpha import reflection
 
@@ -24,6 +25,7 @@ from caikit_pt.runtime.guard.lanes import lanes, most_rpcs
 from caikit_pt.runtime.health import Health, HealthModule
 from caikit_pt.runtime.listening import Listening, ListeningGrpc
 from caikit_pt.runtime.preload import Preload
+from caikit_pt.runtime.published import PublishedPrompts
 from caikit_pt.runtime.trainer import PromptTuningTrainer
 from caikit_pt.runtime.tuning_rpcs import service
 from caikit_pt.runtime.tuning_service import TuningServicer
@@ -46,6 +48,7 @@ class Server(grpc_server.RuntimeGRPCServer):
             _opened(),
             now.max_message_seconds,
             Doorkeeper(now, own),
+            _is_published,
         )
         self.health = Health()
         # The one interceptor that caikit gives its server, what it makes the server and its port with, and
@@ -82,6 +85,11 @@ class Server(grpc_server.RuntimeGRPCServer):
         kept their snapshots, which may take seconds."""
         self.tuning.stop()
         self.trainer.stop()
+
+
+def _is_published(model_id: str) -> bool:
+    prompts = ModelManager.get_instance()
+    return not isinstance(prompts, PublishedPrompts) or prompts.is_published(model_id)
 
 
 def _opened() -> frozenset[str]:

@@ -11,12 +11,16 @@ from typing import Any
 from caikit_pt.settings import Settings
 
 _LOG = logging.getLogger(__name__)
-# Of each channel of caikit, what is the same at every start, or is said better below.
+# Of each channel of caikit, what is the same at every start, or is said better below; and of what is refused,
+# the text that the caller gets: it has what he sent. A line of a request says what it was (request_log.py).
 NOISE: Mapping[str, tuple[str, ...]] = {
-    "SERVER-WRAPR": ("<RUN33333123I>", "<RUN30032825I>", "<RUN81194024I>", "<RUN24924908I>"),
+    "SERVER-WRAPR": (
+        *("<RUN33333123I>", "<RUN30032825I>", "<RUN81194024I>", "<RUN24924908I>"),
+        "<RUN89011375W>",
+    ),
     "SERVICR-UTIL": ("<RUN24024050W>",),
-    "GP-SERVICR-I": ("<RUN76773776I>", "<RUN76773778I>", "<RUN76884779I>"),
-    "GT-SERVICR-I": ("<RUN76773777I>", "<RUN76884778I>"),
+    "GP-SERVICR-I": ("<RUN76773776I>", "<RUN76773778I>", "<RUN76884779I>", "<RUN50530380W>"),
+    "GT-SERVICR-I": ("<RUN76773777I>", "<RUN76884778I>", "<RUN50530380W>"),
     "SERVR-GRPC": ("<RUN20247875I>", "<RUN20247827I>", "<RUN10001805I>", "<RUN10001806I>", "<RUN10001807I>"),
     "SERVR-BASE": ("Serving prometheus metrics", "Booted metrics server"),
     "MODEL-MANAGR": ("<RUN44739400I>", "Initializing local_models_dir sync"),

@@ -51,7 +51,7 @@ class StateDirectory:
         self._lock = _locked(root)
         tracking = trackers(now.tracking)
         self.store = JobStore(root, [tracker.name for tracker in tracking])
-        self._quotas = TrainingQuotas(now.quotas, self.store)
+        self.quotas = TrainingQuotas(now.quotas, self.store)
         self._jobs = root / "jobs"
         self.supervisor = Supervisor(self.store, self._jobs, now.slots or _gpus() or 1, now, on_published)
         self._followers = [Follower(self.store, tracker) for tracker in tracking]
@@ -88,7 +88,7 @@ class StateDirectory:
     def look_through(self, plan: TuningPlan) -> Preflight:
         """What a training would do, where it may be submitted. Raises QuotaExceeded, InvalidRecord,
         OutOfMemory, InvalidParameter; ClientLeft where nobody waits for it any more."""
-        self._quotas.check_records(plan)
+        self.quotas.check_records(plan)
         call.check_client()
         found = preflight(plan, _MOST_LOOKED_THROUGH)
         call.check_client()
@@ -132,7 +132,7 @@ class StateDirectory:
         if days:
             for id in self.store.delete_ended_before(time.time() - days * _SECONDS_A_DAY):
                 self.supervisor.folder(id).remove()
-        self._quotas.check_room(tenant)
+        self.quotas.check_room(tenant)
         queued = self.store.count(QUEUED)
         if queued >= self._settings.max_queued:
             raise TooManyJobs(

@@ -35,9 +35,11 @@ from caikit_pt.runtime import job as kinds
 from caikit_pt.runtime.job import COMPLETED, QUEUED, Job
 from caikit_pt.runtime.job_store import JobStore
 from caikit_pt.runtime.state_directory import StateDirectory
+from caikit_pt.runtime.training_quotas import TrainingQuotas
 from caikit_pt.status import caikit_errors
 from caikit_pt.tuning.plan import TuningPlan
 from caikit_pt.tuning.preflight import Preflight
+from caikit_pt.turns import in_turn
 
 _SECONDS_BETWEEN_LOOKS = 1.0
 _LOG = logging.getLogger(__name__)
@@ -74,6 +76,11 @@ class PromptTuningTrainer(ModelTrainerBase):
     def store(self) -> JobStore:
         """Every job that was ever accepted."""
         return self._opened.store
+
+    @property
+    def quotas(self) -> TrainingQuotas:
+        """What trainings and evaluations may take."""
+        return self._opened.quotas
 
     @property
     def _opened(self) -> StateDirectory:
@@ -241,8 +248,9 @@ def _digest(plan: TuningPlan, model_name: str) -> str:
     hashed = hashlib.sha256(json.dumps([model_name, plan.parameters.to_dict()], sort_keys=True).encode())
     hashed.update(plan.checkpoint.fingerprint.encode())
     for records in (plan.records, plan.validation):
-        for record in records.items if records else ():
-            hashed.update(json.dumps([record.input, record.output]).encode())
+        told = (json.dumps([each.input, each.output]).encode() for each in (records.items if records else ()))
+        for one in in_turn(told):
+            hashed.update(one)
         hashed.update(b"\n")
     return hashed.hexdigest()
 

@@ -1,10 +1,12 @@
-"""What the trainings of a tenant may take: records, places in the queue, and room for prompts."""
+"""What the trainings and evaluations of a tenant may take: records, places in the queue, and room for
+prompts."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from caikit_pt.errors import QuotaExceeded
 from caikit_pt.runtime.job import QUEUED
@@ -35,6 +37,19 @@ class TrainingQuotas:
             if size > most_mib:
                 used = f"the records of this training have {size:,.3g} MiB"
                 raise QuotaExceeded("quotas.each.training_mib", used, f"{most_mib:,g}", None)
+
+    def counted(self, stream: Iterable[Any], size: int) -> Iterator[Any]:
+        """The records of an evaluation whose message has `size` bytes, of which there may be as many as of a
+        training. Raises QuotaExceeded behind the last that there may be."""
+        most, most_mib = self._each.training_records, self._each.training_mib
+        if most_mib and size / _MIB > most_mib:
+            used = f"the records of this evaluation have {size / _MIB:,.3g} MiB"
+            raise QuotaExceeded("quotas.each.training_mib", used, f"{most_mib:,g}", None)
+        for number, one in enumerate(stream, start=1):
+            if most and number > most:
+                used = f"this evaluation has more than {most:,} records"
+                raise QuotaExceeded("quotas.each.training_records", used, f"{most:,}", None)
+            yield one
 
     def check_room(self, tenant: str) -> None:
         """Raises QuotaExceeded where one more training of `tenant` has no place."""

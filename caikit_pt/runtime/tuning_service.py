@@ -17,6 +17,7 @@ from caikit_pt.parameters.table import Parameter
 from caikit_pt.runtime import job as kinds
 from caikit_pt.runtime.job import STATES, Event, Job
 from caikit_pt.runtime.trainer import PromptTuningTrainer, reasons
+from caikit_pt.runtime.training_quotas import TrainingQuotas
 from caikit_pt.runtime.tuning_messages import (
     EvaluateRequest,
     EvaluationEvent,
@@ -31,6 +32,7 @@ from caikit_pt.runtime.tuning_messages import (
     WrongAnswer,
 )
 from caikit_pt.tuning.evaluation import Done, Evaluation
+from caikit_pt.turns import at_work
 
 if TYPE_CHECKING:
     from caikit_pt.module import PeftPromptTuning
@@ -92,7 +94,8 @@ class TuningServicer:
         for field in ("submitted_from", "submitted_until"):
             _check_moment(field, getattr(request, field))
         asked = ListTrainingsRequest.from_proto(request)
-        for state in asked.states or ():
+        states = sorted(set(asked.states or ()))
+        for state in states:
             if state not in STATES:
                 raise InvalidParameter("states", state, ", ".join(STATES))
         size = asked.page_size or _PAGE
@@ -101,7 +104,7 @@ class TuningServicer:
         if asked.page_token and not _PAGE_TOKEN.fullmatch(asked.page_token):
             raise InvalidParameter("page_token", asked.page_token, "next_page_token of an earlier answer")
         found = self._store.search(
-            states=asked.states or (),
+            states=states,
             model_name=asked.model_name or "",
             since=_seconds(asked.submitted_from),
             until=_seconds(asked.submitted_until),
@@ -163,7 +166,10 @@ class TuningServicer:
         from caikit_pt.paths import check_plain_name
 
         check_plain_name(request.model_name)
-        parameters = build_caikit_library_request_dict(request.parameters, PeftPromptTuning.TRAIN_SIGNATURE)
+        with at_work():
+            parameters = build_caikit_library_request_dict(
+                request.parameters, PeftPromptTuning.TRAIN_SIGNATURE
+            )
         parameters.pop("training_id", None)
         checked = self._trainer.look_through(PeftPromptTuning.plan(**parameters))
         return TrainingCheck(problems=list(checked.warnings), report=checked.to_dict()).to_proto()
@@ -175,7 +181,7 @@ class TuningServicer:
         """
         with _told(context):
             most = WRONG_ANSWERS.check(request.wrong_answers)
-            evaluation = _evaluation(request)
+            evaluation = _evaluation(request, self._trainer.quotas)
             done = Done(0, 0, 0.0)
             for done in self._heard(evaluation.run(), context):
                 yield EvaluationEvent(done=done.done, of=done.of, seconds=done.seconds).to_proto()
@@ -236,14 +242,15 @@ def _visible() -> list[str] | None:
     return None if call is None or call.principal.may_everywhere("watch") else call.principal.globs("watch")
 
 
-def _evaluation(request: Any) -> Evaluation:
-    """As `PeftPromptTuning.evaluation`, of published prompts."""
-    asked = EvaluateRequest.from_proto(request)
+def _evaluation(request: Any, quotas: TrainingQuotas) -> Evaluation:
+    """As `PeftPromptTuning.evaluation`, of published prompts. Raises QuotaExceeded."""
+    with at_work():
+        asked = EvaluateRequest.from_proto(request)
     if asked.test_stream is None:
         raise InvalidRecord("test_stream", "no records", "at least one record")
     against = _published(asked.against, "against") if asked.against else None
     return _published(asked.model_name, "model_name").evaluation(
-        asked.test_stream,
+        quotas.counted(asked.test_stream, request.ByteSize()),
         against,
         tuning_task=asked.tuning_task or None,
         input_field=asked.input_field,

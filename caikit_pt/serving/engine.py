@@ -109,6 +109,7 @@ class Engine:
         with torch.inference_mode():
             self._scheduler.drop()
             self._drop_cancelled()
+            self._make_way()
             self._read()
             rows = sum(len(running.generations) for running in self._running)
             for running in list(self._running):
@@ -219,6 +220,15 @@ class Engine:
         for generation in generations:
             if not generation.ended:
                 generation.tell()
+
+    def _make_way(self) -> None:
+        """Rows leave for tenants who have fewer; they come back, and are read again, in their turn."""
+        for late in self._scheduler.those_late(self._running_now()):
+            running = next(one for one in self._running if late in one.generations)
+            running.leave(running.generations.index(late))
+            late.gave_way = True
+            self._scheduler.put_last(late)
+        self._running = [running for running in self._running if running.generations]
 
     def _drop_cancelled(self) -> None:
         for running in list(self._running):

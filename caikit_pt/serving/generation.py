@@ -36,6 +36,8 @@ class Generation:
         # It has failed in company, and is tried once more without.
         self.alone = False
         self.cancelled = False
+        # It has left its row to somebody else, and waits for another behind him.
+        self.gave_way = False
         self.error: BaseException | None = None
         self._on_end = on_end
         self._ended = threading.Event()

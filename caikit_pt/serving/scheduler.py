@@ -59,7 +59,7 @@ class Scheduler:
         )
         self._waiting: deque[Generation] = deque()
         self._lock = threading.Lock()
-        self._looked = 0.0
+        self._looked = self._shared = 0.0
         # When each tenant had his last turn, counted in turns.
         self._turns_taken, self._last_turn = 0, dict[str, int]()
 
@@ -133,6 +133,26 @@ class Scheduler:
         with self._lock:
             self._waiting.append(generation)
 
+    def those_late(self, running: Sequence[Generation]) -> list[Generation]:
+        """Of those `running`, who leave their rows for tenants that have fewer by two, and find no room: of
+        the tenant who has most each time, whoever has the least to be read again."""
+        now = time.monotonic()
+        if now - self._shared < _BETWEEN_LOOKS or len({each.tenant for each in running}) == len(running):
+            return []
+        self._shared = now
+        with self._lock:
+            if not self._waiting or self._room_for(running):
+                return []
+            has, left, late = Counter(each.tenant for each in running), list(running), list[Generation]()
+            for each in self._turns(running):
+                most = max(has, key=lambda tenant: has[tenant])
+                if has[most] < has[each.tenant] + 2:
+                    break
+                late.append(min((one for one in left if one.tenant == most), key=_length))
+                left.remove(late[-1])
+                has.update({most: -1, each.tenant: 1})
+            return late
+
     @property
     def oldest(self) -> float | None:
         """When the one that has waited the longest arrived (time.monotonic()); None where nobody waits."""
@@ -202,6 +222,7 @@ class Scheduler:
             for each in taken:
                 if each.taken is None:
                     each.taken = now
+                each.gave_way = False
                 self._turns_taken += 1
                 self._last_turn[each.tenant] = self._turns_taken
             return taken
@@ -244,7 +265,7 @@ class Scheduler:
         before = Counter(each.tenant for each in running)
         turns, put_back = [], True
         for number, each in enumerate(waiting):
-            put_back = put_back and each.has_run
+            put_back = put_back and each.has_run and not each.gave_way
             theirs = (before[each.tenant], self._last_turn.get(each.tenant, 0))
             turns.append((not put_back, *((0, 0) if put_back else theirs), number))
             before[each.tenant] += 1

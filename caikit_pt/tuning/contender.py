@@ -30,6 +30,7 @@ from caikit_pt.tuning.examples import known_tokens, target_text
 from caikit_pt.tuning.losses import losses
 from caikit_pt.tuning.records import Record, Records, numbered
 from caikit_pt.tuning.verbalizer import Verbalizer
+from caikit_pt.turns import in_turn
 
 # Requests under way: half of what an engine has rows for by default, so that others get in between.
 _AT_ONCE = Settings().max_batch_size // 2
@@ -89,7 +90,7 @@ class Answers:
         self, contender: Contender, records: Records, most_new_tokens: int, truncate_input_tokens: int = 0
     ) -> None:
         """Answers are as long as the longest expected output and one token more, or `most_new_tokens`."""
-        targets = [_target(contender, record, records.stream) for record in records.items]
+        targets = list(in_turn(_target(contender, record, records.stream) for record in records.items))
         self.contender = contender
         self.parameters = GenerationParameters(
             max_new_tokens=min(max(map(len, targets)) + 1, most_new_tokens),
@@ -191,14 +192,20 @@ def _target(contender: Contender, record: Record, stream: str) -> list[int]:
 
 def _sources(contender: Contender, records: Records, parameters: GenerationParameters) -> list[list[int]]:
     """The tokens of every text, none of which would be refused."""
-    sources, bad, allowed = [], [], ""
-    for record in records.items:
+    bad, allowed = list[int](), ""
+
+    def read(record: Record) -> list[int]:
+        nonlocal allowed
         try:
-            sources.append(contender.source_ids(record.input, parameters))
-            contender.request(sources[-1], parameters)
+            source = contender.source_ids(record.input, parameters)
+            contender.request(source, parameters)
         except InvalidParameter as error:
             bad.append(record.number)
             allowed = allowed or error.allowed
+            return []
+        return source
+
+    sources = list(in_turn(map(read, records.items)))
     if bad:
         asked = f"{len(bad)} records that {contender.model_name} can't be asked with ({numbered(bad)})"
         raise InvalidRecord(records.stream, asked, allowed)

@@ -20,6 +20,7 @@ from caikit_pt.tuning.batches import updates_per_epoch
 from caikit_pt.tuning.examples import cut_warnings, tokens
 from caikit_pt.tuning.plan import TuningPlan
 from caikit_pt.tuning.records import Records
+from caikit_pt.turns import in_turn
 
 # Products of weights run at this share of the speed of one alone. For the rest (attention, norms, softmax),
 # each number of a position in a layer takes the time of so many operations: fitted to `bench.jobs`.
@@ -141,7 +142,8 @@ def _token_counts(plan: TuningPlan, records: Records) -> tuple[list[int], list[i
         max(_COUNTED, length) for length in (parameters.max_source_length, parameters.max_target_length)
     )
     read = tokens(records, text_of(plan.checkpoint), parameters, most_source, most_target)
-    sources, targets = zip(*((len(source), len(target)) for source, target in read), strict=True)
+    counts = in_turn((len(source), len(target)) for source, target in read)
+    sources, targets = zip(*counts, strict=True)
     return list(sources), list(targets)
 
 

@@ -7,12 +7,14 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import starmap
 from typing import Any
 
 from caikit_pt.errors import CaikitPtError, InvalidParameter, InvalidRecord
 from caikit_pt.tuning.record_fields import Asked, Chosen, UnusableField, input_and_output
 from caikit_pt.tuning.record_file import ENDINGS
 from caikit_pt.tuning.record_text import Row
+from caikit_pt.turns import in_turn
 
 _SHOWN = 5  # numbers of bad records in an error text
 _FEW_RECORDS = 10
@@ -93,15 +95,18 @@ def read_records(stream: Iterable[Any], field: str, asked: Asked = _NOTHING_ASKE
     items: list[Record] = []
     unread: dict[str, list[int]] = {}
     guessed: dict[str, list[int]] = {}
-    classification, several, bad, first = False, False, list[int](), None
-    for number, raw in enumerate(_readable(stream, field), start=1):
+    classification, several, bad = False, False, list[int]()
+    first: tuple[str, str] | None = None
+
+    def read(number: int, raw: Any) -> None:
+        nonlocal classification, several, first
         fields, of_request = _fields(raw)
         try:
             given, answer, chosen = input_and_output(fields, asked if of_request else _NOTHING_ASKED)
         except UnusableField as error:
             bad.append(number)
             first = first or _refusal(raw, number, error)
-            continue
+            return
         items.append(Record(given, answer, number))
         classification |= chosen.classifies
         several |= chosen.classifies and _holds_several(fields[chosen.output])
@@ -109,6 +114,9 @@ def read_records(stream: Iterable[Any], field: str, asked: Asked = _NOTHING_ASKE
             guessed.setdefault(chosen.told, []).append(number)
         for name in _unread(fields, chosen):
             unread.setdefault(name, []).append(number)
+
+    for _ in in_turn(starmap(read, enumerate(_readable(stream, field), start=1))):
+        pass
     if first:
         found, expected = first
         more = f"; {len(bad)} records can't be used ({numbered(bad)})" if len(bad) > 1 else ""

@@ -35,7 +35,7 @@ def held() -> dict[str, int]:
         "rows": sum(len(running.generations) for engine in engines for running in engine._running),
         "reading": sum(len(engine._reading) for engine in engines),
         "waiting": sum(len(engine._scheduler) for engine in engines),
-        "places": sum(len(lane._running) for lane in _all(Lane)),
+        "places": sum(lane.under_way for lane in _all(Lane)),
         "under way": sum(len(guard._under_way) for guard in _all(Guard)),
         "slots": sum(len(slots._taken) for slots in _all(Slots)),
     }

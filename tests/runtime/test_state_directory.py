@@ -246,6 +246,7 @@ def test_a_client_that_leaves_ends_its_submission(
             here[0] &= stage != "records" or number < 1500
             yield {"input": f"a {number}", "output": f"b {number}"}
 
+    monkeypatch.setattr("caikit_pt.turns._SECONDS_A_TURN", -1.0)
     if stage == "preflight":
         monkeypatch.setattr("caikit_pt.runtime.state_directory.preflight", leave)
     monkeypatch.setattr(BaseModelPool, "check_training", leave if stage == "trial" else _too_late)
@@ -261,7 +262,7 @@ def test_a_client_that_leaves_ends_its_submission(
         assert isinstance(error.value, ClientLeft) or isinstance(error.value.__cause__, ClientLeft)
 
     contextvars.copy_context().run(submit)
-    assert len(read) == (2001 if stage == "records" else 5000)
+    assert len(read) == (1501 if stage == "records" else 5000)
     assert directory.store.find("one") is None
 
 

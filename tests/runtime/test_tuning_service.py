@@ -7,15 +7,17 @@ from collections.abc import Iterator
 from itertools import count, pairwise
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from caikit_pt.errors import StateUnavailable
+from caikit_pt.errors import QuotaExceeded, StateUnavailable
 from caikit_pt.runtime import tuning_service
 from caikit_pt.runtime.job_store import JobStore
+from caikit_pt.runtime.training_quotas import TrainingQuotas
 from caikit_pt.runtime.tuning_messages import EvaluateRequest, ListTrainingsRequest, WatchTrainingRequest
 from caikit_pt.runtime.tuning_service import TuningServicer, _thinned
+from caikit_pt.settings import Quotas, QuotasOfEach
 from caikit_pt.tuning.evaluation import Done
 
 from .jobs import job
@@ -73,14 +75,14 @@ class Endless:
 @pytest.fixture
 def endless(monkeypatch: pytest.MonkeyPatch) -> Endless:
     evaluation = Endless()
-    monkeypatch.setattr(tuning_service, "_evaluation", lambda _: evaluation)
+    monkeypatch.setattr(tuning_service, "_evaluation", lambda *_: evaluation)
     return evaluation
 
 
 @pytest.fixture
 def servicer() -> TuningServicer:
     """Without trainings."""
-    return TuningServicer(SimpleNamespace(store=None))  # type: ignore[arg-type]
+    return TuningServicer(SimpleNamespace(store=None, quotas=None))  # type: ignore[arg-type]
 
 
 def test_a_client_that_leaves_ends_its_evaluation(servicer: TuningServicer, endless: Endless) -> None:
@@ -148,10 +150,19 @@ def test_an_evaluation_is_asked_for_as_the_request_says(
     prompt = SimpleNamespace(evaluation=lambda *_, **options: asked.update(options))
     monkeypatch.setattr(tuning_service, "_published", lambda *_: prompt)
     message = EvaluateRequest.get_proto_class()(model_name="mood", test_stream={}, labels_only=confined)
-    tuning_service._evaluation(message)
+    tuning_service._evaluation(message, TrainingQuotas(Quotas(), cast("Any", None)))
     assert asked["labels_only"] is confined
     assert asked["tuning_task"] is None
     assert asked["max_new_tokens"] is None
+
+
+def test_an_evaluation_has_as_many_records_as_a_training() -> None:
+    quotas = TrainingQuotas(Quotas(each=QuotasOfEach(training_records=3, training_mib=1)), cast("Any", None))
+    assert list(quotas.counted("abc", 100)) == ["a", "b", "c"]
+    with pytest.raises(QuotaExceeded, match=r"training_records: this evaluation has more than 3 records"):
+        list(quotas.counted("abcd", 100))
+    with pytest.raises(QuotaExceeded, match=r"training_mib: the records of this evaluation have 2 MiB"):
+        list(quotas.counted("a", 2 * 2**20))
 
 
 def test_the_turns_of_a_page_are_looked_up_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextvars
 import math
 import random
+from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
@@ -618,6 +619,46 @@ def test_tenants_take_turns(base: BaseModel) -> None:
     assert scheduler.take(running) == []
     assert [each.tenant for each in scheduler.take(running[1:3])] == ["a"]
     assert [each.tenant for each in scheduler.take([made[0], *running[1:2]])] == ["c"]
+
+
+def test_rows_leave_for_who_has_none_and_come_back(base: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """64 long answers of one client kept everybody else waiting until the first of them ended."""
+    monkeypatch.setattr("caikit_pt.serving.scheduler._BETWEEN_LOOKS", 0.0)
+    engine, long = Engine(base, Limits(rows=4)), {"max_new_tokens": 30, "min_new_tokens": 30}
+    many = [of_tenant(engine.submit(request(base, seed, **long)), "many") for seed in range(6)]
+    while len(engine._running_now()) < 4:
+        engine.step()
+    engine.step()
+    few = [
+        of_tenant(engine.submit(request(base, seed, max_new_tokens=5)), name)
+        for seed, name in ((10, "one"), (11, "one"), (12, "two"))
+    ]
+    engine.step()
+    assert Counter(each.tenant for each in engine._running_now())["many"] == 2, "each has its share"
+    late = [each for each in many if each.has_run and each not in engine._running_now()]
+    assert len(late) == 2
+    finish(engine)
+    assert max(each.ended_at or math.inf for each in few) < min(each.ended_at or 0 for each in late)
+    for seed, each in enumerate(many):
+        assert each.request.generated == alone(base, seed, **long)
+    for seed, each in zip((10, 11, 12), few, strict=True):
+        assert each.request.generated == alone(base, seed, max_new_tokens=5)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_whoever_gives_way_has_the_same_answer(
+    base: BaseModel, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("caikit_pt.serving.scheduler._BETWEEN_LOOKS", 0.0)
+    rng, engine = random.Random(seed), Engine(base, Limits(rows=4))
+    made = []
+    for number in range(24):
+        made.append(of_tenant(engine.submit(request(base, number)), rng.choice("aaaabc")))
+        for _ in range(rng.randrange(3)):
+            engine.step()
+    finish(engine)
+    for number, each in enumerate(made):
+        assert each.request.generated == alone(base, number)
 
 
 def test_tenants_take_turns_for_the_only_row(base: BaseModel) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from math import inf
+
 
 class Bucket:
-    """Holds what comes in within `seconds`, at `rate` a second, and at least one. It may owe as much as it
-    holds, and no more: whoever has taken too much waits for so long, and not for all that he took."""
+    """Holds what comes in within `seconds`, at `rate` a second, and at least one. It may owe what was taken
+    too much of it, however much that is; or, of one that many take of, as much as it holds and no more: they
+    don't wait for all that another one took."""
 
-    def __init__(self, rate: float, seconds: float, now: float) -> None:
+    def __init__(self, rate: float, seconds: float, now: float, of_many: bool = False) -> None:
         self._rate, self._most = rate, max(1.0, rate * seconds)
+        self._least = -self._most if of_many else -inf
         self._level, self._at = self._most, now
 
     def level(self, now: float) -> float:
@@ -18,7 +22,7 @@ class Bucket:
         return self._level
 
     def missing(self, now: float) -> float:
-        """The share of what it may hold that isn't in it: 0 of a full one, 2 where it can't owe more."""
+        """The share of what it may hold that isn't in it: 0 of a full one, above 1 where it owes."""
         return 1.0 - self.level(now) / self._most
 
     def wait(self, amount: float, now: float) -> float:
@@ -27,4 +31,4 @@ class Bucket:
 
     def take(self, amount: float, now: float) -> None:
         """Whether it holds so much or not."""
-        self._level = max(-self._most, self.level(now) - amount)
+        self._level = max(self._least, self.level(now) - amount)

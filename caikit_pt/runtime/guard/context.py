@@ -21,11 +21,11 @@ _DEFECTS = (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
 
 
 class Aborted(Exception):
-    """An RPC has been ended with `status_code`."""
+    """An RPC has been ended with `status_code`, for an error of ours where there is a `cause`."""
 
-    def __init__(self, status_code: grpc.StatusCode) -> None:
+    def __init__(self, status_code: grpc.StatusCode, cause: CaikitPtError | None = None) -> None:
         super().__init__(status_code.name)
-        self.status_code = status_code
+        self.status_code, self.cause = status_code, cause
 
 
 class GuardedContext:
@@ -116,7 +116,7 @@ class GuardedContext:
         refused(code, error)
         with suppress(Exception):  # which is how gRPC leaves whoever aborts
             self._context.abort_with_status(status_of(code, text, self.request_id, error))
-        raise Aborted(code)
+        raise Aborted(code, error)
 
 
 grpc.ServicerContext.register(GuardedContext)  # type: ignore[attr-defined]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from math import inf
+from pathlib import PurePath
 from typing import Any
 
 from caikit_pt.errors import InvalidParameter, UnknownJob, UnknownModel
@@ -54,6 +55,8 @@ class Door:
     most_seconds: float = inf
     # The setting that opens it, where it is closed without.
     opened_by: str = ""
+    # What is done to an answer before a caller has it.
+    told: Callable[[Any], None] | None = None
 
     def named(self, message: Any, metadata: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, str]]:
         """What is done to which models. Raises InvalidParameter, UnknownModel or UnknownJob for no name."""
@@ -83,6 +86,12 @@ def _checked_id(id: Any, unknown: type[UnknownJob | UnknownModel]) -> str:
         return check_plain_name(id)
     except InvalidParameter as error:
         raise unknown(id) from error
+
+
+def _without_places(models: Any) -> None:
+    """Where they lie on this machine is no caller's business."""
+    for model in models.models:
+        model.model_path = PurePath(model.model_path).name
 
 
 _PREDICT = Door(GENERATE, ANSWERS, by_metadata=True)
@@ -124,8 +133,7 @@ _SERVICES: dict[str, dict[str, Door]] = {
         "CancelTraining": Door(CANCEL, TRAININGS, trainings=("training_id",)),
     },
     r"caikit\.runtime\.info\.InfoService": {
-        # With their places on this machine.
-        "GetModelsInfo": Door(DEPLOY, CONTROL, of_all=True),
+        "GetModelsInfo": Door(DEPLOY, CONTROL, of_all=True, told=_without_places),
         r"\w+": Door(KNOW, CONTROL),
     },
     r"caikit_pt\.TuningService": {

@@ -27,6 +27,7 @@ from caikit_pt.errors import (
     InvalidParameter,
     NotAllowed,
     ServerStopping,
+    UnknownModel,
     UnknownRpc,
 )
 from caikit_pt.runtime.guard.at_once import AtOnce
@@ -77,10 +78,13 @@ class Guard(grpc.ServerInterceptor):  # type: ignore[type-arg]
         opened: frozenset[str],
         message_seconds: float,
         doorkeeper: Doorkeeper | None = None,
+        is_published: Callable[[str], bool] = lambda _: True,
     ) -> None:
-        """Without a `doorkeeper` everybody may do everything."""
+        """Without a `doorkeeper` everybody may do everything. What isn't published is asked of nobody: caikit
+        would count it under its name for ever."""
         self._lanes, self._opened = lanes, opened
         self._doorkeeper = doorkeeper or Doorkeeper()
+        self._is_published = is_published
         for lane in lanes.values():
             lane.known = self._doorkeeper.known
         self._patience = Patience(message_seconds)
@@ -101,7 +105,7 @@ class Guard(grpc.ServerInterceptor):  # type: ignore[type-arg]
     def busy(self) -> bool:
         """Whether anything but health is asked for, be it that it waits for a thread."""
         return bool(self._under_way) or any(
-            lane.busy for lane in self._lanes.values() if lane.name not in NOT_AWAITED
+            lane.under_way for lane in self._lanes.values() if lane.name not in NOT_AWAITED
         )
 
     def cut_off(self, error: CaikitPtError) -> int:
@@ -137,7 +141,16 @@ class Guard(grpc.ServerInterceptor):  # type: ignore[type-arg]
             return _Handlers.never(_refusing(closed, self._refusals))
         is_health = door.action == PROBE
         under_way = set() if is_health else self._under_way
-        answers = _Answers(method, door, handler, self._patience, self._doorkeeper, under_way, self._silence)
+        answers = _Answers(
+            method,
+            door,
+            handler,
+            self._patience,
+            self._doorkeeper,
+            under_way,
+            self._silence,
+            self._is_published,
+        )
         stopping = None if is_health else _refusing(_STOPPING, self._refusals)
         full = _refusing(lane.over_capacity, self._refusals)
         return _Handlers(lane, answers.handler(lane), full, stopping)
@@ -155,11 +168,12 @@ class _Answers:
         doorkeeper: Doorkeeper,
         under_way: set[GuardedContext],
         silence: Silence,
+        is_published: Callable[[str], bool],
     ) -> None:
         """Whoever is answered is among those `under_way`; whose stream says nothing yet, of the `silence`."""
         self._method, self._door, self._handler = method, door, handler
         self._patience, self._doorkeeper, self._under_way = patience, doorkeeper, under_way
-        self._silence = silence
+        self._silence, self._is_published = silence, is_published
         self._places = Places(door.most_per_client, door.give_way)
 
     def handler(self, lane: Lane) -> Any:
@@ -181,6 +195,8 @@ class _Answers:
                     with self._traced(guarded, line):
                         answer = self._handler.unary_unary(message, guarded)
                         line.training_id = getattr(answer, "training_id", "")
+                    if self._door.told:
+                        self._door.told(answer)
                     guarded.settle()
                     return answer
             finally:
@@ -254,6 +270,8 @@ class _Answers:
             line.model = line.model or model
             if call:
                 call.principal.check(action, model)
+            if self._door.by_metadata and not self._is_published(model):
+                raise UnknownModel(model)
         return message
 
     def _let_in(self, context: GuardedContext) -> Call | None:

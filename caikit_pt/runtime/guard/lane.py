@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 from caikit_pt.errors import OverCapacity
@@ -14,50 +15,75 @@ from caikit_pt.runtime.guard.caller import host_of
 
 # What the thread that asks is to do when the RPC that it answers has returned.
 _RETURNING = threading.local()
+# A caller has no more threads than so many times those that nobody has: with 3, one has three quarters at
+# the most, two have three sevenths each, and whoever comes next finds a thread (the dynamic thresholds of
+# Choudhury and Hahne 1998, for the buffers of a switch).
+_SHARE_OF_FREE = 3
 
 
 @dataclass(frozen=True, slots=True)
-class _Waiting:
-    """An RPC that no thread has been found for yet, as gRPC has it answered."""
+class _Rpc:
+    """An RPC, as gRPC has it answered; `end` is done when it has been."""
 
     act: Callable[..., Any]
     arguments: tuple[Any, ...]
     options: Mapping[str, Any]
+    end: Future[Any] = field(default_factory=Future)
 
-    def answer(self) -> Any:
-        return self.act(*self.arguments, **self.options)
+    def answer(self) -> None:
+        self.end.set_running_or_notify_cancel()
+        self._end(lambda: self.act(*self.arguments, **self.options))
 
-    def refuse(self, error: OverCapacity) -> Any:
-        """Has the behavior that refuses in the place of the one that answers. Raises `error` where it knows
-        none, as what isn't an RPC."""
+    def refuse(self, error: OverCapacity) -> None:
+        """Has the behavior that refuses in the place of the one that answers. It ends with `error` where it
+        knows none, as what isn't an RPC."""
         if not any(hasattr(one, "refusing") for one in self.arguments):
-            raise error
+            self.end.set_exception(error)
+            return
         refusing = [one.refusing(error) if hasattr(one, "refusing") else one for one in self.arguments]
-        return self.act(*refusing, **self.options)
+        self._end(lambda: self.act(*refusing, **self.options))
+
+    def _end(self, act: Callable[[], Any]) -> None:
+        try:
+            result = act()
+        except BaseException as error:  # the executor's own would be told of it
+            self.end.set_exception(error)
+        else:
+            self.end.set_result(result)
 
 
 class Lane(ThreadPoolExecutor):
-    """So many threads, and so many RPCs that have to wait for one of them: their callers take turns, and
-    where no more may wait, the last of the caller who has most waiting is refused.
+    """So many threads, and so many RPCs that have to wait for one of them: their callers take turns, none
+    has all threads, and where no more may wait, the last of the caller who has most waiting is refused.
 
     The server takes RPCs on in one thread: nobody else submits meanwhile.
     """
 
-    def __init__(self, name: str, threads: int, waiting: int = 0) -> None:
+    def __init__(self, name: str, threads: int, waiting: int = 0, shared: bool = True) -> None:
+        """Not `shared`: a caller may have all threads, as somebody else sees to it that he hasn't."""
         super().__init__(threads, thread_name_prefix=name)
         self.name, self.most = name, threads + waiting
         # Who asks, by the metadata of an RPC, where that can be told at once; empty: his host has to do.
         self.known: Callable[[Iterable[tuple[str, Any]]], str] = lambda _: ""
-        self._running: set[Future[Any]] = set()
-        self._waiting: OrderedDict[str, deque[_Waiting]] = OrderedDict()
+        self._all_threads, self._shared = threads, shared
+        self._under_way: set[Future[Any]] = set()
+        self._waiting: OrderedDict[str, deque[_Rpc]] = OrderedDict()
+        # By caller, how many threads answer him; and how many came, and found none that might go on.
+        self._answering: Counter[str] = Counter()
+        self._spare = 0
         self._turns = threading.Lock()
         # Whoever is refused waits for nobody who is answered.
         self._refusing = ThreadPoolExecutor(1, thread_name_prefix=f"{name}-refusals")
 
     @property
+    def under_way(self) -> int:
+        """RPCs that run, or wait."""
+        return len(self._under_way)
+
+    @property
     def full(self) -> bool:
         """Whether one more has to be refused, whoever asks: nobody waits who could make room."""
-        return len(self._running) >= self.most and not self._waiting
+        return self.under_way >= self.most and not self._waiting
 
     @property
     def over_capacity(self) -> OverCapacity:
@@ -66,32 +92,27 @@ class Lane(ThreadPoolExecutor):
             f"{self.most} RPCs like this one are under way, as many as may be. Try again later"
         )
 
-    @property
-    def busy(self) -> bool:
-        """Whether anything in it runs, or waits."""
-        return bool(self._running)
-
     def submit(self, act: Callable[..., Any], /, *arguments: Any, **options: Any) -> Future[Any]:
         """As that of every executor."""
-        caller = _caller(arguments, self.known)
+        caller, rpc = _caller(arguments, self.known), _Rpc(act, arguments, options)
         with self._turns:
-            self._waiting.setdefault(caller, deque()).append(_Waiting(act, arguments, options))
-            late, error = self._made_room(caller) if len(self._running) >= self.most else (None, None)
+            self._waiting.setdefault(caller, deque()).append(rpc)
+            late, error = self._made_room(caller) if self.under_way >= self.most else (None, None)
+            self._under_way.add(rpc.end)
+        rpc.end.add_done_callback(self._under_way.discard)
         if late is not None and error is not None:
-            # One more RPC, and one less: there are as many turns as before.
-            return self._refusing.submit(late.refuse, error)
-        # As many as there are RPCs; which one it answers is found when a thread is free.
-        future = super().submit(self._answer_next)
-        self._running.add(future)
-        future.add_done_callback(self._running.discard)
-        return future
+            # One more RPC, and one less: as many threads come for one as before.
+            self._refusing.submit(late.refuse, error)
+        else:
+            super().submit(self._answer_next)
+        return rpc.end
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """As that of every executor."""
         super().shutdown(wait, cancel_futures=cancel_futures)
         self._refusing.shutdown(wait, cancel_futures=cancel_futures)
 
-    def _made_room(self, caller: str) -> tuple[_Waiting, OverCapacity]:
+    def _made_room(self, caller: str) -> tuple[_Rpc, OverCapacity]:
         """The last of whoever has most waiting, of those who have as many `caller`; he waits no more."""
         most = max(self._waiting, key=lambda one: (len(self._waiting[one]), one == caller))
         count = len(self._waiting[most])
@@ -105,18 +126,46 @@ class Lane(ThreadPoolExecutor):
             "may be: the last made room for somebody who has fewer. Try again later"
         )
 
-    def _answer_next(self) -> Any:
+    def _answer_next(self) -> None:
+        """In a thread: one that waits, if any may go on; the end of one calls threads for the next."""
         with self._turns:
-            caller, theirs = self._waiting.popitem(last=False)
-            next_one = theirs.popleft()
-            if theirs:
-                self._waiting[caller] = theirs
+            caller = next((one for one in self._waiting if self._may_have(one)), None)
+            if caller is None:
+                self._spare += 1
+                return
+            rpc = self._taken(caller)
         _RETURNING.acts = []
         try:
-            return next_one.answer()
+            rpc.answer()
         finally:
             returned()
             _RETURNING.acts = None
+            with self._turns:
+                self._answering[caller] -= 1
+                if not self._answering[caller]:
+                    del self._answering[caller]
+                called = min(self._spare, sum(map(self._may_have, self._waiting))) if self._spare else 0
+                self._spare -= called
+            for _ in range(called):
+                with suppress(RuntimeError):  # the process ends, and nobody is answered any more
+                    super().submit(self._answer_next)
+
+    def _may_have(self, caller: str) -> int:
+        """Threads for what he has waiting, while he has fewer than his share of the free ones."""
+        free = self._all_threads - self._answering.total()
+        if not self._shared:
+            return min(len(self._waiting[caller]), free)
+        more: int = -((self._answering[caller] - _SHARE_OF_FREE * free) // (_SHARE_OF_FREE + 1))
+        return max(0, min(len(self._waiting[caller]), more))
+
+    def _taken(self, caller: str) -> _Rpc:
+        """His next one; his turn comes again behind all others'."""
+        theirs = self._waiting.pop(caller)
+        rpc = theirs.popleft()
+        if theirs:
+            self._waiting[caller] = theirs
+        self._answering[caller] += 1
+        return rpc
 
 
 def returned() -> None:

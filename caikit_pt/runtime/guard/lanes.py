@@ -38,9 +38,10 @@ def lanes(settings: Settings, threads: int) -> dict[str, Lane]:
         Lane(WATCHES, settings.max_watches),
         Lane(TRAININGS, _TRAINING_THREADS, _TRAININGS_WAITING),
         Lane(CONTROL, _CONTROL_THREADS, _CONTROL_WAITING),
-        Lane(HEALTH, _HEALTH_THREADS, _HEALTH_WAITING),
-        Lane(HEALTH_WATCHES, _HEALTH_WATCHERS),
-        Lane(REFLECTION, _REFLECTIONS),
+        # Of these a caller has so many at the most (door.py), and of health checks the first gives way.
+        Lane(HEALTH, _HEALTH_THREADS, _HEALTH_WAITING, shared=False),
+        Lane(HEALTH_WATCHES, _HEALTH_WATCHERS, shared=False),
+        Lane(REFLECTION, _REFLECTIONS, shared=False),
     )
     return {lane.name: lane for lane in made}
 

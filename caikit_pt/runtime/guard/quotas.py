@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 from caikit_pt.errors import OverCapacity, QuotaExceeded
 from caikit_pt.runtime.guard.bucket import Bucket
-from caikit_pt.runtime.guard.door import GENERATE, STREAMS, Door
+from caikit_pt.runtime.guard.door import GENERATE, STREAMS, WATCHES, Door
 from caikit_pt.settings import QuotasOfAll, QuotasOfEach, Settings
 
 # Of whom nothing is forgotten with his account, goes first; of these who hasn't asked for the longest time.
@@ -27,7 +27,8 @@ class _Account:
         self._quotas, self._section = quotas, section
         rate, tokens = quotas.requests_per_second, quotas.tokens_per_minute
         self._requests = Bucket(rate, 1.0, now) if rate else None
-        self._tokens = Bucket(tokens / _MINUTE, _MINUTE, now) if tokens else None
+        of_many = isinstance(quotas, QuotasOfAll)
+        self._tokens = Bucket(tokens / _MINUTE, _MINUTE, now, of_many) if tokens else None
         self.under_way = 0
         self.lanes: Counter[str] = Counter()
 
@@ -77,7 +78,11 @@ class Quotas:
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
         self._each, self._clock = settings.quotas.each, clock
-        self._streams = min(settings.max_streams_per_client, settings.max_streams)
+        # What one client may have of RPCs that hold a thread for long, and the setting that says so.
+        self._most = {
+            STREAMS: (min(settings.max_streams_per_client, settings.max_streams), "max_streams_per_client"),
+            WATCHES: (min(settings.max_watches_per_client, settings.max_watches), "max_watches_per_client"),
+        }
         self._all = _Account(settings.quotas.all, "quotas.all", clock())
         both = (settings.quotas.each, settings.quotas.all)
         self._counts_tokens = any(one.tokens_per_minute for one in both)
@@ -90,15 +95,16 @@ class Quotas:
     def begin(self, tenant: str, door: Door) -> Callable[[], None] | None:
         """Lets a request of `tenant` in; what is to be called once it has ended, None where none counts it.
 
-        Raises QuotaExceeded, and OverCapacity where one client has as many streams as he may.
+        Raises QuotaExceeded, and OverCapacity where one client has as many streams or watches as he may.
         """
-        if not self._counts_all and door.lane != STREAMS:
+        if not self._counts_all and door.lane not in self._most:
             return None
         with self._locked(tenant) as (account, now):
-            if door.lane == STREAMS and account.lanes[STREAMS] >= self._streams:
+            most, setting = self._most.get(door.lane, (math.inf, ""))
+            if account.lanes[door.lane] >= most:
                 raise OverCapacity(
-                    f"{self._streams} streams of this client are open, as many as max_streams_per_client "
-                    "allows. Try again later"
+                    f"{most} {door.lane} of this client are open, as many as {setting} allows. "
+                    "Try again later"
                 )
             # Nothing is taken of the one where there is nothing left of the other.
             for one in (account, self._all):

@@ -70,7 +70,7 @@ def never(first: int = 0) -> Iterator[Any]:
 
 
 def nobody_is_in(service: Service, *lanes: str) -> bool:
-    return not any(service.lanes[name].busy for name in lanes)
+    return not any(service.lanes[name].under_way for name in lanes)
 
 
 # ---- health ----

@@ -341,7 +341,7 @@ def test_who_has_left_was_not_refused(end: str, status: str, caplog: pytest.LogC
     before = counts()
     with serving(answer) as service, caplog.at_level(logging.INFO):
         rpc = service.channel.unary_unary(f"/{NLP}/{PREDICT}", None, RESPONSE.FromString)
-        under_way: Any = rpc.future(b"", timeout=0.3 if end == "deadline" else 10)
+        under_way: Any = rpc.future(b"", timeout=1.0 if end == "deadline" else 10)
         assert begun.wait(5)
         if end == "cancelled":
             under_way.cancel()

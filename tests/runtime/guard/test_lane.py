@@ -6,6 +6,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -39,7 +40,7 @@ def answered(*events: Any) -> list[int]:
         return lambda *_: order.append(number)
 
     futures = [lane.submit(answer(number), one) for number, one in enumerate(events)]
-    assert len(lane._running) == len(events) + 1
+    assert lane.under_way == len(events) + 1
     busy.set()
     for future in futures:
         future.result(10)
@@ -93,18 +94,25 @@ def test_a_full_queue_has_room_for_who_has_fewer() -> None:
     def come(who: str, name: str) -> Any:
         return lane.submit(lambda _, behavior: behavior(), event(who), Behavior(name))
 
+    def refusals(number: int) -> bool:
+        return len(refused) == number
+
     first = come("many", "many 0")
     wait_for(first.running)
     futures = [come("many", f"many {number}") for number in range(1, 5)]
     assert not lane.full, "somebody may make room"
-    for who, name, gone in (
-        ("many", "many 5", "many 5"),
-        ("one", "one 0", "many 4"),
-        ("one", "one 1", "many 3"),
-        ("one", "one 2", "one 2"),
-        ("two", "two 0", "many 2"),
+    for number, (who, name, gone) in enumerate(
+        (
+            ("many", "many 5", "many 5"),
+            ("one", "one 0", "many 4"),
+            ("one", "one 1", "many 3"),
+            ("one", "one 2", "one 2"),
+            ("two", "two 0", "many 2"),
+        ),
+        start=1,
     ):
-        come(who, name).result(10)
+        futures.append(come(who, name))
+        wait_for(partial(refusals, number))
         assert refused[-1][0] == gone
         assert ("made room for somebody who has fewer" in refused[-1][1]) == (gone != name)
     busy.set()
@@ -112,6 +120,39 @@ def test_a_full_queue_has_room_for_who_has_fewer() -> None:
         future.result(10)
     assert set(done) == {"many 0", "many 1", "one 0", "one 1", "two 0"}
     assert not lane._waiting
+    lane.shutdown()
+
+
+@pytest.mark.parametrize(("callers", "most"), [(1, 12), (2, 7), (3, 5), (5, 3)])
+def test_nobody_has_all_threads(callers: int, most: int) -> None:
+    """Whoever comes next finds one; and each gets what others have left, once they have."""
+    lane, doors = Lane("test", 16, 1000), [threading.Event() for _ in range(callers)]
+    lane.known = known
+    running = Counter[int]()
+
+    def answer(number: int) -> Callable[..., None]:
+        def wait(*_: object) -> None:
+            running[number] += 1
+            doors[number].wait(10)
+            running[number] -= 1
+
+        return wait
+
+    futures = [
+        lane.submit(answer(number), event(f"caller {number}")) for _ in range(40) for number in range(callers)
+    ]
+    wait_for(lambda: len(running) == callers and sum(running.values()) >= callers * most - callers)
+    assert max(running.values()) <= 12
+    assert sum(running.values()) < 16
+    lane.submit(lambda *_: None, event("next")).result(10)
+    # All but the first are done: he has what one alone may have.
+    for door in doors[1:]:
+        door.set()
+    wait_for(lambda: running[0] == 12 and sum(running.values()) == 12)
+    doors[0].set()
+    for future in futures:
+        future.result(10)
+    assert not lane.under_way
     lane.shutdown()
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from caikit_pt.errors import OverCapacity, QuotaExceeded
 from caikit_pt.runtime.guard import quotas as module
-from caikit_pt.runtime.guard.door import ANSWERS, CONTROL, GENERATE, STREAMS, WATCH, Door
+from caikit_pt.runtime.guard.door import ANSWERS, CONTROL, GENERATE, STREAMS, WATCH, WATCHES, Door
 from caikit_pt.runtime.guard.quotas import Quotas
 from caikit_pt.settings import typed
 
@@ -101,18 +101,6 @@ def test_an_answer_is_asked_for_with_tokens_left_or_not_at_all() -> None:
     quotas.check_tokens("ada")
 
 
-def test_nobody_owes_more_than_a_minute() -> None:
-    """An hour's worth that one has taken locks neither him nor all others out for an hour."""
-    clock = Clock()
-    quotas = made(clock, quotas={"each": {"tokens_per_minute": 600}, "all": {"tokens_per_minute": 6000}})
-    quotas.spend("ada", 10**6)
-    assert refused(quotas, "ada").retry_seconds == pytest.approx(60.1)
-    assert refused(quotas, "bob").retry_seconds == pytest.approx(60, abs=0.1)
-    clock.now += 60.2
-    quotas.begin("ada", ANSWER)
-    quotas.begin("bob", ANSWER)
-
-
 def test_requests_under_way() -> None:
     quotas = made(Clock(), quotas={"each": {"requests_under_way": 1}})
     end = begun(quotas, "ada", ANSWER)
@@ -142,6 +130,32 @@ def test_streams_of_one_client() -> None:
     quotas.begin("bob", STREAM)
     ends[0]()
     quotas.begin("ada", STREAM)
+
+
+def test_watches_of_one_client() -> None:
+    quotas = made(Clock(), max_watches_per_client=2, max_watches=9)
+    watch = Door(WATCH, WATCHES)
+    ends = [begun(quotas, "ada", watch) for _ in range(2)]
+    with pytest.raises(OverCapacity, match="2 watches of this client are open, as many as max_watches_per"):
+        quotas.begin("ada", watch)
+    quotas.begin("ada", STREAM)
+    quotas.begin("bob", watch)
+    ends[0]()
+    quotas.begin("ada", watch)
+
+
+def test_what_was_used_at_once_is_waited_for_and_of_all_for_a_minute() -> None:
+    """Thirty long answers at once were worth twenty minutes of a quota, and one was waited for."""
+    clock = Clock()
+    quotas = made(clock, quotas={"each": {"tokens_per_minute": 600}, "all": {"tokens_per_minute": 6000}})
+    quotas.spend("ada", 30_000)
+    assert refused(quotas, "ada").retry_seconds == pytest.approx(29_401 / 10)
+    assert refused(quotas, "bob").retry_seconds == pytest.approx(60.01)
+    clock.now += 61
+    quotas.begin("bob", ANSWER)
+    refused(quotas, "ada")
+    clock.now += 2940
+    quotas.begin("ada", ANSWER)
 
 
 def test_no_more_tenants_are_remembered_than_so_many(monkeypatch: pytest.MonkeyPatch) -> None:
