@@ -32,5 +32,12 @@ def last_logits(
     weights: FrozenWeights, embeddings: Tensor, mask: Tensor, last: int, cache: Any = None
 ) -> Tensor:
     """As `forward`, of the `last` positions alone: [B, last, V]."""
-    with reading(lambda hidden: hidden[:, -last:]):
-        return forward(weights, embeddings, mask, cache)[:, -last:]
+    return last_read(weights, embeddings, mask, last, cache)[0]
+
+
+def last_read(
+    weights: FrozenWeights, embeddings: Tensor, mask: Tensor, last: int, cache: Any = None
+) -> tuple[Tensor, Tensor | None]:
+    """As `last_logits`, with the states [B, last, H] that they are made of, where these can be had."""
+    with reading(lambda hidden: hidden[:, -last:]) as read:
+        return forward(weights, embeddings, mask, cache)[:, -last:], read.states

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from caikit_pt.base_model.budget import Budget
@@ -14,6 +15,19 @@ if TYPE_CHECKING:
     import torch
 
     from caikit_pt.base_model.training.step import Step
+    from caikit_pt.base_model.training.targets import Targets
+
+
+@dataclass(frozen=True, slots=True)
+class Lessons:
+    """What rows learn from teachers beside their targets: the same rows behind other prompts, one for each of
+    a step's own. Weights of the divergence of next tokens, at `temperature`, and of the distance of the last
+    states (`Targets`)."""
+
+    prompts: Sequence[PromptTensors]
+    tokens: float
+    temperature: float
+    states: float
 
 
 def losses(base: BaseModel, prompts: Sequence[PromptTensors], batch: TrainingBatch) -> torch.Tensor:
@@ -37,8 +51,10 @@ def backward(
     prompts: Sequence[PromptTensors],
     batch: TrainingBatch,
     weights: Sequence[float],
+    lessons: Lessons | None = None,
 ) -> torch.Tensor:
-    """As `losses`; and what `prompts` are made of gets the gradient of the losses times `weights` [B]."""
+    """As `losses`; and what `prompts` are made of gets the gradient of the losses times `weights` [B], those
+    of `lessons` among them."""
     import torch
 
     from caikit_pt.base_model.layers.parcel import upload
@@ -47,6 +63,7 @@ def backward(
     def compute(budget: Budget) -> tuple[Step, torch.Tensor]:
         with recomputing(budget.recompute):
             step = _step(base, prompts, batch)
+        teacher = _teacher(base, batch, lessons)
         parts = passes(batch, base, prompts, budget)
         dtype = torch.promote_types(base.weights.dtype, torch.float32)
         told = torch.tensor([weights[row] for part in parts for row in part.rows], dtype=dtype)
@@ -54,8 +71,10 @@ def backward(
         seen = []
         for part, own in zip(parts, torch.split(factors, [len(part.rows) for part in parts]), strict=True):
             with recomputing(budget.recompute):
-                row_losses = step.target_losses(part.batch)
-            (row_losses * own).sum().backward()  # type: ignore[no-untyped-call]
+                targets = step.targets(part.batch)
+            row_losses = targets.losses()
+            learnt = row_losses + teacher(part.batch, targets)
+            (learnt * own).sum().backward()  # type: ignore[no-untyped-call]
             seen.append(row_losses.detach())
         return step, torch.cat(seen)[order]
 
@@ -63,6 +82,26 @@ def backward(
     step, together = base.training.memory.fit(compute, keeps_activations=True)
     step.finish()
     return together
+
+
+def _teacher(
+    base: BaseModel, batch: TrainingBatch, lessons: Lessons | None
+) -> Callable[[TrainingBatch, Targets], torch.Tensor | float]:
+    """What rows of a part of `batch` lose [B] by what their teachers say; nothing without any."""
+    import torch
+
+    if lessons is None:
+        return lambda *_: 0.0
+    with torch.no_grad():
+        step = _step(base, lessons.prompts, batch)
+
+    def lost(part: TrainingBatch, targets: Targets) -> torch.Tensor | float:
+        with torch.no_grad():
+            taught = step.targets(part)
+        tokens = lessons.tokens * targets.divergences(taught, lessons.temperature) if lessons.tokens else 0.0
+        return tokens + (lessons.states * targets.distances(taught) if lessons.states else 0.0)
+
+    return lost
 
 
 def _step(base: BaseModel, prompts: Sequence[PromptTensors], batch: TrainingBatch) -> Step:

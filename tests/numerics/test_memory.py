@@ -15,6 +15,7 @@ from caikit_pt.base_model.row import PromptTensors, TrainingBatch
 from caikit_pt.base_model.training.causal import PackedCausalStep
 from caikit_pt.base_model.training.seq2seq import PackedSeq2SeqStep
 from caikit_pt.base_model.training.step import PaddedStep, Step
+from caikit_pt.base_model.training.targets import Targets
 from caikit_pt.tuning.losses import backward, losses
 
 from .answers import ROUNDING, soft_prompt
@@ -76,17 +77,17 @@ def test_passes_before_the_one_that_fails_count_once(
     expected = _run(base)
     calls: list[int] = []
 
-    def fails_once(real: Callable[[Step, TrainingBatch], torch.Tensor]) -> Callable[..., torch.Tensor]:
-        def target_losses(step: Step, batch: TrainingBatch) -> torch.Tensor:
+    def fails_once(real: Callable[[Step, TrainingBatch], Targets]) -> Callable[..., Targets]:
+        def targets(step: Step, batch: TrainingBatch) -> Targets:
             calls.append(len(batch.sources))
             if len(calls) == failing:
                 raise torch.OutOfMemoryError
             return real(step, batch)
 
-        return target_losses
+        return targets
 
     for kind in KINDS:
-        monkeypatch.setattr(kind, "target_losses", fails_once(kind.target_losses))
+        monkeypatch.setattr(kind, "targets", fails_once(kind.targets))
     _assert_same(_run(base), expected)
     assert sum(calls[failing:]) == len(WEIGHTS), "all rows once more"
 
@@ -228,21 +229,21 @@ def _short_of_memory(
     def fail(_: torch.Tensor) -> None:
         raise error
 
-    def limited(real: Callable[[Step, TrainingBatch], torch.Tensor]) -> Callable[..., torch.Tensor]:
-        def target_losses(step: Step, batch: TrainingBatch) -> torch.Tensor:
+    def limited(real: Callable[[Step, TrainingBatch], Targets]) -> Callable[..., Targets]:
+        def targets(step: Step, batch: TrainingBatch) -> Targets:
             seen.append(_positions(base, batch, _prompt(base)))
             if seen[-1] <= room and unless():
                 return real(step, batch)
             if when == "forward":
                 raise error
-            costs = real(step, batch)
-            costs.register_hook(fail)  # type: ignore[no-untyped-call]
-            return costs
+            told = real(step, batch)
+            told.logits.register_hook(fail)  # type: ignore[no-untyped-call]
+            return told
 
-        return target_losses
+        return targets
 
     for kind in KINDS:
-        monkeypatch.setattr(kind, "target_losses", limited(kind.target_losses))
+        monkeypatch.setattr(kind, "targets", limited(kind.targets))
     return seen
 
 

@@ -14,6 +14,7 @@ from caikit_pt.base_model.model import BaseModel
 from caikit_pt.base_model.pool import load
 from caikit_pt.base_model.row import TrainingBatch
 from caikit_pt.base_model.training import causal, packed, seq2seq
+from caikit_pt.base_model.training.targets import Targets
 from caikit_pt.base_model.trials.training import check_packing
 from caikit_pt.tuning.losses import losses
 
@@ -139,13 +140,13 @@ def test_a_sliding_window_is_tried_by_a_row_that_is_longer(
 ) -> None:
     base = zoo.model(family)
     seen: list[TrainingBatch] = []
-    real = base.training.padded_losses
+    real = base.training.padded_targets
 
-    def spy(prompts: Any, batch: TrainingBatch) -> torch.Tensor:
+    def spy(prompts: Any, batch: TrainingBatch) -> Targets:
         seen.append(batch)
         return real(prompts, batch)
 
-    monkeypatch.setattr(base.training, "padded_losses", spy)
+    monkeypatch.setattr(base.training, "padded_targets", spy)
     assert check_packing(base.training)
     window = base.checkpoint.config.sliding_window
     long = [batch for batch in seen if max(map(len, batch.sources)) > window]

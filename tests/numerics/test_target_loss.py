@@ -23,7 +23,7 @@ from caikit_pt.base_model.model import BaseModel
 from caikit_pt.base_model.row import PromptTensors, TrainingBatch
 from caikit_pt.base_model.training.step import PaddedStep, Step
 from caikit_pt.tuning.examples import Examples, make_examples
-from caikit_pt.tuning.losses import backward, losses
+from caikit_pt.tuning.losses import Lessons, backward, losses
 from caikit_pt.tuning.tuner import tune
 
 from .answers import DECODER_ONLY, ROUNDING, soft_prompt, words
@@ -93,6 +93,36 @@ def test_prompts_that_share_a_batch_are_as_if_alone(
     for prompt, reference, single in zip(ours, obvious, alone, strict=True):
         _assert_same_gradients(prompt, reference)
         _assert_same_gradients(prompt, single)
+
+
+@every_training_case
+def test_what_teachers_say_equals_the_obvious_version(
+    zoo: Zoo, family: str, parts: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the batch is cut into passes. A teacher gets no gradient."""
+    base = zoo.model(family, "float64")
+    monkeypatch.setattr(base.training.memory, "budget", Budget(40, 2**24))
+    batch, teachers = _mixed(base), _prompts(base, parts)
+    for teacher in teachers:
+        for tensor in teacher.values():
+            tensor.data.mul_(0.9)
+    ours, obvious = (_prompts(base, parts) for _ in range(2))
+    lessons = Lessons(teachers, tokens=0.7, temperature=2.0, states=0.3)
+    with everything_in_float64():
+        seen = backward(base, ours, batch, _weights(batch), lessons)
+        rows = _obvious_losses(base, obvious, batch)
+        divergences = _obvious_divergences(base, obvious, teachers, batch)
+        distances = _obvious_distances(base, obvious, teachers, batch)
+        taught = [
+            row + 0.7 * 2.0**2 * divergence + 0.3 * distance
+            for row, divergence, distance in zip(rows, divergences, distances, strict=True)
+        ]
+        weighted = [weight * row for weight, row in zip(_weights(batch), taught, strict=True)]
+        torch.stack(weighted).sum().backward()  # type: ignore[no-untyped-call]
+    torch.testing.assert_close(seen, torch.stack(rows).detach(), rtol=ROUNDING, atol=0)
+    for prompt, reference in zip(ours, obvious, strict=True):
+        _assert_same_gradients(prompt, reference)
+    assert all(tensor.grad is None for teacher in teachers for tensor in teacher.values())
 
 
 @every_case
@@ -474,6 +504,45 @@ def _obvious_backward(
     weighted = [weight * row for weight, row in zip(weights or _weights(batch), rows, strict=True)]
     torch.stack(weighted).sum().backward()  # type: ignore[no-untyped-call]
     return torch.stack(rows).detach()
+
+
+def _obvious_divergences(
+    base: BaseModel,
+    prompts: Sequence[PromptTensors],
+    teachers: Sequence[PromptTensors],
+    batch: TrainingBatch,
+    temperature: float = 2.0,
+) -> list[torch.Tensor]:
+    """Sum over a row's target tokens and the vocabulary of p log(p / q), one example at a time."""
+    rows = []
+    for (source, target), owner in zip(_pairs(batch), batch.prompt_of_rows, strict=True):
+        own, theirs = (
+            (target_logits(base, prompt, source, target).double() / temperature).softmax(dim=-1)
+            for prompt in (prompts[owner], teachers[owner])
+        )
+        theirs = theirs.detach()
+        rows.append((theirs * (theirs / own).log()).sum())
+    return rows
+
+
+def _obvious_distances(
+    base: BaseModel,
+    prompts: Sequence[PromptTensors],
+    teachers: Sequence[PromptTensors],
+    batch: TrainingBatch,
+) -> list[torch.Tensor]:
+    """Of what the output layer gets at each target token, the square of the difference in shares of that of
+    the teacher's."""
+    states: list[torch.Tensor] = []
+    layer = base.weights.model.get_output_embeddings()
+    hook = layer.register_forward_pre_hook(lambda _, arguments: states.append(arguments[0][0]))
+    for (source, target), owner in zip(_pairs(batch), batch.prompt_of_rows, strict=True):
+        for prompt in (prompts[owner], teachers[owner]):
+            target_logits(base, prompt, source, target)
+            states[-1] = states[-1][-len(target) :].double()
+    hook.remove()
+    pairs = [(own, theirs.detach()) for own, theirs in zip(states[::2], states[1::2], strict=True)]
+    return [((own - theirs).norm(dim=-1) / theirs.norm(dim=-1)).square().sum() for own, theirs in pairs]
 
 
 def _obvious_losses(

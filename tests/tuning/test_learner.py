@@ -43,7 +43,7 @@ def test_a_loss_and_its_gradient_are_means_over_the_target_tokens_of_the_window(
     batch = examples.batch(range(7))
     learner = _learner_on(base, planned)
     (tensors,) = (learner.prompt.tensors(),)
-    expected = base.training.padded_losses([tensors] * 7, batch).sum() / batch.target_tokens
+    expected = base.training.padded_targets([tensors] * 7, batch).losses().sum() / batch.target_tokens
     wanted = torch.autograd.grad(expected, list(tensors.values()))
     for positions in (2**20, 40, 1):
         base.training.memory.budget = Budget(positions, 2**24)
@@ -69,7 +69,8 @@ def test_a_last_window_counts_by_its_own_size(base: BaseModel) -> None:
     def watched(base: BaseModel, learners: Any, batches: Any) -> list[torch.Tensor]:
         losses = gradients(base, learners, batches)
         (batch,) = batches
-        rows = base.training.padded_losses([learners[0].prompt.tensors()] * len(batch.sources), batch)
+        prompts = [learners[0].prompt.tensors()] * len(batch.sources)
+        rows = base.training.padded_targets(prompts, batch).losses()
         sizes.append((len(batch.sources), rows.sum().item() / batch.target_tokens))
         return losses
 

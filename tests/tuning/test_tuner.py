@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -91,7 +93,7 @@ def test_a_validation_loss_is_the_mean_over_all_target_tokens(base: BaseModel) -
     examples = make_examples(Records(RECORDS.items[:7], False), base.text, planned.parameters)
     whole = examples.batch(list(range(7)))
     with torch.no_grad():
-        rows = base.training.padded_losses([tuned.prompt.tensors] * 7, whole)
+        rows = base.training.padded_targets([tuned.prompt.tensors] * 7, whole).losses()
     expected = float(rows.sum()) / whole.target_tokens
     assert losses(tuned, "validation_loss") == [pytest.approx(expected, rel=1e-5)]
 
@@ -101,14 +103,15 @@ def test_a_gradient_that_is_no_number_ends_the_training_too(
 ) -> None:
     """The last update's gradient shows in no later loss: a prompt of NaN was published."""
 
-    def finite_loss_infinite_gradient(prompts: Any, batch: TrainingBatch) -> torch.Tensor:
+    def finite_loss_infinite_gradient(prompts: Any, batch: TrainingBatch) -> Any:
         rows = torch.stack([tensor.sum() for prompt in prompts for tensor in prompt.values()])
         # The root of zero: its gradient is infinite, and times zero no number.
-        return 1 + (rows * 0).clamp(min=0).sqrt()
+        losses = 1 + (rows * 0).clamp(min=0).sqrt()
+        return SimpleNamespace(losses=lambda: losses)
 
     monkeypatch.setattr(trials, "check_training", lambda *_: None)
     monkeypatch.setattr(llama.training, "trains_packed", False)
-    monkeypatch.setattr(llama.training, "padded_losses", finite_loss_infinite_gradient)
+    monkeypatch.setattr(llama.training, "padded_targets", finite_loss_infinite_gradient)
     with pytest.raises(TrainingDiverged, match="gradient is not finite"):
         tune(plan(llama, num_epochs=5, batch_size=10), llama)
 
@@ -116,13 +119,14 @@ def test_a_gradient_that_is_no_number_ends_the_training_too(
 def test_a_loss_that_is_no_number_ends_the_training(
     llama: BaseModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = llama.training.padded_losses
+    real = llama.training.padded_targets
 
-    def no_number(prompts: Any, batch: TrainingBatch) -> torch.Tensor:
-        return real(prompts, batch) * math.nan
+    def no_number(prompts: Any, batch: TrainingBatch) -> Any:
+        targets = real(prompts, batch)
+        return replace(targets, logits=targets.logits * math.nan)
 
     monkeypatch.setattr(trials, "check_training", lambda *_: None)
     monkeypatch.setattr(llama.training, "trains_packed", False)
-    monkeypatch.setattr(llama.training, "padded_losses", no_number)
+    monkeypatch.setattr(llama.training, "padded_targets", no_number)
     with pytest.raises(TrainingDiverged, match=r"loss is not finite at update 5 of 10.*learning_rate"):
         tune(plan(llama), llama)

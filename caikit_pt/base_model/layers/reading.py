@@ -9,25 +9,36 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-_PICK: ContextVar[Callable[[Tensor], Tensor] | None] = ContextVar("pick", default=None)
+
+@dataclass(slots=True)
+class Read:
+    """What the output layer gets: `pick` of its input, which is kept as `states` once it has it."""
+
+    pick: Callable[[Tensor], Tensor]
+    states: Tensor | None = None
+
+
+_READ: ContextVar[Read | None] = ContextVar("read", default=None)
 
 
 @contextmanager
-def reading(pick: Callable[[Tensor], Tensor]) -> Iterator[None]:
+def reading(pick: Callable[[Tensor], Tensor] = lambda hidden: hidden) -> Iterator[Read]:
     """Within, the output layer of a model that `read_where_asked` has seen gets `pick` of its input.
 
     `pick` makes [B, R, H] of [B, T, H], or [1, N, H] where rows are read at different positions.
     """
-    token = _PICK.set(pick)
+    read = Read(pick)
+    token = _READ.set(read)
     try:
-        yield
+        yield read
     finally:
-        _PICK.reset(token)
+        _READ.reset(token)
 
 
 def read_where_asked(model: Any) -> None:
@@ -39,5 +50,8 @@ def read_where_asked(model: Any) -> None:
 
 
 def _picked(_: Any, arguments: tuple[Tensor, ...]) -> Any:
-    pick = _PICK.get()
-    return arguments if pick is None else (pick(arguments[0]), *arguments[1:])
+    read = _READ.get()
+    if read is None:
+        return arguments
+    read.states = read.pick(arguments[0])
+    return (read.states, *arguments[1:])

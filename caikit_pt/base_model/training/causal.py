@@ -22,13 +22,12 @@ from caikit_pt.base_model.layers.parcel import upload
 from caikit_pt.base_model.layers.reading import reading
 from caikit_pt.base_model.layers.rope import row_lengths
 from caikit_pt.base_model.layers.spans import Attending, Bins, Places, Spans, binned
-from caikit_pt.base_model.one_stack import last_logits
+from caikit_pt.base_model.one_stack import last_read
 from caikit_pt.base_model.row import PromptTensors, TrainingBatch, prompt_length
 from caikit_pt.base_model.training.packed import (
     asking,
     before_ends,
     labels_of,
-    losses_of_rows,
     places,
     rounded,
     target_positions,
@@ -36,6 +35,7 @@ from caikit_pt.base_model.training.packed import (
 from caikit_pt.base_model.training.side import TrainingSide
 from caikit_pt.base_model.training.step import Leaves, Step
 from caikit_pt.base_model.training.table import RowTable, padded, picked
+from caikit_pt.base_model.training.targets import Targets, read_at
 from caikit_pt.parameters.tuning import DECODER
 
 # By layer and by prefix, keys and values [1, h, P, d]; None: nothing stands in front of any text.
@@ -48,7 +48,7 @@ class CausalTraining(TrainingSide):
     def packed_step(self, prompts: Sequence[PromptTensors], common: Sequence[int] = ()) -> Step:
         return PackedCausalStep(self, prompts, common)
 
-    def padded_losses(self, prompts: Sequence[PromptTensors], batch: TrainingBatch) -> Tensor:
+    def padded_targets(self, prompts: Sequence[PromptTensors], batch: TrainingBatch) -> Targets:
         table = RowTable(prompts, self.text.end_id)
         pairs = zip(batch.sources, batch.targets, strict=True)
         rows = [table.row(DECODER, row, [*ids, *target[:-1]]) for row, (ids, target) in enumerate(pairs)]
@@ -60,8 +60,8 @@ class CausalTraining(TrainingSide):
         sent = upload([*told, *table.told(places_of_rows)], self.weights.device)
         ids, mask, at, labels, of, *where = sent
         embeddings = picked(table.embedded(self.weights, ids), *where).view(*mask.shape, -1)
-        logits = last_logits(self.weights, embeddings, mask, last=longest)
-        return losses_of_rows(logits.flatten(0, 1).index_select(0, at), labels, of, len(rows))
+        read = last_read(self.weights, embeddings, mask, last=longest)
+        return read_at(at, *read, labels, of, len(rows))
 
     def positions(self, source: int, target: int, prompt: PromptTensors) -> int:
         shared = 0 if self.trains_packed else prompt_length(prompt, DECODER)
@@ -88,20 +88,20 @@ class PackedCausalStep(Step):
         self._prompts = [prompt.get(DECODER) for prompt in prompts]
         self._fronts: dict[bool, _Front] = {}
 
-    def target_losses(self, batch: TrainingBatch) -> Tensor:
+    def targets(self, batch: TrainingBatch) -> Targets:
         texts = [
             [*source[len(self._common) :], *target[:-1]]
             for source, target in zip(batch.sources, batch.targets, strict=True)
         ]
         lengths = [0 if prompt is None else len(prompt) for prompt in self._prompts]
         before = [len(self._common) + lengths[index] for index in batch.prompt_of_rows]
-        read = _read_tight if self._weights.device.type == "cpu" else _read_in_bins
+        reads = _read_tight if self._weights.device.type == "cpu" else _read_in_bins
         rows = _Texts(texts, batch, before)
-        reading = read(self._side, rows, self._in_front_of(rows))
-        embeddings = self._weights.embed(reading.ids)
-        with packed(reading.layout), row_lengths(reading.lengths[None]):
-            logits = _logits(self._weights, embeddings, reading.positions, reading.predicting)
-        return losses_of_rows(logits, reading.labels, reading.rows, len(texts))
+        what = reads(self._side, rows, self._in_front_of(rows))
+        embeddings = self._weights.embed(what.ids)
+        with packed(what.layout), row_lengths(what.lengths[None]):
+            read = _read(self._weights, embeddings, what.positions, what.predicting)
+        return Targets(*read, what.labels, what.rows, len(texts))
 
     def finish(self) -> None:
         for front in self._fronts.values():
@@ -173,7 +173,7 @@ class _Front:
         layout = _PromptPass(attention, weights.layers)
         rows = torch.cat([weights.join(prompt, ids) for prompt in prompts])
         with packed(layout), row_lengths(torch.full_like(positions[None], length)), suppress(StopForward):
-            _logits(weights, rows, positions, positions[:1])
+            _read(weights, rows, positions, positions[:1])
         return [
             part
             for keys, values in layout.seen
@@ -357,12 +357,15 @@ def _spread(numbers: Sequence[int], lengths: Sequence[int], positions: int) -> T
     return torch.nn.functional.pad(spread, (0, positions - len(spread)))
 
 
-def _logits(weights: FrozenWeights, embeddings: Tensor, positions: Tensor, read: Tensor) -> Tensor:
-    """The logits [R, V] at `read` [R] of packed embeddings [N, H], whose places in their rows are
-    `positions` [N]."""
-    with reading(lambda hidden: hidden.index_select(1, read)):
-        return weights.forward(  # type: ignore[no-any-return]
+def _read(
+    weights: FrozenWeights, embeddings: Tensor, positions: Tensor, at: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    """Logits [R, V], and the states [R, H] that they are made of, `at` [R] of packed embeddings [N, H], whose
+    places in their rows are `positions` [N]."""
+    with reading(lambda hidden: hidden.index_select(1, at)) as read:
+        logits = weights.forward(
             {"position_ids": positions[None]},
             inputs_embeds=embeddings[None],
             attention_mask=mask_of_none(embeddings.device),
         ).logits[0]
+    return logits, None if read.states is None else read.states[0]

@@ -48,15 +48,6 @@ def before_ends(ends: Sequence[int], targets: Sequence[Sequence[int]]) -> Tensor
     return torch.cat([torch.arange(end - len(target), end) for end, target in pairs])
 
 
-def losses_of_rows(logits: Tensor, labels: Tensor, rows: Tensor, count: int) -> Tensor:
-    """The summed cross-entropy [B] (float32) of `count` rows.
-
-    The logits [R, V] begin with those of `labels` [L] (int64), which are of `rows` [L].
-    """
-    losses = torch.nn.functional.cross_entropy(logits[: len(labels)].float(), labels, reduction="none")
-    return losses.new_zeros(count).index_add(0, rows, losses)
-
-
 def labels_of(batch: TrainingBatch) -> tuple[Tensor, Tensor]:
     """All target tokens one behind another, and the row that each is of: [L] and [L] (int64)."""
     lengths = torch.tensor(list(map(len, batch.targets)))

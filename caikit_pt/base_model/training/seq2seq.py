@@ -7,7 +7,7 @@ relative ones both leave it alone.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,13 +17,12 @@ from torch import Tensor
 from caikit_pt.base_model.layers.attention import Rows, Scoring
 from caikit_pt.base_model.layers.packing import mask_of_none, packed
 from caikit_pt.base_model.layers.parcel import upload
-from caikit_pt.base_model.layers.reading import reading
+from caikit_pt.base_model.layers.reading import Read, reading
 from caikit_pt.base_model.layers.spans import Attending, Places, Spans, binned
 from caikit_pt.base_model.row import PromptTensors, TrainingBatch, prompt_length
 from caikit_pt.base_model.training.packed import (
     before_ends,
     labels_of,
-    losses_of_rows,
     places,
     rounded,
     target_positions,
@@ -31,6 +30,7 @@ from caikit_pt.base_model.training.packed import (
 from caikit_pt.base_model.training.side import TrainingSide
 from caikit_pt.base_model.training.step import LeafPrompts, Step
 from caikit_pt.base_model.training.table import RowTable, padded, picked
+from caikit_pt.base_model.training.targets import Targets, read_at
 from caikit_pt.parameters.tuning import DECODER, ENCODER
 
 
@@ -40,7 +40,7 @@ class Seq2SeqTraining(TrainingSide):
     def packed_step(self, prompts: Sequence[PromptTensors], common: Sequence[int] = ()) -> Step:
         return PackedSeq2SeqStep(self, prompts)
 
-    def padded_losses(self, prompts: Sequence[PromptTensors], batch: TrainingBatch) -> Tensor:
+    def padded_targets(self, prompts: Sequence[PromptTensors], batch: TrainingBatch) -> Targets:
         start, table = self.text.start_ids, RowTable(prompts, self.text.end_id)
         encoder = [table.row(ENCODER, row, ids) for row, ids in enumerate(batch.sources)]
         decoder = [table.row(DECODER, row, [*start, *ids[:-1]]) for row, ids in enumerate(batch.targets)]
@@ -55,13 +55,14 @@ class Seq2SeqTraining(TrainingSide):
             sent[1:3],
             sent[9:],
         )
-        logits = self.weights.forward(
-            inputs_embeds=picked(rows, *sent[3:6]).view(*read_mask.shape, -1),
-            attention_mask=read_mask,
-            decoder_inputs_embeds=picked(rows, *sent[6:9]).view(*written_mask.shape, -1),
-            decoder_attention_mask=written_mask,
-        ).logits
-        return losses_of_rows(logits.flatten(0, 1).index_select(0, at), labels, of, len(encoder))
+        with reading() as what:
+            logits = self.weights.forward(
+                inputs_embeds=picked(rows, *sent[3:6]).view(*read_mask.shape, -1),
+                attention_mask=read_mask,
+                decoder_inputs_embeds=picked(rows, *sent[6:9]).view(*written_mask.shape, -1),
+                decoder_attention_mask=written_mask,
+            ).logits
+        return read_at(at, logits, what.states, labels, of, len(encoder))
 
     def encoder_rows(self, prompts: Sequence[PromptTensors], batch: TrainingBatch) -> list[Tensor]:
         """What the encoder reads of each row, [P + T, H]."""
@@ -88,7 +89,7 @@ class PackedSeq2SeqStep(Step):
         self._side = side
         self._prompts = LeafPrompts(prompts)
 
-    def target_losses(self, batch: TrainingBatch) -> Tensor:
+    def targets(self, batch: TrainingBatch) -> Targets:
         weights = self._side.weights
         reads = _read_tight if weights.device.type == "cpu" else _read_in_bins
         what = reads(self._side, self._prompts, batch)
@@ -97,14 +98,15 @@ class PackedSeq2SeqStep(Step):
             encoded = weights.model.get_encoder()(
                 inputs_embeds=what.encoder[None], attention_mask=mask
             ).last_hidden_state
-        with packed(what.decoding), _read_at(what.predicting):
+        with packed(what.decoding), _reading(what.predicting) as read:
             logits = weights.forward(
                 encoder_outputs=(encoded,),
                 attention_mask=mask,
                 decoder_inputs_embeds=what.decoder[None],
                 decoder_attention_mask=mask,
             ).logits[0]
-        return losses_of_rows(logits, what.labels, what.rows, len(batch.targets))
+        states = None if read.states is None else read.states[0]
+        return Targets(logits, states, what.labels, what.rows, len(batch.targets))
 
     def finish(self) -> None:
         self._prompts.carry_on()
@@ -211,10 +213,10 @@ def _read_in_bins(side: Seq2SeqTraining, prompts: LeafPrompts, batch: TrainingBa
     )
 
 
-def _read_at(positions: Tensor | None) -> AbstractContextManager[None]:
+def _reading(positions: Tensor | None) -> AbstractContextManager[Read]:
     """Logits at `positions` [R] of packed ones; None: at all."""
     if positions is None:
-        return nullcontext()
+        return reading()
     return reading(lambda hidden: hidden.index_select(1, positions))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 from caikit_pt.base_model.budget import budget_for
 from caikit_pt.base_model.frozen import FrozenWeights
@@ -15,9 +15,7 @@ from caikit_pt.base_model.row import PromptTensors, TrainingBatch
 from caikit_pt.base_model.text.side import TextSide
 from caikit_pt.base_model.training.memory_budget import MemoryBudget
 from caikit_pt.base_model.training.step import PaddedStep, Step
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from caikit_pt.base_model.training.targets import Targets
 
 # Numbers that a layer keeps of a position for the gradient, by its width H: of a Llama's norms, queries,
 # keys, values, answer and three inner products about so many.
@@ -59,7 +57,7 @@ class TrainingSide(ABC):
 
     def padded_step(self, prompts: Sequence[PromptTensors]) -> Step:
         """The plain way, right for every model: every row is padded to the longest of its batch."""
-        return PaddedStep(self.padded_losses, prompts)
+        return PaddedStep(self.padded_targets, prompts)
 
     @cached_property
     def trains_packed(self) -> bool:
@@ -77,8 +75,8 @@ class TrainingSide(ABC):
         """The fast way, for models that `trains_packed`."""
 
     @abstractmethod
-    def padded_losses(self, prompts: Sequence[PromptTensors], batch: TrainingBatch) -> Tensor:
-        """The summed cross-entropy [B] (nats, float32) of each row's target; a prompt for each row.
+    def padded_targets(self, prompts: Sequence[PromptTensors], batch: TrainingBatch) -> Targets:
+        """What predicts the target tokens of `batch`; a prompt for each row.
 
         Differentiable in the prompts; the model gets no gradient.
         """

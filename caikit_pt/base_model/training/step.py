@@ -13,17 +13,22 @@ import torch
 from torch import Tensor
 
 from caikit_pt.base_model.row import PromptTensors, TrainingBatch
+from caikit_pt.base_model.training.targets import Targets
 
 
 class Step(ABC):
     """Losses of batches under `prompts`, and the gradients of these."""
 
     @abstractmethod
-    def target_losses(self, batch: TrainingBatch) -> Tensor:
-        """The summed cross-entropy [B] (nats, float32) of each row's target.
+    def targets(self, batch: TrainingBatch) -> Targets:
+        """What predicts the target tokens of `batch`.
 
         `backward` of anything made of it may be called once for each batch; the gradients add up.
         """
+
+    def target_losses(self, batch: TrainingBatch) -> Tensor:
+        """The summed cross-entropy [B] (nats, float32) of each row's target."""
+        return self.targets(batch).losses()
 
     @abstractmethod
     def finish(self) -> None:
@@ -69,15 +74,15 @@ class PaddedStep(Step):
 
     def __init__(
         self,
-        losses: Callable[[Sequence[PromptTensors], TrainingBatch], Tensor],
+        targets: Callable[[Sequence[PromptTensors], TrainingBatch], Targets],
         prompts: Sequence[PromptTensors],
     ) -> None:
-        """`losses`: a family's `padded_losses`."""
-        self._losses = losses
+        """`targets`: a family's `padded_targets`."""
+        self._targets = targets
         self._prompts = LeafPrompts(prompts)
 
-    def target_losses(self, batch: TrainingBatch) -> Tensor:
-        return self._losses(self._prompts.of_rows(batch), batch)
+    def targets(self, batch: TrainingBatch) -> Targets:
+        return self._targets(self._prompts.of_rows(batch), batch)
 
     def finish(self) -> None:
         self._prompts.carry_on()
