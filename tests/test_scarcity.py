@@ -22,7 +22,7 @@ from caikit_pt.errors import CaikitPtError, OutOfMemory, TooManyOpenFiles
 from caikit_pt.module import PeftPromptTuning
 from caikit_pt.paths import open_file, scarcity
 from caikit_pt.settings import Settings
-from caikit_pt.soft_prompt.source import find_source
+from caikit_pt.soft_prompt.source_library import find_source
 from caikit_pt.tuning.record_file import rows
 from tests.conftest import BASE_MODELS, LLAMA, SETTINGS
 from tests.runtime.test_scarce import save
