@@ -88,9 +88,7 @@ def test_a_pipe_is_refused_by_its_name(name: str, tmp_path: Path) -> None:
     assert error.value.field == "base_model"
 
 
-@pytest.mark.parametrize(
-    ("put", "kind"), [(listener, "socket"), (linked, "device"), (linked_pipe, "pipe")], ids=str
-)
+@pytest.mark.parametrize(("put", "kind"), [(listener, "socket"), (linked, "device"), (linked_pipe, "pipe")])
 def test_so_is_whatever_else_is_no_file(put: Callable[[Path], object], kind: str, tmp_path: Path) -> None:
     in_place_of("tokenizer.model", put, tmp_path)
     with (
