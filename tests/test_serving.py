@@ -38,7 +38,13 @@ def served(
     for number in range(PROMPTS):
         base = (llama, t5)[number % 2]
         _save(base, number, models / f"prompt-{number}")
-    settings = {"MAX_BATCH_SIZE": "16", "MAX_WAITING_REQUESTS": "60", "MAX_PREFILL_TOKENS": "128"}
+    settings = {
+        "MAX_BATCH_SIZE": "16",
+        "MAX_WAITING_REQUESTS": "60",
+        "MAX_PREFILL_TOKENS": "128",
+        # Three quarters of which are one client's.
+        "RUNTIME_SERVER_THREAD_POOL_SIZE": "140",
+    }
     with server(models, {**settings, "BASE_MODELS_DIR": str(llama.checkpoint.directory.parent)}) as port:
         yield Client(port), port
 

@@ -57,7 +57,8 @@ class OpenServer(Server):
             MAX_WATCHES=PLACES,
             # Answers and streams together, in front of the engine.
             MAX_WAITING_REQUESTS=PLACES * 2,
-            RUNTIME_SERVER_THREAD_POOL_SIZE=PLACES,
+            # One caller has no more than three times those that are free.
+            RUNTIME_SERVER_THREAD_POOL_SIZE=PLACES + 1,
             SLOTS=1,
         )
 
@@ -220,7 +221,7 @@ def overload(calls: Calls, kind: str) -> None:
     with ThreadPoolExecutor(len(made)) as pool:
         codes = [pool.submit(code_of, call) for call in made]
         # Those that wait for a thread have a place, too.
-        places = PLACES * 3 if kind == "unary" else PLACES
+        places = PLACES * 3 + 1 if kind == "unary" else PLACES
         wait_for(lambda: sum(code.done() for code in codes) == len(made) - places)
         assert {code.result() for code in codes if code.done()} == {CODES.RESOURCE_EXHAUSTED}
         for call in made:

@@ -97,8 +97,6 @@ def test_a_mean_that_has_learnt_the_opposite_is_not_kept(base: BaseModel) -> Non
         "epoch": 1 + seen.index(min(seen)),
         "step": 4 + 4 * seen.index(min(seen)),
     }
-    right = [tuned.verdict["validation"][name]["accuracy"]["value"] for name in ("tuned", "initial")]
-    assert right[0] >= right[1] / 2
 
 
 @pytest.mark.parametrize("patience", [1, 2])

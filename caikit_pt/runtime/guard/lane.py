@@ -99,11 +99,12 @@ class Lane(ThreadPoolExecutor):
             self._waiting.setdefault(caller, deque()).append(rpc)
             late, error = self._made_room(caller) if self.under_way >= self.most else (None, None)
             self._under_way.add(rpc.end)
+            # One less, where one has made room: the thread that came for it, or will, comes for this one.
+            called = self._called() if late else 1
         rpc.end.add_done_callback(self._under_way.discard)
         if late is not None and error is not None:
-            # One more RPC, and one less: as many threads come for one as before.
             self._refusing.submit(late.refuse, error)
-        else:
+        for _ in range(called):
             super().submit(self._answer_next)
         return rpc.end
 
@@ -144,11 +145,16 @@ class Lane(ThreadPoolExecutor):
                 self._answering[caller] -= 1
                 if not self._answering[caller]:
                     del self._answering[caller]
-                called = min(self._spare, sum(map(self._may_have, self._waiting))) if self._spare else 0
-                self._spare -= called
+                called = self._called()
             for _ in range(called):
                 with suppress(RuntimeError):  # the process ends, and nobody is answered any more
                     super().submit(self._answer_next)
+
+    def _called(self) -> int:
+        """Threads that have come and found nobody, as many as there are now those who may go on."""
+        called = min(self._spare, sum(map(self._may_have, self._waiting))) if self._spare else 0
+        self._spare -= called
+        return called
 
     def _may_have(self, caller: str) -> int:
         """Threads for what he has waiting, while he has fewer than his share of the free ones."""

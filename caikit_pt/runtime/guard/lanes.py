@@ -34,11 +34,12 @@ def lanes(settings: Settings, threads: int) -> dict[str, Lane]:
     """Each kind of RPC has threads of its own, answers that aren't streamed `threads`."""
     made = (
         Lane(ANSWERS, threads, settings.max_waiting_requests),
-        Lane(STREAMS, settings.max_streams),
-        Lane(WATCHES, settings.max_watches),
         Lane(TRAININGS, _TRAINING_THREADS, _TRAININGS_WAITING),
         Lane(CONTROL, _CONTROL_THREADS, _CONTROL_WAITING),
-        # Of these a caller has so many at the most (door.py), and of health checks the first gives way.
+        # Of these a caller has so many at the most, by settings (quotas.py) or door.py, and of health checks
+        # the first gives way.
+        Lane(STREAMS, settings.max_streams, shared=False),
+        Lane(WATCHES, settings.max_watches, shared=False),
         Lane(HEALTH, _HEALTH_THREADS, _HEALTH_WAITING, shared=False),
         Lane(HEALTH_WATCHES, _HEALTH_WATCHERS, shared=False),
         Lane(REFLECTION, _REFLECTIONS, shared=False),
