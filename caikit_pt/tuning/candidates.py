@@ -8,7 +8,8 @@ from typing import Any
 
 from caikit_pt.base_model.model import BaseModel
 from caikit_pt.base_model.row import TrainingBatch
-from caikit_pt.tuning.candidate import Candidate, Point
+from caikit_pt.tuning.candidate import Candidate
+from caikit_pt.tuning.curve import Point
 from caikit_pt.tuning.epochs import Epochs, Update
 from caikit_pt.tuning.learner import Gradients
 from caikit_pt.tuning.plan import TuningPlan

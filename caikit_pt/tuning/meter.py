@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 
-from caikit_pt.tuning.candidate import Best, Point
+from caikit_pt.tuning.candidate import Best
+from caikit_pt.tuning.curve import Point
 from caikit_pt.tuning.epochs import Epochs
 from caikit_pt.tuning.examples import Examples
 from caikit_pt.tuning.progress import Progress
