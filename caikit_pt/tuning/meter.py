@@ -16,7 +16,7 @@ class Meter:
 
     def __init__(self, examples: Examples, epochs: Epochs) -> None:
         self._epochs = epochs
-        self._tokens_a_sample = sum(examples.lengths) / len(examples)
+        self.tokens_a_sample = sum(examples.lengths) / len(examples)
 
     def start(self, seconds: float = 0.0) -> None:
         """Begins now, with `seconds` that an interrupted process has spent."""
@@ -39,5 +39,5 @@ class Meter:
             learning_rate=point.learning_rate,
             validation_loss=best.loss if best else None,
             samples=samples,
-            tokens=round(samples * self._tokens_a_sample),
+            tokens=round(samples * self.tokens_a_sample),
         )
