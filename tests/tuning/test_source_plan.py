@@ -134,7 +134,12 @@ def test_a_model_in_memory_is_taken_as_it_is(llama: BaseModel) -> None:
 def test_what_decides_is_in_the_digest(llama: BaseModel) -> None:
     digest = source_plan(llama).digest
     assert source_plan(llama, silence_progress_bars=False).digest == digest
-    changed = [{"seed": 4}, {"num_ranks": 2}, {"state_weight": 0.1}, {"of": tasks()[:2]}]
+    changed: list[dict[str, Any]] = [
+        {"seed": 4},
+        {"num_ranks": 2},
+        {"state_weight": 0.1},
+        {"of": tasks()[:2]},
+    ]
     changed += [{"of": tasks()[::-1]}, {"of": tasks(validated=False)}]
     digests = {source_plan(llama, **one).digest for one in changed}
     assert len(digests) == len(changed)
