@@ -56,8 +56,12 @@ class TaskPrompts:
     def prompts(self, tasks: Sequence[int]) -> list[PromptTensors]:
         """Of each of `tasks` the prompt [P, H] of each side as it is now, differentiable in what is
         trained."""
+        import torch
+
         sides = len(self._parts)
-        matrices = self.columns[list(tasks)] @ self.rows[list(tasks)]
+        # Picked one by one: a list of indices would have to be sent to a device.
+        columns, rows = (torch.stack([own[task] for task in tasks]) for own in (self.columns, self.rows))
+        matrices = columns @ rows
         return [dict(zip(self._parts, whole.chunk(sides), strict=True)) for whole in (self.shared * matrices)]
 
     def parameter_groups(self) -> list[dict[str, Any]]:
