@@ -143,8 +143,6 @@ def _by_task(option: str, pairs: Sequence[str], known: dict[str, str] | None = N
 
 def _trained(training: SourceTraining, snapshots: Snapshots | None) -> TrainedSource:
     """Raises what `SourceTraining.run` does."""
-    for warning in training.plan.warnings:
-        print(warning, file=sys.stderr)
     lines = _Lines()
     with _stopping(snapshots):
         return training.run(lines.updated, lines.validated, snapshots)

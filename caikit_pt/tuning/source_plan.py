@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -33,9 +34,10 @@ from caikit_pt.parameters.tuning import (
 )
 from caikit_pt.paths import check_plain_name
 from caikit_pt.settings import Settings
-from caikit_pt.tuning.plan import TuningPlan, make_plan
+from caikit_pt.tuning.plan import TuningPlan, quiet_plan
 from caikit_pt.tuning.records import Records
 
+_LOG = logging.getLogger(__name__)
 FIELD = "tasks"
 _FEWEST, _MOST = 2, 1_000
 _METHOD = "prompt_tuning_init_method"
@@ -153,14 +155,19 @@ def make_source_plan(
     plans = {}
     for task in tasks:
         with _of_task(task.name):
-            plan = make_plan({**shared, **task.request}, task.records, task.validation, settings, resource)
+            of_task = quiet_plan(
+                {**shared, **task.request}, task.records, task.validation, settings, resource
+            )
         plans[task.name] = replace(
-            plan,
-            records=_named(plan.records, task.name),
-            validation=plan.validation and _named(plan.validation, task.name),
+            of_task,
+            records=_named(of_task.records, task.name),
+            validation=of_task.validation and _named(of_task.validation, task.name),
         )
     first = next(iter(plans.values()))
-    return SourcePlan(plans, resolve_source(given, first.parameters))
+    plan = SourcePlan(plans, resolve_source(given, first.parameters))
+    for warning in plan.warnings:
+        _LOG.warning(warning)
+    return plan
 
 
 _OWN = frozenset(parameter.name for parameter in SOURCE_PARAMETERS)
