@@ -155,6 +155,10 @@ def test_tasks_that_can_not_be_read_are_refused_in_python(root: Path, given: Any
         (["--verbalizer=mood=nothing"], "tasks.mood.verbalizer: 'nothing' is not allowed"),
         (["--num-ranks=0"], "num_ranks: 0 is not allowed"),
         (["--prompt-tuning-init-method=AVERAGE_SOURCE"], "prompt_tuning_init_method"),
+        (
+            ["--state=/dev/null/state"],
+            "state: '/dev/null/state' is not allowed. Allowed: a directory that can",
+        ),
         (["--base-model=nowhere"], "base_model: 'nowhere' is not allowed"),
     ],
 )

@@ -51,8 +51,15 @@ class SourceTraining:
 
 
 def snapshots_in(state: str | Path, settings: Settings) -> Snapshots:
-    """Those of one training in the directory `state`, which may have other files."""
-    return Snapshots(Path(state) / _SNAPSHOTS, settings.checkpoint_seconds)
+    """Those of one training in the directory `state`, which may have other files. Raises InvalidParameter
+    where none can be kept there."""
+    directory = Path(state) / _SNAPSHOTS
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        allowed = f"a directory that can be written to ({error.strerror})"
+        raise InvalidParameter("state", str(state), allowed) from error
+    return Snapshots(directory, settings.checkpoint_seconds)
 
 
 def task_data(name: str, given: Any) -> TaskData:
