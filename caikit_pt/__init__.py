@@ -30,7 +30,12 @@ else:
     from caikit_pt.module import PeftPromptTuning
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+    from typing import Any
+
     from caikit_pt.base_model.model import BaseModel
+    from caikit_pt.soft_prompt.trained_source import TrainedSource
 
 __all__ = [
     "ExponentialDecayLengthPenalty",
@@ -38,6 +43,7 @@ __all__ = [
     "PeftPromptTuning",
     "TuningConfig",
     "load_base_model",
+    "train_source",
 ]
 
 
@@ -67,3 +73,32 @@ def load_base_model(directory: str, torch_dtype: str = "", device: str = "") -> 
         raise InvalidParameter("directory", directory, "a directory with a config.json and weights")
     checkpoint = locate(path.name, settings.Settings(base_models_dir=str(path.parent)))
     return shared(checkpoint, settings.current(), torch_dtype, device)
+
+
+def train_source(
+    base_model: "str | BaseModel",
+    tasks: "Mapping[str, Any]",
+    state: "str | Path" = "",
+    progress_bar: bool = False,
+    **parameters: "Any",
+) -> "TrainedSource":
+    """Trains a source prompt on several `tasks` by name, here and now; its `publish(name)` makes it one that
+    MULTITASK_PROMPT_TUNING starts from.
+
+    A task is its records, or a mapping with `records` and, where they are needed, `validation` (records,
+    too), `verbalizer`, `tuning_task`, `input_field` and `output_field`. `parameters` are those of
+    docs/parameters.md, `base_model` a name or what `load_base_model` returned. With a directory `state` a
+    training that was interrupted goes on. Raises InvalidParameter for what may not be, TrainingDiverged.
+    """
+    from caikit_pt import settings
+    from caikit_pt.base_model.model import BaseModel
+    from caikit_pt.tuning.progress import show_progress
+    from caikit_pt.tuning.source_plan import make_source_plan
+    from caikit_pt.tuning.source_training import SourceTraining, snapshots_in, task_data
+
+    now, resource = settings.current(), base_model if isinstance(base_model, BaseModel) else None
+    request = {"base_model": resource.checkpoint.name if resource else base_model, **parameters}
+    streams = [task_data(name, given) for name, given in tasks.items()]
+    training = SourceTraining(make_source_plan(request, streams, now, resource))
+    with show_progress(training.base.checkpoint.name, progress_bar) as shown:
+        return training.run(shown, snapshots=snapshots_in(state, now) if state else None)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from caikit_pt.parameters.generation import GENERATION_PARAMETERS
+from caikit_pt.parameters.source import NOT_OF_SOURCES, OF_EACH_TASK, SOURCE_PARAMETERS
 from caikit_pt.parameters.table import Parameter, ParameterTable
 from caikit_pt.parameters.tuning import TUNING_PARAMETERS
 
@@ -30,6 +32,13 @@ def render() -> str:
             "`training_id` of 1\nto 200 letters, digits, `.`, `_` and `-`: the same request twice is then "
             "one training, and another with the same id is refused.",
             "",
+            "## Source prompts\n",
+            *_table(SOURCE_PARAMETERS),
+            "",
+            "A source training ([sources.md](sources.md)) has these, and those of a training but "
+            f"{_names(NOT_OF_SOURCES)};\n{_names(OF_EACH_TASK)} are each task's own. What MPT chose is told "
+            "from memory where that is said.",
+            "",
             "## Inference\n",
             *_table(GENERATION_PARAMETERS),
             "",
@@ -38,6 +47,11 @@ def render() -> str:
             "",
         ]
     )
+
+
+def _names(names: Sequence[str]) -> str:
+    *first, last = (f"`{name}`" for name in names)
+    return f"{', '.join(first)} and {last}"
 
 
 def _table(table: ParameterTable) -> list[str]:

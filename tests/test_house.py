@@ -105,7 +105,7 @@ ROOMS = {
     },
     "cli": {"client", "commands"},
     # The face of the package.
-    "__init__": {"base_model", "config_files", "data_model", "module"},
+    "__init__": {"base_model", "config_files", "data_model", "module", "soft_prompt", "tuning"},
 }
 # They know nothing of gRPC or caikit.
 INNER = ("parameters", "base_model", "soft_prompt", "serving", "tuning", "tracking")
@@ -234,6 +234,7 @@ def test_the_public_names() -> None:
         "PeftPromptTuning",
         "TuningConfig",
         "load_base_model",
+        "train_source",
     ]
     assert all(hasattr(caikit_pt, name) for name in caikit_pt.__all__)
 

@@ -16,6 +16,7 @@ from caikit_pt.commands.connecting import connected
 from caikit_pt.commands.options import Commands
 from caikit_pt.commands.outcome import DONE, FAILED, WrongCommand
 from caikit_pt.commands.output import as_json, known, plain, print_table, time_of
+from caikit_pt.commands.source_training import add_train
 from caikit_pt.errors import InvalidParameter, InvalidSourcePrompt
 from caikit_pt.soft_prompt.source import SourcePrompt, UnusableSource
 from caikit_pt.soft_prompt.source_library import SourceLibrary, read_path
@@ -47,6 +48,7 @@ def add_to(commands: Commands) -> None:
     verify.add_argument("--base-model", help="and whether it is for this one")
     verify.add_argument("--json", action="store_true", help=_JSON)
     _add_publish(group)
+    add_train(group)
 
 
 def _add_publish(group: Commands) -> None:

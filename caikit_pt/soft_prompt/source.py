@@ -7,12 +7,14 @@ models by default (`num_transformer_submodules: 2`).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from caikit_pt.base_model.loading.checkpoint import Checkpoint
 from caikit_pt.errors import InvalidSourcePrompt
 from caikit_pt.parameters.tuning import DECODER, ENCODER
+from caikit_pt.soft_prompt.prompt import SoftPrompt
 from caikit_pt.soft_prompt.source_manifest import SourceManifest
 
 if TYPE_CHECKING:
@@ -155,6 +157,10 @@ class SourcePrompt:
         index = self.index_of(which)
         assert matrices is not None, "an index is one of a task"
         return self.shared * matrices[index]
+
+    def prompt_of(self, which: int | str, parts: Iterable[str]) -> SoftPrompt:
+        """The whole prompt of one source task on each of the sides `parts`. Raises as `task` does."""
+        return SoftPrompt({part: self.on(part).task(which) for part in parts})
 
     def index_of(self, which: int | str) -> int:
         """The index of a task, which is an index already or a name. Raises InvalidSourcePrompt."""

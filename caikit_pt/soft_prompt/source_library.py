@@ -104,6 +104,10 @@ class SourceLibrary:
             raise self._refused(name, str(error)) from error
         return self.read(f"{name}/{version}")
 
+    def check_target(self, name: str) -> None:
+        """Raises InvalidSourcePrompt where nothing can be published as `name`, whatever it is."""
+        self._target(name)
+
     # ---- names ----
 
     def _place(self, name: str) -> SourcePlace:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Mapping
-from dataclasses import astuple, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
@@ -18,27 +17,14 @@ from caikit_pt.soft_prompt.initializers import Start, initial_prompt
 from caikit_pt.soft_prompt.prompt import SoftPrompt
 from caikit_pt.soft_prompt.source import SourcePrompt
 from caikit_pt.soft_prompt.trainable import trainable
+from caikit_pt.tuning.curve import Curve, Point
 from caikit_pt.tuning.learner import Learner
 from caikit_pt.tuning.search import Trial
 
 if TYPE_CHECKING:
     import torch
 
-_LOG = logging.getLogger(__name__)
-# So many updates in a row that can't be made end the training: nothing will change any more.
-MOST_SKIPPED = 5
 _VALIDATION = "validation_"
-
-
-@dataclass(frozen=True, slots=True)
-class Point:
-    """An update on the loss curve, read from the device. `made` is false where the update was skipped."""
-
-    epoch: int
-    step: int
-    loss: float
-    learning_rate: float
-    made: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,17 +38,6 @@ class Best:
 
 
 @dataclass(slots=True)
-class _Pending:
-    """An update whose loss is still on the device."""
-
-    epoch: int
-    step: int
-    learning_rate: float
-    loss: torch.Tensor
-    made: torch.Tensor
-
-
-@dataclass(slots=True)
 class Candidate:
     """A soft prompt with its parameters, from its initial rows to its best ones."""
 
@@ -71,15 +46,15 @@ class Candidate:
     learner: Learner
     updates: int
     trial: Trial
-    curve: list[Point] = field(default_factory=list)
     logs: list[dict[str, Any]] = field(default_factory=list)
     best: Best | None = None
-    skipped: int = 0
     keeps_mean: bool = False
-    _in_a_row: int = 0
-    _pending: list[_Pending] = field(default_factory=list)
     _sums: dict[str, torch.Tensor] = field(default_factory=dict)
     _watched: int = 0
+    _losses: Curve = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._losses = Curve(self.updates)
 
     @classmethod
     def begin(
@@ -102,7 +77,17 @@ class Candidate:
     @property
     def diverged(self) -> bool:
         """Whether there is no point in going on."""
-        return self._in_a_row >= MOST_SKIPPED
+        return self._losses.diverged
+
+    @property
+    def curve(self) -> list[Point]:
+        """Its updates that have been read."""
+        return self._losses.points
+
+    @property
+    def skipped(self) -> int:
+        """Of these, how many weren't made."""
+        return self._losses.skipped
 
     @property
     def prompt(self) -> SoftPrompt:
@@ -113,15 +98,12 @@ class Candidate:
 
     def state_dict(self) -> dict[str, Any]:
         """All that isn't made of the parameters again. Updates must have been read."""
-        assert not self._pending
         return {
             "learner": self.learner.state_dict(),
             "losses": self.trial.losses,
-            "curve": [astuple(point) for point in self.curve],
             "logs": self.logs,
             "best": self.best and {"tensors": dict(self.best.prompt.tensors), **_when(self.best)},
-            "skipped": self.skipped,
-            "in_a_row": self._in_a_row,
+            **self._losses.state_dict(),
             "sums": self._sums,
             "watched": self._watched,
         }
@@ -130,11 +112,10 @@ class Candidate:
         """As it was; of a candidate that began with the same parameters."""
         self.learner.load_state_dict(state["learner"])
         self.trial.losses.update(state["losses"])
-        self.curve = [Point(*values) for values in state["curve"]]
+        self._losses.load_state_dict(state)
         self.logs = state["logs"]
         if best := state["best"]:
             self.best = Best(SoftPrompt(best["tensors"]), best["loss"], best["epoch"], best["step"])
-        self.skipped, self._in_a_row = state["skipped"], state["in_a_row"]
         device = next(iter(self.learner.prompt.tensors().values())).device
         self._sums = {part: total.to(device) for part, total in state["sums"].items()}
         self._watched = state["watched"]
@@ -164,25 +145,13 @@ class Candidate:
 
     def updated(self, epoch: int, step: int, rate: float, loss: torch.Tensor, made: torch.Tensor) -> None:
         """Remembers an update without waiting for its loss."""
-        self._pending.append(_Pending(epoch, step, rate, loss, made))
+        self._losses.updated(epoch, step, rate, loss, made)
 
     def read(self) -> list[Point]:
         """The updates since the last call, in one transfer from the device. Warns of skipped ones."""
-        import torch
-
-        pending, self._pending = self._pending, []
-        if not pending:
-            return []
-        values = torch.stack([item.loss for item in pending]).tolist()
-        made = torch.stack([item.made for item in pending]).tolist()
-        points = [
-            Point(item.epoch, item.step, value, item.learning_rate, ok)
-            for item, value, ok in zip(pending, values, made, strict=True)
-        ]
+        points = self._losses.read()
         for point in points:
-            self._count(point)
             self.log("loss", point.epoch, point.step, point.loss)
-        self.curve += points
         return points
 
     def validated(self, epoch: int, step: int, values: dict[str, float]) -> bool:
@@ -219,33 +188,10 @@ class Candidate:
         data = {"epoch": epoch, "step": step, "value": value, "timestamp": now}
         self.logs.append({"name": name, "data": data})
 
-    def _count(self, point: Point) -> None:
-        if point.made:
-            # On a GPU many updates are read at once, and the end of one may be followed by good ones.
-            self._in_a_row = self._in_a_row if self.diverged else 0
-            return
-        self.skipped += 1
-        self._in_a_row += 1
-        _LOG.warning(
-            "the %s is not finite at update %d of %d, which is skipped",
-            _not_finite(point),
-            point.step,
-            self.updates,
-        )
-
     def diverging(self) -> TrainingDiverged:
         """What to raise for a candidate that has diverged."""
-        last = [point for point in self.curve if not point.made][-1]
-        return TrainingDiverged(
-            f"The {_not_finite(last)} is not finite at update {last.step} of {self.updates}, nor at the "
-            f"{MOST_SKIPPED - 1} before it. Try a smaller learning_rate than "
-            f"{self.parameters.learning_rate:g}, or torch_dtype float32 or bfloat16 where it is float16."
-        )
+        return self._losses.diverging(self.parameters.learning_rate)
 
 
 def _when(best: Best) -> dict[str, Any]:
     return {"loss": best.loss, "epoch": best.epoch, "step": best.step}
-
-
-def _not_finite(point: Point) -> str:
-    return "gradient" if math.isfinite(point.loss) else "loss"

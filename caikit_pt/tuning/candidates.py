@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from caikit_pt.base_model.model import BaseModel
-from caikit_pt.base_model.row import TrainingBatch
-from caikit_pt.tuning.candidate import Candidate, Point
+from caikit_pt.tuning.candidate import Candidate
+from caikit_pt.tuning.curve import Point
 from caikit_pt.tuning.epochs import Epochs, Update
-from caikit_pt.tuning.learner import Gradients
 from caikit_pt.tuning.plan import TuningPlan
 from caikit_pt.tuning.search import candidates, judged_from, rungs, survivors
 from caikit_pt.tuning.validation import JUDGED, Validation
+
+if TYPE_CHECKING:
+    import torch
 
 _LOG = logging.getLogger(__name__)
 
@@ -41,10 +43,8 @@ class Candidates:
         """The only one, where no search goes on."""
         return self._left[0]
 
-    def make(self, update: Update, batch: TrainingBatch, gradients: Gradients) -> None:
-        """An update of each, by its gradients on the same batch."""
-        learners = [candidate.learner for candidate in self]
-        losses = gradients(self._base, learners, [batch] * len(learners))
+    def make(self, update: Update, losses: Sequence[torch.Tensor]) -> None:
+        """An update of each, by the gradients that it has got with its loss."""
         for candidate, loss in zip(self, losses, strict=True):
             rate = candidate.learner.learning_rate
             candidate.updated(update.epoch, update.step, rate, loss, candidate.learner.step(loss))

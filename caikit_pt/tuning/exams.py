@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from caikit_pt.parameters.tuning import TuningParameters
+from caikit_pt.soft_prompt.prompt import SoftPrompt
 from caikit_pt.tuning.candidate import Candidate
 from caikit_pt.tuning.candidates import Candidates
 from caikit_pt.tuning.epochs import Update
@@ -41,7 +42,7 @@ class Exams:
         them ends worse than it began."""
         if self._validation is None:
             return
-        values = _values(self._validation, candidates.first)
+        values = scores_of(self._validation, candidates.first.learner.prompt.finished())
         for candidate in candidates:
             candidate.validated(0, 0, values)
         self._on_validation(Validated(0, 0, values, best=True))
@@ -60,22 +61,25 @@ class Exams:
 
         While a search goes on its rungs are the validations.
         """
-        if self._validation is None or len(candidates) > 1 or not self._is_due(update):
+        due = is_due(self._parameters, update.step, update.ends_epoch, self._updates)
+        if self._validation is None or len(candidates) > 1 or not due:
             return False
         candidate = candidates.first
-        values = _values(self._validation, candidate)
+        values = scores_of(self._validation, candidate.learner.prompt.finished())
         better = candidate.validated(update.epoch, update.step, values)
         self._on_validation(Validated(update.epoch, update.step, values, better))
         patience = self._parameters.early_stopping_patience
         return 0 < patience <= candidate.validations_since_best
 
-    def _is_due(self, update: Update) -> bool:
-        every = self._parameters.validation_steps
-        due = update.step % every == 0 if every else update.ends_epoch
-        return due or update.step == self._updates
+
+def is_due(parameters: TuningParameters, step: int, ends_epoch: bool, updates: int) -> bool:
+    """Whether it is time for a validation after update `step` of `updates`."""
+    every = parameters.validation_steps
+    return step == updates or (step % every == 0 if every else ends_epoch)
 
 
-def _values(validation: Validation, candidate: Candidate) -> dict[str, float]:
-    scores = validation.scores(candidate.learner.prompt.finished())
+def scores_of(validation: Validation, prompt: SoftPrompt) -> dict[str, float]:
+    """Loss, perplexity and the task's metrics of `prompt`, by name."""
+    scores = validation.scores(prompt)
     values = {name: estimate.value for name, estimate in scores.metrics.items()}
     return {**values, "loss": scores.loss.value, "perplexity": scores.perplexity}

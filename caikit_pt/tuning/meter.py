@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 
-from caikit_pt.tuning.candidate import Best, Point
+from caikit_pt.tuning.candidate import Best
+from caikit_pt.tuning.curve import Point
 from caikit_pt.tuning.epochs import Epochs
 from caikit_pt.tuning.examples import Examples
 from caikit_pt.tuning.progress import Progress
@@ -15,7 +16,7 @@ class Meter:
 
     def __init__(self, examples: Examples, epochs: Epochs) -> None:
         self._epochs = epochs
-        self._tokens_a_sample = sum(examples.lengths) / len(examples)
+        self.tokens_a_sample = sum(examples.lengths) / len(examples)
 
     def start(self, seconds: float = 0.0) -> None:
         """Begins now, with `seconds` that an interrupted process has spent."""
@@ -38,5 +39,5 @@ class Meter:
             learning_rate=point.learning_rate,
             validation_loss=best.loss if best else None,
             samples=samples,
-            tokens=round(samples * self._tokens_a_sample),
+            tokens=round(samples * self.tokens_a_sample),
         )

@@ -160,6 +160,21 @@ def make_plan(
     `request` holds the parameters by name, None for unset; `predecessor` is the tuned prompt that it names.
     Raises InvalidParameter (or one of its kinds) for the first thing that may not be.
     """
+    plan = quiet_plan(request, train_stream, val_stream, settings, resource, predecessor)
+    for warning in plan.warnings:
+        _LOG.warning(warning)
+    return plan
+
+
+def quiet_plan(
+    request: Mapping[str, Any],
+    train_stream: Iterable[Any],
+    val_stream: Iterable[Any] | None,
+    settings: Settings,
+    resource: BaseModel | None = None,
+    predecessor: Predecessor | None = None,
+) -> TuningPlan:
+    """As `make_plan`, for whoever tells of the plan's warnings himself."""
     given = check_request(request, settings.tuning_limits)
     taken = predecessor.taken(settings.tuning_limits) if predecessor else {}
     known = {**{name: value for name, (value, _) in taken.items()}, **given}
@@ -181,7 +196,7 @@ def make_plan(
         if parameters.origins["validation_share"] == "default":
             held_out = min(held_out, MOST_SPLIT_OFF)
         records, validation = records.split(held_out, parameters.seed)
-    plan = TuningPlan(
+    return TuningPlan(
         parameters,
         checkpoint,
         source,
@@ -191,9 +206,6 @@ def make_plan(
         resource,
         predecessor.initial if predecessor else None,
     )
-    for warning in plan.warnings:
-        _LOG.warning(warning)
-    return plan
 
 
 def _asked(given: Mapping[str, Any], name: str) -> Any:

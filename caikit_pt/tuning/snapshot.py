@@ -49,7 +49,7 @@ class Snapshots:
         # Whoever sets it wants the training to keep a snapshot at the next update and to end.
         self.stop = threading.Event()
         self.told = told
-        self._directory, self._seconds = directory, seconds
+        self.directory, self._seconds = directory, seconds
         self._on_kept = on_kept or (lambda *_: None)
         self._last = time.monotonic()
 
@@ -84,7 +84,7 @@ class Snapshots:
     def _write(self, step: int, state: Any) -> None:
         from safetensors.torch import save
 
-        self._directory.mkdir(parents=True, exist_ok=True)
+        self.directory.mkdir(parents=True, exist_ok=True)
         tensors: dict[str, torch.Tensor] = {}
         plain = json.dumps(flattened(state, tensors))
         data = save(tensors, {_STATE: plain})
@@ -93,7 +93,7 @@ class Snapshots:
             "bytes": len(data),
             "sha256": hashlib.sha256(data).hexdigest(),
         }
-        manifest = self._directory / f"{step:09}.json"
+        manifest = self.directory / f"{step:09}.json"
         _put(manifest.with_suffix(".safetensors"), data)
         _put(manifest, json.dumps(told).encode())
         self._tidy()
@@ -101,12 +101,12 @@ class Snapshots:
     def _tidy(self) -> None:
         """Removes all but the newest, and what a process that was killed had begun."""
         kept = {manifest.stem for manifest in self._manifests()[:_KEPT]}
-        for path in self._directory.iterdir():
+        for path in self.directory.iterdir():
             if path.name.split(".")[0] not in kept:
                 path.unlink(missing_ok=True)
 
     def _manifests(self) -> list[Path]:
-        return sorted(self._directory.glob("[0-9]*.json"), reverse=True)
+        return sorted(self.directory.glob("[0-9]*.json"), reverse=True)
 
 
 def flattened(value: Any, tensors: dict[str, torch.Tensor]) -> Any:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.training import models, peak, whole
+from bench.training import models, peak, sources, whole
 from bench.training.case import Case
 from bench.training.flops import needed
 from bench.training.ladder import ladder
@@ -158,3 +158,12 @@ def test_records_are_what_the_documentation_says() -> None:
         assert sorted(len(record.source) for record in records)[32] == pytest.approx(40, abs=2)
         assert all(low <= len(record.target) <= high for record in records)
         assert records == make_records(64, long, 100)
+
+
+def test_sources_are_measured(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, value in (("MODELS", ("tiny-t5",)), ("CASES", ((3, 4),)), ("UPDATES", 1), ("ROUNDS", 1)):
+        monkeypatch.setattr(sources, name, value)
+    sources.main()
+    *_, line = capsys.readouterr().out.splitlines()
+    assert line.startswith("| tiny-t5 | 3 | 4 | ")
+    assert line.count("%") == 2

@@ -18,12 +18,15 @@ from caikit_pt.serving.request import Request
 from caikit_pt.serving.scheduler import Limits
 from caikit_pt.serving.worker import Worker, limits
 from caikit_pt.soft_prompt.prompt import SoftPrompt
+from caikit_pt.soft_prompt.task_prompts import TaskPrompts
 from caikit_pt.tuning.candidate import Candidate
 from caikit_pt.tuning.examples import make_examples
 from caikit_pt.tuning.learner import gradients
 from caikit_pt.tuning.losses import backward, losses
 from caikit_pt.tuning.progress import Progress
 from caikit_pt.tuning.snapshot import Snapshots
+from caikit_pt.tuning.source_tuner import tune_source
+from caikit_pt.tuning.task_learner import TaskLearner, Teaching
 from caikit_pt.tuning.tuner import tune
 
 __all__ = [
@@ -40,6 +43,9 @@ __all__ = [
     "Row",
     "Snapshots",
     "SoftPrompt",
+    "TaskLearner",
+    "TaskPrompts",
+    "Teaching",
     "TrainingBatch",
     "TrainingInterrupted",
     "Worker",
@@ -58,4 +64,5 @@ __all__ = [
     "make_examples",
     "recomputing",
     "tune",
+    "tune_source",
 ]

@@ -8,10 +8,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 
 from tests.conftest import LLAMA
+from tests.tuning.sources import source_plan
 
-from .product import BaseModel, TrainingBatch, losses
+from .product import BaseModel, SoftPrompt, TaskLearner, TaskPrompts, Teaching, TrainingBatch, losses
 from .record import Kind, Record
 from .report import counted, trained
 from .simulated import SimulatedDevice
@@ -26,6 +28,26 @@ WAYS = pytest.mark.parametrize("packed", [True, False], ids=["packed", "padded"]
 def test_an_update_waits_for_nothing(device: SimulatedDevice, base_there: BaseModel, packed: bool) -> None:
     record = updated(device, base_there, packed)
     assert record.waits == []
+
+
+@WAYS
+def test_an_update_of_several_tasks_with_lessons_waits_for_nothing(
+    device: SimulatedDevice, base_there: BaseModel, packed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(base_there.training, "trains_packed", packed)
+    planned = source_plan(base_there, state_weight=0.5, distillation_temperature=2.0)
+    width, (part, *_) = base_there.checkpoint.hidden_size, planned.training.output_model_types
+    prompts = [SoftPrompt({part: torch.randn(3, width)}).to(base_there.weights.device) for _ in range(3)]
+    learner = TaskLearner(
+        TaskPrompts(prompts[0], 3, 2, planned.training, torch.Generator()), planned.training, 9
+    )
+    teaching = Teaching([prompt.tensors for prompt in prompts], planned.parameters)
+    of_one = Training(base_there).batch
+    batch = TrainingBatch(of_one.sources, of_one.targets, [0, 2, 1, 1, 0, 2, 2, 0])
+    for _ in range(2):
+        with device.counted() as made:
+            learner.step(learner.gradients(base_there, batch, teaching))
+    assert made.waits == []
 
 
 @WAYS

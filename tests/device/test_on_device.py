@@ -13,6 +13,7 @@ import torch
 
 from tests.conftest import SETTINGS
 from tests.numerics.families import PADDED_FAMILIES, Zoo
+from tests.tuning.sources import source_plan
 from tests.tuning.training import curve, plan
 
 from .backend import FREE_BYTES
@@ -36,6 +37,7 @@ from .product import (
     losses,
     recomputing,
     tune,
+    tune_source,
 )
 from .record import Cause
 from .report import counted, trained
@@ -182,6 +184,20 @@ def _trains_alike(planned: Any, base: BaseModel, base_there: BaseModel) -> None:
         assert str(tuned.prompt.tensors[part].device) == "cpu"
         assert _apart(tuned.prompt.tensors[part], tensor) < 0.02
     assert tuned.verdict["kept"] == expected.verdict["kept"]
+
+
+def test_a_source_training_is_that_of_a_cpu(base: BaseModel, base_there: BaseModel) -> None:
+    """Its teachers, too; and it is on the host in the end."""
+    planned = source_plan(base, num_epochs=1, teacher_epochs=1, num_ranks=2, state_weight=0.5)
+    expected = tune_source(planned, base)
+    with SimulatedDevice():
+        trained = tune_source(planned, base_there)
+    for name in ("shared", "columns", "rows"):
+        found = getattr(trained.source, name)
+        assert str(found.device) == "cpu"
+        assert _apart(found, getattr(expected.source, name)) < 0.02
+    for one, other in zip(trained.tasks, expected.tasks, strict=True):
+        assert one.metrics == pytest.approx(other.metrics, rel=0.1, abs=0.1)
 
 
 @pytest.mark.parametrize("kind", ["plain", "adafactor"])

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from caikit_pt.base_model.model import BaseModel
-from caikit_pt.tuning.candidate import Candidate, Point
+from caikit_pt.tuning.candidate import Candidate
+from caikit_pt.tuning.curve import Point
 from caikit_pt.tuning.doubts import Doubts
 
 from .training import plan

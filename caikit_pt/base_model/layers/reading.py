@@ -41,12 +41,16 @@ def reading(pick: Callable[[Tensor], Tensor] = lambda hidden: hidden) -> Iterato
         _READ.reset(token)
 
 
+def reads(model: Any) -> bool:
+    """Whether `model` can heed `reading`. The output layer of a few is the table of words itself, which is
+    looked into for inputs, too."""
+    return model.get_output_embeddings() is not model.get_input_embeddings()
+
+
 def read_where_asked(model: Any) -> None:
-    """Makes `model` heed `reading`."""
-    layer = model.get_output_embeddings()
-    # A few give the table of words itself, which is looked into for inputs, too.
-    if layer is not model.get_input_embeddings():
-        layer.register_forward_pre_hook(_picked)
+    """Makes `model` heed `reading`, where it can."""
+    if reads(model):
+        model.get_output_embeddings().register_forward_pre_hook(_picked)
 
 
 def _picked(_: Any, arguments: tuple[Tensor, ...]) -> Any:

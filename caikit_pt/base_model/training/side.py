@@ -10,6 +10,7 @@ from typing import TypeAlias
 from caikit_pt.base_model.budget import budget_for
 from caikit_pt.base_model.frozen import FrozenWeights
 from caikit_pt.base_model.layers.linear import builds_code, settle_training
+from caikit_pt.base_model.layers.reading import reads
 from caikit_pt.base_model.loading.memory import free_memory_of
 from caikit_pt.base_model.row import PromptTensors, TrainingBatch
 from caikit_pt.base_model.text.side import TextSide
@@ -64,6 +65,11 @@ class TrainingSide(ABC):
         """Whether rows can be packed one behind another without padding: tried, not looked up."""
         settle_training(self.weights.model, self.text.checkpoint.name)
         return self._packs(self)
+
+    @property
+    def has_states(self) -> bool:
+        """Whether the states in front of the output layer are known (`Targets.states`)."""
+        return reads(self.weights.model)
 
     @cached_property
     def rounds_rows(self) -> bool:

@@ -1,0 +1,133 @@
+"""The parameters of a source training beside those of every training, and what they resolve to.
+
+*MPT* is arXiv 2303.02861. What it chose is told from memory where that is said: its text could not be had.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from caikit_pt.parameters.table import Parameter, ParameterTable
+from caikit_pt.parameters.tuning import TuningParameters
+
+SOURCE_PARAMETERS = ParameterTable(
+    Parameter(
+        "num_ranks",
+        int,
+        "The rank of the matrix of each task.",
+        default=1,
+        source="MPT",
+        low=1,
+        high=64,
+    ),
+    Parameter(
+        "most_records",
+        int,
+        "Records that an epoch has of a task, drawn anew in each; a task that has fewer is in it whole.",
+        default=10_000,
+        source="caikit_pt; MPT caps sizes, too (from memory)",
+        low=1,
+        high=1_000_000_000,
+    ),
+    Parameter(
+        "teacher_epochs",
+        int,
+        "Passes over its own records that the teacher of each task is trained for, a plain soft prompt that "
+        "the task learns from. 0, or both weights 0: no teachers.",
+        source="num_epochs",
+        low=0,
+        high=10_000,
+    ),
+    Parameter(
+        "teacher_learning_rate",
+        float,
+        "The highest of a teacher.",
+        source="learning_rate",
+        low=0,
+        high=10,
+        above_low=True,
+    ),
+    Parameter(
+        "distillation_weight",
+        float,
+        "Of the divergence of next tokens from those of the teacher, beside the loss of the records.",
+        default=0.9,
+        source="MPT (from memory)",
+        low=0,
+        high=1_000,
+    ),
+    Parameter(
+        "distillation_temperature",
+        float,
+        "The temperature that both are compared at.",
+        default=1.0,
+        source="caikit_pt",
+        low=0,
+        high=100,
+        above_low=True,
+    ),
+    Parameter(
+        "state_weight",
+        float,
+        "Of the distance of the last states from those of the teacher, in shares of the size of these. Not "
+        "for base models whose output layer is their table of words.",
+        default=0.0,
+        source="caikit_pt; MPT has 0.9 (from memory)",
+        low=0,
+        high=1_000,
+    ),
+)
+
+# Of a training's own parameters, what each task has for itself, and what a source training can't have.
+OF_EACH_TASK = ("verbalizer", "input_field", "output_field", "tuning_task")
+NOT_OF_SOURCES = (
+    "tuning_type",
+    "search",
+    "reparameterization",
+    "prompt_tuning_init_source_model",
+    "prompt_tuning_init_task",
+    "prompt_tuning_init_task_name",
+    "prompt_tuning_init_prompt",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceParameters:
+    """Each value checked and resolved; `origins` as in TuningParameters."""
+
+    num_ranks: int
+    most_records: int
+    teacher_epochs: int
+    teacher_learning_rate: float
+    distillation_weight: float
+    distillation_temperature: float
+    state_weight: float
+    origins: Mapping[str, str]
+
+    @property
+    def has_teachers(self) -> bool:
+        """Whether tasks learn from teachers."""
+        return self.teacher_epochs > 0 and self.distillation_weight + self.state_weight > 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+def resolve_source(given: Mapping[str, Any], training: TuningParameters) -> SourceParameters:
+    """A request's own values first, then what follows from the `training`, then the table's defaults."""
+    followed = {
+        "teacher_epochs": (training.num_epochs, "num_epochs"),
+        "teacher_learning_rate": (training.learning_rate, "learning_rate"),
+    }
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for parameter in SOURCE_PARAMETERS:
+        name = parameter.name
+        if name in given:
+            values[name], origins[name] = given[name], "request"
+        else:
+            values[name], origins[name] = followed.get(name, (parameter.default, "default"))
+    return SourceParameters(**values, origins=origins)

@@ -1,0 +1,75 @@
+"""A source training put together: its plan and the base model that it is for.
+
+The one way to do it, at a command line and in Python.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from caikit_pt.base_model.model import BaseModel
+from caikit_pt.base_model.pool import POOL
+from caikit_pt.errors import InvalidParameter
+from caikit_pt.settings import Settings
+from caikit_pt.soft_prompt.trained_source import TrainedSource
+from caikit_pt.tuning.failure import told
+from caikit_pt.tuning.snapshot import Snapshots
+from caikit_pt.tuning.source_plan import FIELD, SourcePlan, TaskData
+from caikit_pt.tuning.source_progress import SourceProgress, TaskValidated
+from caikit_pt.tuning.source_tuner import tune_source
+
+_SNAPSHOTS = "snapshots"
+
+
+class SourceTraining:
+    """What `plan` says, once its base model is there."""
+
+    def __init__(self, plan: SourcePlan, device: str = "") -> None:
+        """Reads the base model, where the plan doesn't bring it along; `device`: other than the plan has it.
+
+        Raises what `BaseModelPool.get` does.
+        """
+        self.plan = plan
+        self.base: BaseModel = plan.resource or POOL.get(
+            plan.checkpoint, plan.training.torch_dtype, device or plan.training.device
+        )
+
+    def run(
+        self,
+        on_update: Callable[[SourceProgress], None],
+        on_validation: Callable[[TaskValidated], None] | None = None,
+        snapshots: Snapshots | None = None,
+    ) -> TrainedSource:
+        """Minutes to hours. Raises what `tune_source` does, and a CaikitPtError for whatever else ends it."""
+        with told():
+            return tune_source(
+                self.plan, self.base, on_update, snapshots=snapshots, on_validation=on_validation
+            )
+
+
+def snapshots_in(state: str | Path, settings: Settings) -> Snapshots:
+    """Those of one training in the directory `state`, which may have other files. Raises InvalidParameter
+    where none can be kept there."""
+    directory = Path(state) / _SNAPSHOTS
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        allowed = f"a directory that can be written to ({error.strerror})"
+        raise InvalidParameter("state", str(state), allowed) from error
+    return Snapshots(directory, settings.checkpoint_seconds)
+
+
+def task_data(name: str, given: Any) -> TaskData:
+    """The task that a Python caller has `given`: its records, or a mapping with `records` and whatever else
+    TaskData has. Raises InvalidParameter."""
+    if not isinstance(given, Mapping):
+        return TaskData(name=name, records=given)
+    known = [field.name for field in fields(TaskData) if field.name != "name"]
+    wrong = [key for key in given if key not in known]
+    if wrong or "records" not in given:
+        allowed = f"records, or a mapping with records and, where they are needed, {', '.join(known[1:])}"
+        raise InvalidParameter(f"{FIELD}.{name}", wrong[0] if wrong else "no records", allowed)
+    return TaskData(name=name, **given)

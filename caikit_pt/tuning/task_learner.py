@@ -1,0 +1,65 @@
+"""The prompts of several tasks that learn together, and what each of their updates learns from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from caikit_pt.base_model.model import BaseModel
+from caikit_pt.base_model.row import PromptTensors, TrainingBatch
+from caikit_pt.parameters.source import SourceParameters
+from caikit_pt.parameters.tuning import TuningParameters
+from caikit_pt.soft_prompt.task_prompts import TaskPrompts
+from caikit_pt.tuning.losses import Lessons, backward
+from caikit_pt.tuning.mover import Mover
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, slots=True)
+class Teaching:
+    """The teachers' prompts, one for each task, and how much of what they say counts."""
+
+    prompts: Sequence[PromptTensors]
+    parameters: SourceParameters
+
+    def lessons(self, tasks: Sequence[int]) -> Lessons:
+        """Those of rows behind the prompts of `tasks`."""
+        return Lessons(
+            [self.prompts[task] for task in tasks],
+            tokens=self.parameters.distillation_weight,
+            temperature=self.parameters.distillation_temperature,
+            states=self.parameters.state_weight,
+        )
+
+
+class TaskLearner(Mover):
+    """Moves the `prompts` of all tasks. `updates` are those that it will make in all."""
+
+    def __init__(self, prompts: TaskPrompts, parameters: TuningParameters, updates: int) -> None:
+        super().__init__(prompts.parameter_groups(), parameters, updates)
+        self.prompts = prompts
+
+    def gradients(
+        self, base: BaseModel, batch: TrainingBatch, teaching: Teaching | None = None
+    ) -> torch.Tensor:
+        """Gets those of the loss on `batch`, whose `prompts` are numbers of tasks, and of what their teachers
+        say. Returns the loss without the latter (nats a target token, float32 scalar), the mean over the
+        target tokens of the whole batch."""
+        import torch
+
+        self.forget_gradients()
+        # A pass has the prompts of the tasks that it has rows of, and no others.
+        tasks = sorted(set(batch.prompts))
+        own = TrainingBatch(batch.sources, batch.targets, [tasks.index(task) for task in batch.prompts])
+        weight = 1 / batch.target_tokens
+        rows = backward(
+            base,
+            self.prompts.prompts(tasks),
+            own,
+            [weight] * len(batch.sources),
+            teaching.lessons(tasks) if teaching else None,
+        )
+        return rows.sum(dtype=torch.float32) * weight
