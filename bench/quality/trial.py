@@ -32,7 +32,8 @@ from caikit_pt.tuning.validation import Validation
 EDITION = 2
 _CHOSEN = ("learning_rate", "prompt_tuning_init_method", "num_virtual_tokens")
 # They change nothing that is measured.
-_IRRELEVANT = ("origins", "silence_progress_bars")
+# The task of a source is none of a training that starts from none, as all of these do.
+_IRRELEVANT = ("origins", "silence_progress_bars", "prompt_tuning_init_task_name")
 
 
 @dataclass(frozen=True, slots=True)
