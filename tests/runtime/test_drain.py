@@ -301,7 +301,7 @@ def test_an_evaluation_is_cut_off_at_the_end_of_the_grace_period(server: Server)
     configured(server, RUNTIME_GRPC_SERVER_SHUTDOWN_GRACE_PERIOD_SECONDS=1).start().close()
     warm(server.port)
     with ThreadPoolExecutor(1) as pool:
-        report = pool.submit(evaluating, server.port, 20_000)
+        report = pool.submit(evaluating, server.port, 5000)
         time.sleep(1.5)
         assert server.stop() < 15
         error: Any = report.exception()
