@@ -11,7 +11,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from caikit_pt.call import check_client, tenant
 
@@ -19,12 +19,51 @@ _SECONDS_A_TURN = 0.005
 _Item = TypeVar("_Item")
 
 
+class Waiting(Generic[_Item]):
+    """What waits, and whose it is: owners take turns, and of each his own come in their order. Not for
+    several threads at once."""
+
+    def __init__(self) -> None:
+        # Whose turn is next comes first.
+        self._queues: OrderedDict[str, deque[_Item]] = OrderedDict()
+
+    def __iter__(self) -> Iterator[str]:
+        """Owners, by their turns."""
+        return iter(self._queues)
+
+    def __bool__(self) -> bool:
+        return bool(self._queues)
+
+    def of(self, owner: str) -> int:
+        """How many of his wait."""
+        return len(self._queues[owner])
+
+    def add(self, owner: str, item: _Item) -> None:
+        """One more, behind his others."""
+        self._queues.setdefault(owner, deque()).append(item)
+
+    def next(self, owner: str) -> _Item:
+        """His first; his turn comes again behind all others'."""
+        queue = self._queues.pop(owner)
+        item = queue.popleft()
+        if queue:
+            self._queues[owner] = queue
+        return item
+
+    def last(self, owner: str) -> _Item:
+        """His last, which waits no more; whose turn it is stays."""
+        item = self._queues[owner].pop()
+        if not self._queues[owner]:
+            del self._queues[owner]
+        return item
+
+
 class Turns:
     """One thread is at work; tenants take turns, the threads of each in the order in which they came."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._waiting: OrderedDict[str, deque[threading.Lock]] = OrderedDict()
+        self._waiting = Waiting[threading.Lock]()
         self._is_taken = False
         self._whose: int | None = None
 
@@ -39,7 +78,7 @@ class Turns:
         bell.acquire()
         with self._lock:
             if self._is_taken:
-                self._waiting.setdefault(tenant, deque()).append(bell)
+                self._waiting.add(tenant, bell)
             else:
                 self._is_taken = True
                 bell.release()
@@ -57,10 +96,7 @@ class Turns:
         with self._lock:
             self._is_taken = bool(self._waiting)
             if self._is_taken:
-                name, theirs = self._waiting.popitem(last=False)
-                theirs.popleft().release()
-                if theirs:
-                    self._waiting[name] = theirs
+                self._waiting.next(next(iter(self._waiting))).release()
 
 
 _TURNS = Turns()

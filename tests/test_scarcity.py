@@ -25,7 +25,7 @@ from caikit_pt.settings import Settings
 from caikit_pt.soft_prompt.source_library import find_source
 from caikit_pt.tuning.record_file import rows
 from tests.conftest import BASE_MODELS, LLAMA, SETTINGS
-from tests.runtime.test_scarce import save
+from tests.runtime.test_rolling import save
 
 # Whatever reads something has so many descriptors, one after the other, until it has enough.
 MOST_NEEDED = 40
@@ -56,7 +56,7 @@ def descriptors(free: int) -> Iterator[None]:
 
 @pytest.fixture
 def prompt(tmp_path: Path, llama: BaseModel) -> Path:
-    save(llama, tmp_path / "prompt")
+    save(llama, 0, tmp_path / "prompt")
     return tmp_path / "prompt"
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import islice
 
 from bench.training.clock import seconds
@@ -23,7 +23,7 @@ from caikit_pt.soft_prompt.prompt import PlainPrompt
 from caikit_pt.soft_prompt.task_prompts import TaskPrompts
 from caikit_pt.tuning.examples import Example, make_examples
 from caikit_pt.tuning.learner import Learner, gradients
-from caikit_pt.tuning.mixture import Mixture
+from caikit_pt.tuning.mixture import Mixture, OfTask
 from caikit_pt.tuning.source_plan import SourcePlan, TaskData, make_source_plan
 from caikit_pt.tuning.task_learner import TaskLearner, Teaching
 from examples.local_server import ROOT
@@ -98,7 +98,7 @@ def _all(way: Update, windows: list[TrainingBatch]) -> None:
         way(batch)
 
 
-def _batch(examples: list[tuple[Example, ...]], window: list[tuple[int, int]]) -> TrainingBatch:
+def _batch(examples: list[tuple[Example, ...]], window: Sequence[OfTask]) -> TrainingBatch:
     items = [examples[task][index] for task, index in window]
     return TrainingBatch(
         [item.source for item in items], [item.target for item in items], [task for task, _ in window]

@@ -122,12 +122,5 @@ def resolve_source(given: Mapping[str, Any], training: TuningParameters) -> Sour
         "teacher_epochs": (training.num_epochs, "num_epochs"),
         "teacher_learning_rate": (training.learning_rate, "learning_rate"),
     }
-    values: dict[str, Any] = {}
-    origins: dict[str, str] = {}
-    for parameter in SOURCE_PARAMETERS:
-        name = parameter.name
-        if name in given:
-            values[name], origins[name] = given[name], "request"
-        else:
-            values[name], origins[name] = followed.get(name, (parameter.default, "default"))
+    values, origins = SOURCE_PARAMETERS.resolved(given, followed)
     return SourceParameters(**values, origins=origins)

@@ -141,6 +141,21 @@ class ParameterTable:
             if value is not None
         }
 
+    def resolved(
+        self, given: Mapping[str, Any], decided: Mapping[str, tuple[Any, str]]
+    ) -> tuple[dict[str, Any], dict[str, str]]:
+        """The values and where each is from: a request's own first, then what was `decided` for it, with its
+        origin, then the defaults that there are."""
+        values, origins = dict[str, Any](), dict[str, str]()
+        for name, parameter in self._by_name.items():
+            if name in given:
+                values[name], origins[name] = given[name], "request"
+            elif name in decided:
+                values[name], origins[name] = decided[name]
+            elif parameter.default is not None:
+                values[name], origins[name] = parameter.default, "default"
+        return values, origins
+
 
 def _plain(number: float | None) -> str:
     """A bound without exponent: 10,000 and 0.00001, not 1e+04 and 1e-05."""

@@ -508,16 +508,7 @@ def resolve(
     `decided` holds, by name, a value and its origin: from a preset, the base model, a source
     prompt or a tuned one. A default beyond `limits` becomes the nearest value that they allow.
     """
-    values: dict[str, Any] = {}
-    origins: dict[str, str] = {}
-    for parameter in TUNING_PARAMETERS:
-        name = parameter.name
-        if name in given:
-            values[name], origins[name] = given[name], "request"
-        elif name in decided:
-            values[name], origins[name] = decided[name]
-        elif parameter.default is not None:
-            values[name], origins[name] = parameter.default, "default"
+    values, origins = TUNING_PARAMETERS.resolved(given, decided)
     for name in limits:
         if name in values and origins[name].startswith(("default", "preset")):
             nearest = TUNING_PARAMETERS[name].nearest(values[name], limits)

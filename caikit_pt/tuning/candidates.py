@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 from caikit_pt.base_model.model import BaseModel
 from caikit_pt.tuning.candidate import Candidate
 from caikit_pt.tuning.curve import Point
-from caikit_pt.tuning.epochs import Epochs, Update
+from caikit_pt.tuning.epochs import Epochs
 from caikit_pt.tuning.plan import TuningPlan
 from caikit_pt.tuning.search import candidates, judged_from, rungs, survivors
 from caikit_pt.tuning.validation import JUDGED, Validation
+from caikit_pt.tuning.walk import Update
 
 if TYPE_CHECKING:
     import torch
@@ -43,7 +44,7 @@ class Candidates:
         """The only one, where no search goes on."""
         return self._left[0]
 
-    def make(self, update: Update, losses: Sequence[torch.Tensor]) -> None:
+    def make(self, update: Update[int], losses: Sequence[torch.Tensor]) -> None:
         """An update of each, by the gradients that it has got with its loss."""
         for candidate, loss in zip(self, losses, strict=True):
             rate = candidate.learner.learning_rate
@@ -69,7 +70,7 @@ class Candidates:
         self._left = sound
         return points[id(self.first)]
 
-    def halve(self, update: Update, validation: Validation | None) -> None:
+    def halve(self, update: Update[int], validation: Validation | None) -> None:
         """At a rung, the best on a draw of the validation records go on (`search.survivors`).
 
         Judged is the mean of each prompt since half-way from the last rung: while learning rates are high

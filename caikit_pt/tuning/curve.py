@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     import torch
 
 _LOG = logging.getLogger(__name__)
+# On a GPU, losses are fetched every so many updates: fetching one waits for all that was computed before.
+_UPDATES_TO_A_LOOK = 10
 # So many updates in a row that can't be made end the training: nothing will change any more.
 MOST_SKIPPED = 5
 
@@ -112,6 +114,11 @@ class Curve:
             point.step,
             self._updates,
         )
+
+
+def is_read_after(step: int, updates: int, device: torch.device) -> bool:
+    """Whether losses are fetched from `device` after the update `step` of so many."""
+    return step == updates or device.type == "cpu" or step % _UPDATES_TO_A_LOOK == 0
 
 
 def _not_finite(point: Point) -> str:

@@ -10,8 +10,8 @@ from caikit_pt.parameters.tuning import TuningParameters
 from caikit_pt.soft_prompt.prompt import SoftPrompt
 from caikit_pt.tuning.candidate import Candidate
 from caikit_pt.tuning.candidates import Candidates
-from caikit_pt.tuning.epochs import Update
 from caikit_pt.tuning.validation import Validation
+from caikit_pt.tuning.walk import Update
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class Exams:
             if step >= first:
                 self._on_validation(Validated(epoch, step, scores, better))
 
-    def settle(self, candidates: Candidates, update: Update) -> bool:
+    def settle(self, candidates: Candidates, update: Update[int]) -> bool:
         """Validates where it is time to; whether the training may stop.
 
         While a search goes on its rungs are the validations.

@@ -133,6 +133,12 @@ class TuningPlan:
             )
         return told
 
+    def base_model(self, device: str = "") -> BaseModel:
+        """The one copy of what is trained on, read where the plan doesn't bring it along; `device`: another
+        than the plan has. Raises what `BaseModelPool.get` does."""
+        parameters = self.parameters
+        return self.resource or POOL.get(self.checkpoint, parameters.torch_dtype, device or parameters.device)
+
     def check_training(self) -> None:
         """Tries a step of the training (`BaseModelPool.check_training`), which may load the base model once.
 
@@ -154,27 +160,14 @@ def make_plan(
     settings: Settings,
     resource: BaseModel | None = None,
     predecessor: Predecessor | None = None,
+    tells: bool = True,
 ) -> TuningPlan:
     """Checks a train request and resolves its defaults.
 
     `request` holds the parameters by name, None for unset; `predecessor` is the tuned prompt that it names.
+    Unless it `tells`, whoever asks has to log what the plan warns of.
     Raises InvalidParameter (or one of its kinds) for the first thing that may not be.
     """
-    plan = quiet_plan(request, train_stream, val_stream, settings, resource, predecessor)
-    for warning in plan.warnings:
-        _LOG.warning(warning)
-    return plan
-
-
-def quiet_plan(
-    request: Mapping[str, Any],
-    train_stream: Iterable[Any],
-    val_stream: Iterable[Any] | None,
-    settings: Settings,
-    resource: BaseModel | None = None,
-    predecessor: Predecessor | None = None,
-) -> TuningPlan:
-    """As `make_plan`, for whoever tells of the plan's warnings himself."""
     given = check_request(request, settings.tuning_limits)
     taken = predecessor.taken(settings.tuning_limits) if predecessor else {}
     known = {**{name: value for name, (value, _) in taken.items()}, **given}
@@ -196,7 +189,7 @@ def quiet_plan(
         if parameters.origins["validation_share"] == "default":
             held_out = min(held_out, MOST_SPLIT_OFF)
         records, validation = records.split(held_out, parameters.seed)
-    return TuningPlan(
+    plan = TuningPlan(
         parameters,
         checkpoint,
         source,
@@ -206,6 +199,9 @@ def quiet_plan(
         resource,
         predecessor.initial if predecessor else None,
     )
+    for warning in plan.warnings if tells else ():
+        _LOG.warning(warning)
+    return plan
 
 
 def _asked(given: Mapping[str, Any], name: str) -> Any:

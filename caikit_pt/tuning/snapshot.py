@@ -20,6 +20,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from caikit_pt.errors import TrainingInterrupted
+
 if TYPE_CHECKING:
     import torch
 
@@ -71,6 +73,13 @@ class Snapshots:
         else:
             self._on_kept(step, time.monotonic() - began)
         self._last = time.monotonic()
+
+    def keep_and_go_on(self, step: int, steps: int, state: Any) -> None:
+        """As `keep`, of `steps` in all. Raises TrainingInterrupted where nobody wants the training to go on
+        now."""
+        self.keep(step, state)
+        if self.stop.is_set():
+            raise TrainingInterrupted(f"The training was stopped at update {step} of {steps}.")
 
     def newest(self) -> Any:
         """The newest state that is whole; None where there is none."""

@@ -34,7 +34,7 @@ from caikit_pt.parameters.tuning import (
 )
 from caikit_pt.paths import check_plain_name
 from caikit_pt.settings import Settings
-from caikit_pt.tuning.plan import TuningPlan, quiet_plan
+from caikit_pt.tuning.plan import TuningPlan, make_plan
 from caikit_pt.tuning.records import Records
 
 _LOG = logging.getLogger(__name__)
@@ -88,10 +88,9 @@ class SourcePlan:
         """The base model."""
         return self._first.checkpoint
 
-    @property
-    def resource(self) -> BaseModel | None:
-        """The base model itself, where a Python caller brought one."""
-        return self._first.resource
+    def base_model(self, device: str = "") -> BaseModel:
+        """See `TuningPlan.base_model`."""
+        return self._first.base_model(device)
 
     @property
     def teachers(self) -> dict[str, TuningPlan]:
@@ -155,9 +154,8 @@ def make_source_plan(
     plans = {}
     for task in tasks:
         with _of_task(task.name):
-            of_task = quiet_plan(
-                {**shared, **task.request}, task.records, task.validation, settings, resource
-            )
+            asked = {**shared, **task.request}
+            of_task = make_plan(asked, task.records, task.validation, settings, resource, tells=False)
         plans[task.name] = replace(
             of_task,
             records=_named(of_task.records, task.name),

@@ -10,8 +10,6 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from caikit_pt.base_model.model import BaseModel
-from caikit_pt.base_model.pool import POOL
 from caikit_pt.errors import InvalidParameter
 from caikit_pt.settings import Settings
 from caikit_pt.soft_prompt.trained_source import TrainedSource
@@ -33,9 +31,7 @@ class SourceTraining:
         Raises what `BaseModelPool.get` does.
         """
         self.plan = plan
-        self.base: BaseModel = plan.resource or POOL.get(
-            plan.checkpoint, plan.training.torch_dtype, device or plan.training.device
-        )
+        self.base = plan.base_model(device)
 
     def run(
         self,

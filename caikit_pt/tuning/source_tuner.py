@@ -153,9 +153,7 @@ class _Run:
     def keep(self, snapshots: Snapshots) -> None:
         """Raises TrainingInterrupted where nobody wants the training to go on now."""
         (self._teachers or self._sources).look()
-        snapshots.keep(self._at, self._state_dict())
-        if snapshots.stop.is_set():
-            raise TrainingInterrupted(f"The training was stopped at update {self._at} of {self._steps}.")
+        snapshots.keep_and_go_on(self._at, self._steps, self._state_dict())
 
     def finished(self) -> TrainedSource:
         """What is kept, with all that is known of it."""

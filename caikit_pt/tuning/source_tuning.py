@@ -12,15 +12,15 @@ from caikit_pt.soft_prompt.initializers import Start, initial_prompt
 from caikit_pt.soft_prompt.prompt import SoftPrompt
 from caikit_pt.soft_prompt.source import SourcePrompt
 from caikit_pt.soft_prompt.task_prompts import TaskPrompts
-from caikit_pt.tuning.curve import Curve, Point
+from caikit_pt.tuning.curve import Curve, Point, is_read_after
 from caikit_pt.tuning.examples import make_examples
 from caikit_pt.tuning.exams import Validated
-from caikit_pt.tuning.mixture import Mixed, Mixture
+from caikit_pt.tuning.mixture import Mixture, OfTask
 from caikit_pt.tuning.source_plan import SourcePlan
 from caikit_pt.tuning.task_exams import TaskExams
 from caikit_pt.tuning.task_learner import TaskLearner, Teaching
-from caikit_pt.tuning.tuning import UPDATES_TO_A_LOOK
 from caikit_pt.tuning.validation import JUDGED, held_out
+from caikit_pt.tuning.walk import Update
 
 _LOG = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ class SourceTuning:
         loss = learner.gradients(self._base, self._batch(update), self._teaching)
         rate = learner.learning_rate
         self._curve.updated(update.epoch, update.step, rate, loss, learner.step(loss))
-        if self._reads_after(update.step):
+        if is_read_after(update.step, self.mixture.updates, self._base.weights.device):
             self.look()
         self._stopped = self._exams.settle(learner, update)
 
@@ -145,7 +145,7 @@ class SourceTuning:
         self._curve.load_state_dict(state)
         self._exams.load_state_dict(state["exams"], self._learner.prompts.finished(self._plan.names))
 
-    def _batch(self, update: Mixed) -> TrainingBatch:
+    def _batch(self, update: Update[OfTask]) -> TrainingBatch:
         """The examples of all tasks that `update` sees, each behind the prompt of its task."""
         items = [self._examples[task].items[index] for task, index in update.window]
         return TrainingBatch(
@@ -153,7 +153,3 @@ class SourceTuning:
             [item.target for item in items],
             [task for task, _ in update.window],
         )
-
-    def _reads_after(self, step: int) -> bool:
-        is_last = step == self.mixture.updates
-        return is_last or self._base.weights.device.type == "cpu" or step % UPDATES_TO_A_LOOK == 0

@@ -10,9 +10,10 @@ from typing import Any
 from caikit_pt.parameters.tuning import TuningParameters
 from caikit_pt.soft_prompt.source import SourcePrompt
 from caikit_pt.tuning.exams import Validated, is_due, scores_of
-from caikit_pt.tuning.mixture import Mixed
+from caikit_pt.tuning.mixture import OfTask
 from caikit_pt.tuning.task_learner import TaskLearner
 from caikit_pt.tuning.validation import Validation
+from caikit_pt.tuning.walk import Update
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ class TaskExams:
         self._since_best = 0
         self.best: BestSource | None = None
 
-    def settle(self, learner: TaskLearner, update: Mixed) -> bool:
+    def settle(self, learner: TaskLearner, update: Update[OfTask]) -> bool:
         """Validates where it is time to; whether the training may stop."""
         due = is_due(self._parameters, update.step, update.ends_epoch, self._updates)
         if not any(self._validations.values()) or not due:
@@ -82,7 +83,7 @@ class TaskExams:
             shared, columns, rows = best["tensors"]
             self.best = BestSource(replace(like, shared=shared, columns=columns, rows=rows), *best["when"])
 
-    def _validated(self, number: int, name: str, source: SourcePrompt, update: Mixed) -> float:
+    def _validated(self, number: int, name: str, source: SourcePrompt, update: Update[OfTask]) -> float:
         """The loss of one task, the `number`th."""
         validation = self._validations[name]
         assert validation is not None, "whoever asks has looked"

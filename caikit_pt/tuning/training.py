@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import nullcontext
 
-from caikit_pt.base_model.model import BaseModel
-from caikit_pt.base_model.pool import POOL
 from caikit_pt.soft_prompt.artifact import TunedPrompt
 from caikit_pt.tuning.exams import Validated
 from caikit_pt.tuning.joining import round_of
@@ -28,11 +26,8 @@ class Training:
 
         Raises what `BaseModelPool.get` does.
         """
-        parameters = plan.parameters
         self.plan = plan
-        self.base: BaseModel = plan.resource or POOL.get(
-            plan.checkpoint, parameters.torch_dtype, device or parameters.device
-        )
+        self.base = plan.base_model(device)
 
     def run(
         self,

@@ -72,6 +72,4 @@ def _begin(tuning: Tuning, snapshots: Snapshots | None) -> None:
 def _keep(tuning: Tuning, snapshots: Snapshots) -> None:
     """Raises TrainingInterrupted where nobody wants the training to go on now."""
     tuning.look()
-    snapshots.keep(tuning.at, tuning.state_dict())
-    if snapshots.stop.is_set():
-        raise TrainingInterrupted(f"The training was stopped at update {tuning.at} of {tuning.updates}.")
+    snapshots.keep_and_go_on(tuning.at, tuning.updates, tuning.state_dict())

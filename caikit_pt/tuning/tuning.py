@@ -21,8 +21,9 @@ from caikit_pt.soft_prompt.initial import FIELD
 from caikit_pt.soft_prompt.prompt import SoftPrompt
 from caikit_pt.tuning.candidates import Candidates
 from caikit_pt.tuning.choice import choose
+from caikit_pt.tuning.curve import is_read_after
 from caikit_pt.tuning.doubts import Doubts
-from caikit_pt.tuning.epochs import Epochs, Update
+from caikit_pt.tuning.epochs import Epochs
 from caikit_pt.tuning.examples import make_examples
 from caikit_pt.tuning.exams import Exams, Validated
 from caikit_pt.tuning.learner import Learner
@@ -31,13 +32,12 @@ from caikit_pt.tuning.plan import TuningPlan
 from caikit_pt.tuning.progress import Progress
 from caikit_pt.tuning.validation import held_out
 from caikit_pt.tuning.verdict import sentences, verdict
+from caikit_pt.tuning.walk import Update
 
 if TYPE_CHECKING:
     import torch
 
 _LOG = logging.getLogger(__name__)
-# On a GPU, losses are fetched every so many updates: fetching one waits for all that was computed before.
-UPDATES_TO_A_LOOK = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ class Tuning:
         self._doubts = Doubts(self._epochs.updates)
         self._meter = Meter(self._examples, self._epochs)
         self._left = self._epochs.left()
-        self._update: Update | None = None
+        self._update: Update[int] | None = None
         self.stopped = False  # early
 
     @property
@@ -135,7 +135,7 @@ class Tuning:
         self._candidates.make(update, losses)
         self._candidates.watch(update.step)
         self._candidates.halve(update, self._validation)
-        if self._reads_after(update.step):
+        if is_read_after(update.step, self.updates, self._base.weights.device):
             self.look()
         if len(self._candidates) == 1:
             self._doubts.look(self._candidates.first, update.step)
@@ -183,10 +183,6 @@ class Tuning:
             **self._epochs.state_dict(),
             **self._candidates.state_dict(),
         }
-
-    def _reads_after(self, step: int) -> bool:
-        is_last = step == self._epochs.updates
-        return is_last or self._base.weights.device.type == "cpu" or step % UPDATES_TO_A_LOOK == 0
 
     def _choose(self) -> Sequence[Request] | None:
         """Of labels, between the lowest loss and the mean of the last quarter, where there are both."""

@@ -25,7 +25,6 @@ import torch
 from caikit_pt.base_model.model import BaseModel
 from caikit_pt.client import ServerError, TuningClient
 from caikit_pt.module import PeftPromptTuning
-from caikit_pt.parameters.tuning import DECODER
 from caikit_pt.soft_prompt.artifact import TunedPrompt
 from caikit_pt.soft_prompt.prompt import SoftPrompt
 from examples.local_server import ROOT, free_port
@@ -47,7 +46,7 @@ def save(base: BaseModel, seed: int, directory: Path) -> None:
     """A prompt of twelve tokens."""
     ids = torch.randint(20, 400, (12,), generator=torch.Generator().manual_seed(seed)).tolist()
     tuned = TunedPrompt(
-        prompt=SoftPrompt({DECODER: base.weights.embed(ids).float()}),
+        prompt=SoftPrompt({base.checkpoint.prompt_parts[0]: base.weights.embed(ids).float()}),
         base_model_name=base.checkpoint.name,
         base_model_fingerprint=base.checkpoint.fingerprint,
         verbalizer="{{input}}",

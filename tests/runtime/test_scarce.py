@@ -12,12 +12,10 @@ import pytest
 
 from caikit_pt.base_model.model import BaseModel
 from caikit_pt.client import ServerError, TuningClient
-from caikit_pt.module import PeftPromptTuning
-from caikit_pt.soft_prompt.artifact import TunedPrompt
-from caikit_pt.soft_prompt.prompt import SoftPrompt
 from tests.conftest import BASE_MODELS, LLAMA, T5
 from tests.runtime.scarce_server import LARGE, SECONDS_UNASKED
 from tests.runtime.servers import Server
+from tests.runtime.test_rolling import save
 
 LONG = {"max_new_tokens": 400, "min_new_tokens": 400}
 
@@ -26,25 +24,13 @@ class Scarce(Server):
     program = "tests.runtime.scarce_server"
 
 
-def save(base: BaseModel, directory: Path) -> None:
-    """A prompt of four tokens."""
-    part = base.checkpoint.prompt_parts[0]
-    tuned = TunedPrompt(
-        prompt=SoftPrompt({part: base.weights.embed([20, 21, 22, 23]).float()}),
-        base_model_name=base.checkpoint.name,
-        base_model_fingerprint=base.checkpoint.fingerprint,
-        verbalizer="{{input}}",
-    )
-    PeftPromptTuning(tuned, base).save(str(directory))
-
-
 @pytest.fixture
 def server(tmp_path: Path, llama: BaseModel, t5: BaseModel) -> Iterator[Server]:
     bases = Path(shutil.copytree(BASE_MODELS, tmp_path / "base_models"))
     shutil.copytree(bases / LLAMA, bases / LARGE)
     server = Scarce(tmp_path, BASE_MODELS_DIR=bases)
     for base in (llama, t5):
-        save(base, server.models / base.checkpoint.name)
+        save(base, 0, server.models / base.checkpoint.name)
     config = (server.models / LLAMA / "config.yml").read_text()
     shutil.copytree(server.models / LLAMA, server.models / LARGE)
     (server.models / LARGE / "config.yml").write_text(config.replace(LLAMA, LARGE))

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from caikit_pt.base_model.model import BaseModel
-from caikit_pt.tuning.mixture import Mixed, Mixture
+from caikit_pt.tuning.mixture import Mixture, OfTask
+from caikit_pt.tuning.walk import Update
 
 from .training import plan
 
@@ -21,7 +22,7 @@ def mixture(base: BaseModel, by_length: bool = False, most: int = MOST) -> Mixtu
     return Mixture(lengths, most, plan(base, num_epochs=3, batch_size=4).parameters, by_length)
 
 
-def of_epoch(updates: list[Mixed], epoch: int) -> list[tuple[int, int]]:
+def of_epoch(updates: list[Update[OfTask]], epoch: int) -> list[tuple[int, int]]:
     return [example for one in updates if one.epoch == epoch for example in one.window]
 
 

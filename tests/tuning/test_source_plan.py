@@ -127,7 +127,7 @@ def test_records_that_are_seen_to_be_bad_later_are_told_with_their_task(llama: B
 
 def test_a_model_in_memory_is_taken_as_it_is(llama: BaseModel) -> None:
     plan = source_plan(llama, resource=True)
-    assert plan.resource is llama
+    assert plan.base_model() is llama
     tune_source(plan, llama)
 
 

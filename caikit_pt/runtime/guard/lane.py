@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter, OrderedDict, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -12,6 +12,7 @@ from typing import Any
 
 from caikit_pt.errors import OverCapacity
 from caikit_pt.runtime.guard.caller import host_of
+from caikit_pt.turns import Waiting
 
 # What the thread that asks is to do when the RPC that it answers has returned.
 _RETURNING = threading.local()
@@ -67,7 +68,7 @@ class Lane(ThreadPoolExecutor):
         self.known: Callable[[Iterable[tuple[str, Any]]], str] = lambda _: ""
         self._all_threads, self._shared = threads, shared
         self._under_way: set[Future[Any]] = set()
-        self._waiting: OrderedDict[str, deque[_Rpc]] = OrderedDict()
+        self._waiting = Waiting[_Rpc]()
         # By caller, how many threads answer him; and how many came, and found none that might go on.
         self._answering: Counter[str] = Counter()
         self._spare = 0
@@ -96,7 +97,7 @@ class Lane(ThreadPoolExecutor):
         """As that of every executor."""
         caller, rpc = _caller(arguments, self.known), _Rpc(act, arguments, options)
         with self._turns:
-            self._waiting.setdefault(caller, deque()).append(rpc)
+            self._waiting.add(caller, rpc)
             late, error = self._made_room(caller) if self.under_way >= self.most else (None, None)
             self._under_way.add(rpc.end)
             # One less, where one has made room: the thread that came for it, or will, comes for this one.
@@ -115,11 +116,8 @@ class Lane(ThreadPoolExecutor):
 
     def _made_room(self, caller: str) -> tuple[_Rpc, OverCapacity]:
         """The last of whoever has most waiting, of those who have as many `caller`; he waits no more."""
-        most = max(self._waiting, key=lambda one: (len(self._waiting[one]), one == caller))
-        count = len(self._waiting[most])
-        late = self._waiting[most].pop()
-        if not self._waiting[most]:
-            del self._waiting[most]
+        most = max(self._waiting, key=lambda one: (self._waiting.of(one), one == caller))
+        count, late = self._waiting.of(most), self._waiting.last(most)
         if most == caller:
             return late, self.over_capacity
         return late, OverCapacity(
@@ -134,7 +132,8 @@ class Lane(ThreadPoolExecutor):
             if caller is None:
                 self._spare += 1
                 return
-            rpc = self._taken(caller)
+            rpc = self._waiting.next(caller)
+            self._answering[caller] += 1
         _RETURNING.acts = []
         try:
             rpc.answer()
@@ -160,18 +159,9 @@ class Lane(ThreadPoolExecutor):
         """Threads for what he has waiting, while he has fewer than his share of the free ones."""
         free = self._all_threads - self._answering.total()
         if not self._shared:
-            return min(len(self._waiting[caller]), free)
+            return min(self._waiting.of(caller), free)
         more: int = -((self._answering[caller] - _SHARE_OF_FREE * free) // (_SHARE_OF_FREE + 1))
-        return max(0, min(len(self._waiting[caller]), more))
-
-    def _taken(self, caller: str) -> _Rpc:
-        """His next one; his turn comes again behind all others'."""
-        theirs = self._waiting.pop(caller)
-        rpc = theirs.popleft()
-        if theirs:
-            self._waiting[caller] = theirs
-        self._answering[caller] += 1
-        return rpc
+        return max(0, min(self._waiting.of(caller), more))
 
 
 def returned() -> None:
