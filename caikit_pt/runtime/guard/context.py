@@ -19,6 +19,8 @@ from caikit_pt.runtime.refusals import refused
 
 _LOG = logging.getLogger(__name__)
 _DEFECTS = (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
+_CLOCKS_APART = 0.1
+"""Seconds by which a client's deadline may be over before ours is: he then cancels, and hears of the deadline."""
 
 
 class Aborted(Exception):
@@ -109,7 +111,7 @@ class GuardedContext:
     def _leave(self) -> NoReturn:
         """Nobody waits any more, which is no refusal: the client has left, or its time is over."""
         left = self._context.time_remaining()
-        is_late = left is not None and left <= 0
+        is_late = left is not None and left <= _CLOCKS_APART
         code = grpc.StatusCode.DEADLINE_EXCEEDED if is_late else grpc.StatusCode.CANCELLED
         with suppress(Exception):
             self._context.abort(code, "")
