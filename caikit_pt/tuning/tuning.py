@@ -173,6 +173,7 @@ class Tuning:
             },
             training_logs=candidate.logs,
             verdict=found,
+            initial=candidate.initial.tensors,
         )
 
     def state_dict(self) -> dict[str, Any]:
