@@ -76,7 +76,7 @@ def tune_source(
 
     with ending.waits_for_this(), no_denormals():
         check_training(base.training, plan.training.output_model_types)
-        _check_states(plan, base)
+        plan.check_states(base)
         run = _Run(plan, base, on_update or ignore, on_validation or ignore)
         run.begin(snapshots)
         while not run.over:
@@ -293,14 +293,3 @@ class _Run:
         if training.seed > LARGEST_WHOLE:
             common["seed"] = str(training.seed)
         return {**common, **own, "teachers": bool(self._taught), **self._sources.came_to()}
-
-
-def _check_states(plan: SourcePlan, base: BaseModel) -> None:
-    """Raises InvalidParameter where states are to be compared that can't be had."""
-    weight = plan.parameters.state_weight
-    if weight and not base.training.has_states:
-        raise InvalidParameter(
-            "state_weight",
-            weight,
-            f"0 or unset for {base.checkpoint.name}, whose output layer is its table of words",
-        )
