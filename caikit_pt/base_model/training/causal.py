@@ -38,8 +38,9 @@ from caikit_pt.base_model.training.table import RowTable, padded, picked
 from caikit_pt.base_model.training.targets import Targets, read_at
 from caikit_pt.parameters.tuning import DECODER
 
-# By layer and by prefix, keys and values [1, h, P, d]; None: nothing stands in front of any text.
-_Cells: TypeAlias = Sequence[Sequence[tuple[Tensor, Tensor]]] | None
+# By layer, the keys and values of all prefixes one behind another, [1, h, P, d]; None: nothing stands in front of
+# any text.
+_Cells: TypeAlias = Sequence[tuple[Tensor, Tensor]] | None
 
 
 class CausalTraining(TrainingSide):
@@ -137,8 +138,6 @@ class _Front:
         """`prompts` [P, H], and behind each the tokens `common`; `length`: of any row of the class."""
         self.lengths = [(0 if prompt is None else len(prompt)) + len(common) for prompt in prompts]
         self._weights = weights
-        # In bins, prompts are told apart by their places.
-        self._parts = self.lengths if weights.device.type == "cpu" else [sum(self.lengths)]
         self._leaves = Leaves(self._read(prompts, common, length))
 
     def carry_on(self) -> None:
@@ -146,18 +145,13 @@ class _Front:
         self._leaves.carry_on()
 
     @cached_property
-    def cells(self) -> list[list[tuple[Tensor, Tensor]]]:
-        """By layer and by prompt, keys and values [1, h, P, d]; nothing where there is no prompt.
-
-        On an accelerator those of all prompts together.
-        """
-        if not self._leaves.tensors:
-            return []
+    def cells(self) -> list[tuple[Tensor, Tensor]]:
+        """By layer, the keys and values [1, h, P, d] of all prompts; nothing where there is no prompt."""
         leaves = iter(self._leaves.tensors)
-        return [[(next(leaves), next(leaves)) for _ in self._parts] for _ in range(self._weights.layers)]
+        return list(zip(leaves, leaves, strict=True))
 
     def _read(self, prompts: Sequence[Tensor | None], common: Sequence[int], length: int) -> list[Tensor]:
-        """Keys and values [1, h, P, d] of every layer and prompt, each layer's for each prompt."""
+        """Keys and values [1, h, P, d] of all prompts in every layer, one layer's behind another's."""
         if not any(self.lengths):
             return []
         weights, device = self._weights, self._weights.device
@@ -174,12 +168,7 @@ class _Front:
         rows = torch.cat([weights.join(prompt, ids) for prompt in prompts])
         with packed(layout), row_lengths(torch.full_like(positions[None], length)), suppress(StopForward):
             _read(weights, rows, positions, positions[:1])
-        return [
-            part
-            for keys, values in layout.seen
-            for pair in zip(*(torch.split(part, self._parts, dim=2) for part in (keys, values)), strict=True)
-            for part in pair
-        ]
+        return [part for pair in layout.seen for part in pair]
 
 
 # ---- how texts are read ----
@@ -343,12 +332,15 @@ class _TextPass:
         return self._rows.attend(query, key, value, scoring, prefix)
 
 
-def _side_by_side(
-    fronts: Sequence[list[list[tuple[Tensor, Tensor]]]],
-) -> _Cells:
+def _side_by_side(fronts: Sequence[Sequence[tuple[Tensor, Tensor]]]) -> _Cells:
     """By layer, the cells of all `fronts`; None where nothing stands in front of any text."""
-    layers = [[cell for layer in together for cell in layer] for together in zip(*fronts, strict=True)]
-    return layers or None
+    if len(fronts) == 1:
+        return fronts[0] or None
+    layers = [
+        tuple(torch.cat(parts, dim=2) for parts in zip(*of_layer, strict=True))
+        for of_layer in zip(*fronts, strict=True)
+    ]
+    return [(keys, values) for keys, values in layers] or None
 
 
 def _spread(numbers: Sequence[int], lengths: Sequence[int], positions: int) -> Tensor:
