@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from caikit_pt.base_model.budget import Budget
@@ -20,11 +20,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Lessons:
-    """What rows learn from teachers beside their targets: the same rows behind other prompts, one for each of
-    a step's own. Weights of the divergence of next tokens, at `temperature`, and of the distance of the last
-    states (`Targets`)."""
+    """What rows learn from teachers beside their targets: the same rows behind other prompts, in a `step` of
+    their own, which `prompts` names there for each of the rows'. Weights of the divergence of next tokens, at
+    `temperature`, and of the distance of the last states (`Targets`)."""
 
-    prompts: Sequence[PromptTensors]
+    step: Step
+    prompts: Sequence[int]
     tokens: float
     temperature: float
     states: float
@@ -38,7 +39,7 @@ def losses(base: BaseModel, prompts: Sequence[PromptTensors], batch: TrainingBat
 
     def compute(budget: Budget) -> torch.Tensor:
         with torch.no_grad():
-            step = _step(base, prompts, batch)
+            step = step_for(base, prompts, batch)
             parts = passes(batch, base, prompts, budget)
             (order,) = upload([_order(parts)], base.weights.device)
             return torch.cat([step.target_losses(part.batch) for part in parts])[order]
@@ -62,8 +63,7 @@ def backward(
 
     def compute(budget: Budget) -> tuple[Step, torch.Tensor]:
         with recomputing(budget.recompute):
-            step = _step(base, prompts, batch)
-        teacher = _teacher(base, batch, lessons)
+            step = step_for(base, prompts, batch)
         parts = passes(batch, base, prompts, budget)
         dtype = torch.promote_types(base.weights.dtype, torch.float32)
         told = torch.tensor([weights[row] for part in parts for row in part.rows], dtype=dtype)
@@ -73,7 +73,7 @@ def backward(
             with recomputing(budget.recompute):
                 targets = step.targets(part.batch)
             row_losses = targets.losses()
-            learnt = row_losses + teacher(part.batch, targets)
+            learnt = row_losses + _taught(lessons, part.batch, targets) if lessons else row_losses
             (learnt * own).sum().backward()  # type: ignore[no-untyped-call]
             seen.append(row_losses.detach())
         return step, torch.cat(seen)[order]
@@ -84,27 +84,18 @@ def backward(
     return together
 
 
-def _teacher(
-    base: BaseModel, batch: TrainingBatch, lessons: Lessons | None
-) -> Callable[[TrainingBatch, Targets], torch.Tensor | float]:
-    """What rows of a part of `batch` lose [B] by what their teachers say; nothing without any."""
+def _taught(lessons: Lessons, batch: TrainingBatch, targets: Targets) -> torch.Tensor | float:
+    """What each row of `batch` loses [B] by what its teacher says."""
     import torch
 
-    if lessons is None:
-        return lambda *_: 0.0
     with torch.no_grad():
-        step = _step(base, lessons.prompts, batch)
-
-    def lost(part: TrainingBatch, targets: Targets) -> torch.Tensor | float:
-        with torch.no_grad():
-            taught = step.targets(part)
-        tokens = lessons.tokens * targets.divergences(taught, lessons.temperature) if lessons.tokens else 0.0
-        return tokens + (lessons.states * targets.distances(taught) if lessons.states else 0.0)
-
-    return lost
+        prompts = [lessons.prompts[own] for own in batch.prompt_of_rows]
+        taught = lessons.step.targets(replace(batch, prompts=prompts))
+    tokens = lessons.tokens * targets.divergences(taught, lessons.temperature) if lessons.tokens else 0.0
+    return tokens + (lessons.states * targets.distances(taught) if lessons.states else 0.0)
 
 
-def _step(base: BaseModel, prompts: Sequence[PromptTensors], batch: TrainingBatch) -> Step:
+def step_for(base: BaseModel, prompts: Sequence[PromptTensors], batch: TrainingBatch) -> Step:
     """The fastest step that is right for `batch`."""
     if not all(batch.sources):
         # The prompt itself, which a packed step shares between the rows, predicts a first target token.

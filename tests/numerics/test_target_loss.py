@@ -23,7 +23,7 @@ from caikit_pt.base_model.model import BaseModel
 from caikit_pt.base_model.row import PromptTensors, TrainingBatch
 from caikit_pt.base_model.training.step import PaddedStep, Step
 from caikit_pt.tuning.examples import Examples, make_examples
-from caikit_pt.tuning.losses import Lessons, backward, losses
+from caikit_pt.tuning.losses import Lessons, backward, losses, step_for
 from caikit_pt.tuning.tuner import tune
 
 from .answers import DECODER_ONLY, ROUNDING, soft_prompt, words
@@ -107,7 +107,9 @@ def test_what_teachers_say_equals_the_obvious_version(
         for tensor in teacher.values():
             tensor.data.mul_(0.9)
     ours, obvious = (_prompts(base, parts) for _ in range(2))
-    lessons = Lessons(teachers, tokens=0.7, temperature=2.0, states=0.3)
+    lessons = Lessons(
+        step_for(base, teachers, batch), range(len(teachers)), tokens=0.7, temperature=2.0, states=0.3
+    )
     with everything_in_float64():
         seen = backward(base, ours, batch, _weights(batch), lessons)
         rows = _obvious_losses(base, obvious, batch)

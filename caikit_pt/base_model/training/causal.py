@@ -38,8 +38,7 @@ from caikit_pt.base_model.training.table import RowTable, padded, picked
 from caikit_pt.base_model.training.targets import Targets, read_at
 from caikit_pt.parameters.tuning import DECODER
 
-# By layer, the keys and values of all prefixes one behind another, [1, h, P, d]; None: nothing stands in front of
-# any text.
+# By layer, keys and values [1, h, P, d] of all prefixes one behind another; None: nothing is before any text.
 _Cells: TypeAlias = Sequence[tuple[Tensor, Tensor]] | None
 
 
