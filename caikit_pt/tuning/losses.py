@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from caikit_pt.base_model.budget import Budget
+from caikit_pt.base_model.layers.reading import LAST
 from caikit_pt.base_model.model import BaseModel
 from caikit_pt.base_model.row import PromptTensors, TrainingBatch
 from caikit_pt.tuning.batches import Pass, passes
@@ -22,13 +23,19 @@ if TYPE_CHECKING:
 class Lessons:
     """What rows learn from teachers beside their targets: the same rows behind other prompts, in a `step` of
     their own, which `prompts` names there for each of the rows'. Weights of the divergence of next tokens, at
-    `temperature`, and of the distance of the last states (`Targets`)."""
+    `temperature`, and of the distance of the states of `layers` (`Targets`)."""
 
     step: Step
     prompts: Sequence[int]
     tokens: float
     temperature: float
     states: float
+    layers: Collection[int] = (LAST,)
+
+    @property
+    def asked(self) -> Collection[int]:
+        """The layers whose states count."""
+        return self.layers if self.states else ()
 
 
 def losses(base: BaseModel, prompts: Sequence[PromptTensors], batch: TrainingBatch) -> torch.Tensor:
@@ -71,7 +78,7 @@ def backward(
         seen = []
         for part, own in zip(parts, torch.split(factors, [len(part.rows) for part in parts]), strict=True):
             with recomputing(budget.recompute):
-                targets = step.targets(part.batch)
+                targets = step.targets(part.batch, lessons.asked if lessons else ())
             row_losses = targets.losses()
             learnt = row_losses + _taught(lessons, part.batch, targets) if lessons else row_losses
             (learnt * own).sum().backward()  # type: ignore[no-untyped-call]
@@ -90,9 +97,10 @@ def _taught(lessons: Lessons, batch: TrainingBatch, targets: Targets) -> torch.T
 
     with torch.no_grad():
         prompts = [lessons.prompts[own] for own in batch.prompt_of_rows]
-        taught = lessons.step.targets(replace(batch, prompts=prompts))
+        taught = lessons.step.targets(replace(batch, prompts=prompts), lessons.asked)
     tokens = lessons.tokens * targets.divergences(taught, lessons.temperature) if lessons.tokens else 0.0
-    return tokens + (lessons.states * targets.distances(taught) if lessons.states else 0.0)
+    states = lessons.states * targets.distances(taught, lessons.layers) if lessons.states else 0.0
+    return tokens + states
 
 
 def step_for(base: BaseModel, prompts: Sequence[PromptTensors], batch: TrainingBatch) -> Step:

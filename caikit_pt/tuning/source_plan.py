@@ -162,7 +162,7 @@ def make_source_plan(
             validation=of_task.validation and _named(of_task.validation, task.name),
         )
     first = next(iter(plans.values()))
-    plan = SourcePlan(plans, resolve_source(given, first.parameters))
+    plan = SourcePlan(plans, resolve_source(given, first.parameters, first.checkpoint.layers))
     for warning in plan.warnings:
         _LOG.warning(warning)
     return plan

@@ -67,16 +67,18 @@ def tune_source(
 
     `gradients` computes those of the teachers. With `snapshots` it goes on from the newest, if there is one,
     and keeps more; on the CPU it ends with the same bits as if it had never been interrupted. Raises what
-    `tune` does; InvalidParameter also for a state_weight on a base model whose states can't be had, and for
+    `tune` does; InvalidParameter also for states of layers that can't be had of the base model, and for
     snapshots of another training.
     """
+    from caikit_pt.base_model.trials.states import check_states
     from caikit_pt.base_model.trials.training import check_training
 
     def ignore(_: object) -> None: ...
 
     with ending.waits_for_this(), no_denormals():
         check_training(base.training, plan.training.output_model_types)
-        _check_states(plan, base)
+        if plan.parameters.state_weight:
+            check_states(base.training, plan.parameters.state_layers)
         run = _Run(plan, base, on_update or ignore, on_validation or ignore)
         run.begin(snapshots)
         while not run.over:
@@ -293,14 +295,3 @@ class _Run:
         if training.seed > LARGEST_WHOLE:
             common["seed"] = str(training.seed)
         return {**common, **own, "teachers": bool(self._taught), **self._sources.came_to()}
-
-
-def _check_states(plan: SourcePlan, base: BaseModel) -> None:
-    """Raises InvalidParameter where states are to be compared that can't be had."""
-    weight = plan.parameters.state_weight
-    if weight and not base.training.has_states:
-        raise InvalidParameter(
-            "state_weight",
-            weight,
-            f"0 or unset for {base.checkpoint.name}, whose output layer is its table of words",
-        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from caikit_pt.base_model.layers.reading import LAST
 from caikit_pt.base_model.model import BaseModel
 from caikit_pt.base_model.row import PromptTensors, TrainingBatch
 from caikit_pt.parameters.source import SourceParameters
@@ -27,6 +28,8 @@ class Teaching:
         self, base: BaseModel, prompts: Sequence[PromptTensors], parameters: SourceParameters
     ) -> None:
         self._base, self._prompts, self._parameters = base, prompts, parameters
+        last = base.checkpoint.layers
+        self._layers = [LAST if layer == last else layer for layer in parameters.state_layers]
         self._kept = base.training.step(prompts) if self._fits else None
 
     def lessons(self, tasks: Sequence[int], batch: TrainingBatch) -> Lessons:
@@ -38,6 +41,7 @@ class Teaching:
             tokens=self._parameters.distillation_weight,
             temperature=self._parameters.distillation_temperature,
             states=self._parameters.state_weight,
+            layers=self._layers,
         )
 
     def _step(self, tasks: Sequence[int], batch: TrainingBatch) -> tuple[Step, Sequence[int]]:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from caikit_pt.base_model.layers.reading import LAST
 from caikit_pt.base_model.model import BaseModel
 from caikit_pt.base_model.row import TrainingBatch
 from caikit_pt.base_model.training import causal
@@ -205,7 +206,11 @@ def test_a_row_learns_from_the_teacher_of_its_task(
         own = prompts.prompts(range(3))
         targets = base.training.padded_targets([own[task] for task in owners], batch)
         taught = base.training.padded_targets([teachers[task] for task in owners], batch)
-        lost = targets.losses() + 0.7 * targets.divergences(taught, 2.0) + 0.3 * targets.distances(taught)
+        lost = (
+            targets.losses()
+            + 0.7 * targets.divergences(taught, 2.0)
+            + 0.3 * targets.distances(taught, [LAST])
+        )
         wanted = torch.autograd.grad(lost.sum() / batch.target_tokens, list(prompts.tensors))
         for weight, gradient in zip(prompts.tensors, wanted, strict=True):
             assert weight.grad is not None
@@ -236,8 +241,9 @@ def test_the_prompts_of_teachers_are_read_once(llama: BaseModel, monkeypatch: py
 
 def test_states_that_can_not_be_had_are_refused(llama: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(type(llama.training), "has_states", False)
-    with pytest.raises(InvalidParameter, match=r"state_weight: 0.2 is not allowed.*table of words"):
+    with pytest.raises(InvalidParameter, match=r"state_weight: .* is not allowed.*table of words"):
         tune_source(source_plan(llama, state_weight=0.2), llama)
+    tune_source(source_plan(llama, state_weight=0.2, state_layers=[1], teacher_epochs=1), llama)
     tune_source(source_plan(llama), llama)
 
 

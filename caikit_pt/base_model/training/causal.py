@@ -5,7 +5,7 @@ Padded, a row is `[pad][prompt][text]` (`one_stack`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -48,7 +48,9 @@ class CausalTraining(TrainingSide):
     def packed_step(self, prompts: Sequence[PromptTensors], common: Sequence[int] = ()) -> Step:
         return PackedCausalStep(self, prompts, common)
 
-    def padded_targets(self, prompts: Sequence[PromptTensors], batch: TrainingBatch) -> Targets:
+    def padded_targets(
+        self, prompts: Sequence[PromptTensors], batch: TrainingBatch, layers: Collection[int] = ()
+    ) -> Targets:
         table = RowTable(prompts, self.text.end_id)
         pairs = zip(batch.sources, batch.targets, strict=True)
         rows = [table.row(DECODER, row, [*ids, *target[:-1]]) for row, (ids, target) in enumerate(pairs)]
@@ -60,7 +62,7 @@ class CausalTraining(TrainingSide):
         sent = upload([*told, *table.told(places_of_rows)], self.weights.device)
         ids, mask, at, labels, of, *where = sent
         embeddings = picked(table.embedded(self.weights, ids), *where).view(*mask.shape, -1)
-        read = last_read(self.weights, embeddings, mask, last=longest)
+        read = last_read(self.weights, embeddings, mask, last=longest, layers=layers)
         return read_at(at, *read, labels, of, len(rows))
 
     def positions(self, source: int, target: int, prompt: PromptTensors) -> int:
@@ -88,7 +90,7 @@ class PackedCausalStep(Step):
         self._prompts = [prompt.get(DECODER) for prompt in prompts]
         self._fronts: dict[bool, _Front] = {}
 
-    def targets(self, batch: TrainingBatch) -> Targets:
+    def targets(self, batch: TrainingBatch, layers: Collection[int] = ()) -> Targets:
         texts = [
             [*source[len(self._common) :], *target[:-1]]
             for source, target in zip(batch.sources, batch.targets, strict=True)
@@ -100,7 +102,7 @@ class PackedCausalStep(Step):
         what = reads(self._side, rows, self._in_front_of(rows))
         embeddings = self._weights.embed(what.ids)
         with packed(what.layout), row_lengths(what.lengths[None]):
-            read = _read(self._weights, embeddings, what.positions, what.predicting)
+            read = _read(self._weights, embeddings, what.positions, what.predicting, layers)
         return Targets(*read, what.labels, what.rows, len(texts))
 
     def finish(self) -> None:
@@ -349,14 +351,18 @@ def _spread(numbers: Sequence[int], lengths: Sequence[int], positions: int) -> T
 
 
 def _read(
-    weights: FrozenWeights, embeddings: Tensor, positions: Tensor, at: Tensor
-) -> tuple[Tensor, Tensor | None]:
-    """Logits [R, V], and the states [R, H] that they are made of, `at` [R] of packed embeddings [N, H], whose
-    places in their rows are `positions` [N]."""
-    with reading(lambda hidden: hidden.index_select(1, at)) as read:
+    weights: FrozenWeights,
+    embeddings: Tensor,
+    positions: Tensor,
+    at: Tensor,
+    layers: Collection[int] = (),
+) -> tuple[Tensor, Mapping[int, Tensor]]:
+    """Logits [R, V], and the states [R, H] of the LAST layer and `layers`, `at` [R] of packed embeddings
+    [N, H], whose places in their rows are `positions` [N]."""
+    with reading(lambda hidden: hidden.index_select(1, at), layers) as read:
         logits = weights.forward(
             {"position_ids": positions[None]},
             inputs_embeds=embeddings[None],
             attention_mask=mask_of_none(embeddings.device),
         ).logits[0]
-    return logits, None if read.states is None else read.states[0]
+    return logits, {layer: states[0] for layer, states in read.states.items()}
