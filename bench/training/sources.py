@@ -25,7 +25,8 @@ from caikit_pt.tuning.examples import Example, make_examples
 from caikit_pt.tuning.learner import Learner, gradients
 from caikit_pt.tuning.mixture import Mixture, OfTask
 from caikit_pt.tuning.source_plan import SourcePlan, TaskData, make_source_plan
-from caikit_pt.tuning.task_learner import TaskLearner, Teaching
+from caikit_pt.tuning.task_learner import TaskLearner
+from caikit_pt.tuning.teaching import Teaching
 from examples.local_server import ROOT
 
 MODELS = ("tiny-llama", "tiny-t5")
@@ -74,7 +75,7 @@ def _speeds(plan: SourcePlan, base: BaseModel) -> list[float]:
     plain = Learner(PlainPrompt(initial, plan.training), plan.training, 10**6)
     prompts = TaskPrompts(initial, len(TASKS), plan.parameters.num_ranks, plan.training, generator)
     sources = TaskLearner(prompts, plan.training, 10**6)
-    teaching = Teaching([initial.tensors] * len(TASKS), plan.parameters)
+    teaching = Teaching(base, [initial.tensors] * len(TASKS), plan.parameters)
 
     def of_one_task(batch: TrainingBatch) -> None:
         (loss,) = gradients(base, [plain], [TrainingBatch(batch.sources, batch.targets)])

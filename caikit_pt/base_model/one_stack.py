@@ -7,6 +7,7 @@ the text and drops the positions (peft#1093), which changes answers.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from caikit_pt.base_model.layers.reading import reading
@@ -36,8 +37,13 @@ def last_logits(
 
 
 def last_read(
-    weights: FrozenWeights, embeddings: Tensor, mask: Tensor, last: int, cache: Any = None
-) -> tuple[Tensor, Tensor | None]:
-    """As `last_logits`, with the states [B, last, H] that they are made of, where these can be had."""
-    with reading(lambda hidden: hidden[:, -last:]) as read:
+    weights: FrozenWeights,
+    embeddings: Tensor,
+    mask: Tensor,
+    last: int,
+    cache: Any = None,
+    layers: Collection[int] = (),
+) -> tuple[Tensor, Mapping[int, Tensor]]:
+    """As `last_logits`, with the states [B, last, H] of `layers` and, where it can be had, of the LAST."""
+    with reading(lambda hidden: hidden[:, -last:], layers) as read:
         return forward(weights, embeddings, mask, cache)[:, -last:], read.states

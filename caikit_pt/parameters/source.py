@@ -9,8 +9,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from caikit_pt.errors import InvalidParameter
 from caikit_pt.parameters.table import Parameter, ParameterTable
 from caikit_pt.parameters.tuning import SOURCE_INIT_METHODS, TUNING_PARAMETERS, TuningParameters
+
+_MOST_LAYERS = 1_000
 
 SOURCE_PARAMETERS = ParameterTable(
     Parameter(
@@ -71,12 +74,22 @@ SOURCE_PARAMETERS = ParameterTable(
     Parameter(
         "state_weight",
         float,
-        "Of the distance of the last states from those of the teacher, in shares of the size of these. Not "
-        "for base models whose output layer is their table of words.",
+        "Of the distance of states from those of the teacher, in shares of the size of these. Of the last "
+        "layer not for base models whose output layer is their table of words.",
         default=0.0,
         source="caikit_pt; MPT has 0.9 (from memory)",
         low=0,
         high=1_000,
+    ),
+    Parameter(
+        "state_layers",
+        int,
+        "The layers whose states are compared, up to the number that the base model has, of an "
+        "encoder-decoder model those of the decoder; their mean counts.",
+        source="the last, in front of the output layer",
+        low=1,
+        high=_MOST_LAYERS,
+        many=True,
     ),
 )
 
@@ -118,6 +131,7 @@ class SourceParameters:
     distillation_weight: float
     distillation_temperature: float
     state_weight: float
+    state_layers: tuple[int, ...]
     origins: Mapping[str, str]
 
     @property
@@ -127,14 +141,31 @@ class SourceParameters:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
-        return asdict(self)
+        return {**asdict(self), "state_layers": list(self.state_layers)}
 
 
-def resolve_source(given: Mapping[str, Any], training: TuningParameters) -> SourceParameters:
-    """A request's own values first, then what follows from the `training`, then the table's defaults."""
+def resolve_source(given: Mapping[str, Any], training: TuningParameters, layers: int) -> SourceParameters:
+    """A request's own values first, then what follows from the `training` and from the `layers` of the base
+    model (0: unknown), then the table's defaults. Raises InvalidParameter for layers that it hasn't."""
     followed = {
+        "state_layers": ((layers,) if layers else (), "the last"),
         "teacher_epochs": (training.num_epochs, "num_epochs"),
         "teacher_learning_rate": (training.learning_rate, "learning_rate"),
     }
     values, origins = SOURCE_PARAMETERS.resolved(given, followed)
+    if "state_layers" in given:
+        _check_layers(given["state_layers"], values["state_weight"], layers)
     return SourceParameters(**values, origins=origins)
+
+
+def _check_layers(given: tuple[int, ...], weight: float, layers: int) -> None:
+    """Raises InvalidParameter."""
+    allowed = ""
+    if not weight:
+        allowed = "unset where state_weight is 0"
+    elif not layers:
+        allowed = "unset for this base model, whose configuration doesn't say how many layers it has"
+    elif not given or len(set(given)) < len(given) or max(given) > layers:
+        allowed = f"numbers of layers from 1 to {layers}, each once"
+    if allowed:
+        raise InvalidParameter("state_layers", list(given), allowed)

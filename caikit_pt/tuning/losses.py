@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from caikit_pt.base_model.budget import Budget
+from caikit_pt.base_model.layers.reading import LAST
 from caikit_pt.base_model.model import BaseModel
 from caikit_pt.base_model.row import PromptTensors, TrainingBatch
 from caikit_pt.tuning.batches import Pass, passes
@@ -20,14 +21,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Lessons:
-    """What rows learn from teachers beside their targets: the same rows behind other prompts, one for each of
-    a step's own. Weights of the divergence of next tokens, at `temperature`, and of the distance of the last
-    states (`Targets`)."""
+    """What rows learn from teachers beside their targets: the same rows behind other prompts, in a `step` of
+    their own, which `prompts` names there for each of the rows'. Weights of the divergence of next tokens, at
+    `temperature`, and of the distance of the states of `layers` (`Targets`)."""
 
-    prompts: Sequence[PromptTensors]
+    step: Step
+    prompts: Sequence[int]
     tokens: float
     temperature: float
     states: float
+    layers: Collection[int] = (LAST,)
+
+    @property
+    def asked(self) -> Collection[int]:
+        """The layers whose states count."""
+        return self.layers if self.states else ()
 
 
 def losses(base: BaseModel, prompts: Sequence[PromptTensors], batch: TrainingBatch) -> torch.Tensor:
@@ -38,7 +46,7 @@ def losses(base: BaseModel, prompts: Sequence[PromptTensors], batch: TrainingBat
 
     def compute(budget: Budget) -> torch.Tensor:
         with torch.no_grad():
-            step = _step(base, prompts, batch)
+            step = step_for(base, prompts, batch)
             parts = passes(batch, base, prompts, budget)
             (order,) = upload([_order(parts)], base.weights.device)
             return torch.cat([step.target_losses(part.batch) for part in parts])[order]
@@ -62,8 +70,7 @@ def backward(
 
     def compute(budget: Budget) -> tuple[Step, torch.Tensor]:
         with recomputing(budget.recompute):
-            step = _step(base, prompts, batch)
-        teacher = _teacher(base, batch, lessons)
+            step = step_for(base, prompts, batch)
         parts = passes(batch, base, prompts, budget)
         dtype = torch.promote_types(base.weights.dtype, torch.float32)
         told = torch.tensor([weights[row] for part in parts for row in part.rows], dtype=dtype)
@@ -71,9 +78,9 @@ def backward(
         seen = []
         for part, own in zip(parts, torch.split(factors, [len(part.rows) for part in parts]), strict=True):
             with recomputing(budget.recompute):
-                targets = step.targets(part.batch)
+                targets = step.targets(part.batch, lessons.asked if lessons else ())
             row_losses = targets.losses()
-            learnt = row_losses + teacher(part.batch, targets)
+            learnt = row_losses + _taught(lessons, part.batch, targets) if lessons else row_losses
             (learnt * own).sum().backward()  # type: ignore[no-untyped-call]
             seen.append(row_losses.detach())
         return step, torch.cat(seen)[order]
@@ -84,27 +91,19 @@ def backward(
     return together
 
 
-def _teacher(
-    base: BaseModel, batch: TrainingBatch, lessons: Lessons | None
-) -> Callable[[TrainingBatch, Targets], torch.Tensor | float]:
-    """What rows of a part of `batch` lose [B] by what their teachers say; nothing without any."""
+def _taught(lessons: Lessons, batch: TrainingBatch, targets: Targets) -> torch.Tensor | float:
+    """What each row of `batch` loses [B] by what its teacher says."""
     import torch
 
-    if lessons is None:
-        return lambda *_: 0.0
     with torch.no_grad():
-        step = _step(base, lessons.prompts, batch)
-
-    def lost(part: TrainingBatch, targets: Targets) -> torch.Tensor | float:
-        with torch.no_grad():
-            taught = step.targets(part)
-        tokens = lessons.tokens * targets.divergences(taught, lessons.temperature) if lessons.tokens else 0.0
-        return tokens + (lessons.states * targets.distances(taught) if lessons.states else 0.0)
-
-    return lost
+        prompts = [lessons.prompts[own] for own in batch.prompt_of_rows]
+        taught = lessons.step.targets(replace(batch, prompts=prompts), lessons.asked)
+    tokens = lessons.tokens * targets.divergences(taught, lessons.temperature) if lessons.tokens else 0.0
+    states = lessons.states * targets.distances(taught, lessons.layers) if lessons.states else 0.0
+    return tokens + states
 
 
-def _step(base: BaseModel, prompts: Sequence[PromptTensors], batch: TrainingBatch) -> Step:
+def step_for(base: BaseModel, prompts: Sequence[PromptTensors], batch: TrainingBatch) -> Step:
     """The fastest step that is right for `batch`."""
     if not all(batch.sources):
         # The prompt itself, which a packed step shares between the rows, predicts a first target token.

@@ -102,13 +102,10 @@ class SourcePlan:
 
     def check_states(self, base: BaseModel) -> None:
         """Raises InvalidParameter where states are to be compared that `base` doesn't tell."""
-        weight = self.parameters.state_weight
-        if weight and not base.training.has_states:
-            raise InvalidParameter(
-                "state_weight",
-                weight,
-                f"0 or unset for {base.checkpoint.name}, whose output layer is its table of words",
-            )
+        from caikit_pt.base_model.trials.states import check_states
+
+        if self.parameters.state_weight:
+            check_states(base.training, self.parameters.state_layers)
 
     @property
     def streams(self) -> tuple[Records | None, ...]:
@@ -203,7 +200,7 @@ def make_source_plan(
             validation=planned.validation and _named(planned.validation, task.name),
         )
     first = next(iter(plans.values()))
-    plan = SourcePlan(plans, resolve_source(given, first.parameters))
+    plan = SourcePlan(plans, resolve_source(given, first.parameters, first.checkpoint.layers))
     for warning in plan.warnings:
         _LOG.warning(warning)
     return plan

@@ -67,7 +67,7 @@ def tune_source(
 
     `gradients` computes those of the teachers. With `snapshots` it goes on from the newest, if there is one,
     and keeps more; on the CPU it ends with the same bits as if it had never been interrupted. Raises what
-    `tune` does; InvalidParameter also for a state_weight on a base model whose states can't be had, and for
+    `tune` does; InvalidParameter also for states of layers that can't be had of the base model, and for
     snapshots of another training.
     """
     from caikit_pt.base_model.trials.training import check_training

@@ -19,7 +19,8 @@ from caikit_pt.tuning.exams import Validated
 from caikit_pt.tuning.mixture import Mixture, OfTask
 from caikit_pt.tuning.source_plan import SourcePlan
 from caikit_pt.tuning.task_exams import TaskExams
-from caikit_pt.tuning.task_learner import TaskLearner, Teaching
+from caikit_pt.tuning.task_learner import TaskLearner
+from caikit_pt.tuning.teaching import Teaching
 from caikit_pt.tuning.validation import JUDGED, held_out
 from caikit_pt.tuning.walk import Update
 
@@ -76,7 +77,7 @@ class SourceTuning:
         """From now on each task learns from its teacher, too."""
         device = self._base.weights.device
         prompts = [teacher.to(device).tensors for teacher in teachers]
-        self._teaching = Teaching(prompts, self._plan.parameters)
+        self._teaching = Teaching(self._base, prompts, self._plan.parameters)
 
     def warn(self) -> None:
         """Of what was cut."""

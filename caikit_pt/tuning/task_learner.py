@@ -2,37 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from caikit_pt.base_model.model import BaseModel
-from caikit_pt.base_model.row import PromptTensors, TrainingBatch
-from caikit_pt.parameters.source import SourceParameters
+from caikit_pt.base_model.row import TrainingBatch
 from caikit_pt.parameters.tuning import TuningParameters
 from caikit_pt.soft_prompt.task_prompts import TaskPrompts
-from caikit_pt.tuning.losses import Lessons, backward
+from caikit_pt.tuning.losses import backward
 from caikit_pt.tuning.mover import Mover
+from caikit_pt.tuning.teaching import Teaching
 
 if TYPE_CHECKING:
     import torch
-
-
-@dataclass(frozen=True, slots=True)
-class Teaching:
-    """The teachers' prompts, one for each task, and how much of what they say counts."""
-
-    prompts: Sequence[PromptTensors]
-    parameters: SourceParameters
-
-    def lessons(self, tasks: Sequence[int]) -> Lessons:
-        """Those of rows behind the prompts of `tasks`."""
-        return Lessons(
-            [self.prompts[task] for task in tasks],
-            tokens=self.parameters.distillation_weight,
-            temperature=self.parameters.distillation_temperature,
-            states=self.parameters.state_weight,
-        )
 
 
 class TaskLearner(Mover):
@@ -60,6 +41,6 @@ class TaskLearner(Mover):
             self.prompts.prompts(tasks),
             own,
             [weight] * len(batch.sources),
-            teaching.lessons(tasks) if teaching else None,
+            teaching.lessons(tasks, own) if teaching else None,
         )
         return rows.sum(dtype=torch.float32) * weight

@@ -26,7 +26,8 @@ from caikit_pt.tuning.losses import backward, losses
 from caikit_pt.tuning.progress import Progress
 from caikit_pt.tuning.snapshot import Snapshots
 from caikit_pt.tuning.source_tuner import tune_source
-from caikit_pt.tuning.task_learner import TaskLearner, Teaching
+from caikit_pt.tuning.task_learner import TaskLearner
+from caikit_pt.tuning.teaching import Teaching
 from caikit_pt.tuning.tuner import tune
 
 __all__ = [

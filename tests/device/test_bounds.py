@@ -41,7 +41,7 @@ def test_an_update_of_several_tasks_with_lessons_waits_for_nothing(
     learner = TaskLearner(
         TaskPrompts(prompts[0], 3, 2, planned.training, torch.Generator()), planned.training, 9
     )
-    teaching = Teaching([prompt.tensors for prompt in prompts], planned.parameters)
+    teaching = Teaching(base_there, [prompt.tensors for prompt in prompts], planned.parameters)
     of_one = Training(base_there).batch
     batch = TrainingBatch(of_one.sources, of_one.targets, [0, 2, 1, 1, 0, 2, 2, 0])
     for _ in range(2):

@@ -188,7 +188,10 @@ def _trains_alike(planned: Any, base: BaseModel, base_there: BaseModel) -> None:
 
 def test_a_source_training_is_that_of_a_cpu(base: BaseModel, base_there: BaseModel) -> None:
     """Its teachers, too; and it is on the host in the end."""
-    planned = source_plan(base, num_epochs=1, teacher_epochs=1, num_ranks=2, state_weight=0.5)
+    layers = [1, base.checkpoint.layers]
+    planned = source_plan(
+        base, num_epochs=1, teacher_epochs=1, num_ranks=2, state_weight=0.5, state_layers=layers
+    )
     expected = tune_source(planned, base)
     with SimulatedDevice():
         trained = tune_source(planned, base_there)

@@ -57,6 +57,16 @@ def target_logits(
     return base.weights.model(**inputs, use_cache=False).logits[0, -len(target) :]  # type: ignore[no-any-return]
 
 
+def target_states(
+    base: BaseModel, prompt: PromptTensors, source: Sequence[int], target: Sequence[int], layer: int
+) -> torch.Tensor:
+    """The states [K, H] of a layer, counted from 1, where each token of one target is predicted."""
+    inputs = _inputs(base, prompt, source, target)
+    told = base.weights.model(**inputs, use_cache=False, output_hidden_states=True)
+    layers = getattr(told, "decoder_hidden_states", None) or told.hidden_states
+    return layers[layer][0, -len(target) :]  # type: ignore[no-any-return]
+
+
 def peft_prompt_tuning(base: BaseModel, prompt: torch.Tensor) -> PeftModel:
     """peft's own prompt tuning over a copy of the model, with `prompt` [P, H] as its weights."""
     causal = base.checkpoint.family == CAUSAL

@@ -18,19 +18,21 @@ import torch
 
 from caikit_pt.base_model.budget import Budget
 from caikit_pt.base_model.layers import attention
+from caikit_pt.base_model.layers.reading import LAST
 from caikit_pt.base_model.layers.recompute import recomputing
 from caikit_pt.base_model.model import BaseModel
 from caikit_pt.base_model.row import PromptTensors, TrainingBatch
 from caikit_pt.base_model.training.step import PaddedStep, Step
+from caikit_pt.base_model.trials.states import check_states
 from caikit_pt.tuning.examples import Examples, make_examples
-from caikit_pt.tuning.losses import Lessons, backward, losses
+from caikit_pt.tuning.losses import Lessons, backward, losses, step_for
 from caikit_pt.tuning.tuner import tune
 
 from .answers import DECODER_ONLY, ROUNDING, soft_prompt, words
 from .cases import every_case, every_training_case
 from .families import ALL_FAMILIES, BOS, EOS, FAMILIES, PADDED_FAMILIES, SLIDING_WINDOW, VOCABULARY, Zoo
 from .precision import everything_in_float64
-from .references import target_logits
+from .references import target_logits, target_states
 from .tunings import VIRTUAL_TOKENS, records, small_plan
 
 EXAMPLES = 5
@@ -99,7 +101,7 @@ def test_prompts_that_share_a_batch_are_as_if_alone(
 def test_what_teachers_say_equals_the_obvious_version(
     zoo: Zoo, family: str, parts: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where the batch is cut into passes. A teacher gets no gradient."""
+    """Also where the batch is cut into passes. A teacher gets no gradient; states are of two layers."""
     base = zoo.model(family, "float64")
     monkeypatch.setattr(base.training.memory, "budget", Budget(40, 2**24))
     batch, teachers = _mixed(base), _prompts(base, parts)
@@ -107,7 +109,9 @@ def test_what_teachers_say_equals_the_obvious_version(
         for tensor in teacher.values():
             tensor.data.mul_(0.9)
     ours, obvious = (_prompts(base, parts) for _ in range(2))
-    lessons = Lessons(teachers, tokens=0.7, temperature=2.0, states=0.3)
+    check_states(base.training, [1, base.checkpoint.layers])
+    step, layers = step_for(base, teachers, batch), (1, LAST)
+    lessons = Lessons(step, range(2), tokens=0.7, temperature=2.0, states=0.3, layers=layers)
     with everything_in_float64():
         seen = backward(base, ours, batch, _weights(batch), lessons)
         rows = _obvious_losses(base, obvious, batch)
@@ -531,18 +535,22 @@ def _obvious_distances(
     teachers: Sequence[PromptTensors],
     batch: TrainingBatch,
 ) -> list[torch.Tensor]:
-    """Of what the output layer gets at each target token, the square of the difference in shares of that of
-    the teacher's."""
+    """Of what the output layer gets at each target token, and of what the first layer gives, the square of
+    the difference in shares of that of the teacher's: the mean of both."""
     states: list[torch.Tensor] = []
     layer = base.weights.model.get_output_embeddings()
     hook = layer.register_forward_pre_hook(lambda _, arguments: states.append(arguments[0][0]))
+    rows = []
     for (source, target), owner in zip(_pairs(batch), batch.prompt_of_rows, strict=True):
+        sides = []
         for prompt in (prompts[owner], teachers[owner]):
-            target_logits(base, prompt, source, target)
-            states[-1] = states[-1][-len(target) :].double()
+            first = target_states(base, prompt, source, target, layer=1)
+            sides.append([first.double(), states[-1][-len(target) :].double()])
+        pairs = [(own, theirs.detach()) for own, theirs in zip(*sides, strict=True)]
+        shares = [(own - theirs).norm(dim=-1) / theirs.norm(dim=-1) for own, theirs in pairs]
+        rows.append(torch.stack(shares).square().sum() / 2)
     hook.remove()
-    pairs = [(own, theirs.detach()) for own, theirs in zip(states[::2], states[1::2], strict=True)]
-    return [((own - theirs).norm(dim=-1) / theirs.norm(dim=-1)).square().sum() for own, theirs in pairs]
+    return rows
 
 
 def _obvious_losses(

@@ -82,6 +82,11 @@ def test_names_that_can_not_be_are_refused(llama: BaseModel, names: list[str], m
         ({"distillation_weight": -0.1}, "distillation_weight"),
         ({"distillation_temperature": 0}, "distillation_temperature"),
         ({"state_weight": float("nan")}, "state_weight"),
+        ({"state_layers": [1]}, "state_layers"),
+        ({"state_weight": 0.5, "state_layers": []}, "state_layers"),
+        ({"state_weight": 0.5, "state_layers": [0]}, "state_layers"),
+        ({"state_weight": 0.5, "state_layers": [1, 1]}, "state_layers"),
+        ({"state_weight": 0.5, "state_layers": [1, 5]}, "state_layers"),
         ({"num_epochs": 0}, "num_epochs"),
         ({"nonsense": 1}, "nonsense"),
         ({"prompt_tuning_init_method": "TEXT"}, "tuning_config.prompt_tuning_init_text"),
@@ -138,6 +143,7 @@ def test_what_decides_is_in_the_digest(llama: BaseModel) -> None:
         {"seed": 4},
         {"num_ranks": 2},
         {"state_weight": 0.1},
+        {"state_weight": 0.1, "state_layers": [1]},
         {"of": tasks()[:2]},
     ]
     changed += [{"of": tasks()[::-1]}, {"of": tasks(validated=False)}]

@@ -11,21 +11,24 @@ from typing import Any
 import pytest
 import torch
 
+from caikit_pt.base_model.layers.reading import LAST
 from caikit_pt.base_model.model import BaseModel
 from caikit_pt.base_model.row import TrainingBatch
+from caikit_pt.base_model.training import causal
 from caikit_pt.errors import InvalidParameter, TrainingDiverged, TrainingInterrupted
 from caikit_pt.soft_prompt.prompt import SoftPrompt
 from caikit_pt.soft_prompt.source_library import SourceLibrary
 from caikit_pt.soft_prompt.source_manifest import data_sha256
 from caikit_pt.soft_prompt.task_prompts import TaskPrompts
 from caikit_pt.soft_prompt.trained_source import TrainedSource
-from caikit_pt.tuning import task_learner
+from caikit_pt.tuning import task_learner, teaching
 from caikit_pt.tuning.examples import make_examples
 from caikit_pt.tuning.learner import Learner, gradients
 from caikit_pt.tuning.snapshot import Snapshots
 from caikit_pt.tuning.source_plan import SourcePlan
 from caikit_pt.tuning.source_progress import SOURCES, TEACHERS, SourceProgress, TaskValidated
 from caikit_pt.tuning.source_tuner import tune_source
+from caikit_pt.tuning.teaching import Teaching
 from caikit_pt.tuning.tuner import tune
 
 from .sources import same_source, source_plan, tasks
@@ -180,8 +183,12 @@ def test_what_teachers_say_is_learnt(base: BaseModel) -> None:
     assert silent.recipe["teachers"] is False
 
 
-def test_a_row_learns_from_the_teacher_of_its_task(base: BaseModel) -> None:
-    """By the plain arithmetic of padded rows, in a window that lacks a task."""
+@pytest.mark.parametrize("most_kept", [2**29, 0])
+def test_a_row_learns_from_the_teacher_of_its_task(
+    base: BaseModel, most_kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the plain arithmetic of padded rows, in windows that lack a task."""
+    monkeypatch.setattr(teaching, "_MOST_KEPT", most_kept)
     plan = source_plan(base, distillation_weight=0.7, distillation_temperature=2.0, state_weight=0.3)
     generator = torch.Generator().manual_seed(5)
     parts, width = plan.training.output_model_types, base.checkpoint.hidden_size
@@ -191,25 +198,52 @@ def test_a_row_learns_from_the_teacher_of_its_task(base: BaseModel) -> None:
     )
     prompts = TaskPrompts(SoftPrompt(initial), 3, 1, plan.training, generator)
     learner = task_learner.TaskLearner(prompts, plan.training, 10)
-    owners, planned = [2, 0, 2, 0, 0], plan.tasks["mood"]
+    taught_by, planned = Teaching(base, teachers, plan.parameters), plan.tasks["mood"]
     items = make_examples(planned.records, base.text, planned.parameters).batch(range(5))
-    batch = TrainingBatch(items.sources, items.targets, owners)
-    loss = learner.gradients(base, batch, task_learner.Teaching(teachers, plan.parameters))
-    own = prompts.prompts(range(3))
-    targets = base.training.padded_targets([own[task] for task in owners], batch)
-    taught = base.training.padded_targets([teachers[task] for task in owners], batch)
-    lost = targets.losses() + 0.7 * targets.divergences(taught, 2.0) + 0.3 * targets.distances(taught)
-    wanted = torch.autograd.grad(lost.sum() / batch.target_tokens, list(prompts.tensors))
-    for weight, gradient in zip(prompts.tensors, wanted, strict=True):
-        assert weight.grad is not None
-        assert (weight.grad - gradient).norm() <= 2e-3 * gradient.norm()
-    assert float(loss) == pytest.approx(targets.losses().sum().item() / batch.target_tokens, rel=1e-5)
+    for owners in ([2, 0, 2, 0, 0], [1, 1, 0, 1, 0]):
+        batch = TrainingBatch(items.sources, items.targets, owners)
+        loss = learner.gradients(base, batch, taught_by)
+        own = prompts.prompts(range(3))
+        targets = base.training.padded_targets([own[task] for task in owners], batch)
+        taught = base.training.padded_targets([teachers[task] for task in owners], batch)
+        lost = (
+            targets.losses()
+            + 0.7 * targets.divergences(taught, 2.0)
+            + 0.3 * targets.distances(taught, [LAST])
+        )
+        wanted = torch.autograd.grad(lost.sum() / batch.target_tokens, list(prompts.tensors))
+        for weight, gradient in zip(prompts.tensors, wanted, strict=True):
+            assert weight.grad is not None
+            assert (weight.grad - gradient).norm() <= 2e-3 * gradient.norm()
+        assert float(loss) == pytest.approx(targets.losses().sum().item() / batch.target_tokens, rel=1e-5)
+
+
+def test_the_prompts_of_teachers_are_read_once(llama: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They don't change. Where there are too many of them to be kept, once an update."""
+    reads, real = 0, causal._Front._read
+
+    def counted(*arguments: Any) -> Any:
+        nonlocal reads
+        reads += 1
+        return real(*arguments)
+
+    plan = source_plan(llama, tasks(validated=False), teacher_epochs=1)
+    assert llama.training.trains_packed, "which is tried once"
+    monkeypatch.setattr(causal._Front, "_read", counted)
+    counts = []
+    for most_kept in (2**29, 0):
+        monkeypatch.setattr(teaching, "_MOST_KEPT", most_kept)
+        reads = 0
+        _, updates, _ = ran(plan, llama)
+        counts.append(reads)
+    assert counts[1] - counts[0] == sum(one.phase == SOURCES for one in updates) - 1
 
 
 def test_states_that_can_not_be_had_are_refused(llama: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(type(llama.training), "has_states", False)
-    with pytest.raises(InvalidParameter, match=r"state_weight: 0.2 is not allowed.*table of words"):
+    with pytest.raises(InvalidParameter, match=r"state_weight: .* is not allowed.*table of words"):
         tune_source(source_plan(llama, state_weight=0.2), llama)
+    tune_source(source_plan(llama, state_weight=0.2, state_layers=[1], teacher_epochs=1), llama)
     tune_source(source_plan(llama), llama)
 
 

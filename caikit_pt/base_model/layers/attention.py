@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, groupby
 from typing import Any
 
 import torch
@@ -36,8 +36,8 @@ class Rows:
     """Which rows attend to which, and how they are gathered to do so.
 
     Row i has `keys[i]` positions, in front of which stand those of prefix `prefixes[i]`, `prefix_lengths`
-    long; where attention is causal it asks with the last `queries[i]` of them. Rows of one prefix and
-    much the same length form a group, and are padded for attention alone, a few percent of all work.
+    long; where attention is causal it asks with the last `queries[i]` of them. Rows of much the same length
+    behind prefixes of one form a group, and are padded for attention alone, a few percent of all work.
 
     A packed tensor may be longer than its rows: what stands behind them attends to nothing, and gets zeros.
     """
@@ -50,18 +50,23 @@ class Rows:
         prefixes: Sequence[int] | None = None,
         prefix_lengths: Sequence[int] = (0,),
     ) -> None:
-        prefixes = prefixes or [0] * len(queries)
+        if prefixes is None:
+            prefixes, prefix_lengths = [0] * len(queries), (0,)
+        in_front = [prefix_lengths[prefix] for prefix in prefixes]
+        begins = [0, *accumulate(prefix_lengths)]
         starts = [0, *accumulate(queries)], [0, *accumulate(keys)]
         self.groups: list[_Group] = []
         back = torch.empty(sum(queries), dtype=torch.long)
         base = 0
-        for rows in _groups(queries, keys, prefixes):
+        for rows in _groups(queries, keys, in_front):
+            # Those of one prefix side by side, so that its gradient is summed at once.
+            rows.sort(key=prefixes.__getitem__)
             asking = _Gathered(
                 [starts[0][row] for row in rows], [queries[row] for row in rows], starts[0][-1]
             )
             asked = _Gathered([starts[1][row] for row in rows], [keys[row] for row in rows], starts[1][-1])
-            prefix = prefixes[rows[0]]
-            self.groups.append(_Group(asking, asked, prefix, prefix_lengths[prefix], causal))
+            prefix = _Prefix(in_front[rows[0]], [begins[prefixes[row]] for row in rows], begins[-1])
+            self.groups.append(_Group(asking, asked, prefix, causal))
             for number, row in enumerate(rows):
                 begin = base + number * asking.longest
                 back[starts[0][row] : starts[0][row + 1]] = torch.arange(begin, begin + queries[row])
@@ -78,15 +83,14 @@ class Rows:
         key: Tensor,
         value: Tensor,
         scoring: Scoring,
-        prefix: Sequence[tuple[Tensor, Tensor]] | None = None,
+        prefix: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
         """Of query [1, h, N, d], key and value [1, h', N, d]: [1, N, h, d].
 
-        `prefix` has keys and values [1, h', P, d] by prefix.
+        `prefix` has the keys and values of all prefixes one behind another, [1, h', P, d].
         """
         if query.shape[1] * self._pairs <= _MOST_SCORES:
-            parts = () if prefix is None else tuple(part for pair in prefix for part in pair)
-            return _Attention.apply(query, key, value, self, scoring, *parts)  # type: ignore[no-any-return, no-untyped-call]
+            return _Attention.apply(query, key, value, self, scoring, *(prefix or ()))  # type: ignore[no-any-return, no-untyped-call]
         return self.attend_fused(query, key, value, scoring, prefix)
 
     def attend_fused(
@@ -95,16 +99,15 @@ class Rows:
         key: Tensor,
         value: Tensor,
         scoring: Scoring,
-        prefix: Sequence[tuple[Tensor, Tensor]] | None = None,
+        prefix: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
         """As `attend`, by torch's scaled_dot_product_attention: where scores would be too many to keep."""
-        flat_query, flat_key, flat_value = _flat(query, key, value)
+        (flat_query,) = _flat(query)
+        asked = _asked(key, value, prefix or ())
         answers = []
         for group in self.groups:
-            keys, values = group.keys.take(flat_key), group.keys.take(flat_value)
-            if prefix is not None:
-                keys, values = _behind(prefix[group.prefix], keys, values)
-            answer = _fused_attention(group.queries.take(flat_query), keys, values, group, scoring)
+            queries, (keys, values) = group.queries.take(flat_query), map(group.take_keys, asked)
+            answer = _fused_attention(queries, keys, values, group, scoring)
             answers.append(answer.flatten(0, 1))
         together = torch.cat(answers) if len(answers) > 1 else answers[0]
         together = together if self._in_order else together.index_select(0, self._back)
@@ -128,14 +131,15 @@ class _Attention(torch.autograd.Function):
     def forward(
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, rows: Rows, scoring: Scoring, *prefix: Tensor
     ) -> Tensor:
-        flat_query, flat_key, flat_value = _flat(query, key, value)
+        (flat_query,) = _flat(query)
+        asked = _asked(key, value, prefix)
         blank = (
             flat_query.new_empty if rows.writes_all(query.shape[2], key.shape[2]) else flat_query.new_zeros
         )
-        answer = blank(*flat_query.shape[:2], flat_value.shape[2])
+        answer = blank(*flat_query.shape[:2], value.shape[3])
         weights = []
         for group in rows.groups:
-            queries, keys, values = _of_group(group, flat_query, flat_key, flat_value, prefix)
+            queries, keys, values = _of_group(group, flat_query, *asked)
             scores = torch.matmul(queries, keys.transpose(2, 3))
             if scoring.scaling != 1.0:
                 scores.mul_(scoring.scaling)
@@ -145,26 +149,31 @@ class _Attention(torch.autograd.Function):
                     by_head.add_(added)
             weights.append(scores.softmax(dim=-1))
             group.queries.put(answer, (weights[-1] @ values).view(*by_head.shape[:3], -1))
-        ctx.save_for_backward(query, key, value, *prefix, *weights)
-        ctx.rows, ctx.scoring, ctx.prefixes = rows, scoring, len(prefix)
+        ctx.save_for_backward(query, *asked, *weights)
+        ctx.rows, ctx.scoring, ctx.text = rows, scoring, key.shape[2]
         return answer[None]
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
-        query, key, value, *rest = ctx.saved_tensors
-        prefix, weights = rest[: ctx.prefixes], rest[ctx.prefixes :]
+        query, *rest = ctx.saved_tensors
+        asked, weights = rest[:2], rest[2:]
         rows, scaling = ctx.rows, ctx.scoring.scaling
-        flat_query, flat_key, flat_value = flat = _flat(query, key, value)
+        (flat_query,) = _flat(query)
         wanted = ctx.needs_input_grad
         # Every position is of one row, and written once, unless its row asks nothing.
-        blank = torch.empty_like if rows.writes_all(query.shape[2], key.shape[2]) else torch.zeros_like
-        of_text = [blank(tensor) if wants else None for tensor, wants in zip(flat, wanted, strict=False)]
+        blank = torch.empty_like if rows.writes_all(query.shape[2], ctx.text) else torch.zeros_like
+        in_front = [part[:, :, : part.shape[2] - ctx.text] for part in asked]
+        behind = _flat(*(part[:, :, -ctx.text :] for part in asked))
+        of_text = [
+            blank(tensor) if wants else None
+            for tensor, wants in zip((flat_query, *behind), wanted, strict=False)
+        ]
         of_prefix = [
             torch.zeros_like(tensor) if wants else None
-            for tensor, wants in zip(prefix, wanted[5:], strict=True)
+            for tensor, wants in zip(in_front, wanted[5:], strict=False)
         ]
         for group, weight in zip(rows.groups, weights, strict=True):
-            queries, keys, values = _of_group(group, flat_query, flat_key, flat_value, prefix)
+            queries, keys, values = _of_group(group, flat_query, *asked)
             gradient = group.queries.take(gradients[0][0], 0.0).reshape(*queries.shape[:3], -1)
             through = torch.ops.aten._softmax_backward_data(
                 gradient @ values.transpose(2, 3), weight, -1, weight.dtype
@@ -178,10 +187,10 @@ class _Attention(torch.autograd.Function):
                 )
             known = keys.shape[2] - group.keys.longest
             for part, (left, right) in enumerate(((through, queries), (weight, gradient))):
-                text, front = of_text[1 + part], of_prefix[2 * group.prefix + part] if of_prefix else None
+                text, front = of_text[1 + part], of_prefix[part] if of_prefix else None
                 product = (left if text is not None else left[..., :known]).transpose(2, 3) @ right
                 if front is not None:
-                    front += product[:, :, :known].sum(dim=0)
+                    group.prefix.add(front, product[:, :, :known])
                 if text is not None:
                     group.keys.put(text, product[:, :, known:])
         unpacked = [None if tensor is None else tensor.transpose(0, 1)[None] for tensor in of_text]
@@ -195,6 +204,9 @@ class _Gathered:
         self.lengths = lengths
         self.longest = max(lengths)
         self._starts = starts
+        # Rows without padding one behind another are a view.
+        whole = range(starts[0], starts[0] + self.longest * len(starts), self.longest)
+        self._is_view = list(whole) == list(starts) and min(lengths) == self.longest
         steps = torch.arange(self.longest)
         inside = steps < torch.tensor(lengths)[:, None]
         self._inside = inside.flatten()
@@ -202,8 +214,8 @@ class _Gathered:
 
     def take(self, packed: Tensor, padding: float | None = None) -> Tensor:
         """Of [N, h, d]: [B, h, T, d], with `padding` behind each row, or else what happens to be there."""
-        if len(self._starts) == 1:
-            return packed[self._starts[0] : self._starts[0] + self.longest].transpose(0, 1)[None]
+        if self._is_view:
+            return self._viewed(packed)
         rows = packed.index_select(0, self.index)
         if padding is not None and min(self.lengths) < self.longest:
             rows[~self._inside] = padding
@@ -211,24 +223,55 @@ class _Gathered:
 
     def put(self, packed: Tensor, padded: Tensor) -> None:
         """The other way: writes [B, h, T, d] into [N, h, d], without the padding."""
+        if self._is_view:
+            self._viewed(packed).copy_(padded)
+            return
         for start, length, row in zip(self._starts, self.lengths, padded, strict=True):
             packed[start : start + length] = row[:, :length].transpose(0, 1)
+
+    def _viewed(self, packed: Tensor) -> Tensor:
+        begin, count = self._starts[0], len(self._starts)
+        rows = packed[begin : begin + count * self.longest]
+        return rows.view(count, self.longest, *packed.shape[1:]).transpose(1, 2)
+
+
+@dataclass(frozen=True, slots=True)
+class _Prefix:
+    """What stands in front of the rows of a group: so many positions, which begin at `starts` among the
+    `positions` ΣP of all prefixes."""
+
+    length: int
+    starts: Sequence[int]
+    positions: int
+
+    def add(self, gradient: Tensor, of_rows: Tensor) -> None:
+        """To the `gradient` [1, h, ΣP, d] of all prefixes that `of_rows` [B, h, P, d]."""
+        begin = 0
+        for start, rows in groupby(self.starts):
+            end = begin + sum(1 for _ in rows)
+            gradient[:, :, start : start + self.length] += of_rows[begin:end].sum(dim=0)
+            begin = end
 
 
 class _Group:
     """Rows that attend together: B rows, padded to one length."""
 
-    def __init__(
-        self,
-        queries: _Gathered,
-        keys: _Gathered,
-        prefix: int,
-        prefix_length: int,
-        causal: bool,
-    ) -> None:
+    def __init__(self, queries: _Gathered, keys: _Gathered, prefix: _Prefix, causal: bool) -> None:
         self.queries, self.keys, self.prefix = queries, keys, prefix
-        self._prefix_length, self._causal = prefix_length, causal
+        self._causal = causal
+        self._indices: dict[tuple[int, int], Tensor] = {}
         self._masks: dict[tuple[int | None, torch.dtype], Tensor | None] = {}
+
+    def take_keys(self, asked: Tensor) -> Tensor:
+        """[B, h', P + T, d] of [1, h', ΣP + N, d], those of all prefixes and behind them the packed ones."""
+        if not self.prefix.length:
+            return self.keys.take(asked[0, :, self.prefix.positions :].transpose(0, 1))
+        heads, positions, width = asked.shape[1:]
+        if (heads, positions) not in self._indices:
+            self._indices[heads, positions] = self._index(heads, positions)
+        # Head by head, so that nothing has to be laid out anew for a product.
+        rows = asked.view(-1, width).index_select(0, self._indices[heads, positions])
+        return rows.view(len(self.keys.lengths), heads, -1, width)
 
     def mask(self, window: int | None, dtype: torch.dtype) -> Tensor | None:
         """What is added to the scores [B, h, T, P + T]: 0 or -inf; None where all may see all."""
@@ -241,19 +284,26 @@ class _Group:
     @property
     def pairs(self) -> int:
         """Pairs of positions that attend, padding included."""
-        return len(self.keys.lengths) * self.queries.longest * (self._prefix_length + self.keys.longest)
+        return len(self.keys.lengths) * self.queries.longest * (self.prefix.length + self.keys.longest)
 
     def bias(self, scoring: Scoring) -> Tensor | None:
         """What a model adds to the scores for the distance of two positions, [1, h, T, T]."""
         if scoring.position_bias is None or scoring.position_bias.shape[-1] == 1:
             # A single number is added to all scores alike, and changes no weight.
             return None
-        return scoring.position_bias[:, :, : self.queries.longest, : self._prefix_length + self.keys.longest]
+        return scoring.position_bias[:, :, : self.queries.longest, : self.prefix.length + self.keys.longest]
+
+    def _index(self, heads: int, positions: int) -> Tensor:
+        """Where `take_keys` finds its rows among those of all heads, [B h' (P + T)]."""
+        starts = torch.tensor(self.prefix.starts)[:, None]
+        own = self.keys.index.view(len(starts), -1) + self.prefix.positions
+        rows = torch.cat([starts + torch.arange(self.prefix.length), own], dim=1)
+        return (rows[:, None] + positions * torch.arange(heads)[:, None]).flatten()
 
     def _seen(self, window: int | None) -> Tensor:
-        keys = torch.arange(self._prefix_length + self.keys.longest)
+        keys = torch.arange(self.prefix.length + self.keys.longest)
         if not self._causal:
-            ends = self._prefix_length + torch.tensor(self.keys.lengths)
+            ends = self.prefix.length + torch.tensor(self.keys.lengths)
             return (keys < ends[:, None])[:, None, None]
         # Padding stands behind every row, where no position of the row itself looks. It asks from no farther
         # than the last key, which it sees: of what sees nothing, neither result nor gradient is a number.
@@ -261,20 +311,20 @@ class _Group:
         before = before[:1] if len(set(before)) == 1 else before
         steps = torch.arange(self.queries.longest)
         places = torch.tensor(before)[:, None] + steps
-        queries = self._prefix_length + places.clamp(max=self.keys.longest - 1)
+        queries = self.prefix.length + places.clamp(max=self.keys.longest - 1)
         distance = queries[:, None, :, None] - keys
         return distance >= 0 if window is None else (distance >= 0) & (distance < window)
 
 
-def _groups(queries: Sequence[int], keys: Sequence[int], prefixes: Sequence[int]) -> list[list[int]]:
-    """Rows by prefix, and by length within it, longest first."""
+def _groups(queries: Sequence[int], keys: Sequence[int], in_front: Sequence[int]) -> list[list[int]]:
+    """Rows by the length of what is in front of them, and by their own, longest first."""
     asking = [row for row, positions in enumerate(queries) if positions]
-    order = sorted(asking, key=lambda row: (prefixes[row], -keys[row], -queries[row]))
+    order = sorted(asking, key=lambda row: (in_front[row], -keys[row], -queries[row]))
     groups: list[list[int]] = []
     for row in order:
         first = groups[-1][0] if groups else row
         fits = keys[first] <= max(_PADDING * keys[row], keys[row] + _ALWAYS)
-        if not groups or prefixes[first] != prefixes[row] or not fits:
+        if not groups or in_front[first] != in_front[row] or not fits:
             groups.append([])
         groups[-1].append(row)
     return groups
@@ -285,22 +335,22 @@ def _flat(*tensors: Tensor) -> list[Tensor]:
     return [tensor[0].transpose(0, 1) for tensor in tensors]
 
 
-def _behind(prefix: Sequence[Tensor], keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    """Keys and values [B, h', T, d] behind those of a prefix [1, h', P, d]."""
-    first_keys, first_values = (tensor.expand(len(keys), -1, -1, -1) for tensor in prefix)
-    return torch.cat([first_keys, keys], dim=2), torch.cat([first_values, values], dim=2)
+def _asked(key: Tensor, value: Tensor, prefix: Sequence[Tensor]) -> list[Tensor]:
+    """Keys and values [1, h', N, d] behind those of all prefixes, [1, h', ΣP + N, d]."""
+    if not prefix:
+        return [key, value]
+    return [torch.cat(pair, dim=2) for pair in zip(prefix, (key, value), strict=True)]
 
 
 def _of_group(
-    group: _Group, query: Tensor, key: Tensor, value: Tensor, prefix: Sequence[Tensor]
+    group: _Group, query: Tensor, asked_keys: Tensor, asked_values: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries [B, h', r T, d], and keys and values [B, h', P + T, d], of packed ones [N, h, d].
+    """Queries [B, h', r T, d] of packed ones [N, h, d], and keys and values [B, h', P + T, d] as
+    `_Group.take_keys` has them.
 
     The r queries that share a head of keys stand one under another, so that no key is copied.
     """
-    keys, values = group.keys.take(key), group.keys.take(value)
-    if prefix:
-        keys, values = _behind(prefix[2 * group.prefix : 2 * group.prefix + 2], keys, values)
+    keys, values = group.take_keys(asked_keys), group.take_keys(asked_values)
     queries = group.queries.take(query)
     return queries.reshape(len(queries), keys.shape[1], -1, queries.shape[3]), keys, values
 

@@ -99,18 +99,16 @@ class Spans:
         key: Tensor,
         value: Tensor,
         scoring: Scoring,
-        prefix: Sequence[tuple[Tensor, Tensor]] | None = None,
+        prefix: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
         """Of query [1, h, n Q, d], key and value [1, h', n S, d]: [1, n Q, h, d].
 
-        `prefix` has the keys and values of all prefixes, [1, h', P, d] together.
+        `prefix` has the keys and values of all prefixes one behind another, [1, h', P, d].
         """
         bins = len(self._queries.row)
         query, key, value = (_in_bins(part, bins) for part in (query, key, value))
         if prefix is not None:
-            front = map(
-                self._front, prefix[0] if len(prefix) == 1 else map(_together, zip(*prefix, strict=True))
-            )
+            front = map(self._front, prefix)
             key, value = (torch.cat(pair, dim=2) for pair in zip(front, (key, value), strict=True))
         groups = query.shape[1] // key.shape[1]
         answer = torch.nn.functional.scaled_dot_product_attention(
@@ -175,11 +173,6 @@ class Spans:
 
 # How packed rows attend: on a CPU, on an accelerator.
 Attending: TypeAlias = Rows | Spans
-
-
-def _together(parts: Sequence[Tensor]) -> Tensor:
-    """Of [1, h, P, d] each: one behind another."""
-    return torch.cat(list(parts), dim=2)
 
 
 def _under_one_another(heads: Tensor, groups: int) -> Tensor:

@@ -22,6 +22,8 @@ from caikit_pt.settings import Settings
 LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 # Without these a model can't be given a soft prompt, a padded batch or one token after the other.
 _NEEDED_ARGUMENTS = {"inputs_embeds", "attention_mask"}
+# What types of models call the number of layers of the stack that predicts: of two, the decoder.
+_LAYERS = ("num_decoder_layers", "decoder_layers", "num_hidden_layers")
 # What OPT, RemBERT and ELECTRA call the width of their embeddings.
 _EMBEDDING_WIDTHS = ("word_embed_proj_dim", "input_embedding_size", "embedding_size")
 _DOWNLOADED = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
@@ -66,6 +68,12 @@ class Checkpoint:
         config = self._text_config
         widths = (getattr(config, name, None) for name in _EMBEDDING_WIDTHS)
         return int(next(filter(None, widths), config.hidden_size))
+
+    @property
+    def layers(self) -> int:
+        """Of the stack that predicts; 0 where the configuration has no usual name for them."""
+        numbers = (getattr(self._text_config, name, None) for name in _LAYERS)
+        return int(next(filter(None, numbers), 0))
 
     @cached_property
     def tokenizer(self) -> Any:

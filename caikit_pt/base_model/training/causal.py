@@ -5,7 +5,7 @@ Padded, a row is `[pad][prompt][text]` (`one_stack`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -38,8 +38,8 @@ from caikit_pt.base_model.training.table import RowTable, padded, picked
 from caikit_pt.base_model.training.targets import Targets, read_at
 from caikit_pt.parameters.tuning import DECODER
 
-# By layer and by prefix, keys and values [1, h, P, d]; None: nothing stands in front of any text.
-_Cells: TypeAlias = Sequence[Sequence[tuple[Tensor, Tensor]]] | None
+# By layer, keys and values [1, h, P, d] of all prefixes one behind another; None: nothing is before any text.
+_Cells: TypeAlias = Sequence[tuple[Tensor, Tensor]] | None
 
 
 class CausalTraining(TrainingSide):
@@ -48,7 +48,9 @@ class CausalTraining(TrainingSide):
     def packed_step(self, prompts: Sequence[PromptTensors], common: Sequence[int] = ()) -> Step:
         return PackedCausalStep(self, prompts, common)
 
-    def padded_targets(self, prompts: Sequence[PromptTensors], batch: TrainingBatch) -> Targets:
+    def padded_targets(
+        self, prompts: Sequence[PromptTensors], batch: TrainingBatch, layers: Collection[int] = ()
+    ) -> Targets:
         table = RowTable(prompts, self.text.end_id)
         pairs = zip(batch.sources, batch.targets, strict=True)
         rows = [table.row(DECODER, row, [*ids, *target[:-1]]) for row, (ids, target) in enumerate(pairs)]
@@ -60,7 +62,7 @@ class CausalTraining(TrainingSide):
         sent = upload([*told, *table.told(places_of_rows)], self.weights.device)
         ids, mask, at, labels, of, *where = sent
         embeddings = picked(table.embedded(self.weights, ids), *where).view(*mask.shape, -1)
-        read = last_read(self.weights, embeddings, mask, last=longest)
+        read = last_read(self.weights, embeddings, mask, last=longest, layers=layers)
         return read_at(at, *read, labels, of, len(rows))
 
     def positions(self, source: int, target: int, prompt: PromptTensors) -> int:
@@ -88,7 +90,7 @@ class PackedCausalStep(Step):
         self._prompts = [prompt.get(DECODER) for prompt in prompts]
         self._fronts: dict[bool, _Front] = {}
 
-    def targets(self, batch: TrainingBatch) -> Targets:
+    def targets(self, batch: TrainingBatch, layers: Collection[int] = ()) -> Targets:
         texts = [
             [*source[len(self._common) :], *target[:-1]]
             for source, target in zip(batch.sources, batch.targets, strict=True)
@@ -100,7 +102,7 @@ class PackedCausalStep(Step):
         what = reads(self._side, rows, self._in_front_of(rows))
         embeddings = self._weights.embed(what.ids)
         with packed(what.layout), row_lengths(what.lengths[None]):
-            read = _read(self._weights, embeddings, what.positions, what.predicting)
+            read = _read(self._weights, embeddings, what.positions, what.predicting, layers)
         return Targets(*read, what.labels, what.rows, len(texts))
 
     def finish(self) -> None:
@@ -137,8 +139,6 @@ class _Front:
         """`prompts` [P, H], and behind each the tokens `common`; `length`: of any row of the class."""
         self.lengths = [(0 if prompt is None else len(prompt)) + len(common) for prompt in prompts]
         self._weights = weights
-        # In bins, prompts are told apart by their places.
-        self._parts = self.lengths if weights.device.type == "cpu" else [sum(self.lengths)]
         self._leaves = Leaves(self._read(prompts, common, length))
 
     def carry_on(self) -> None:
@@ -146,18 +146,13 @@ class _Front:
         self._leaves.carry_on()
 
     @cached_property
-    def cells(self) -> list[list[tuple[Tensor, Tensor]]]:
-        """By layer and by prompt, keys and values [1, h, P, d]; nothing where there is no prompt.
-
-        On an accelerator those of all prompts together.
-        """
-        if not self._leaves.tensors:
-            return []
+    def cells(self) -> list[tuple[Tensor, Tensor]]:
+        """By layer, the keys and values [1, h, P, d] of all prompts; nothing where there is no prompt."""
         leaves = iter(self._leaves.tensors)
-        return [[(next(leaves), next(leaves)) for _ in self._parts] for _ in range(self._weights.layers)]
+        return list(zip(leaves, leaves, strict=True))
 
     def _read(self, prompts: Sequence[Tensor | None], common: Sequence[int], length: int) -> list[Tensor]:
-        """Keys and values [1, h, P, d] of every layer and prompt, each layer's for each prompt."""
+        """Keys and values [1, h, P, d] of all prompts in every layer, one layer's behind another's."""
         if not any(self.lengths):
             return []
         weights, device = self._weights, self._weights.device
@@ -174,12 +169,7 @@ class _Front:
         rows = torch.cat([weights.join(prompt, ids) for prompt in prompts])
         with packed(layout), row_lengths(torch.full_like(positions[None], length)), suppress(StopForward):
             _read(weights, rows, positions, positions[:1])
-        return [
-            part
-            for keys, values in layout.seen
-            for pair in zip(*(torch.split(part, self._parts, dim=2) for part in (keys, values)), strict=True)
-            for part in pair
-        ]
+        return [part for pair in layout.seen for part in pair]
 
 
 # ---- how texts are read ----
@@ -343,12 +333,15 @@ class _TextPass:
         return self._rows.attend(query, key, value, scoring, prefix)
 
 
-def _side_by_side(
-    fronts: Sequence[list[list[tuple[Tensor, Tensor]]]],
-) -> _Cells:
+def _side_by_side(fronts: Sequence[Sequence[tuple[Tensor, Tensor]]]) -> _Cells:
     """By layer, the cells of all `fronts`; None where nothing stands in front of any text."""
-    layers = [[cell for layer in together for cell in layer] for together in zip(*fronts, strict=True)]
-    return layers or None
+    if len(fronts) == 1:
+        return fronts[0] or None
+    layers = [
+        tuple(torch.cat(parts, dim=2) for parts in zip(*of_layer, strict=True))
+        for of_layer in zip(*fronts, strict=True)
+    ]
+    return [(keys, values) for keys, values in layers] or None
 
 
 def _spread(numbers: Sequence[int], lengths: Sequence[int], positions: int) -> Tensor:
@@ -358,14 +351,18 @@ def _spread(numbers: Sequence[int], lengths: Sequence[int], positions: int) -> T
 
 
 def _read(
-    weights: FrozenWeights, embeddings: Tensor, positions: Tensor, at: Tensor
-) -> tuple[Tensor, Tensor | None]:
-    """Logits [R, V], and the states [R, H] that they are made of, `at` [R] of packed embeddings [N, H], whose
-    places in their rows are `positions` [N]."""
-    with reading(lambda hidden: hidden.index_select(1, at)) as read:
+    weights: FrozenWeights,
+    embeddings: Tensor,
+    positions: Tensor,
+    at: Tensor,
+    layers: Collection[int] = (),
+) -> tuple[Tensor, Mapping[int, Tensor]]:
+    """Logits [R, V], and the states [R, H] of the LAST layer and `layers`, `at` [R] of packed embeddings
+    [N, H], whose places in their rows are `positions` [N]."""
+    with reading(lambda hidden: hidden.index_select(1, at), layers) as read:
         logits = weights.forward(
             {"position_ids": positions[None]},
             inputs_embeds=embeddings[None],
             attention_mask=mask_of_none(embeddings.device),
         ).logits[0]
-    return logits, None if read.states is None else read.states[0]
+    return logits, {layer: states[0] for layer, states in read.states.items()}

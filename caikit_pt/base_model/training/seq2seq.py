@@ -6,7 +6,7 @@ relative ones both leave it alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -40,7 +40,9 @@ class Seq2SeqTraining(TrainingSide):
     def packed_step(self, prompts: Sequence[PromptTensors], common: Sequence[int] = ()) -> Step:
         return PackedSeq2SeqStep(self, prompts)
 
-    def padded_targets(self, prompts: Sequence[PromptTensors], batch: TrainingBatch) -> Targets:
+    def padded_targets(
+        self, prompts: Sequence[PromptTensors], batch: TrainingBatch, layers: Collection[int] = ()
+    ) -> Targets:
         start, table = self.text.start_ids, RowTable(prompts, self.text.end_id)
         encoder = [table.row(ENCODER, row, ids) for row, ids in enumerate(batch.sources)]
         decoder = [table.row(DECODER, row, [*start, *ids[:-1]]) for row, ids in enumerate(batch.targets)]
@@ -55,7 +57,7 @@ class Seq2SeqTraining(TrainingSide):
             sent[1:3],
             sent[9:],
         )
-        with reading() as what:
+        with reading(layers=layers) as what:
             logits = self.weights.forward(
                 inputs_embeds=picked(rows, *sent[3:6]).view(*read_mask.shape, -1),
                 attention_mask=read_mask,
@@ -89,7 +91,7 @@ class PackedSeq2SeqStep(Step):
         self._side = side
         self._prompts = LeafPrompts(prompts)
 
-    def targets(self, batch: TrainingBatch) -> Targets:
+    def targets(self, batch: TrainingBatch, layers: Collection[int] = ()) -> Targets:
         weights = self._side.weights
         reads = _read_tight if weights.device.type == "cpu" else _read_in_bins
         what = reads(self._side, self._prompts, batch)
@@ -98,14 +100,14 @@ class PackedSeq2SeqStep(Step):
             encoded = weights.model.get_encoder()(
                 inputs_embeds=what.encoder[None], attention_mask=mask
             ).last_hidden_state
-        with packed(what.decoding), _reading(what.predicting) as read:
+        with packed(what.decoding), _reading(what.predicting, layers) as read:
             logits = weights.forward(
                 encoder_outputs=(encoded,),
                 attention_mask=mask,
                 decoder_inputs_embeds=what.decoder[None],
                 decoder_attention_mask=mask,
             ).logits[0]
-        states = None if read.states is None else read.states[0]
+        states = {layer: own[0] for layer, own in read.states.items()}
         return Targets(logits, states, what.labels, what.rows, len(batch.targets))
 
     def finish(self) -> None:
@@ -213,11 +215,11 @@ def _read_in_bins(side: Seq2SeqTraining, prompts: LeafPrompts, batch: TrainingBa
     )
 
 
-def _reading(positions: Tensor | None) -> AbstractContextManager[Read]:
-    """Logits at `positions` [R] of packed ones; None: at all."""
+def _reading(positions: Tensor | None, layers: Collection[int]) -> AbstractContextManager[Read]:
+    """Logits, and the states of `layers`, at `positions` [R] of packed ones; None: at all."""
     if positions is None:
-        return reading()
-    return reading(lambda hidden: hidden.index_select(1, positions))
+        return reading(layers=layers)
+    return reading(lambda hidden: hidden.index_select(1, positions), layers)
 
 
 def _packed(rows: Sequence[Tensor], layout: _TwoSides) -> Tensor:

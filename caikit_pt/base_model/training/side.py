@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import cached_property
 from typing import TypeAlias
 
@@ -81,8 +81,10 @@ class TrainingSide(ABC):
         """The fast way, for models that `trains_packed`."""
 
     @abstractmethod
-    def padded_targets(self, prompts: Sequence[PromptTensors], batch: TrainingBatch) -> Targets:
-        """What predicts the target tokens of `batch`; a prompt for each row.
+    def padded_targets(
+        self, prompts: Sequence[PromptTensors], batch: TrainingBatch, layers: Collection[int] = ()
+    ) -> Targets:
+        """What predicts the target tokens of `batch`, with the states of `layers`; a prompt for each row.
 
         Differentiable in the prompts; the model gets no gradient.
         """

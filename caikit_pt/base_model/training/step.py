@@ -7,7 +7,8 @@ the gradients back to the prompts. What doesn't depend on the rows is computed o
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -20,8 +21,8 @@ class Step(ABC):
     """Losses of batches under `prompts`, and the gradients of these."""
 
     @abstractmethod
-    def targets(self, batch: TrainingBatch) -> Targets:
-        """What predicts the target tokens of `batch`.
+    def targets(self, batch: TrainingBatch, layers: Collection[int] = ()) -> Targets:
+        """What predicts the target tokens of `batch`, with the states of `layers`.
 
         `backward` of anything made of it may be called once for each batch; the gradients add up.
         """
@@ -69,20 +70,27 @@ class LeafPrompts:
         self._leaves.carry_on()
 
 
+class PaddedTargets(Protocol):
+    """A family's `TrainingSide.padded_targets`."""
+
+    def __call__(
+        self, prompts: Sequence[PromptTensors], batch: TrainingBatch, layers: Collection[int]
+    ) -> Targets: ...
+
+
 class PaddedStep(Step):
     """For every model: prompt and text of each row padded to one length, and nothing shared."""
 
     def __init__(
         self,
-        targets: Callable[[Sequence[PromptTensors], TrainingBatch], Targets],
+        targets: PaddedTargets,
         prompts: Sequence[PromptTensors],
     ) -> None:
-        """`targets`: a family's `padded_targets`."""
         self._targets = targets
         self._prompts = LeafPrompts(prompts)
 
-    def targets(self, batch: TrainingBatch) -> Targets:
-        return self._targets(self._prompts.of_rows(batch), batch)
+    def targets(self, batch: TrainingBatch, layers: Collection[int] = ()) -> Targets:
+        return self._targets(self._prompts.of_rows(batch), batch, layers)
 
     def finish(self) -> None:
         self._prompts.carry_on()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -11,14 +12,15 @@ from torch.nn import functional
 
 @dataclass(frozen=True, slots=True)
 class Targets:
-    """Of `count` rows B: `logits` [R, V] and the `states` [R, H] in front of the output layer that they are
-    made of, both of which begin with those that predict `labels` [L] (int64), which are of `rows` [L].
+    """Of `count` rows B: `logits` [R, V] and, by layer as `layers.reading` counts them, the `states` [R, H]
+    that were asked for and those of the LAST, which logits are made of. All begin with what predicts `labels`
+    [L] (int64), which are of `rows` [L].
 
-    States of a model whose output layer is its table of words aren't known.
+    LAST states of a model whose output layer is its table of words aren't known.
     """
 
     logits: Tensor
-    states: Tensor | None
+    states: Mapping[int, Tensor]
     labels: Tensor
     rows: Tensor
     count: int
@@ -38,12 +40,14 @@ class Targets:
             functional.kl_div(own, theirs, reduction="none", log_target=True).sum(-1) * temperature**2
         )
 
-    def distances(self, taught: Targets) -> Tensor:
+    def distances(self, taught: Targets, layers: Collection[int]) -> Tensor:
         """The summed square [B] (float32) of what each row's states differ by from those they are `taught`,
-        of each token in shares of the square of these: models differ in the size of their states."""
-        assert self.states is not None, "whoever asks has looked"
-        assert taught.states is not None
-        own, theirs = self._own(self.states), taught._own(taught.states)
+        of each token in shares of the square of these: models, and layers, differ in the size of their
+        states. The mean of `layers`, which have been asked for."""
+        return torch.stack([self._distance(taught, layer) for layer in layers]).mean(0)
+
+    def _distance(self, taught: Targets, layer: int) -> Tensor:
+        own, theirs = self._own(self.states[layer]), taught._own(taught.states[layer])
         sizes = theirs.square().sum(-1).clamp(min=torch.finfo(theirs.dtype).tiny)
         return self._of_rows((own - theirs).square().sum(-1) / sizes)
 
@@ -56,8 +60,17 @@ class Targets:
 
 
 def read_at(
-    positions: Tensor, logits: Tensor, states: Tensor | None, labels: Tensor, rows: Tensor, count: int
+    positions: Tensor,
+    logits: Tensor,
+    states: Mapping[int, Tensor],
+    labels: Tensor,
+    rows: Tensor,
+    count: int,
 ) -> Targets:
     """Of padded `logits` [B, K, V] and `states` [B, K, H], those at `positions` [L] (int64) of all."""
-    own = None if states is None else states.flatten(0, 1).index_select(0, positions)
-    return Targets(logits.flatten(0, 1).index_select(0, positions), own, labels, rows, count)
+
+    def picked(padded: Tensor) -> Tensor:
+        return padded.flatten(0, 1).index_select(0, positions)
+
+    of_layers = {layer: picked(own) for layer, own in states.items()}
+    return Targets(picked(logits), of_layers, labels, rows, count)

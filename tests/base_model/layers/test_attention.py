@@ -13,7 +13,7 @@ from caikit_pt.base_model.layers import attention
 from caikit_pt.base_model.layers.attention import Rows, Scoring
 
 HEADS, SHARED_HEADS, WIDTH = 4, 2, 8
-PREFIXES = (0, 3, 12)
+PREFIXES = (0, 3, 12, 12)
 TOLERANCE = 1e-12
 
 
@@ -43,6 +43,7 @@ CASES = {
     "prefixes, window": Case(
         LENGTHS, LENGTHS, prefixes=(0, 1, 2, 0, 1, 2, 2), scoring=Scoring(0.3, sliding_window=6)
     ),
+    "prefixes of one length": Case(LENGTHS, LENGTHS, prefixes=(2, 3, 3, 2, 3, 2, 2)),
     "few ask": Case((1, 3, 1, 12, 1, 6, 2), LENGTHS, prefixes=(0, 1, 2, 1, 1, 2, 2)),
     "few ask, window": Case(
         (1, 3, 1, 25, 1, 6, 2),
@@ -66,7 +67,7 @@ def test_rows_attend_as_each_of_them_alone(name: str, fused: bool, monkeypatch: 
         monkeypatch.setattr(attention.Rows, "attend", attention.Rows.attend_fused)
     rows = Rows(case.queries, case.keys, case.causal, case.prefixes, PREFIXES)
     ours, obvious = _tensors(case), _tensors(case)
-    prefix = None if case.prefixes is None else ours.prefixes
+    prefix = None if case.prefixes is None else _together(ours)
     answer = rows.attend(ours.query, ours.key, ours.value, case.scoring, prefix)[0]
     expected = _obvious(case, obvious)
     torch.testing.assert_close(answer, expected, rtol=0, atol=TOLERANCE)
@@ -79,7 +80,7 @@ def test_rows_attend_as_each_of_them_alone(name: str, fused: bool, monkeypatch: 
 
 @pytest.mark.parametrize("name", CASES)
 def test_little_is_padded(name: str) -> None:
-    """A tenth of a row or a few positions; every row in one group, rows of one prefix in a group."""
+    """A tenth of a row or a few positions; every row in one group, behind prefixes of one length."""
     case = CASES[name]
     rows = Rows(case.queries, case.keys, case.causal, case.prefixes, PREFIXES)
     seen = [length for group in rows.groups for length in group.keys.lengths]
@@ -87,6 +88,9 @@ def test_little_is_padded(name: str) -> None:
     for group in rows.groups:
         assert group.keys.longest <= max(1.1 * min(group.keys.lengths), min(group.keys.lengths) + 8)
     assert len(rows.groups) < len(case.keys) or len(case.keys) == 1
+    alike = Rows(case.queries, case.keys, case.causal)
+    if case.prefixes and len({PREFIXES[prefix] for prefix in case.prefixes}) == 1:
+        assert len(rows.groups) == len(alike.groups), "whichever prefix it is"
 
 
 def test_a_short_row_beside_a_long_one_is_no_concern_of_either() -> None:
@@ -95,7 +99,8 @@ def test_a_short_row_beside_a_long_one_is_no_concern_of_either() -> None:
     tensors = _tensors(case)
     rows = Rows(case.queries, case.keys, True, case.prefixes, PREFIXES)
     assert len(rows.groups) == 1
-    rows.attend(tensors.query, tensors.key, tensors.value, case.scoring, tensors.prefixes).sum().backward()  # type: ignore[no-untyped-call]
+    answer = rows.attend(tensors.query, tensors.key, tensors.value, case.scoring, _together(tensors))
+    answer.sum().backward()  # type: ignore[no-untyped-call]
     assert tensors.key.grad is not None
     assert tensors.key.grad.isfinite().all()
 
@@ -112,6 +117,12 @@ class _Tensors:
 
     def all(self) -> list[torch.Tensor]:
         return [self.query, self.key, self.value, *(part for pair in self.prefixes for part in pair)]
+
+
+def _together(tensors: _Tensors) -> tuple[torch.Tensor, torch.Tensor]:
+    """Keys and values of all prefixes, one behind another."""
+    keys, values = zip(*tensors.prefixes, strict=True)
+    return torch.cat(keys, 2), torch.cat(values, 2)
 
 
 def _tensors(case: Case) -> _Tensors:

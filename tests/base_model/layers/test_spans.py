@@ -160,7 +160,8 @@ def _in_bins(
         for bin, own in zip(found.bins, case.prefixes, strict=True):
             prefix[bin, : PREFIXES[own]] = torch.arange(begins[own], begins[own] + PREFIXES[own])
     packed = [_packed(found, side, rows) for side, rows in ((0, queries), (1, keys), (1, values))]
-    cells = [(keys[None], values[None]) for keys, values in fronts] if case.prefixes else None
+    together = [torch.cat(parts, 1)[None] for parts in zip(*fronts, strict=True)]
+    cells = (together[0], together[1]) if case.prefixes else None
     answer = Spans(asking, asked, case.causal, prefix).attend(
         packed[0], packed[1], packed[2], scoring, cells
     )[0]
