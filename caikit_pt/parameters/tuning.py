@@ -92,7 +92,9 @@ TUNING_PARAMETERS = ParameterTable(
         "prompt_tuning_init_source_model",
         str,
         "The source prompt, relative to `source_prompt_base`: NAME is its newest version, NAME/2 that one. "
-        "Ignored unless the tuning type is MULTITASK_PROMPT_TUNING and the init method starts from a source.",
+        "auto: the start is chosen by a trial among all sources for the base model and their tasks (an init "
+        "method says among which), at no more than a tenth of the training's cost. Ignored unless the tuning "
+        "type is MULTITASK_PROMPT_TUNING and, but for auto, the init method starts from a source.",
         source="the base model's default source prompt, else the newest that is published for it",
         path=_CONFIG,
     ),
@@ -463,6 +465,8 @@ def check_request(request: Mapping[str, Any], limits: Limits) -> dict[str, Any]:
             given["task_learning_rate"],
             f"unset with tuning_type {tuning_type}; it is for {MULTITASK_PROMPT_TUNING}",
         )
+    if chooses_source(given):
+        _check_choice(given)
     if given.get("reparameterization") == RESIDUAL and tuning_type != PROMPT_TUNING:
         raise InvalidParameter(
             "reparameterization",
@@ -470,6 +474,33 @@ def check_request(request: Mapping[str, Any], limits: Limits) -> dict[str, Any]:
             f"{NONE} with tuning_type {tuning_type}; {RESIDUAL} is for {PROMPT_TUNING}",
         )
     return given
+
+
+def chooses_source(given: Mapping[str, Any]) -> bool:
+    """Whether what a training starts from is to be chosen among the source prompts that there are."""
+    return (
+        given.get("prompt_tuning_init_source_model") == AUTO
+        and given.get("tuning_type") == MULTITASK_PROMPT_TUNING
+        and given.get("prompt_tuning_init_method", AVERAGE_SOURCE) in SOURCE_INIT_METHODS
+    )
+
+
+def _check_choice(given: Mapping[str, Any]) -> None:
+    """Raises InvalidParameter for what contradicts that the source is chosen."""
+    asked = {_TASK: given.get(_TASK), _TASK_NAME: given.get(_TASK_NAME) or None}
+    for name, value in asked.items():
+        if value is not None:
+            raise InvalidParameter(
+                TUNING_PARAMETERS[name].field,
+                value,
+                f"unset together with prompt_tuning_init_source_model {AUTO}, which chooses the task",
+            )
+    if given.get("search", OFF) != OFF:
+        raise InvalidParameter(
+            "search",
+            given["search"],
+            f"{OFF} or unset together with prompt_tuning_init_source_model {AUTO}, a search of its own",
+        )
 
 
 def task_by_name(request: Mapping[str, Any]) -> dict[str, Any]:

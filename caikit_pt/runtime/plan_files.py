@@ -1,13 +1,13 @@
 """The plan of a tuning, in files.
 
 plan.json            the resolved parameters and the base model
-records.jsonl, validation.jsonl, source.safetensors, initial.safetensors
+records.jsonl, validation.jsonl, source.safetensors, initial.safetensors, starts.safetensors
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from caikit_pt.runtime.json_file import read_json, write_json
 from caikit_pt.soft_prompt.initial import InitialPrompt
 from caikit_pt.soft_prompt.prompt import SoftPrompt
 from caikit_pt.soft_prompt.source import SourcePrompt
+from caikit_pt.soft_prompt.source_start import SourceStart
 from caikit_pt.tuning.plan import TuningPlan
 from caikit_pt.tuning.records import Record, Records
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 PLAN = "plan.json"
 _RECORDS, _VALIDATION, _SOURCE = "records.jsonl", "validation.jsonl", "source.safetensors"
-_INITIAL = "initial.safetensors"
+_INITIAL, _STARTS = "initial.safetensors", "starts.safetensors"
 
 
 def write_plan(directory: Path, plan: TuningPlan) -> None:
@@ -39,6 +40,8 @@ def write_plan(directory: Path, plan: TuningPlan) -> None:
         _write_source(directory / _SOURCE, plan.source)
     if plan.initial is not None:
         _write_tensors(directory / _INITIAL, plan.initial.prompt.tensors)
+    if plan.starts:
+        _write_tensors(directory / _STARTS, _numbered(plan.starts))
     write_json(directory / PLAN, _described(plan))
 
 
@@ -69,6 +72,7 @@ def read_plan(directory: Path) -> TuningPlan:
         limits={name: (low, high) for name, (low, high) in described["limits"].items()},
         # Jobs that were queued by a release without it have none.
         initial=_read_initial(directory / _INITIAL, described.get("initial")),
+        starts=tuple(_read_starts(directory / _STARTS, described.get("starts", ()))),
     )
 
 
@@ -90,6 +94,7 @@ def _described(plan: TuningPlan) -> dict[str, Any]:
         "validation": plan.validation and _described_records(plan.validation),
         "source": plan.source and _described_source(plan.source),
         "initial": plan.initial and {"name": plan.initial.name, "labels": list(plan.initial.labels)},
+        "starts": [_described_start(start) for start in plan.starts],
         "limits": {name: list(bounds) for name, bounds in plan.limits.items()},
     }
 
@@ -172,6 +177,34 @@ def _of_earlier_release(name: str, shared: torch.Tensor, tasks: torch.Tensor | N
         return SourcePrompt(name, shared)
     identity = torch.eye(len(shared)).expand(len(tasks), -1, -1)
     return SourcePrompt(name, shared, identity, tasks)
+
+
+def _numbered(starts: Sequence[SourceStart]) -> dict[str, torch.Tensor]:
+    """The rows of each by number and side."""
+    return {
+        f"{number}.{part}": rows
+        for number, start in enumerate(starts)
+        for part, rows in start.prompt.tensors.items()
+    }
+
+
+def _described_start(start: SourceStart) -> dict[str, Any]:
+    return {
+        "source": start.source,
+        "method": start.method,
+        "task": start.task,
+        "task_name": start.task_name,
+        "parts": list(start.prompt.tensors),
+    }
+
+
+def _read_starts(file: Path, described: Sequence[Mapping[str, Any]]) -> Iterator[SourceStart]:
+    from caikit_pt.soft_prompt.tensor_file import read_tensors
+
+    tensors = read_tensors(file) if described else {}
+    for number, one in enumerate(described):
+        prompt = SoftPrompt({part: tensors[f"{number}.{part}"] for part in one["parts"]})
+        yield SourceStart(one["source"], one["method"], prompt, one["task"], one["task_name"])
 
 
 def _read_initial(file: Path, described: Mapping[str, Any] | None) -> InitialPrompt | None:

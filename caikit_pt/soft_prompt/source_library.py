@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from caikit_pt.base_model.loading.checkpoint import Checkpoint
 from caikit_pt.errors import InvalidSourcePrompt
+from caikit_pt.parameters.tuning import AUTO
 from caikit_pt.paths import check_source_name, inside
 from caikit_pt.settings import Settings
 from caikit_pt.soft_prompt.source import SourcePrompt, UnusableSource
@@ -62,6 +64,28 @@ class SourceLibrary:
         source = self._read(place)
         self._check(source, place.name, checkpoint)
         return source
+
+    def fitting(self, checkpoint: Checkpoint, num_virtual_tokens: int | None = None) -> list[SourcePrompt]:
+        """All source prompts for this base model, of each name the newest version, and where any has this
+        number of virtual tokens, those; first the one that `find` finds without a name, where it finds one.
+
+        What is damaged is passed over with a warning. Raises InvalidSourcePrompt where there is none.
+        """
+        found: dict[str, SourcePrompt] = {}
+        first = ""
+        for place, _ in self._fitting(checkpoint, num_virtual_tokens):
+            try:
+                source = self._read(place)
+                self._check(source, place.name, checkpoint)
+            except InvalidSourcePrompt as error:
+                _LOG.warning("The source prompt %s is passed over: %s", place.name, error)
+                continue
+            found[place.name] = source
+        if not found:
+            raise self._refused(AUTO, f"a source prompt for {checkpoint.name}; there is none to choose from")
+        with suppress(InvalidSourcePrompt):
+            first = self._chosen(checkpoint, num_virtual_tokens).name
+        return [found[name] for name in sorted(found, key=lambda name: name != first)]
 
     def read(self, name: str) -> SourcePrompt:
         """The source prompt called `name`, whichever base model it is for. Raises InvalidSourcePrompt."""
@@ -157,6 +181,8 @@ class SourceLibrary:
     def _target(self, name: str) -> Path:
         """The directory of all versions of `name`. Raises InvalidSourcePrompt where it can't be that."""
         check_source_name(name, self._field, InvalidSourcePrompt)
+        if name == AUTO:
+            raise self._refused(name, f"another name; {AUTO} lets a training choose its source")
         if any(map(is_version, PurePosixPath(name).parts)) or name.endswith((SAFETENSORS, *TORCH)):
             raise self._refused(
                 name,

@@ -19,7 +19,7 @@ from caikit_pt.soft_prompt.source import SourcePrompt
 from caikit_pt.soft_prompt.trainable import trainable
 from caikit_pt.tuning.curve import Curve, Point
 from caikit_pt.tuning.learner import Learner
-from caikit_pt.tuning.search import Trial
+from caikit_pt.tuning.trial import Trial
 
 if TYPE_CHECKING:
     import torch
@@ -83,6 +83,11 @@ class Candidate:
     def curve(self) -> list[Point]:
         """Its updates that have been read."""
         return self._losses.points
+
+    @property
+    def losses(self) -> list[float]:
+        """Of all updates, those whose losses are still on the device, too."""
+        return self._losses.losses
 
     @property
     def skipped(self) -> int:

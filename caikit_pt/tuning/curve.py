@@ -57,6 +57,11 @@ class Curve:
         """Whether there is no point in going on."""
         return self._in_a_row >= MOST_SKIPPED
 
+    @property
+    def losses(self) -> list[float]:
+        """Of all updates, read or not; fetching one waits for it."""
+        return [point.loss for point in self.points] + [item.loss.item() for item in self._pending]
+
     def updated(self, epoch: int, step: int, rate: float, loss: torch.Tensor, made: torch.Tensor) -> None:
         """Remembers an update without waiting for its loss."""
         self._pending.append(_Pending(epoch, step, rate, loss, made))

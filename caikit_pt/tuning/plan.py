@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from caikit_pt.parameters.presets import preset
 from caikit_pt.parameters.rules import Facts, by_rules
 from caikit_pt.parameters.table import Limits
 from caikit_pt.parameters.tuning import (
+    AUTO,
     CLASSIFICATION,
     EXACT_SOURCE_TASK,
     FEWEST_TO_SPLIT,
@@ -32,13 +33,15 @@ from caikit_pt.parameters.tuning import (
     VALIDATION_SHARE,
     TuningParameters,
     check_request,
+    chooses_source,
     resolve,
 )
 from caikit_pt.serving.labels import Labels
 from caikit_pt.settings import Settings
 from caikit_pt.soft_prompt.initial import InitialPrompt, Predecessor
 from caikit_pt.soft_prompt.source import SourcePrompt
-from caikit_pt.soft_prompt.source_library import find_source
+from caikit_pt.soft_prompt.source_library import FIELD, SourceLibrary, find_source
+from caikit_pt.soft_prompt.source_start import METHODS, SourceStart, starts_of
 from caikit_pt.tuning.metrics import label_set
 from caikit_pt.tuning.record_fields import Asked
 from caikit_pt.tuning.records import Records, doubts, read_records
@@ -46,6 +49,7 @@ from caikit_pt.tuning.verbalizer import Verbalizer
 
 _LOG = logging.getLogger(__name__)
 _END_TOKEN = 1
+_SOURCE_MODEL = "prompt_tuning_init_source_model"
 _MANY_LABELS = 50
 _LIKE_LABELS = "the records, whose outputs are few and repeated"
 Decided = dict[str, tuple[Any, str]]
@@ -66,6 +70,8 @@ class TuningPlan:
     resource: BaseModel | None = None
     # The tuned prompt that the training goes on from.
     initial: InitialPrompt | None = None
+    # What of source prompts it chooses among, and first what it starts from where none is clearly better.
+    starts: tuple[SourceStart, ...] = ()
 
     @property
     def streams(self) -> tuple[Records | None, ...]:
@@ -104,7 +110,7 @@ class TuningPlan:
         parameters = self.parameters
         if parameters.num_epochs > MANY_EPOCHS:
             told.append(f"num_epochs is {parameters.num_epochs}; more than {MANY_EPOCHS} seldom helps")
-        if parameters.prompt_tuning_init_source_model and self.source is None:
+        if parameters.prompt_tuning_init_source_model and self.source is None and not self.starts:
             told.append(
                 "prompt_tuning_init_source_model is ignored, because prompt_tuning_init_method is "
                 f"{parameters.prompt_tuning_init_method}"
@@ -193,12 +199,13 @@ def make_plan(
     # Both are read for their errors: what is broken here would break only the job.
     _ = checkpoint.fingerprint, checkpoint.tokenizer
     text_of(checkpoint).init_ids(given.get("prompt_tuning_init_text", ""))
-    source = _source(given, checkpoint, settings)
+    source, starts = _source(given, checkpoint, settings), _starts(given, checkpoint, settings)
+    started = _of_source(given, source) if source else _of_starts(starts)
     asked = Asked(_asked(given, "input_field"), _asked(given, "output_field"))
     records = read_records(train_stream, "train_stream", asked)
     validation = None if val_stream is None else read_records(val_stream, "val_stream", asked)
     decided = _validation_share(given, len(records), validation is not None)
-    parameters = _resolve(given, decided, taken, checkpoint, source, records, settings, resource)
+    parameters = _resolve(given, decided, taken, checkpoint, started, records, settings, resource)
     held_out = math.ceil(parameters.validation_share * len(records))
     if held_out:
         if parameters.origins["validation_share"] == "default":
@@ -213,6 +220,7 @@ def make_plan(
         settings.tuning_limits,
         resource,
         predecessor.initial if predecessor else None,
+        starts,
     )
     for warning in plan.warnings if tells else ():
         _LOG.warning(warning)
@@ -247,9 +255,9 @@ def _validation_share(given: Mapping[str, Any], records: int, has_stream: bool) 
 
 def _source(given: Mapping[str, Any], checkpoint: Checkpoint, settings: Settings) -> SourcePrompt | None:
     method = given.get("prompt_tuning_init_method")
-    if method not in SOURCE_INIT_METHODS:
+    if method not in SOURCE_INIT_METHODS or chooses_source(given):
         return None
-    name, tokens = given.get("prompt_tuning_init_source_model", ""), given.get("num_virtual_tokens")
+    name, tokens = given.get(_SOURCE_MODEL, ""), given.get("num_virtual_tokens")
     source = find_source(name, checkpoint, settings, tokens)
     asked = given.get("num_virtual_tokens", source.num_virtual_tokens)
     if asked != source.num_virtual_tokens:
@@ -263,6 +271,52 @@ def _source(given: Mapping[str, Any], checkpoint: Checkpoint, settings: Settings
     return source
 
 
+def _starts(given: Mapping[str, Any], checkpoint: Checkpoint, settings: Settings) -> tuple[SourceStart, ...]:
+    """What a training chooses among that is to choose its source."""
+    if not chooses_source(given):
+        return ()
+    method, tokens = given.get("prompt_tuning_init_method"), given.get("num_virtual_tokens")
+    sources = SourceLibrary(settings.source_prompt_base).fitting(checkpoint, tokens)
+    parts = given.get("output_model_types", checkpoint.prompt_parts[:1])
+    if tokens and any(source.num_virtual_tokens != tokens for source in sources):
+        has = ", ".join(sorted({str(source.num_virtual_tokens) for source in sources}))
+        raise InvalidSourcePrompt(
+            "tuning_config.num_virtual_tokens",
+            tokens,
+            f"{has}, as the source prompts of {checkpoint.name} have it, or unset",
+        )
+    found = tuple(starts_of(sources, (method,) if method else METHODS, parts))
+    if not found:
+        raise InvalidSourcePrompt(
+            FIELD, AUTO, f"source prompts with tasks together with prompt_tuning_init_method {method}"
+        )
+    return found
+
+
+def _of_source(given: Mapping[str, Any], source: SourcePrompt) -> Decided:
+    """What the source decides that a training starts from."""
+    origin = "request" if given.get(_SOURCE_MODEL) else "what there is for the base model"
+    decided: Decided = {
+        "num_virtual_tokens": (source.num_virtual_tokens, f"source prompt {source.name}"),
+        _SOURCE_MODEL: (source.name, origin),
+    }
+    if given.get("prompt_tuning_init_method") == EXACT_SOURCE_TASK:
+        index = source.index_of(_source_task(given))
+        decided["prompt_tuning_init_task"] = (index, f"a task of the source prompt {source.name}")
+    return decided
+
+
+def _of_starts(starts: Sequence[SourceStart]) -> Decided:
+    """Where it is chosen: room for the longest."""
+    if not starts:
+        return {}
+    longest = max(start.prompt.num_virtual_tokens for start in starts)
+    return {
+        "num_virtual_tokens": (longest, "the longest source prompt for the base model"),
+        _SOURCE_MODEL: (AUTO, "request"),
+    }
+
+
 def _source_task(given: Mapping[str, Any]) -> int | str:
     """The task of a source that is asked for, by its name or its index."""
     named: int | str = _asked(given, "prompt_tuning_init_task_name")
@@ -274,7 +328,7 @@ def _resolve(
     decided_before: Decided,
     taken: Decided,
     checkpoint: Checkpoint,
-    source: SourcePrompt | None,
+    started: Decided,
     records: Records,
     settings: Settings,
     resource: BaseModel | None,
@@ -290,14 +344,7 @@ def _resolve(
     rules = by_rules(Facts(checkpoint.family.name, verbalizer.ends_with_input))
     decided.update({name: value for name, value in rules.items() if name not in taken})
     decided.update(preset(settings.tuning_presets, checkpoint.name, task))
-    if source:
-        decided["num_virtual_tokens"] = (source.num_virtual_tokens, f"source prompt {source.name}")
-        named = given.get("prompt_tuning_init_source_model")
-        origin = "request" if named else "what there is for the base model"
-        decided["prompt_tuning_init_source_model"] = (source.name, origin)
-        if given.get("prompt_tuning_init_method") == EXACT_SOURCE_TASK:
-            index = source.index_of(_source_task(given))
-            decided["prompt_tuning_init_task"] = (index, f"a task of the source prompt {source.name}")
+    decided.update(started)
     wrong = set(given.get("output_model_types", ())) - set(checkpoint.prompt_parts)
     if wrong:
         raise InvalidParameter(
@@ -309,7 +356,7 @@ def _resolve(
     decided.update(_fit_context(given, {**decided}, checkpoint))
     # `cuda` becomes `cuda:0`, and a source's name that of a version: what is resolved stands for what was
     # asked.
-    resolved = ("device", "torch_dtype", *(("prompt_tuning_init_source_model",) if source else ()))
+    resolved = ("device", "torch_dtype", *((_SOURCE_MODEL,) if started else ()))
     asked = {name: value for name, value in given.items() if name not in resolved}
     return resolve(asked, decided, settings.tuning_limits)
 

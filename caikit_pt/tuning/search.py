@@ -10,12 +10,12 @@ what would have been trained without a search.
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
+from caikit_pt.base_model.model import BaseModel
 from caikit_pt.parameters.table import Limits
 from caikit_pt.parameters.tuning import (
     AUTO,
@@ -25,6 +25,11 @@ from caikit_pt.parameters.tuning import (
     TUNING_PARAMETERS,
     TuningParameters,
 )
+from caikit_pt.tuning.candidate import Candidate
+from caikit_pt.tuning.contest import Contest, Entrant
+from caikit_pt.tuning.plan import TuningPlan
+from caikit_pt.tuning.trial import Trial
+from caikit_pt.tuning.validation import JUDGED, Validation
 
 # What is tried beside the parameters as they are: learning rate as a multiple of theirs, initialisation
 # (TEXT: the labels' own words), virtual tokens as a share of theirs. Rates go in steps of three on both
@@ -45,29 +50,39 @@ _CANDIDATES: tuple[tuple[float, str, float], ...] = (
 )
 _VARIED = ("learning_rate", "prompt_tuning_init_method", "num_virtual_tokens")
 _SEARCHED = "search"
-# Standard errors that are more than chance: of eleven others none is that much better once in twenty times.
-_ERRORS = 2.6
 
 
-@dataclass(slots=True)
-class Trial:
-    """What became of a candidate: by the updates of the rungs that it reached, its loss on held-out records.
+class Search(Contest):
+    """What `search: auto` tries for `plan`, judged by a draw of the records of `validation`."""
 
-    Who has none at the first rung had diverged before.
-    """
+    # Of eleven others none is that much better by chance but once in twenty times.
+    errors = 2.6
 
-    parameters: TuningParameters
-    losses: dict[int, float] = field(default_factory=dict)
+    def __init__(self, plan: TuningPlan, base: BaseModel, validation: Validation, updates: int) -> None:
+        tried = candidates(plan.parameters, plan.limits, plan.labels)
+        super().__init__([Entrant(one, plan.initial) for one in tried], rungs(len(tried), updates))
+        self._device, self._judging = base.weights.device, validation.draw(JUDGED)
 
-    def to_dict(self, kept: bool) -> dict[str, Any]:
-        """Plain values; None for a loss that is no finite number."""
+    def rows(self, candidates: Sequence[Candidate], step: int) -> list[list[float]]:
+        """By record, the loss of the mean of a candidate's prompts since half-way from the last rung: while
+        learning rates are high the prompt itself is restless, and the restless ones are often those that end
+        best."""
+        return self._judging.row_losses(
+            [candidate.mean().to(self._device).tensors for candidate in candidates]
+        )
+
+    def loss(self, rows: Sequence[float]) -> float:
+        return self._judging.loss(rows).value
+
+    def told(self, trials: Sequence[Trial], kept: Trial) -> dict[str, Any]:
+        varied = [{name: getattr(one.parameters, name) for name in _VARIED} for one in trials]
+        if len(trials) == 1:
+            return {}
         return {
-            **{name: getattr(self.parameters, name) for name in _VARIED},
-            "losses": [
-                {"step": step, "loss": loss if math.isfinite(loss) else None}
-                for step, loss in self.losses.items()
-            ],
-            "kept": kept,
+            "search": [
+                trial.to_dict(values, kept=trial is kept)
+                for trial, values in zip(trials, varied, strict=True)
+            ]
         }
 
 
@@ -100,38 +115,6 @@ def judged_from(rungs: Mapping[int, int]) -> frozenset[int]:
     """The updates, half-way to each rung, from which on prompts count in what is judged there."""
     steps = sorted(rungs)
     return frozenset(before + (step - before) // 2 + 1 for before, step in pairwise([0, *steps]))
-
-
-def survivors(
-    rows: Sequence[Sequence[float]], losses: Sequence[float], left: int, favoured: int | None
-) -> list[int]:
-    """The numbers of the `left` candidates that go on, best first, by their `losses` on held-out records.
-
-    The `favoured` one, what would be trained without a search, has the benefit of the doubt: it goes on
-    unless the last of the others that would is better by more than chance explains, by the standard error of
-    the difference over the records, or has less than half of its loss. `rows` has, for each
-    candidate, the loss of each record.
-    """
-    order = sorted(range(len(losses)), key=lambda number: _ranked(losses[number]))
-    kept = order[:left]
-    if favoured is not None and favoured not in kept and not _clearly_worse(rows[favoured], rows[kept[-1]]):
-        kept[-1] = favoured
-    return kept
-
-
-def _clearly_worse(rows: Sequence[float], others: Sequence[float]) -> bool:
-    """Whether the mean of `rows` lies above that of `others` by more than chance, or is twice as large."""
-    differences = [one - other for one, other in zip(rows, others, strict=True)]
-    if not all(map(math.isfinite, differences)):
-        return True
-    count = len(differences)
-    error = statistics.stdev(differences) / math.sqrt(count) if count > 1 else 0.0
-    return statistics.fmean(differences) > min(_ERRORS * error, statistics.fmean(others))
-
-
-def _ranked(loss: float) -> float:
-    """What isn't a number comes last."""
-    return loss if loss == loss else math.inf
 
 
 def _varied(

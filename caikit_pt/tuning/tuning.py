@@ -21,6 +21,7 @@ from caikit_pt.soft_prompt.initial import FIELD
 from caikit_pt.soft_prompt.prompt import SoftPrompt
 from caikit_pt.tuning.candidates import Candidates
 from caikit_pt.tuning.choice import choose
+from caikit_pt.tuning.contests import contest_of
 from caikit_pt.tuning.curve import is_read_after
 from caikit_pt.tuning.doubts import Doubts
 from caikit_pt.tuning.epochs import Epochs
@@ -65,7 +66,8 @@ class Tuning:
         self._examples = make_examples(plan.records, base.text, plan.parameters)
         self._validation = held_out(plan, base)
         self._epochs = Epochs(self._examples, plan.parameters, by_length=not base.training.trains_packed)
-        self._candidates = Candidates(plan, base, self._epochs)
+        contest = contest_of(plan, base, self._examples, self._validation, self._epochs.updates)
+        self._candidates = Candidates(plan, base, self._epochs, contest)
         self._exams = Exams(self._validation, plan.parameters, self._epochs.updates, on_validation)
         self._doubts = Doubts(self._epochs.updates)
         self._meter = Meter(self._examples, self._epochs)
@@ -104,6 +106,7 @@ class Tuning:
             warn(_LOG, warning)
         if self._plan.initial:
             self._exams.begin(self._candidates)
+        self._candidates.halve(0, 0)
 
     def go_on(self, state: Mapping[str, Any], told: float) -> None:
         """From where it had this `state_dict`; what it has had to tell since the update `told` is told
@@ -135,7 +138,7 @@ class Tuning:
         assert update is not None, "an update has been begun"
         self._candidates.make(update, losses)
         self._candidates.watch(update.step)
-        self._candidates.halve(update, self._validation)
+        self._candidates.halve(update.epoch, update.step)
         if is_read_after(update.step, self.updates, self._base.weights.device):
             self.look()
         if len(self._candidates) == 1:
@@ -155,7 +158,7 @@ class Tuning:
     def tuned(self) -> TunedPrompt:
         """The same with its verdict."""
         answers, candidate, plan = self._choose(), self._candidates.first, self._plan
-        found = verdict(candidate, self._base, self._validation, self._candidates.trials, answers)
+        found = verdict(candidate, self._base, self._validation, self._candidates.told, answers)
         for line in sentences(found):
             _LOG.info(line)
         return TunedPrompt(

@@ -11,7 +11,6 @@ from caikit_pt.soft_prompt.prompt import SoftPrompt
 from caikit_pt.tuning.candidate import Candidate
 from caikit_pt.tuning.course import course
 from caikit_pt.tuning.neighbours import nearest_words
-from caikit_pt.tuning.search import Trial
 from caikit_pt.tuning.validation import JUDGED, Validation
 
 UNTUNED, INITIAL, TUNED = "untuned", "initial", "tuned"
@@ -21,7 +20,7 @@ def verdict(
     candidate: Candidate,
     base: BaseModel,
     validation: Validation | None,
-    trials: Sequence[Trial] = (),
+    contest: Mapping[str, Any] | None = None,
     answers: Sequence[Request] | None = None,
 ) -> dict[str, Any]:
     """Plain values: how the loss went, which update is kept, the nearest words of each virtual token,
@@ -46,9 +45,7 @@ def verdict(
             name: validation.scores(prompt, JUDGED, True, answers if name == TUNED else None).to_dict()
             for name, prompt in compared.items()
         }
-    if len(trials) > 1:
-        told["search"] = [trial.to_dict(kept=trial is candidate.trial) for trial in trials]
-    return told
+    return {**told, **(contest or {})}
 
 
 def sentences(verdict: Mapping[str, Any]) -> list[str]:
@@ -66,6 +63,8 @@ def sentences(verdict: Mapping[str, Any]) -> list[str]:
                 f"Of {len(trials)} candidates the search kept learning_rate {trial['learning_rate']:g}, "
                 f"{trial['prompt_tuning_init_method']}, {trial['num_virtual_tokens']} virtual tokens."
             )
+    if sources := verdict.get("sources"):
+        lines.append(_choice_sentence(sources))
     scores = verdict.get("validation")
     if scores:
         names = [name for name in scores[TUNED] if name != "perplexity"]
@@ -74,6 +73,25 @@ def sentences(verdict: Mapping[str, Any]) -> list[str]:
         some = f" (all but the loss on {answers} of them)" if answers < records else ""
         lines.append(f"On {records} validation records{some}: {compared}.")
     return lines
+
+
+def _choice_sentence(sources: Mapping[str, Any]) -> str:
+    """Which start was chosen, and how sure that is."""
+    starts, lead = sources["starts"], sources.get("lead")
+    kept = next(start for start in starts if start["kept"])
+    told = f"Of {len(starts)} starts the trial of source prompts chose {_start(kept)}"
+    if lead is None:
+        return f"{told}."
+    told += f": its loss a token was {_shown(lead['loss'])} below that of {_start(starts[lead['other']])}"
+    sure = lead["probability"]
+    return f"{told}, which is {'all that is known' if sure is None else f'{sure:.0%} sure'} to be better."
+
+
+def _start(start: Mapping[str, Any]) -> str:
+    if not start["source"]:
+        return f"{start['method']} and none of them"
+    task = start["task_name"] or start["task"]
+    return f"{start['method'] if task is None else f'task {task}'} of {start['source']}"
 
 
 def _comparison(name: str, scores: Mapping[str, Any]) -> str:

@@ -15,10 +15,11 @@ from caikit_pt.base_model.model import BaseModel
 from caikit_pt.base_model.pool import POOL
 from caikit_pt.errors import TrainingDiverged
 from caikit_pt.settings import Settings
+from caikit_pt.tuning.contest import survivors
 from caikit_pt.tuning.learner import Learner, gradients
 from caikit_pt.tuning.plan import make_plan
 from caikit_pt.tuning.progress import Progress
-from caikit_pt.tuning.search import candidates, judged_from, rungs, survivors
+from caikit_pt.tuning.search import Search, candidates, judged_from, rungs
 from caikit_pt.tuning.tuner import tune
 from caikit_pt.tuning.validation import JUDGED, Validation
 from caikit_pt.tuning.verdict import sentences
@@ -315,12 +316,12 @@ def test_what_would_be_trained_anyway_is_dropped_only_for_what_is_clearly_better
 ) -> None:
     rows = [plain, ROWS, [9.0, 9.0, 9.0, 9.0]]
     losses = [math.fsum(row) / 4 for row in rows]
-    assert survivors(rows, losses, left, favoured=0) == kept
+    assert survivors(rows, losses, left, favoured=0, errors=Search.errors) == kept
     # Without the doubt the lowest loss counts alone.
     expected = sorted(
         range(3), key=lambda number: math.inf if losses[number] != losses[number] else losses[number]
     )
-    assert survivors(rows, losses, left, favoured=None) == expected[:left]
+    assert survivors(rows, losses, left, favoured=None, errors=Search.errors) == expected[:left]
 
 
 def test_a_rung_judges_the_mean_since_half_way() -> None:
