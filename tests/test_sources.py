@@ -172,6 +172,22 @@ def test_a_training_starts_from_a_task_by_its_name(client: TuningClient, root: P
         client.tune("x", **MPT, **both)
 
 
+def test_a_training_chooses_its_source(client: TuningClient, server: Server) -> None:
+    """Over the wire: what it chose and how sure that is stand in its status and in the artifact."""
+    chooses = {**MPT, "prompt_tuning_init_method": None, "prompt_tuning_init_source_model": "auto"}
+    told = client.wait(client.tune("chosen", **{**chooses, "num_epochs": 12}))
+    assert told.state == "COMPLETED", told.reasons
+    assert any("the trial of source prompts chose" in line for line in told.reasons)
+    verdict = json.loads((server.models / "chosen" / "verdict.json").read_text())
+    starts = verdict["sources"]["starts"]
+    assert {one["source"] for one in starts} >= {"mine/2", "flat", ""}
+    assert {one["task_name"] for one in starts if one["source"] == "mine/2"} == {"", "mood", "urgency"}
+    assert len([one for one in starts if one["kept"]]) == 1
+    assert client.generate("chosen", "The lamp is great")
+    with pytest.raises(ServerError, match="chooses the task"):
+        client.tune("x", **chooses, prompt_tuning_init_task="mood")
+
+
 def test_python_names_a_task_too(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "caikit_pt.settings.current",
