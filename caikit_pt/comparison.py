@@ -93,12 +93,18 @@ def _validation(trainings: Sequence[Training]) -> dict[str, list[Any]]:
     scores = [_scores(training) for training in trainings]
     # The verdict's perplexity is no estimate, and says what the loss does.
     known = [name for name in METRICS if name != "perplexity" and any(name in one for one in scores)]
+    known += dict.fromkeys(name for one in scores for name in one if name not in METRICS)
     return {name: [one.get(name) for one in scores] for name in known}
 
 
 def _scores(training: Training) -> Mapping[str, Any]:
-    found: Mapping[str, Any] = training.verdict.get("validation", {}).get("tuned", {})
-    return found
+    """By name, those of a source's tasks as TASK/NAME, of which no intervals are known."""
+    of_tasks = {
+        f"{task['name']}/{name}": {"value": value, "low": None, "high": None}
+        for task in training.verdict.get("tasks", ())
+        for name, value in task["metrics"].items()
+    }
+    return {**training.verdict.get("validation", {}).get("tuned", {}), **of_tasks}
 
 
 def _notes(trainings: Sequence[Training]) -> Iterator[str]:

@@ -271,8 +271,8 @@ def test_check_a_training_that_goes_on(
 def test_list_and_show(tuned: str, address: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["list", "--model-name=mood", address]) == 0
     head, row = capfd.readouterr().out.splitlines()
-    assert head.split() == ["TRAINING", "STATE", "MODEL", "BASE", "MODEL", "SUBMITTED"]
-    assert row.split()[:4] == [tuned, "COMPLETED", "mood", LLAMA]
+    assert head.split() == ["TRAINING", "STATE", "MAKES", "NAME", "BASE", "MODEL", "SUBMITTED"]
+    assert row.split()[:5] == [tuned, "COMPLETED", "prompt", "mood", LLAMA]
     assert main(["list", "--state=ERRORED", address, "--json"]) == 0
     assert capfd.readouterr().out == ""
     assert main(["list", "--until=2020-01-01", address, "--json"]) == 0

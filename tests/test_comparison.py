@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from caikit_pt.client import Training
@@ -88,3 +89,17 @@ def test_what_cannot_be_compared_is_said() -> None:
         "their base models differ: losses are of other tokens, and can't be compared"
     ]
     assert "no parameter differs" in lines(comparison([training("a", None), training("b", None)]))
+
+
+def test_sources_are_compared_task_by_task() -> None:
+    def source(id: str, loss: float, **parameters: Any) -> Training:
+        mood = {"name": "mood", "records": 9, "metrics": {"loss": loss}}
+        bare = {"name": "b", "records": 1, "metrics": {}}
+        verdict = {"kept": {"epoch": 1, "step": 4}, "tasks": [mood, bare]}
+        return replace(training(id, None, **parameters), verdict=verdict, makes="source", tasks=["mood", "b"])
+
+    found = comparison([source("a", 0.5, num_ranks=1), source("b", 0.25, num_ranks=2)])
+    assert [one["value"] for one in found["parameters"]["num_ranks"]] == [1, 2]
+    assert [one["value"] for one in found["validation"]["mood/loss"]] == [0.5, 0.25]
+    assert list(found["validation"]) == ["mood/loss"]
+    assert "mood/loss   0.500 [?, ?]  0.250 [?, ?]" in list(lines(found))

@@ -65,7 +65,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "an action": (
         {"access": {"policy": [{"principals": ["*"], "may": ["train"], "models": ["*"]}]}},
-        "access.policy, may: 'train' .* generate, tune, watch, cancel, deploy",
+        "access.policy, may: 'train' .* generate, tune, watch, cancel, share, deploy",
     ),
     "a quota that there isn't": ({"quotas": {"each": {"tokens": 1}}}, "quotas.each: 'tokens' .* tokens_per"),
     "a negative quota": ({"quotas": {"all": {"stored_mib": -1}}}, "quotas.all.stored_mib: -1 .* from 0 up"),

@@ -157,6 +157,7 @@ def test_a_client_that_knows_nothing_but_reflection(port: int) -> None:
         assert names == {
             "ListTrainings", "GetTraining", "WatchTraining", "CheckTraining", "ListSources", "GetSource",
             "Evaluate",
+            "TrainSource",
         }  # fmt: skip
         assert described.methods_by_name["WatchTraining"].server_streaming
 

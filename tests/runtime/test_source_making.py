@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,11 @@ import pytest
 from caikit_pt.base_model.model import BaseModel
 from caikit_pt.errors import CaikitPtError, QuotaExceeded
 from caikit_pt.parameters.source import SHARED_PARAMETERS, SOURCE_PARAMETERS
-from caikit_pt.runtime.job import COMPLETED, SOURCE, Job
+from caikit_pt.runtime import job as kinds
+from caikit_pt.runtime.follower import Follower
+from caikit_pt.runtime.job import COMPLETED, RUNNING, SOURCE, Job
 from caikit_pt.runtime.job_folder import JobFolder
+from caikit_pt.runtime.job_store import JobStore
 from caikit_pt.runtime.makings import SOURCES, making_of
 from caikit_pt.runtime.training_quotas import TrainingQuotas
 from caikit_pt.runtime.tuning_messages import SourceTrainingParameters
@@ -22,6 +26,8 @@ from caikit_pt.soft_prompt.source_library import SourceLibrary
 from caikit_pt.soft_prompt.source_manifest import Recipe
 from tests.soft_prompt.sources import RECIPE, TASKS, drawn
 from tests.tuning.sources import source_plan
+
+from .test_follower import Board
 
 CAME_TO: Recipe = {"course": "settled", "kept_epoch": 2, "kept_update": 8, "skipped_updates": 0}
 
@@ -106,6 +112,29 @@ def test_its_verdict_is_that_of_each_task(made: Path) -> None:
         "mood, on its validation records: accuracy 0.875, loss 0.250.",
     ]
     assert SOURCES.sentences({}, "group/mine/1") == told[:1]
+
+
+def test_a_tracker_keeps_the_version_that_was_published(made: Path, tmp_path: Path) -> None:
+    """And registers no model of it; the version of another job isn't taken for it."""
+    root = tmp_path / "sources"
+    root.mkdir()
+    store = JobStore(tmp_path / "state", ["Board"])
+    for id in ("one", "two"):
+        added = store.add(job(root, id))
+        store.move(id, RUNNING)
+        name = SOURCES.publish(added, made, lambda: None)
+        store.add_event(id, kinds.VERDICT, SOURCES.verdict(made))
+        store.add_event(id, kinds.ARTIFACT, {"model_name": name, "path": str(SOURCES.place(added, name))})
+        store.move(id, COMPLETED)
+    shutil.rmtree(root / "group" / "mine" / "2")
+    board = Board()
+    Follower(store, board).look()
+    assert board.kept == [("", ["adapter_config.json", "adapter_model.safetensors", "manifest.json"])]
+    assert [store.published_as(one) for one in store.search()] == ["group/mine/2", "group/mine/1"]
+    two = store.find("two")
+    assert two is not None
+    told = [event.data["text"] for event in store.events(two, kinds=[kinds.WARNING])]
+    assert told == ["Board refuses it: its source is no longer where it was published"]
 
 
 def test_quotas_count_the_records_of_all_tasks(llama: BaseModel) -> None:

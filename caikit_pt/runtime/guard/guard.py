@@ -32,7 +32,7 @@ from caikit_pt.errors import (
 )
 from caikit_pt.runtime.guard.at_once import AtOnce
 from caikit_pt.runtime.guard.context import Aborted, GuardedContext
-from caikit_pt.runtime.guard.door import GENERATE, NOT_AWAITED, PROBE, TUNE, Door, door_of
+from caikit_pt.runtime.guard.door import GENERATE, NOT_AWAITED, PROBE, SHARE, TUNE, Door, door_of
 from caikit_pt.runtime.guard.doorkeeper import Doorkeeper
 from caikit_pt.runtime.guard.lane import Lane, on_return, returned
 from caikit_pt.runtime.guard.lease import Lease
@@ -43,7 +43,7 @@ from caikit_pt.runtime.request_log import RequestLog, logged
 from caikit_pt.runtime.tracing import COMPLETION, TUNING, accepted, request_span
 
 REQUEST_ID = "x-request-id"
-_OPERATIONS = {GENERATE: COMPLETION, TUNE: TUNING}
+_OPERATIONS = {GENERATE: COMPLETION, TUNE: TUNING, SHARE: TUNING}
 _STOPPING = ServerStopping("This server is ending, and takes nothing on. Another one, or the next, answers")
 _UNKNOWN = UnknownRpc("This server has no RPC of this name")
 # Nobody is kept from guessing what a request is called, and each draw from the system would hand the lock of
