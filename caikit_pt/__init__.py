@@ -100,5 +100,8 @@ def train_source(
     request = {"base_model": resource.checkpoint.name if resource else base_model, **parameters}
     streams = [task_data(name, given) for name, given in tasks.items()]
     training = SourceTraining(make_source_plan(request, streams, now, resource))
-    with show_progress(training.base.checkpoint.name, progress_bar) as shown:
-        return training.run(shown, snapshots=snapshots_in(state, now) if state else None)
+    with (
+        snapshots_in(state, now) as snapshots,
+        show_progress(training.base.checkpoint.name, progress_bar) as shown,
+    ):
+        return training.run(shown, snapshots=snapshots)

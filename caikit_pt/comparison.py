@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from caikit_pt.columns import aligned, cell
 from caikit_pt.evaluation_report import METRICS, estimate
+from caikit_pt.parameters.source import SOURCE_PARAMETERS
 from caikit_pt.parameters.tuning import TUNING_PARAMETERS
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def _who(training: Training) -> dict[str, Any]:
 
 def _differing(trainings: Sequence[Training]) -> dict[str, list[dict[str, Any]]]:
     found = {}
-    for parameter in TUNING_PARAMETERS:
+    for parameter in (*TUNING_PARAMETERS, *SOURCE_PARAMETERS):
         values = [training.parameters.get(parameter.name) for training in trainings]
         if any(value != values[0] for value in values):
             origins = [training.parameters.get("origins", {}).get(parameter.name) for training in trainings]

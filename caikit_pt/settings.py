@@ -178,7 +178,7 @@ _COUNTS = ("requests_under_way", "queued_trainings", "training_records")
 _OF_ALL = ("requests_per_second", "tokens_per_minute", "requests_under_way", "stored_mib")
 _QUOTAS = {"each": (*_OF_ALL, "queued_trainings", "training_records", "training_mib"), "all": _OF_ALL}
 # What a principal may be allowed to do (runtime/guard/door.py).
-ACTIONS = ("generate", "tune", "watch", "cancel", "deploy")
+ACTIONS = ("generate", "tune", "watch", "cancel", "share", "deploy")
 _ROWS = ParameterTable(
     row("base_models_dir", str),
     row("allow_downloads", bool),

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 COMPLETED, CANCELED, ERRORED = "COMPLETED", "CANCELED", "ERRORED"
 ENDED = (COMPLETED, CANCELED, ERRORED)
+# What a training makes.
+PROMPT, SOURCE = "prompt", "source"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +33,15 @@ class Progress:
     tokens_per_second: float
     seconds: float
     eta_seconds: float
+    # Of a source: teachers, then sources.
+    phase: str = ""
 
     def __str__(self) -> str:
+        phase = f"{self.phase}: " if self.phase else ""
         validated = (
             "" if self.validation_loss is None else f", best validation loss {self.validation_loss:.4f}"
         )
-        return f"epoch {self.epoch}, loss {_shown(self.loss)}{validated}"
+        return f"{phase}epoch {self.epoch}, loss {_shown(self.loss)}{validated}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +81,11 @@ class Event:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Training:
-    """A training; `parameters`, `verdict` and `points` only where it was asked for by its id."""
+    """A training; `parameters`, `verdict` and `points` only where it was asked for by its id.
+
+    It `makes` a prompt, or a source of `tasks`. `path` is the name that is published, of a source with its
+    version, once it has one.
+    """
 
     training_id: str
     model_name: str
@@ -92,6 +101,8 @@ class Training:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     verdict: Mapping[str, Any] = field(default_factory=dict)
     points: Mapping[str, Sequence[Sequence[float]]] = field(default_factory=dict)
+    makes: str = PROMPT
+    tasks: Sequence[str] = ()
 
     def __repr__(self) -> str:
         at = f", update {self.progress.step} of {self.progress.steps}" if self.progress else ""

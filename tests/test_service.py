@@ -176,7 +176,7 @@ def test_requests_that_come_at_once_to_a_cold_server(tmp_path: Path) -> None:
 def test_what_is_published_has_no_base_model_in_it(models_dir: Path, trained: dict[str, str]) -> None:
     for name, file in ((trained[LLAMA], "decoder.safetensors"), (trained[T5], "encoder.safetensors")):
         names = {path.name for path in (models_dir / name).iterdir()}
-        assert names == {"config.yml", file, "training_logs.jsonl", "verdict.json"}
+        assert names == {"config.yml", file, "training_logs.jsonl", "verdict.json", "initial.safetensors"}
         lines = (models_dir / name / "training_logs.jsonl").read_text().splitlines()
         losses = [json.loads(line) for line in lines]
         assert {entry["name"] for entry in losses} == {"loss"}

@@ -22,6 +22,7 @@ from caikit_pt.data_model import TuningConfig
 from caikit_pt.errors import InvalidParameter
 from caikit_pt.module import PeftPromptTuning
 from caikit_pt.soft_prompt.source_library import SourceLibrary
+from caikit_pt.tuning.source_training import snapshots_in
 from examples.local_server import ROOT
 from tests.conftest import BASE_MODELS, LLAMA, SETTINGS, T5
 from tests.tuning.sources import NAMED, REVERSED
@@ -154,7 +155,6 @@ def test_tasks_that_can_not_be_read_are_refused_in_python(root: Path, given: Any
         ),
         (["--verbalizer=mood=nothing"], "tasks.mood.verbalizer: 'nothing' is not allowed"),
         (["--num-ranks=0"], "num_ranks: 0 is not allowed"),
-        (["--prompt-tuning-init-method=AVERAGE_SOURCE"], "prompt_tuning_init_method"),
         (
             ["--state=/dev/null/state"],
             "state: '/dev/null/state' is not allowed. Allowed: a directory that can",
@@ -170,6 +170,29 @@ def test_commands_that_can_not_be_carried_out(
     assert not out
     assert message in told
     assert not list(root.iterdir())
+
+
+def test_a_source_starts_from_none(
+    root: Path, files: dict[str, Path], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The help has the methods that there are for it, and no others."""
+    with pytest.raises(SystemExit, match="2"):
+        main(command(files, "mine", LLAMA, "--prompt-tuning-init-method=AVERAGE_SOURCE"))
+    assert "--prompt-tuning-init-method {RANDOM,TEXT,SAMPLE_VOCAB}" in capfd.readouterr().err
+
+
+def test_two_trainings_need_two_directories(
+    root: Path, files: dict[str, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """They would go on from each other's snapshots, or remove them."""
+    state = tmp_path / "state"
+    with snapshots_in(state, SETTINGS):
+        assert main(command(files, "mine", LLAMA, f"--state={state}")) == 2
+        assert "is not allowed. Allowed: a directory that no other training is at" in capfd.readouterr().err
+        with pytest.raises(InvalidParameter, match=r"^state: "):
+            caikit_pt.train_source(LLAMA, {"one": REVERSED, "two": NAMED}, state=state)
+    assert main(command(files, "mine", LLAMA, f"--state={state}", "--teacher-epochs=0")) == 0
+    assert not list(state.iterdir())
 
 
 def test_a_name_that_can_not_be_published_is_refused_before_anything_is_trained(

@@ -66,7 +66,7 @@ class BaseModelPool:
         key = _key(checkpoint, dtype, device)
         if (key, frozenset(parts)) in self._trains:
             return
-        if key not in self._models and not _is_small(checkpoint, dtype, device):
+        if key not in self._models and not is_small(checkpoint, dtype, device):
             _LOG.info("%s is large, and is tried when its training begins", checkpoint.name)
             return
         base = self.get(checkpoint, dtype, device)
@@ -87,7 +87,8 @@ def _key(checkpoint: Checkpoint, dtype: str, device: str) -> _Key:
     return str(checkpoint.directory), checkpoint.fingerprint, dtype, device
 
 
-def _is_small(checkpoint: Checkpoint, dtype: str, device: str) -> bool:
+def is_small(checkpoint: Checkpoint, dtype: str, device: str) -> bool:
+    """Whether its weights take so little of the memory that is free that they may be loaded for a trial."""
     return weight_bytes(checkpoint, dtype) <= _SHARE_TO_TRY * free_memory_of(device)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from caikit_pt.training import Event, Progress, Training
+from caikit_pt.training import PROMPT, Event, Progress, Training
 
 
 def as_training(message: Any) -> Training:
@@ -25,6 +25,9 @@ def as_training(message: Any) -> Training:
         parameters=struct(message, "parameters"),
         verdict=struct(message, "verdict"),
         points=struct(message, "points"),
+        # A server of an earlier release makes prompts alone, and doesn't say so.
+        makes=message.makes or PROMPT,
+        tasks=list(message.tasks),
     )
 
 

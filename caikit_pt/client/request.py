@@ -47,9 +47,9 @@ def request_of(
     """
     asked = Asked(parameters.get("input_field") or "", parameters.get("output_field") or "")
     told: dict[str, Any] = {"base_model": base_model} if base_model else {}
-    told["train_stream"] = _stream_of(records, file, "train_stream", asked)
+    told["train_stream"] = stream_of(records, file, "train_stream", asked)
     if validation_records is not None or validation_file:
-        told["val_stream"] = _stream_of(validation_records, validation_file, "val_stream", asked)
+        told["val_stream"] = stream_of(validation_records, validation_file, "val_stream", asked)
     config: dict[str, Any] = {}
     paths = {parameter.name: parameter.path for parameter in TUNING_PARAMETERS}
     for name, value in task_by_name(parameters).items():
@@ -58,7 +58,8 @@ def request_of(
     return {**told, "tuning_config": config}
 
 
-def _stream_of(records: GivenRecords | None, file: str, stream: str, asked: Asked) -> dict[str, Any]:
+def stream_of(records: GivenRecords | None, file: str, stream: str, asked: Asked) -> dict[str, Any]:
+    """A source of records, as JSON has it. Raises InvalidParameter, for a record InvalidRecord."""
     if file and records is not None:
         raise InvalidParameter(stream, file, "records or a file on the server, and not both")
     if file:
@@ -99,16 +100,16 @@ def evaluation_message(
     asked = Asked(request.get("input_field") or "", request.get("output_field") or "")
     told = {name: value for name, value in request.items() if value is not None}
     try:
-        told["test_stream"] = _stream_of(records, file, "test_stream", asked)
+        told["test_stream"] = stream_of(records, file, "test_stream", asked)
         message = json_format.ParseDict(
             {"model_name": model_name, **told}, EvaluateRequest.get_proto_class()()
         )
     except (json_format.ParseError, InvalidParameter) as error:
         raise ServerError("INVALID_ARGUMENT", str(error)) from error
-    return _small_enough(message)
+    return small_enough(message)
 
 
-def _small_enough(message: Any) -> Any:
+def small_enough(message: Any) -> Any:
     """`message`, which may be sent. Raises ServerError."""
     if message.ByteSize() > MESSAGE_BYTES:
         raise ServerError(
@@ -128,4 +129,4 @@ def train_message(kind: Any, model_name: str, request: Mapping[str, Any]) -> Any
         json_format.ParseDict({"model_name": model_name, "parameters": request_of(**request)}, message)
     except (json_format.ParseError, InvalidParameter) as error:
         raise ServerError("INVALID_ARGUMENT", str(error)) from error
-    return _small_enough(message)
+    return small_enough(message)

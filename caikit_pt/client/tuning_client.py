@@ -16,11 +16,12 @@ from caikit_pt.client.request import GivenRecords, evaluation_message, id_of, tr
 from caikit_pt.client.security import Pem, Security
 from caikit_pt.client.server_error import ServerError
 from caikit_pt.client.source import Source, as_source
+from caikit_pt.client.source_request import source_message
 from caikit_pt.client.watch import Watch
 from caikit_pt.comparison import comparison
 from caikit_pt.errors import CaikitPtError, InvalidParameter
 from caikit_pt.progress_bar import ProgressBar
-from caikit_pt.training import COMPLETED, Event, Training
+from caikit_pt.training import COMPLETED, PROMPT, Event, Training
 from caikit_pt.tuning.evaluation import Done
 
 if TYPE_CHECKING:
@@ -81,6 +82,27 @@ class TuningClient:
         return str(
             self._connection.answer(self._stubs.train, self._train_message(model_name, request)).training_id
         )
+
+    def train_source(
+        self,
+        name: str,
+        base_model: str,
+        tasks: Mapping[str, Any],
+        default: bool = False,
+        training_id: str = "",
+        **parameters: Any,
+    ) -> str:
+        """Queues the training of a source prompt on several `tasks` by name, and returns its id. It will be
+        published as a new version of `name`; `training(id).path` is that then, such as support/1.
+
+        Takes what `caikit_pt.train_source` takes, and of a task also `file` and `validation_file`, which lie
+        under the server's `file_source_base`; as the `default` it is what trainings start from that name no
+        source. Otherwise as `tune`.
+        """
+        message = source_message(
+            name, base_model, tasks, default, training_id or str(uuid.uuid4()), parameters
+        )
+        return str(self._connection.answer(self._stubs.tuning.TrainSource, message).training_id)
 
     def check(self, model_name: str, **request: Any) -> dict[str, Any]:
         """What `tune` with the same arguments would do and what it would warn of, without doing it."""
@@ -148,7 +170,8 @@ class TuningClient:
 
     def trained_by(self, model_name: str) -> str:
         """The id of the last training that was completed under this name; empty where none is known."""
-        last = next(self.trainings((COMPLETED,), model_name), None)
+        found = (one for one in self.trainings((COMPLETED,), model_name) if one.makes == PROMPT)
+        last = next(found, None)
         return last.training_id if last else ""
 
     def cancel(self, training_id: str | Training) -> str:

@@ -35,14 +35,18 @@ class Commands:
         self, name: str, run: Run, help: str, server: str | None = DEFAULT_ADDRESS
     ) -> argparse.ArgumentParser:
         """One that asks a server, `server` by default; None: that of this machine."""
+        told = f"{server or 'that of this machine, as its settings say,'} by default"
+        return self._asking(name, run, help, server, told)
+
+    def may_ask(self, name: str, run: Run, help: str, told: str) -> argparse.ArgumentParser:
+        """One that asks a server where it is given one, and else does it here; `told` says so."""
+        return self._asking(name, run, help, None, told)
+
+    def _asking(
+        self, name: str, run: Run, help: str, server: str | None, told: str
+    ) -> argparse.ArgumentParser:
         added = self.add(name, run, help)
-        added.add_argument(
-            "--server",
-            type=_address,
-            default=server,
-            metavar="HOST:PORT",
-            help=f"{server or 'that of this machine, as its settings say,'} by default",
-        )
+        added.add_argument("--server", type=_address, default=server, metavar="HOST:PORT", help=told)
         add_security(added)
         added.add_argument("--json", action="store_true", help="JSON on stdout, an object a line")
         return added

@@ -17,6 +17,7 @@ from caikit_pt.commands.following import followed
 from caikit_pt.commands.options import Commands, add_table, given, help_of
 from caikit_pt.commands.outcome import DONE, FAILED, WrongCommand
 from caikit_pt.commands.output import as_json, known, plain, print_table, time_of, where
+from caikit_pt.parameters.source import SOURCE_PARAMETERS
 from caikit_pt.parameters.tuning import TUNING_PARAMETERS
 from caikit_pt.tuning.record_fields import Asked
 from caikit_pt.tuning.record_file import ENDINGS
@@ -32,6 +33,8 @@ _REPORTED = (
     "device_memory_bytes",
 )
 _LENGTHS = ("median", "p90", "p99", "longest", "limit", "cut")
+_TABLES = (TUNING_PARAMETERS, SOURCE_PARAMETERS)
+_OF_A_TASK = ("name", "records", "validation_records", "tuning_task", "verbalizer")
 _FROM = "prompt_tuning_init_prompt"
 # Not as the table has them: spelt otherwise, or not at all.
 _TASK = "prompt_tuning_init_task"
@@ -106,10 +109,18 @@ def _list(options: argparse.Namespace) -> int:
                 print(as_json(known(training)), flush=True)
             return DONE
         rows = [
-            (one.training_id, one.state, one.model_name, one.base_model, time_of(one.submitted), where(one))
+            (
+                one.training_id,
+                one.state,
+                one.makes,
+                one.path,
+                one.base_model,
+                time_of(one.submitted),
+                where(one),
+            )
             for one in found
         ]
-    print_table(("TRAINING", "STATE", "MODEL", "BASE MODEL", "SUBMITTED", ""), rows)
+    print_table(("TRAINING", "STATE", "MAKES", "NAME", "BASE MODEL", "SUBMITTED", ""), rows)
     return DONE
 
 
@@ -123,15 +134,20 @@ def _show(options: argparse.Namespace) -> int:
     print(f"{training.training_id}  {training.state}  {training.model_name}  {where(training)}".rstrip())
     for name in ("submitted", "started", "ended"):
         print(f"{name:10} {time_of(getattr(training, name))}")
+    print(f"makes      {training.makes}")
     print(f"published  {training.path}")
     for reason in training.reasons:
         print(f"- {reason}")
     print()
-    names = [parameter.name for parameter in TUNING_PARAMETERS if parameter.name in training.parameters]
+    names = [one.name for table in _TABLES for one in table if one.name in training.parameters]
     print_table(
         ("PARAMETER", "VALUE", "FROM"),
         [(name, plain(training.parameters[name]), origins.get(name, "")) for name in names],
     )
+    if training.tasks:
+        print()
+        rows = [[plain(task[name] or "-") for name in _OF_A_TASK] for task in training.parameters["tasks"]]
+        print_table([name.replace("_", " ").upper() for name in _OF_A_TASK], rows)
     return DONE
 
 

@@ -6,12 +6,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from caikit_pt.errors import InvalidParameter
 from caikit_pt.parameters.table import Parameter, ParameterTable
-from caikit_pt.parameters.tuning import TuningParameters
+from caikit_pt.parameters.tuning import SOURCE_INIT_METHODS, TUNING_PARAMETERS, TuningParameters
 
 _MOST_LAYERS = 1_000
 
@@ -103,6 +103,20 @@ NOT_OF_SOURCES = (
     "prompt_tuning_init_task",
     "prompt_tuning_init_task_name",
     "prompt_tuning_init_prompt",
+)
+_OTHERS = (*OF_EACH_TASK, *NOT_OF_SOURCES)
+
+
+def _of_all_tasks(parameter: Parameter) -> Parameter:
+    """As it is where a source is made: it starts from none."""
+    return replace(
+        parameter, choices=tuple(one for one in parameter.choices if one not in SOURCE_INIT_METHODS)
+    )
+
+
+# What all tasks have in common.
+SHARED_PARAMETERS = ParameterTable(
+    *(_of_all_tasks(parameter) for parameter in TUNING_PARAMETERS if parameter.name not in _OTHERS)
 )
 
 

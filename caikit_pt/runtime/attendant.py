@@ -87,8 +87,9 @@ class Attendant:
 
     def _publish(self, slot: Slot) -> None:
         made = self._ledger.folder(slot.job.id).artifact
-        if self._publisher.publish(slot.job, made, lambda: not (slot.canceled or self._slots.closed)):
-            self._ledger.end(slot.job, COMPLETED, self._publisher.reasons(slot.job, made))
+        name = self._publisher.publish(slot.job, made, lambda: not (slot.canceled or self._slots.closed))
+        if name:
+            self._ledger.end(slot.job, COMPLETED, self._publisher.reasons(slot.job, made, name))
         elif slot.canceled:
             self._ledger.end(slot.job, CANCELED)
         else:

@@ -18,10 +18,10 @@ from caikit_pt.errors import StateUnavailable, in_short, without_excerpts
 from caikit_pt.runtime import job as kinds
 from caikit_pt.runtime.job import CANCELED, COMPLETED, ERRORED, QUEUED, RUNNING, Event, Job
 from caikit_pt.runtime.job_store import JobStore
-from caikit_pt.soft_prompt.history import Verdict
+from caikit_pt.runtime.makings import making_of
+from caikit_pt.soft_prompt.source import UnusableSource
 from caikit_pt.tracking.point import Point, of_progress, of_validation, of_verdict
 from caikit_pt.tracking.track import FAILED, FINISHED, KILLED, Refused, Track, Tracker, Training
-from caikit_pt.tuning.verdict import sentences
 
 _LOG = logging.getLogger(__name__)
 _ENDS = {COMPLETED: FINISHED, CANCELED: KILLED, ERRORED: FAILED}
@@ -112,20 +112,26 @@ class Follower:
     def _finish(self, job: Job, track: Track, end: Event) -> None:
         verdicts = self._store.events(job, kinds=[kinds.VERDICT])
         verdict = verdicts[-1].data if verdicts else {}
+        making, name = making_of(job.makes), self._store.published_as(job)
         completed = end.data["state"] == COMPLETED
-        lines = sentences(verdict) if completed else map(without_excerpts, end.data.get("reasons", ()))
+        lines = (
+            making.sentences(verdict, name)
+            if completed
+            else map(without_excerpts, end.data.get("reasons", ()))
+        )
         track.end(_ENDS[end.data["state"]], "\n".join(lines), end.time)
         if not completed or not self._tracker.keeps_prompts:
             return
         with TemporaryDirectory() as copied:
-            artifact = Path(copied) / job.model_name
+            artifact = Path(copied) / "artifact"
             try:
-                shutil.copytree(job.path, artifact)
-            except OSError as error:
-                raise Refused("its prompt is no longer where it was published") from error
-            if dict(Verdict(artifact)) != verdict:
-                raise Refused("the prompt of another training has been published in its place")
-            track.keep(artifact, job.model_name)
+                shutil.copytree(making.place(job, name), artifact)
+                is_other = making.verdict(artifact) != verdict
+            except (OSError, UnusableSource) as error:
+                raise Refused(f"its {job.makes} is no longer where it was published") from error
+            if is_other:
+                raise Refused(f"the {job.makes} of another training has been published in its place")
+            track.keep(artifact, making.model(job))
 
     def _leave(self, job: Job) -> None:
         self._store.set_tracked(job.id, self._tracker.name)

@@ -10,14 +10,18 @@ QUEUED, RUNNING, COMPLETED, CANCELED, ERRORED = "QUEUED", "RUNNING", "COMPLETED"
 STATES = (QUEUED, RUNNING, COMPLETED, CANCELED, ERRORED)
 TERMINAL = (COMPLETED, CANCELED, ERRORED)
 
+# What a job makes (making.py).
+PROMPT, SOURCE = "prompt", "source"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """One row. Times are seconds since 1970, None for what hasn't happened yet."""
 
     id: str
+    # What it is published as: the name of a model, or that of a source prompt.
     model_name: str
-    # The directory that the tuned prompt is published as.
+    # The directory that the tuned prompt is published as; of a source prompt that of all its versions.
     path: str
     # Of the whole request, records included: two submissions with one id are one job, or a mistake.
     digest: str
@@ -35,6 +39,7 @@ class Job:
     progress: Mapping[str, Any] = field(default_factory=dict)
     # Who submitted it: a principal, or a host where nobody has to say who he is.
     tenant: str = ""
+    makes: str = PROMPT
 
     @property
     def ended_for_good(self) -> bool:
@@ -54,12 +59,14 @@ class Event:
 
 # The kinds of events, and what their data hold.
 STATE = "state"  # state, reasons
-PHASE = "phase"  # phase: loading, training, publishing ...
-PROGRESS = "progress"  # step, steps, epoch, loss, validation_loss, learning_rate, ..._per_second, eta_seconds
-VALIDATION = "validation"  # step, epoch, scores by name, best: whether of all so far
+PHASE = "phase"  # phase: loading, training (of a source: teachers, sources), publishing
+PROGRESS = (
+    "progress"  # step, steps, epoch, loss, validation_loss, learning_rate, ..._per_second, eta_seconds, phase
+)
+VALIDATION = "validation"  # step, epoch, scores by name (of tasks TASK/NAME), best: whether of all so far
 SNAPSHOT = "checkpoint"  # step, seconds
 WARNING = "warning"  # text
 DEATH = "death"  # text: why its process died
 VERDICT = "verdict"  # what verdict.json says
-ARTIFACT = "artifact"  # path, model_name
+ARTIFACT = "artifact"  # path, model_name: of a source with its version
 TRACKING = "tracking"  # tracker, text: where it is tracked

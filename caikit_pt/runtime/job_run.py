@@ -6,7 +6,7 @@ import fcntl
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,15 +18,13 @@ from caikit_pt.errors import (
     TrainingFailed,
     TrainingInterrupted,
 )
-from caikit_pt.module import PeftPromptTuning
 from caikit_pt.runtime import job as kinds
 from caikit_pt.runtime.job_folder import JobFolder
+from caikit_pt.runtime.making import Terms
 from caikit_pt.runtime.reports import BROKEN, FAILED, FINISHED, INTERRUPTED, Report, Reporter
-from caikit_pt.tuning.exams import Validated
 from caikit_pt.tuning.failure import explained, told
 from caikit_pt.tuning.progress import Progress
 from caikit_pt.tuning.snapshot import Snapshots
-from caikit_pt.tuning.training import Training
 
 _LOG = logging.getLogger(__name__)
 _SECONDS_TO_LEAVE = 15.0
@@ -72,12 +70,16 @@ class JobRun:
     def _train(self) -> None:
         if self._folder.artifact.is_dir():
             return
-        plan = self._folder.plan()
         self._tell(kinds.PHASE, phase="loading")
-        training = Training(plan, self._device)
-        self._tell(kinds.PHASE, phase="training")
-        tuned = training.run(self._joined, self._progress, self._validated, self._snapshots)
-        PeftPromptTuning(tuned, training.base).save(str(self._folder.artifact))
+        terms = Terms(
+            device=self._device,
+            joined=self._joined,
+            snapshots=self._snapshots,
+            begun=lambda phase: self._tell(kinds.PHASE, phase=phase),
+            updated=self._progress,
+            validated=self._validated,
+        )
+        self._folder.make(terms)
 
     def _progress(self, progress: Progress) -> None:
         """A report now and then, with all losses since the last."""
@@ -90,9 +92,9 @@ class JobRun:
         if self._reports.send(report, may_be_dropped=True):
             self._points = []
 
-    def _validated(self, found: Validated) -> None:
-        scores = {name: _finite(value) for name, value in found.scores.items()}
-        self._tell(kinds.VALIDATION, step=found.step, epoch=found.epoch, scores=scores, best=found.best)
+    def _validated(self, step: int, epoch: int, scores: Mapping[str, float], best: bool) -> None:
+        told = {name: _finite(value) for name, value in scores.items()}
+        self._tell(kinds.VALIDATION, step=step, epoch=epoch, scores=told, best=best)
 
     def _kept(self, step: int, seconds: float) -> None:
         self._tell(kinds.SNAPSHOT, step=step, seconds=round(seconds, 4))
@@ -101,7 +103,7 @@ class JobRun:
         self._reports.send(Report(self.id, kind, data))
 
 
-def as_dict(progress: Progress) -> dict[str, float | None]:
+def as_dict(progress: Progress) -> dict[str, float | str | None]:
     """Plain values for an event; None for what is no finite number."""
     seconds = max(progress.seconds, 1e-9)
     return {
@@ -115,6 +117,7 @@ def as_dict(progress: Progress) -> dict[str, float | None]:
         "tokens_per_second": progress.tokens / seconds,
         "seconds": progress.seconds,
         "eta_seconds": progress.eta_seconds,
+        "phase": progress.phase,
     }
 
 

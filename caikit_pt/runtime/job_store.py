@@ -18,7 +18,7 @@ from typing import Any
 
 from caikit_pt.runtime import job as kinds
 from caikit_pt.runtime.database import Database, set_aside_if_damaged, state_errors
-from caikit_pt.runtime.job import COMPLETED, PROGRESS, QUEUED, RUNNING, STATES, TERMINAL, Event, Job
+from caikit_pt.runtime.job import ARTIFACT, COMPLETED, PROGRESS, QUEUED, RUNNING, STATES, TERMINAL, Event, Job
 
 DATABASE = "jobs.sqlite3"
 _MIGRATIONS = (
@@ -62,6 +62,9 @@ _MIGRATIONS = (
     ALTER TABLE jobs ADD COLUMN tenant TEXT NOT NULL DEFAULT '';
     CREATE INDEX jobs_by_tenant ON jobs (tenant, started);
     """,
+    """
+    ALTER TABLE jobs ADD COLUMN makes TEXT NOT NULL DEFAULT 'prompt';
+    """,
 )
 
 _JSON = frozenset({"parameters", "reasons", "progress"})
@@ -100,11 +103,12 @@ class JobStore:
             job.ended,
             _text(list(job.reasons)),
             job.tenant,
+            job.makes,
         )
         with self._database.writing() as connection:
             connection.execute(
                 "INSERT INTO jobs (id, model_name, path, digest, parameters, state, submitted, started,"
-                " ended, reasons, tenant) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+                " ended, reasons, tenant, makes) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
                 " ON CONFLICT (id) DO NOTHING",
                 row,
             )
@@ -351,6 +355,11 @@ class JobStore:
             (job.number, after, *kinds, limit),
         )
         return [as_event(row) for row in rows]
+
+    def published_as(self, job: Job) -> str:
+        """The name that it is or was published as; before that, what it will be or begin with."""
+        told = self.events(job, kinds=[ARTIFACT]) if job.state in (RUNNING, COMPLETED) else ()
+        return str(told[-1].data["model_name"]) if told else job.model_name
 
     @property
     def changes(self) -> int:

@@ -1,61 +1,58 @@
-"""Publishes what trainings have made: a prompt appears under its name by one rename."""
+"""Publishes what trainings have made: it appears under its name by one rename."""
 
 from __future__ import annotations
 
-import shutil
-import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from caikit_pt.runtime import job as kinds
 from caikit_pt.runtime.job import Job
 from caikit_pt.runtime.job_store import JobStore
-from caikit_pt.soft_prompt.history import Verdict
-from caikit_pt.soft_prompt.publication import replacing
-from caikit_pt.tuning.verdict import sentences
+from caikit_pt.runtime.makings import making_of
 
 _SECONDS_BETWEEN_TRIES = 1.0
 _MOST_WARNINGS = 1000
 
 
 class Publisher:
-    """One prompt at a time; `on_published` is told the path of each."""
+    """`on_published` is told the path of each job's."""
 
     def __init__(self, store: JobStore, on_published: Callable[[str], None]) -> None:
         self._store, self._on_published = store, on_published
-        self._publishing = threading.Lock()
 
-    def publish(self, job: Job, made: Path, wanted: Callable[[], bool]) -> bool:
-        """Tries again for as long as the disk won't have it; False, and nothing is changed, where the job is
-        no longer `wanted`. Raises StateUnavailable."""
+    def publish(self, job: Job, made: Path, wanted: Callable[[], bool]) -> str:
+        """Tries again for as long as the disk won't have it; the name it has now. Empty, and nothing is
+        changed, where the job is no longer `wanted`. Raises StateUnavailable."""
         self._store.add_event(job.id, kinds.PHASE, {"phase": "publishing"})
         try:
-            while not self._published(job, made, wanted):
+            while not (name := self._published(job, made, wanted)):
                 time.sleep(_SECONDS_BETWEEN_TRIES)
         except _Unwanted:
-            return False
+            return ""
+        making = making_of(job.makes)
         self._on_published(job.path)
-        self._store.add_event(job.id, kinds.VERDICT, dict(Verdict(made)))
-        self._store.add_event(job.id, kinds.ARTIFACT, {"model_name": job.model_name, "path": job.path})
-        return True
+        self._store.add_event(job.id, kinds.VERDICT, making.verdict(made))
+        place = str(making.place(job, name))
+        self._store.add_event(job.id, kinds.ARTIFACT, {"model_name": name, "path": place})
+        return name
 
-    def reasons(self, job: Job, made: Path) -> Sequence[str]:
-        """What the user of a published prompt should know: the warnings, each once, and the verdict."""
-        return [*dict.fromkeys(self._warnings(job)), *sentences(Verdict(made))]
+    def reasons(self, job: Job, made: Path, name: str) -> Sequence[str]:
+        """What the user of that which was published as `name` should know: the warnings, each once, and the
+        verdict."""
+        making = making_of(job.makes)
+        return [*dict.fromkeys(self._warnings(job)), *making.sentences(making.verdict(made), name)]
 
-    def _published(self, job: Job, made: Path, wanted: Callable[[], bool]) -> bool:
-        """Whether the disk took it. Raises _Unwanted, as long as nothing is changed."""
+    def _published(self, job: Job, made: Path, wanted: Callable[[], bool]) -> str:
+        """The name it has now; empty where the disk didn't take it. Raises _Unwanted, as long as nothing is
+        changed."""
         try:
-            with self._publishing, replacing(Path(job.path), mark=job.id) as new:
-                for file in made.iterdir():
-                    shutil.copy(file, new)
-                _check(wanted)
+            return making_of(job.makes).publish(job, made, partial(_check, wanted))
         except OSError as error:
             self._warn_once(job, f"Waiting to be published: {error.strerror or error}")
             _check(wanted)
-            return False
-        return True
+            return ""
 
     def _warn_once(self, job: Job, text: str) -> None:
         if text not in self._warnings(job):

@@ -18,12 +18,12 @@ from caikit_pt.runtime.follower import Follower
 from caikit_pt.runtime.job import ERRORED, QUEUED, RUNNING, Job
 from caikit_pt.runtime.job_folder import JobFolder, folders
 from caikit_pt.runtime.job_store import JobStore
+from caikit_pt.runtime.making import AnyPlan, Found, Making, Plan
+from caikit_pt.runtime.makings import making_of
 from caikit_pt.runtime.supervisor import Supervisor
 from caikit_pt.runtime.training_quotas import TrainingQuotas
 from caikit_pt.settings import Settings
 from caikit_pt.tracking.trackers import trackers
-from caikit_pt.tuning.plan import TuningPlan
-from caikit_pt.tuning.preflight import Preflight, preflight
 
 _LOG = logging.getLogger(__name__)
 _SECONDS_FOR_ANOTHER_SERVER = 15.0
@@ -70,10 +70,10 @@ class StateDirectory:
         """Another may have it."""
         self._lock.close()
 
-    def accept(self, job: Job, plan: TuningPlan) -> Job:
+    def accept(self, job: Job, plan: Plan) -> Job:
         """Raises TooManyJobs, StateUnavailable, InvalidParameter where the id is another's, and what
         `look_through` raises."""
-        warnings = self.look_through(plan).warnings
+        warnings = self.look_through(making_of(job.makes), plan).warnings
         call.check_client()
         with self._submitting:
             known = self._known(job)
@@ -85,12 +85,12 @@ class StateDirectory:
         self.supervisor.wake()
         return job
 
-    def look_through(self, plan: TuningPlan) -> Preflight:
+    def look_through(self, making: Making[AnyPlan, Found], plan: AnyPlan) -> Found:
         """What a training would do, where it may be submitted. Raises QuotaExceeded, InvalidRecord,
         OutOfMemory, InvalidParameter; ClientLeft where nobody waits for it any more."""
-        self.quotas.check_records(plan)
+        self.quotas.check_records(plan.streams)
         call.check_client()
-        found = preflight(plan, _MOST_LOOKED_THROUGH)
+        found = making.look_through(plan, _MOST_LOOKED_THROUGH)
         call.check_client()
         plan.check_training()
         return found
@@ -105,7 +105,7 @@ class StateDirectory:
             raise InvalidParameter("training_id", job.id, f"a new id; this one is {taken}")
         return known
 
-    def _add(self, job: Job, plan: TuningPlan) -> Job:
+    def _add(self, job: Job, plan: Plan) -> Job:
         """On disk, then in the store, or in neither."""
         folder = self.supervisor.folder(job.id)
         try:

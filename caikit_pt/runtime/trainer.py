@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,14 +32,18 @@ from caikit_pt.errors import CaikitPtError, InvalidParameter, NotAllowed, StateU
 from caikit_pt.module import PeftPromptTuning
 from caikit_pt.paths import check_plain_name
 from caikit_pt.runtime import job as kinds
-from caikit_pt.runtime.job import COMPLETED, QUEUED, Job
+from caikit_pt.runtime.job import COMPLETED, PROMPT, QUEUED, SOURCE, Job
 from caikit_pt.runtime.job_store import JobStore
+from caikit_pt.runtime.making import Plan
+from caikit_pt.runtime.makings import PROMPTS
 from caikit_pt.runtime.state_directory import StateDirectory
 from caikit_pt.runtime.training_quotas import TrainingQuotas
 from caikit_pt.soft_prompt.publication import check_replaceable
+from caikit_pt.soft_prompt.source_library import SourceLibrary
 from caikit_pt.status import caikit_errors
 from caikit_pt.tuning.plan import TuningPlan
 from caikit_pt.tuning.preflight import Preflight
+from caikit_pt.tuning.source_plan import TaskData, make_source_plan
 from caikit_pt.turns import in_turn
 
 _SECONDS_BETWEEN_LOOKS = 1.0
@@ -121,22 +125,35 @@ class PromptTuningTrainer(ModelTrainerBase):
             parts = [root, *([id] if save_with_id else []), str(model_name)]
             check_replaceable(Path(*parts), "model_name")
             plan = module_class.plan(*args, **kwargs)
-            job = Job(
-                id=id,
-                model_name=str(model_name),
-                path=os.path.abspath(os.path.join(*parts)),
-                digest=_digest(plan, str(model_name)),
-                parameters=plan.parameters.to_dict(),
-                submitted=time.time(),
-                tenant=call.tenant(),
-            )
+            path = os.path.abspath(os.path.join(*parts))
+            job = _job(PROMPT, id, str(model_name), path, plan, plan.to_dict())
             return self._future(self._opened.accept(job, plan))
+
+    def train_source(
+        self,
+        name: str,
+        request: Mapping[str, Any],
+        tasks: Sequence[TaskData],
+        default: bool = False,
+        training_id: str = "",
+    ) -> Job:
+        """Checks a request for a source prompt, which `make_source_plan` takes, and queues the job.
+
+        Raises InvalidSourcePrompt for a `name` that nothing can be published as, and what `make_source_plan`
+        and `StateDirectory.accept` raise.
+        """
+        id = check_plain_name(training_id or str(uuid.uuid4()), "training_id")
+        now = settings.current()
+        path = SourceLibrary(now.source_prompt_base, "name").check_target(name)
+        plan = make_source_plan(request, tasks, now)
+        job = _job(SOURCE, id, name, str(path), plan, {**plan.to_dict(), "default": default})
+        return self._opened.accept(job, plan)
 
     def look_through(self, plan: TuningPlan, model_name: str) -> Preflight:
         """What the train RPC would do with `plan`, or refuse. Raises CaikitRuntimeException."""
         with caikit_errors():
             check_replaceable(Path(caikit.get_config().runtime.local_models_dir, model_name), "model_name")
-            return self._opened.look_through(plan)
+            return self._opened.look_through(PROMPTS, plan)
 
     def get_model_future(self, training_id: str) -> JobFuture:
         """The job with this id. Raises CaikitCoreException: NOT_FOUND, or as those of the job itself."""
@@ -241,17 +258,32 @@ def _where_it_stands(store: JobStore, job: Job, ahead: int | None) -> list[str]:
         phases = store.events(job, kinds=[kinds.PHASE])
         return [f"It is {phases[-1].data['phase']}."] if phases else []
     loss = "not finite" if at["loss"] is None else f"{at['loss']:.4f}"
+    phase = f" ({at['phase']})" if at.get("phase") else ""
     return [
-        f"Epoch {at['epoch']}, update {at['step']} of {at['steps']}, loss {loss}, "
+        f"Epoch {at['epoch']}{phase}, update {at['step']} of {at['steps']}, loss {loss}, "
         f"about {at['eta_seconds']:.0f} s to go."
     ]
 
 
-def _digest(plan: TuningPlan, model_name: str) -> str:
+def _job(makes: str, id: str, name: str, path: str, plan: Plan, parameters: Mapping[str, Any]) -> Job:
+    """A new one, of whoever asks."""
+    return Job(
+        id=id,
+        model_name=name,
+        path=path,
+        digest=_digest(plan, name, parameters),
+        parameters=parameters,
+        submitted=time.time(),
+        tenant=call.tenant(),
+        makes=makes,
+    )
+
+
+def _digest(plan: Plan, name: str, parameters: Mapping[str, Any]) -> str:
     """Of all that a training depends on."""
-    hashed = hashlib.sha256(json.dumps([model_name, plan.parameters.to_dict()], sort_keys=True).encode())
+    hashed = hashlib.sha256(json.dumps([name, parameters], sort_keys=True).encode())
     hashed.update(plan.checkpoint.fingerprint.encode())
-    for records in (plan.records, plan.validation):
+    for records in plan.streams:
         told = (json.dumps([each.input, each.output]).encode() for each in (records.items if records else ()))
         for one in in_turn(told):
             hashed.update(one)

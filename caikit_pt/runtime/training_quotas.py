@@ -12,7 +12,7 @@ from caikit_pt.errors import QuotaExceeded
 from caikit_pt.runtime.job import QUEUED
 from caikit_pt.runtime.job_store import JobStore
 from caikit_pt.settings import Quotas
-from caikit_pt.tuning.plan import TuningPlan
+from caikit_pt.tuning.records import Records
 
 _MIB = 2**20
 # A training takes a while.
@@ -25,9 +25,9 @@ class TrainingQuotas:
     def __init__(self, quotas: Quotas, store: JobStore) -> None:
         self._each, self._all, self._store = quotas.each, quotas.all, store
 
-    def check_records(self, plan: TuningPlan) -> None:
+    def check_records(self, streams: Iterable[Records | None]) -> None:
         """Raises QuotaExceeded where a training has more of them than one may."""
-        records = [*plan.records.items, *(plan.validation.items if plan.validation else ())]
+        records = [record for stream in streams if stream for record in stream.items]
         most, most_mib = self._each.training_records, self._each.training_mib
         if most and len(records) > most:
             used = f"this training has {len(records):,} records"

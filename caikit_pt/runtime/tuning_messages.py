@@ -28,7 +28,8 @@ class WatchTrainingRequest(DataObjectBase):
 @caikit.core.dataobject(package=PACKAGE)
 class TrainingProgress(DataObjectBase):
     """Where a training stands after an update. Losses are nats a target token, unset where they aren't
-    finite; that of the validations is the best so far."""
+    finite; that of the validations is the best so far. Of a source the `phase` is teachers, then sources,
+    and update and ETA are those of both."""
 
     step: Annotated[int, FieldNumber(1)]
     steps: Annotated[int, FieldNumber(2)]
@@ -40,16 +41,18 @@ class TrainingProgress(DataObjectBase):
     tokens_per_second: Annotated[float, FieldNumber(8)]
     seconds: Annotated[float, FieldNumber(9)]
     eta_seconds: Annotated[float, FieldNumber(10)]
+    phase: Annotated[str, FieldNumber(11)]
 
 
 @caikit.core.dataobject(package=PACKAGE)
 class TrainingEvent(DataObjectBase):
     """Something that happened to a training.
 
-    `kind` says what else is set: state (state, text), phase (text: loading, training, publishing), progress
-    (progress; data.points: pairs of update and loss since the last), validation (data: step, epoch, scores by
-    name, best), checkpoint (data: step, seconds), warning and death (text), verdict (data), artifact (data:
-    model_name, path within the directory of models), tracking (text, data: tracker).
+    `kind` says what else is set: state (state, text), phase (text: loading, training or teachers and sources,
+    publishing), progress (progress; data.points: pairs of update and loss since the last), validation (data:
+    step, epoch, scores by name, those of a task as TASK/NAME, best), checkpoint (data: step, seconds),
+    warning and death (text), verdict (data), artifact (data: model_name, path within the directory of models;
+    of a source both are its name with its version), tracking (text, data: tracker).
     """
 
     number: Annotated[int, FieldNumber(1)]
@@ -78,7 +81,10 @@ class ListTrainingsRequest(DataObjectBase):
 @caikit.core.dataobject(package=PACKAGE)
 class Training(DataObjectBase):
     """A training. Only GetTraining fills `parameters` (with `origins`: where each value came from),
-    `verdict` (verdict.json) and `points` (pairs of update and loss) in."""
+    `verdict` (verdict.json) and `points` (pairs of update and loss) in.
+
+    It `makes` a prompt or a source, which has `tasks`. `path` is where it is published: the name of the model
+    in the directory of models, or that of the source with its version, once it has one."""
 
     training_id: Annotated[str, FieldNumber(1)]
     model_name: Annotated[str, FieldNumber(2)]
@@ -94,6 +100,8 @@ class Training(DataObjectBase):
     parameters: Annotated[Optional[JsonDict], FieldNumber(12)]
     verdict: Annotated[Optional[JsonDict], FieldNumber(13)]
     points: Annotated[Optional[JsonDict], FieldNumber(14)]
+    makes: Annotated[str, FieldNumber(15)]
+    tasks: Annotated[List[str], FieldNumber(16)]
 
 
 @caikit.core.dataobject(package=PACKAGE)
@@ -209,3 +217,71 @@ class GetSourceRequest(DataObjectBase):
     """The source prompt with this name: NAME is its newest version, NAME/2 that one."""
 
     name: Annotated[str, FieldNumber(1)]
+
+
+@caikit.core.dataobject(package=PACKAGE)
+class SourceTrainingTask(DataObjectBase):
+    """A task of a source: a plain name and its records, given as a train request gives them; all else may be
+    unset."""
+
+    name: Annotated[str, FieldNumber(1)]
+    train_stream: Annotated[Optional[RecordSource], FieldNumber(2)]
+    val_stream: Annotated[Optional[RecordSource], FieldNumber(3)]
+    verbalizer: Annotated[str, FieldNumber(4)]
+    tuning_task: Annotated[str, FieldNumber(5)]
+    input_field: Annotated[str, FieldNumber(6)]
+    output_field: Annotated[str, FieldNumber(7)]
+
+
+@caikit.core.dataobject(package=PACKAGE)
+class SourceTrainingParameters(DataObjectBase):
+    """What all tasks of a source share of a training's parameters, and those that sources alone have.
+
+    Ranges, defaults and meanings: docs/parameters.md.
+    """
+
+    num_virtual_tokens: Optional[Annotated[int, FieldNumber(1)]]
+    prompt_tuning_init_method: Optional[Annotated[str, FieldNumber(2)]]
+    prompt_tuning_init_text: Optional[Annotated[str, FieldNumber(3)]]
+    output_model_types: Annotated[List[str], FieldNumber(4)]
+    device: Optional[Annotated[str, FieldNumber(5)]]
+    num_epochs: Optional[Annotated[int, FieldNumber(6)]]
+    learning_rate: Optional[Annotated[float, FieldNumber(7)]]
+    batch_size: Optional[Annotated[int, FieldNumber(8)]]
+    max_source_length: Optional[Annotated[int, FieldNumber(9)]]
+    max_target_length: Optional[Annotated[int, FieldNumber(10)]]
+    accumulate_steps: Optional[Annotated[int, FieldNumber(11)]]
+    torch_dtype: Optional[Annotated[str, FieldNumber(12)]]
+    silence_progress_bars: Optional[Annotated[bool, FieldNumber(13)]]
+    seed: Optional[Annotated[int, FieldNumber(14)]]
+    task_learning_rate: Optional[Annotated[float, FieldNumber(15)]]
+    optimizer: Optional[Annotated[str, FieldNumber(16)]]
+    lr_scheduler_type: Optional[Annotated[str, FieldNumber(17)]]
+    warmup_ratio: Optional[Annotated[float, FieldNumber(18)]]
+    max_grad_norm: Optional[Annotated[float, FieldNumber(19)]]
+    weight_decay: Optional[Annotated[float, FieldNumber(20)]]
+    validation_share: Optional[Annotated[float, FieldNumber(21)]]
+    validation_steps: Optional[Annotated[int, FieldNumber(22)]]
+    early_stopping_patience: Optional[Annotated[int, FieldNumber(23)]]
+    separator: Optional[Annotated[str, FieldNumber(24)]]
+    num_ranks: Optional[Annotated[int, FieldNumber(25)]]
+    most_records: Optional[Annotated[int, FieldNumber(26)]]
+    teacher_epochs: Optional[Annotated[int, FieldNumber(27)]]
+    teacher_learning_rate: Optional[Annotated[float, FieldNumber(28)]]
+    distillation_weight: Optional[Annotated[float, FieldNumber(29)]]
+    distillation_temperature: Optional[Annotated[float, FieldNumber(30)]]
+    state_weight: Optional[Annotated[float, FieldNumber(31)]]
+
+
+@caikit.core.dataobject(package=PACKAGE)
+class TrainSourceRequest(DataObjectBase):
+    """A source prompt to train on several tasks, and to publish as a new version of `name`; as the `default`
+    it is what a training on its base model starts from that names none. Parameters and an id of one's own
+    (`training_id`: submitted twice, it is one training) may be unset."""
+
+    name: Annotated[str, FieldNumber(1)]
+    base_model: Annotated[str, FieldNumber(2)]
+    tasks: Annotated[List[SourceTrainingTask], FieldNumber(3)]
+    parameters: Annotated[Optional[SourceTrainingParameters], FieldNumber(4)]
+    training_id: Annotated[str, FieldNumber(5)]
+    default: Annotated[bool, FieldNumber(6)]

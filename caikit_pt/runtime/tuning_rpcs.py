@@ -57,5 +57,11 @@ def service() -> Any:
             "output_type": f"{PACKAGE}.EvaluationEvent",
             "server_streaming": True,
         },
+        {
+            # What is answered is what the train RPC answers.
+            "name": "TrainSource",
+            "input_type": f"{PACKAGE}.TrainSourceRequest",
+            "output_type": train.output_type.full_name,
+        },
     ]
     return json_to_service(name=NAME, package=PACKAGE, json_service_def={"service": {"rpcs": rpcs}})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ from caikit_pt.call import current as current_call
 from caikit_pt.errors import CaikitPtError, InvalidParameter, InvalidRecord, ServerStopping
 from caikit_pt.parameters.table import Parameter
 from caikit_pt.runtime import job as kinds
-from caikit_pt.runtime import sources
+from caikit_pt.runtime import source_request, sources
 from caikit_pt.runtime.job import STATES, Event, Job
 from caikit_pt.runtime.trainer import PromptTuningTrainer, reasons
 from caikit_pt.runtime.training_quotas import TrainingQuotas
@@ -176,6 +175,20 @@ class TuningServicer:
         return TrainingCheck(problems=list(checked.warnings), report=checked.to_dict()).to_proto()
 
     @_answering
+    def TrainSource(self, request: Any, context: Any) -> Any:
+        """Raises InvalidParameter for what may not be; the field of a task is told as tasks.NAME.FIELD."""
+        from caikit.interfaces.runtime.data_model import TrainingJob
+
+        job = self._trainer.train_source(
+            request.name,
+            source_request.parameters_of(request),
+            source_request.tasks_of(request),
+            request.default,
+            request.training_id,
+        )
+        return TrainingJob(training_id=job.id, model_name=job.model_name).to_proto()
+
+    @_answering
     def ListSources(self, request: Any, context: Any) -> Any:
         """Raises InvalidParameter for a page size or a token that there isn't."""
         asked = ListSourcesRequest.from_proto(request)
@@ -228,7 +241,9 @@ class TuningServicer:
             queued_before=before,
             progress=_progress(job.progress) if job.progress else None,
             base_model=job.parameters["base_model"],
-            path=_place(job.path),
+            path=self._store.published_as(job),
+            makes=job.makes,
+            tasks=[task["name"] for task in job.parameters.get("tasks", ())],
         )
 
     def _points(self, job: Job) -> dict[str, Any]:
@@ -239,7 +254,9 @@ class TuningServicer:
         while events := self._store.events(job, after=after, kinds=[kinds.PROGRESS, kinds.VALIDATION]):
             for event in events:
                 if event.kind == kinds.VALIDATION:
-                    validation[event.data["step"]] = event.data["scores"]["loss"]
+                    # Teachers of a source have losses of their own alone.
+                    if "loss" in event.data["scores"]:
+                        validation[event.data["step"]] = event.data["scores"]["loss"]
                 else:
                     losses.update({int(step): loss for step, loss in event.data["points"]})
             after = events[-1].number
@@ -306,7 +323,8 @@ def _thinned(points: list[list[float | None]]) -> list[list[float | None]]:
 def _event(event: Event) -> TrainingEvent:
     data = dict(event.data)
     if event.kind == kinds.ARTIFACT:
-        data["path"] = _place(data["path"])
+        # Where that is on this machine, is no client's business.
+        data["path"] = data["model_name"]
     progress = _progress(event.data) if event.kind == kinds.PROGRESS else None
     if progress:
         data = {"points": data["points"]}
@@ -320,11 +338,6 @@ def _event(event: Event) -> TrainingEvent:
         progress=progress,
         data=data or None,
     )
-
-
-def _place(path: str) -> str:
-    """Where a prompt lies in the directory of models: where that is, is no client's business."""
-    return os.path.basename(path)
 
 
 def _progress(data: Any) -> TrainingProgress:

@@ -5,6 +5,7 @@
     decoder.safetensors      `prompt` [P, H] float32, where the decoder has one
     training_logs.jsonl      the loss curve, a JSON object a line
     verdict.json             what came of the training
+    initial.safetensors      ENCODER, DECODER or both [P, H] float32, what the training started from
 
 File and key names are caikit-nlp's where it has them, whose `encoder.pt` / `decoder.pt` are read
 too. caikit writes and reads config.yml; here it is a mapping.
@@ -15,16 +16,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from caikit_pt.base_model.loading.checkpoint import Checkpoint
 from caikit_pt.errors import BaseModelMismatch, DamagedArtifact, InvalidParameter
 from caikit_pt.parameters.tuning import DECODER, ENCODER
 from caikit_pt.paths import inside
 from caikit_pt.soft_prompt import history
-from caikit_pt.soft_prompt.history import TRAINING_LOGS, LossCurve, Verdict
+from caikit_pt.soft_prompt.history import TRAINING_LOGS, InitialRows, LossCurve, Verdict
 from caikit_pt.soft_prompt.prompt import SoftPrompt
 from caikit_pt.soft_prompt.tensor_file import WHOLE, read_tensors
+
+if TYPE_CHECKING:
+    import torch
 
 # 2: with a separator, without which an answer is another one.
 FORMAT_VERSION = 2
@@ -47,6 +51,8 @@ class TunedPrompt:
     training_logs: Sequence[Mapping[str, Any]] = ()
     # What came of the training; see tuning/verdict.py.
     verdict: Mapping[str, Any] = field(default_factory=dict)
+    # By side, the rows [P, H] that the training started from, where they are known.
+    initial: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
     @property
     def warnings(self) -> list[str]:
@@ -90,7 +96,7 @@ def write(tuned: TunedPrompt, directory: Path) -> dict[str, Any]:
         files[part] = f"{part.lower()}.safetensors"
         # Written as bytes, so that the file has the permissions of every other one.
         (directory / files[part]).write_bytes(save({_KEY: tensor.contiguous()}))
-    history.write(tuned.training_logs, tuned.verdict, directory)
+    history.write(tuned.training_logs, tuned.verdict, tuned.initial, directory)
     return {
         "format_version": FORMAT_VERSION,
         "base_model_name": tuned.base_model_name,
@@ -130,6 +136,7 @@ def read(config: Mapping[str, Any], directory: Path) -> TunedPrompt:
         tuning_parameters=config.get("tuning_parameters") or {},
         training_logs=LossCurve(directory),
         verdict=Verdict(directory),
+        initial=InitialRows(directory),
     )
 
 

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
 TENSORS, MANIFEST = "adapter_model.safetensors", "manifest.json"
 FILES = (TENSORS, PEFT_CONFIG, MANIFEST)
 _VERSIONED = "format_version"
+# Of a recipe.
+_TRAINING = "training_id"
 
 
 def write_bundle(
@@ -80,6 +84,25 @@ def write_bundle(
     (directory / PEFT_CONFIG).write_text(_peft_config(manifest, checkpoint), "utf-8")
     (directory / MANIFEST).write_bytes(told)
     return manifest
+
+
+def copy_trained(bundle: Path, directory: Path, training_id: str, default: bool) -> None:
+    """The bundle that a training has left in `bundle`, into `directory`, as what is published now: by which
+    training is in its recipe. Raises UnusableSource, OSError."""
+    manifest = read_manifest(bundle)
+    recipe = {**manifest.recipe, _TRAINING: training_id}
+    made = replace(manifest, created=datetime.now(UTC), default=default, recipe=recipe)
+    for file in (TENSORS, PEFT_CONFIG):
+        shutil.copy(bundle / file, directory)
+    (directory / MANIFEST).write_bytes(made.to_bytes())
+
+
+def trained_by(directory: Path) -> str:
+    """The id of the training that the bundle in `directory` was published by; empty: nobody knows."""
+    try:
+        return str(read_manifest(directory).recipe.get(_TRAINING, ""))
+    except UnusableSource:
+        return ""
 
 
 def read_bundle(directory: Path, name: str) -> SourcePrompt:

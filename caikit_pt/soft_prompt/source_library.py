@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
@@ -12,7 +12,14 @@ from caikit_pt.errors import InvalidSourcePrompt
 from caikit_pt.paths import check_source_name, inside
 from caikit_pt.settings import Settings
 from caikit_pt.soft_prompt.source import SourcePrompt, UnusableSource
-from caikit_pt.soft_prompt.source_bundle import TENSORS, is_bundle, read_bundle, write_bundle
+from caikit_pt.soft_prompt.source_bundle import (
+    TENSORS,
+    copy_trained,
+    is_bundle,
+    read_bundle,
+    trained_by,
+    write_bundle,
+)
 from caikit_pt.soft_prompt.source_card import SourceCard, card_at, tasks_beside
 from caikit_pt.soft_prompt.source_file import NUMPY, PEFT_FILES, is_of_bundle, read_source_file
 from caikit_pt.soft_prompt.source_manifest import Recipe, SourceTask
@@ -104,9 +111,32 @@ class SourceLibrary:
             raise self._refused(name, str(error)) from error
         return self.read(f"{name}/{version}")
 
-    def check_target(self, name: str) -> None:
-        """Raises InvalidSourcePrompt where nothing can be published as `name`, whatever it is."""
-        self._target(name)
+    def publish_trained(
+        self, name: str, bundle: Path, training_id: str, default: bool, check: Callable[[], None]
+    ) -> str:
+        """Publishes the bundle that a training has left in a directory as a new version of `name`, unless
+        there is one by the training with this id; the name with its version.
+
+        `check` is called last before that, and what it raises ends it. Raises InvalidSourcePrompt, OSError.
+        """
+        target = self._target(name)
+        for version in versions_in(target):
+            if trained_by(target / str(version)) == training_id:
+                return f"{name}/{version}"
+
+        def write(directory: Path) -> None:
+            copy_trained(bundle, directory, training_id, default)
+            check()
+
+        try:
+            return f"{name}/{publish_version(target, write)}"
+        except UnusableSource as error:
+            raise self._refused(name, str(error)) from error
+
+    def check_target(self, name: str) -> Path:
+        """The directory of all versions of `name`, whether it is there or not. Raises InvalidSourcePrompt
+        where nothing can be published as that, whatever it is."""
+        return self._target(name)
 
     # ---- names ----
 

@@ -9,6 +9,7 @@ from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING, Any
 
 from caikit_pt.errors import TrainingDiverged
+from caikit_pt.tuning.whose import warn
 
 if TYPE_CHECKING:
     import torch
@@ -108,12 +109,8 @@ class Curve:
             return
         self.skipped += 1
         self._in_a_row += 1
-        _LOG.warning(
-            "the %s is not finite at update %d of %d, which is skipped",
-            _not_finite(point),
-            point.step,
-            self._updates,
-        )
+        where = f"at update {point.step} of {self._updates}"
+        warn(_LOG, f"the {_not_finite(point)} is not finite {where}, which is skipped")
 
 
 def is_read_after(step: int, updates: int, device: torch.device) -> bool:

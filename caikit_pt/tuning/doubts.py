@@ -6,6 +6,7 @@ import logging
 
 from caikit_pt.tuning.candidate import Candidate
 from caikit_pt.tuning.course import DIVERGED, FLAT, SETTLED, course
+from caikit_pt.tuning.whose import warn
 
 _LOG = logging.getLogger(__name__)
 _LOOKS = 10  # in a training
@@ -28,4 +29,4 @@ class Doubts:
         is_early = step < max(self._updates / 4, _FEWEST_TO_BE_FLAT)
         if found in _WORDS and found not in self._told and not (found == FLAT and is_early):
             self._told.add(found)
-            _LOG.warning("%s at update %d of %d", _WORDS[found], step, self._updates)
+            warn(_LOG, f"{_WORDS[found]} at update {step} of {self._updates}")

@@ -14,7 +14,7 @@ from typing import Any
 from caikit_pt.base_model.loading.checkpoint import Checkpoint, locate
 from caikit_pt.base_model.loading.device import resolve_device, resolve_dtype
 from caikit_pt.base_model.model import BaseModel
-from caikit_pt.base_model.pool import POOL
+from caikit_pt.base_model.pool import POOL, is_small
 from caikit_pt.base_model.sides import text_of
 from caikit_pt.base_model.text.side import TextSide
 from caikit_pt.errors import InvalidParameter, InvalidSourcePrompt
@@ -66,6 +66,15 @@ class TuningPlan:
     resource: BaseModel | None = None
     # The tuned prompt that the training goes on from.
     initial: InitialPrompt | None = None
+
+    @property
+    def streams(self) -> tuple[Records | None, ...]:
+        """All of its records: to train on, and to validate with."""
+        return self.records, self.validation
+
+    def to_dict(self) -> dict[str, Any]:
+        """The parameters as plain values, with where each is from."""
+        return self.parameters.to_dict()
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -138,6 +147,12 @@ class TuningPlan:
         than the plan has. Raises what `BaseModelPool.get` does."""
         parameters = self.parameters
         return self.resource or POOL.get(self.checkpoint, parameters.torch_dtype, device or parameters.device)
+
+    @property
+    def is_small(self) -> bool:
+        """Whether the base model may be loaded to try something."""
+        own = self.parameters
+        return self.resource is not None or is_small(self.checkpoint, own.torch_dtype, own.device)
 
     def check_training(self) -> None:
         """Tries a step of the training (`BaseModelPool.check_training`), which may load the base model once.

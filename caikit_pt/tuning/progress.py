@@ -24,6 +24,7 @@ class Progress:
     validation_loss: float | None = None  # the best so far
     samples: int = 0  # so far
     tokens: int = 0  # so far, of sources and targets
+    phase: str = ""  # where a training has several
 
     @property
     def eta_seconds(self) -> float:

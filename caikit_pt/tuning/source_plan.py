@@ -41,6 +41,8 @@ _LOG = logging.getLogger(__name__)
 FIELD = "tasks"
 _FEWEST, _MOST = 2, 1_000
 _METHOD = "prompt_tuning_init_method"
+# What each task has for itself, or no source training has; but its type.
+_NOT_SHARED = {*OF_EACH_TASK, *NOT_OF_SOURCES} - {"tuning_type"}
 # What changes nothing of what a training comes to.
 _NO_MATTER = ("origins", "silence_progress_bars")
 
@@ -91,6 +93,42 @@ class SourcePlan:
     def base_model(self, device: str = "") -> BaseModel:
         """See `TuningPlan.base_model`."""
         return self._first.base_model(device)
+
+    def check_training(self) -> None:
+        """See `TuningPlan.check_training`; it is the same for all tasks."""
+        self._first.check_training()
+        if self.parameters.state_weight and self._first.is_small:
+            self.check_states(self.base_model())
+
+    def check_states(self, base: BaseModel) -> None:
+        """Raises InvalidParameter where states are to be compared that `base` doesn't tell."""
+        from caikit_pt.base_model.trials.states import check_states
+
+        if self.parameters.state_weight:
+            check_states(base.training, self.parameters.state_layers)
+
+    @property
+    def streams(self) -> tuple[Records | None, ...]:
+        """All of the records of all tasks."""
+        return tuple(stream for plan in self.tasks.values() for stream in plan.streams)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What all tasks share, what source trainings alone have, and of each of the `tasks` what it has for
+        itself: plain values, with where each is from."""
+        shared, own = self.training.to_dict(), self.parameters.to_dict()
+        origins = {**shared["origins"], **own["origins"]}
+        common = {name: value for name, value in shared.items() if name not in _NOT_SHARED}
+        return {
+            **common,
+            **own,
+            "origins": {name: origin for name, origin in origins.items() if name not in _NOT_SHARED},
+            "tasks": [self._of_task(name, plan) for name, plan in self.tasks.items()],
+        }
+
+    def _of_task(self, name: str, plan: TuningPlan) -> dict[str, Any]:
+        validation = len(plan.validation) if plan.validation else 0
+        counts = {"records": len(plan.records), "validation_records": validation}
+        return {"name": name, **counts, **{one: getattr(plan.parameters, one) for one in OF_EACH_TASK}}
 
     @property
     def teachers(self) -> dict[str, TuningPlan]:
@@ -153,13 +191,13 @@ def make_source_plan(
     check_request(shared, settings.tuning_limits)
     plans = {}
     for task in tasks:
-        with _of_task(task.name):
+        with of_task(task.name):
             asked = {**shared, **task.request}
-            of_task = make_plan(asked, task.records, task.validation, settings, resource, tells=False)
+            planned = make_plan(asked, task.records, task.validation, settings, resource, tells=False)
         plans[task.name] = replace(
-            of_task,
-            records=_named(of_task.records, task.name),
-            validation=of_task.validation and _named(of_task.validation, task.name),
+            planned,
+            records=_named(planned.records, task.name),
+            validation=planned.validation and _named(planned.validation, task.name),
         )
     first = next(iter(plans.values()))
     plan = SourcePlan(plans, resolve_source(given, first.parameters, first.checkpoint.layers))
@@ -205,8 +243,8 @@ def _check_shared(shared: Mapping[str, Any]) -> None:
 
 
 @contextmanager
-def _of_task(name: str) -> Iterator[None]:
-    """What is refused is told with the task."""
+def of_task(name: str) -> Iterator[None]:
+    """What is refused inside is told with the task. Raises InvalidParameter, or one of its kinds."""
     try:
         yield
     except InvalidParameter as error:

@@ -5,7 +5,10 @@ The one way to do it, at a command line and in Python.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import fcntl
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -46,16 +49,40 @@ class SourceTraining:
             )
 
 
-def snapshots_in(state: str | Path, settings: Settings) -> Snapshots:
-    """Those of one training in the directory `state`, which may have other files. Raises InvalidParameter
-    where none can be kept there."""
+@contextmanager
+def snapshots_in(state: str | Path, settings: Settings) -> Iterator[Snapshots | None]:
+    """Those of one training in the directory `state`, which may have other files; none where it is empty.
+
+    No other training has the directory inside. Raises InvalidParameter where another has it, and where none
+    can be kept there.
+    """
+    if not state:
+        yield None
+        return
     directory = Path(state) / _SNAPSHOTS
     try:
         directory.mkdir(parents=True, exist_ok=True)
+        lock = os.open(state, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
         allowed = f"a directory that can be written to ({error.strerror})"
         raise InvalidParameter("state", str(state), allowed) from error
-    return Snapshots(directory, settings.checkpoint_seconds)
+    try:
+        _lock(lock, state)
+        yield Snapshots(directory, settings.checkpoint_seconds)
+    finally:
+        os.close(lock)
+
+
+def _lock(directory: int, state: str | Path) -> None:
+    """The directory itself is locked: no file of it stays, and the system lets go where a process dies."""
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        allowed = "a directory that no other training is at; wait for that one, or give this one its own"
+        raise InvalidParameter("state", str(state), allowed) from None
+    except OSError as error:
+        allowed = f"a directory that can be locked ({error.strerror})"
+        raise InvalidParameter("state", str(state), allowed) from error
 
 
 def task_data(name: str, given: Any) -> TaskData:

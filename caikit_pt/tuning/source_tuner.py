@@ -70,15 +70,13 @@ def tune_source(
     `tune` does; InvalidParameter also for states of layers that can't be had of the base model, and for
     snapshots of another training.
     """
-    from caikit_pt.base_model.trials.states import check_states
     from caikit_pt.base_model.trials.training import check_training
 
     def ignore(_: object) -> None: ...
 
     with ending.waits_for_this(), no_denormals():
         check_training(base.training, plan.training.output_model_types)
-        if plan.parameters.state_weight:
-            check_states(base.training, plan.parameters.state_layers)
+        plan.check_states(base)
         run = _Run(plan, base, on_update or ignore, on_validation or ignore)
         run.begin(snapshots)
         while not run.over:

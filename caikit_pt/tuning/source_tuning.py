@@ -12,6 +12,7 @@ from caikit_pt.soft_prompt.initializers import Start, initial_prompt
 from caikit_pt.soft_prompt.prompt import SoftPrompt
 from caikit_pt.soft_prompt.source import SourcePrompt
 from caikit_pt.soft_prompt.task_prompts import TaskPrompts
+from caikit_pt.tuning.course import course
 from caikit_pt.tuning.curve import Curve, Point, is_read_after
 from caikit_pt.tuning.examples import make_examples
 from caikit_pt.tuning.exams import Validated
@@ -108,11 +109,13 @@ class SourceTuning:
             self._exams.best.source if self._exams.best else self._learner.prompts.finished(self._plan.names)
         )
 
-    def came_to(self) -> dict[str, float | int]:
-        """The updates that were made and skipped, and the one that is kept, with its mean loss."""
+    def came_to(self) -> dict[str, float | int | str]:
+        """The course of the loss (course.py), the updates that were made and skipped, and the one that is
+        kept, with its mean loss."""
         best, last = self._exams.best, self._curve.points[-1]
         kept = best or last
-        told: dict[str, float | int] = {
+        told: dict[str, float | int | str] = {
+            "course": course([point.loss for point in self._curve.points]),
             "updates": last.step,
             "skipped_updates": self._curve.skipped,
             "kept_epoch": kept.epoch,

@@ -21,6 +21,7 @@ from caikit_pt.tuning.learner import Gradients
 from caikit_pt.tuning.plan import TuningPlan
 from caikit_pt.tuning.progress import Progress
 from caikit_pt.tuning.tuning import Tuning
+from caikit_pt.tuning.whose import whose
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +82,9 @@ class Teachers:
         return sum(one.samples(one.at) * one.tokens_a_sample for one in self._tunings.values())
 
     def begin(self) -> None:
-        """From the beginning."""
+        """From the beginning. What was cut is for whoever has all tasks to tell."""
         for tuning in self._tunings.values():
-            tuning.begin()
+            tuning.begin(warns=False)
 
     def update(self, gradients: Gradients) -> None:
         """An update of each that is still trained. Raises TrainingDiverged, with the task."""
@@ -141,8 +142,9 @@ class Teachers:
 
 @contextmanager
 def _of(name: str) -> Iterator[None]:
-    """A teacher that diverges is told with its task."""
+    """What a teacher warns of, and that it diverges, is told with its task."""
     try:
-        yield
+        with whose(f"the teacher of task {name}"):
+            yield
     except TrainingDiverged as error:
         raise TrainingDiverged(f"The teacher of task {name}: {error}") from error

@@ -33,6 +33,7 @@ from caikit_pt.tuning.progress import Progress
 from caikit_pt.tuning.validation import held_out
 from caikit_pt.tuning.verdict import sentences, verdict
 from caikit_pt.tuning.walk import Update
+from caikit_pt.tuning.whose import warn
 
 if TYPE_CHECKING:
     import torch
@@ -96,11 +97,11 @@ class Tuning:
         """The mean, of sources and targets."""
         return self._meter.tokens_a_sample
 
-    def begin(self) -> None:
-        """From the beginning."""
+    def begin(self, warns: bool = True) -> None:
+        """From the beginning. Unless it `warns`, somebody else has told of what was cut."""
         self._meter.start()
-        for warning in self._examples.warnings:
-            _LOG.warning(warning)
+        for warning in self._examples.warnings if warns else ():
+            warn(_LOG, warning)
         if self._plan.initial:
             self._exams.begin(self._candidates)
 
@@ -173,6 +174,7 @@ class Tuning:
             },
             training_logs=candidate.logs,
             verdict=found,
+            initial=candidate.initial.tensors,
         )
 
     def state_dict(self) -> dict[str, Any]:

@@ -93,6 +93,7 @@ DAMAGES: dict[str, tuple[Damage, str, str]] = {
     "no loss curve": (gone("training_logs.jsonl"), "", ""),
     "a verdict of bytes": (replaced("verdict.json", b"\xff"), "", ""),
     "a verdict that is a directory": (a_directory("verdict.json"), "", ""),
+    "initial rows that are a directory": (a_directory("initial.safetensors"), "", ""),
     "a base model that is not there": (of_another("nowhere"), "FAILED_PRECONDITION", "nowhere"),
     "a base model that is cut short": (of_another("cut-short"), "FAILED_PRECONDITION", "cut-short"),
     "a base model without weights": (of_another("no-weights"), "FAILED_PRECONDITION", "no-weights"),

@@ -40,6 +40,7 @@ POLICY = [
      "models": ["{principal}-*"]},
     {"principals": ["bob"], "may": ["generate"], "models": ["ada-shared"]},
     {"principals": ["ops"], "may": ["watch"], "models": ["*"]},
+    {"principals": ["ops"], "may": ["share"], "models": ["team/*"]},
     {"principals": ["root"], "may": ["generate", "tune", "watch", "cancel", "deploy"], "models": ["*"]},
 ]  # fmt: skip
 
@@ -234,6 +235,21 @@ def test_what_is_seen_and_not_allowed_is_told(clients: dict[str, TuningClient]) 
         "bob may not tune 'ada-shared'. Ask for the right in access.policy",
     )
     assert refusal(lambda: clients["ops"].generate("ada-x", "hello"))[0] == "PERMISSION_DENIED"
+
+
+def test_who_may_share_no_sources_trains_none(clients: dict[str, TuningClient]) -> None:
+    """Trainings of everybody start from them: that one may tune prompts of the name isn't enough."""
+
+    def asked(who: str, name: str) -> tuple[str, str]:
+        tasks = {"one": RECORDS, "two": RECORDS}
+        return refusal(lambda: clients[who].train_source(name, LLAMA, tasks, num_epochs=1))
+
+    told = "ada may not share 'ada-x'. Ask for the right in access.policy"
+    assert asked("ada", "ada-x") == ("PERMISSION_DENIED", told)
+    assert asked("ada", "team/x")[0] == asked("ada", "bob-x")[0] == "NOT_FOUND"
+    # He may, and there is no directory for it.
+    status, text = asked("ops", "team/x")
+    assert (status, "setting source_prompt_base" in text) == ("INVALID_ARGUMENT", True)
 
 
 def details(place: Place, authority: Authority, token: str, model: str) -> list[bytes]:

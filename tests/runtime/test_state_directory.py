@@ -27,6 +27,7 @@ from caikit_pt.errors import (
 from caikit_pt.module import PeftPromptTuning
 from caikit_pt.principal import Principal
 from caikit_pt.runtime.job import CANCELED, COMPLETED, ERRORED, QUEUED, RUNNING
+from caikit_pt.runtime.makings import PROMPTS
 from caikit_pt.runtime.state_directory import StateDirectory
 from caikit_pt.runtime.supervisor import Supervisor
 from caikit_pt.runtime.trainer import reasons
@@ -86,7 +87,7 @@ def test_what_is_refused_leaves_nothing(
     with pytest.raises(StateUnavailable):
         directory.accept(job("one"), plan(llama))
     assert not directory.supervisor.folder("one").directory.exists()
-    monkeypatch.setattr("caikit_pt.runtime.state_directory.preflight", _refusing)
+    monkeypatch.setattr("caikit_pt.runtime.prompt_making.preflight", _refusing)
     with pytest.raises(InvalidRecord):
         directory.accept(job("two"), plan(llama))
     assert not directory.supervisor.folder("two").directory.exists()
@@ -203,11 +204,11 @@ def test_what_is_checked_is_what_is_accepted(
 ) -> None:
     """CheckTraining reads no more than a quota allows, and nothing that the submission wouldn't."""
     made = limited(tmp_path, training_records=10)
-    for ask in (made.look_through, lambda one: made.accept(job("a"), one)):
+    for ask in (lambda one: made.look_through(PROMPTS, one), lambda one: made.accept(job("a"), one)):
         with pytest.raises(QuotaExceeded, match=r"quotas\.each\.training_records"):
             ask(plan(llama, PAIRS))
     made.close()
-    checked = directory.look_through(plan(llama, [*PAIRS, PAIRS[0]]))
+    checked = directory.look_through(PROMPTS, plan(llama, [*PAIRS, PAIRS[0]]))
     accepted = directory.accept(job("one"), plan(llama, [*PAIRS, PAIRS[0]]))
     told = reasons(directory.store, accepted)
     assert checked.warnings
@@ -220,7 +221,7 @@ def test_of_many_records_the_first_are_looked_through(
     """And stand for the others, whose turn comes with the training's."""
     whole = preflight(plan(llama, PAIRS * 50))
     monkeypatch.setattr("caikit_pt.runtime.state_directory._MOST_LOOKED_THROUGH", 2 * len(PAIRS))
-    part = directory.look_through(plan(llama, PAIRS * 50))
+    part = directory.look_through(PROMPTS, plan(llama, PAIRS * 50))
     assert (part.records, part.updates, part.targets) == (whole.records, whole.updates, whole.targets)
     assert part.sources.median == whole.sources.median
     assert part.seconds == pytest.approx(whole.seconds, rel=0.1)
@@ -248,7 +249,7 @@ def test_a_client_that_leaves_ends_its_submission(
 
     monkeypatch.setattr("caikit_pt.turns._SECONDS_A_TURN", -1.0)
     if stage == "preflight":
-        monkeypatch.setattr("caikit_pt.runtime.state_directory.preflight", leave)
+        monkeypatch.setattr("caikit_pt.runtime.prompt_making.preflight", leave)
     monkeypatch.setattr(BaseModelPool, "check_training", leave if stage == "trial" else _too_late)
 
     def submit() -> None:

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from caikit_pt import PeftPromptTuning
 from caikit_pt.base_model.model import BaseModel
 from caikit_pt.base_model.pool import POOL
-from caikit_pt.soft_prompt import publication
+from caikit_pt.soft_prompt import history, publication
 from caikit_pt.soft_prompt.artifact import TunedPrompt
 from caikit_pt.soft_prompt.prompt import SoftPrompt
 from caikit_pt.soft_prompt.publication import replacing
@@ -41,6 +41,10 @@ def tuned_on(base: BaseModel, parts: tuple[str, ...] = (), tokens: int = 5) -> T
         verbalizer="Say: {{input}}",
         tuning_parameters={"learning_rate": 0.3, "origins": {"learning_rate": "request"}},
         verdict={"kept": {"epoch": 2}},
+        initial={
+            part: torch.randn(tokens, base.checkpoint.hidden_size, generator=generator)
+            for part in parts or base.checkpoint.prompt_parts[:1]
+        },
         training_logs=[{"name": "loss", "data": {"epoch": 1, "step": 1, "value": 1.5, "timestamp": "now"}}],
     )
 
@@ -67,6 +71,8 @@ def test_what_is_saved_is_what_is_loaded(saved: Path, base: BaseModel) -> None:
     assert loaded.tuned.verbalizer == expected.verbalizer
     assert list(loaded.tuned.training_logs) == list(expected.training_logs)
     assert dict(loaded.tuned.verdict) == dict(expected.verdict)
+    assert set(loaded.tuned.initial) == set(expected.initial)
+    assert all(torch.equal(loaded.tuned.initial[part], rows) for part, rows in expected.initial.items())
     assert dict(loaded.tuned.tuning_parameters) == dict(expected.tuning_parameters)
 
 
@@ -161,12 +167,20 @@ def test_aliases_as_yaml_itself_writes_them_are_read(saved: Path, base: BaseMode
 
 
 @pytest.mark.parametrize(
-    "name", ["config.yml", "encoder.safetensors", "decoder.pt", "training_logs.jsonl", "verdict.json"]
+    "name",
+    [
+        "config.yml",
+        "encoder.safetensors",
+        "decoder.pt",
+        history.TRAINING_LOGS,
+        history.VERDICT,
+        history.INITIAL,
+    ],
 )
 @pytest.mark.parametrize("kind", ["pipe", "device", "directory"])
 def test_what_is_no_file_is_not_waited_for(saved: Path, name: str, kind: str) -> None:
     """A pipe hung the request, and with it a thread of the server."""
-    if name.endswith((".safetensors", ".pt")):
+    if name.endswith((".safetensors", ".pt")) and name != history.INITIAL:
         edit(saved, ENCODER=name, DECODER=None)
     file = saved / name
     file.unlink(missing_ok=True)
@@ -176,12 +190,14 @@ def test_what_is_no_file_is_not_waited_for(saved: Path, name: str, kind: str) ->
         file.mkdir()
     else:
         file.symlink_to("/dev/zero")
-    if name.endswith((".json", ".jsonl")):
+    if name in (history.TRAINING_LOGS, history.VERDICT, history.INITIAL):
         tuned = PeftPromptTuning.load(str(saved)).tuned
-        assert (list(tuned.training_logs) if name == "training_logs.jsonl" else dict(tuned.verdict)) in (
-            [],
-            {},
-        )
+        told = {
+            history.TRAINING_LOGS: tuned.training_logs,
+            history.VERDICT: tuned.verdict,
+            history.INITIAL: tuned.initial,
+        }
+        assert not told[name]
         return
     with pytest.raises(CaikitRuntimeException) as error:
         PeftPromptTuning.load(str(saved))
@@ -226,8 +242,10 @@ def test_prompts_that_caikit_nlp_saved_are_served(tmp_path: Path, llama: BaseMod
 def test_a_broken_history_does_not_stop_serving(saved: Path) -> None:
     (saved / "training_logs.jsonl").write_text("{half")
     (saved / "verdict.json").write_text("[1")
+    (saved / "initial.safetensors").write_text("[1")
     assert dict(PeftPromptTuning.load(str(saved)).tuned.verdict) == {}
     assert list(PeftPromptTuning.load(str(saved)).tuned.training_logs) == []
+    assert dict(PeftPromptTuning.load(str(saved)).tuned.initial) == {}
 
 
 def test_a_job_that_ends_between_two_renames_loses_nothing(

@@ -33,7 +33,7 @@ from caikit_pt.tuning.tuner import tune
 
 from .sources import same_source, source_plan, tasks
 from .test_snapshot import Interrupting
-from .training import PAIRS, curve, validation_loss
+from .training import PAIRS, curve, spoilt, validation_loss
 
 TAUGHT: dict[str, Any] = {"teacher_epochs": 3, "distillation_weight": 0.5}
 STOPPING: dict[str, Any] = {
@@ -247,6 +247,27 @@ def test_states_that_can_not_be_had_are_refused(llama: BaseModel, monkeypatch: p
     tune_source(source_plan(llama), llama)
 
 
+def test_what_a_teacher_warns_of_is_told_with_its_task(
+    llama: BaseModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And what was cut once, not by its teacher again."""
+
+    def spoil(update: int, learner: Learner, loss: torch.Tensor) -> torch.Tensor:
+        return loss * (math.nan if update == 2 else 1.0)
+
+    plan = source_plan(llama, teacher_epochs=2, num_epochs=1, max_source_length=2)
+    caplog.clear()
+    tune_source(plan, llama, gradients=spoilt(gradients, spoil))
+    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    skipped = [one for one in told if "which is skipped" in one]
+    assert [one.partition(": ")[0] for one in skipped] == [
+        f"the teacher of task {name}" for name in ("mood", "named", "word")
+    ]
+    assert skipped[0] == "the teacher of task mood: the loss is not finite at update 2 of 4, which is skipped"
+    cut = [one for one in told if "max_source_length" in one]
+    assert [one.partition(": ")[0] for one in cut] == ["mood", "named", "word"]
+
+
 def test_a_training_that_diverges_ends(llama: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = source_plan(llama, num_epochs=3)
     real, made = task_learner.TaskLearner.gradients, 0
@@ -254,12 +275,12 @@ def test_a_training_that_diverges_ends(llama: BaseModel, monkeypatch: pytest.Mon
     def spoiling(self: Any, *arguments: Any) -> torch.Tensor:
         nonlocal made
         made += 1
-        return real(self, *arguments) * (math.nan if made in spoilt else 1.0)
+        return real(self, *arguments) * (math.nan if made in bad else 1.0)
 
     monkeypatch.setattr(task_learner.TaskLearner, "gradients", spoiling)
-    spoilt = {2, 3, 5}
+    bad = {2, 3, 5}
     assert tune_source(plan, llama).recipe["skipped_updates"] == 3
-    made, spoilt = 0, set(range(4, 9))
+    made, bad = 0, set(range(4, 9))
     with pytest.raises(TrainingDiverged, match=r"not finite at update 8 of 12.*smaller learning_rate"):
         tune_source(plan, llama)
 

@@ -19,8 +19,7 @@ from caikit_pt.runtime.refusals import refused
 
 _LOG = logging.getLogger(__name__)
 _DEFECTS = (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
-_CLOCKS_APART = 0.1
-"""Seconds by which a client's deadline may be over before ours is: he then cancels, and hears of the deadline."""
+_CLOCKS_APART = 0.1  # seconds by which a client may see his deadline before we do, and cancel
 
 
 class Aborted(Exception):

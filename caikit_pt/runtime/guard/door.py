@@ -14,7 +14,7 @@ from caikit_pt.paths import check_plain_name, check_source_name
 from caikit_pt.settings import ACTIONS
 
 # What a principal may be allowed to do.
-GENERATE, TUNE, WATCH, CANCEL, DEPLOY = ACTIONS
+GENERATE, TUNE, WATCH, CANCEL, SHARE, DEPLOY = ACTIONS
 # What anybody may do whom this server knows, and what even others may.
 KNOW, PROBE = "know", "probe"
 # What changes nothing, costs little, and comes again and again.
@@ -42,6 +42,8 @@ class Door:
     reads: tuple[str, ...] = ()
     trainings: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
+    # Names of source prompts that it is about as others are about models.
+    shares: tuple[str, ...] = ()
     by_metadata: bool = False
     # It is about all models, whatever its request names.
     of_all: bool = False
@@ -79,6 +81,8 @@ class Door:
         for field in self.models:
             if name := _value(message, field):
                 yield self.action, check_plain_name(name, field)
+        for field in self.shares:
+            yield self.action, check_source_name(_value(message, field), field)
         for field in self.reads:
             if name := _value(message, field):
                 yield GENERATE, check_plain_name(name, field.rpartition(".")[2])
@@ -154,6 +158,8 @@ _SERVICES: dict[str, dict[str, Door]] = {
         "ListSources": Door(TUNE, CONTROL, of_any=True),
         # The whole file is read.
         "GetSource": Door(TUNE, TRAININGS, sources=("name",), of_any=True),
+        # What it publishes, trainings of everybody may start from.
+        "TrainSource": Door(SHARE, TRAININGS, shares=("name",), most_bytes=_WITH_RECORDS),
         "Evaluate": Door(GENERATE, WATCHES, models=("model_name", "against"), most_bytes=_WITH_RECORDS),
     },
     r"caikit\.runtime\.\w+\.\w+Service": {
