@@ -94,8 +94,8 @@ class _Kitchen:
             known = json.loads(done.read_text("utf-8"))
             if known["digest"] == plan.digest:
                 return str(known["name"])
-        snapshots = snapshots_in(self._state / "source", self._settings)
-        trained = SourceTraining(plan).run(_Lines("source"), snapshots=snapshots)
+        with snapshots_in(self._state / "source", self._settings) as snapshots:
+            trained = SourceTraining(plan).run(_Lines("source"), snapshots=snapshots)
         name = trained.publish(self._name, library=self._library).name
         done.write_text(json.dumps({"digest": plan.digest, "name": name}), "utf-8")
         print(f"source published as {name}", flush=True)
@@ -112,8 +112,8 @@ class _Kitchen:
         prompt = place / "prompt"
         if not prompt.exists():
             training = Training(plan)
-            snapshots = snapshots_in(place, self._settings)
-            tuned = training.run(False, _Lines(task.name), lambda _: None, snapshots)
+            with snapshots_in(place, self._settings) as snapshots:
+                tuned = training.run(False, _Lines(task.name), lambda _: None, snapshots)
             PeftPromptTuning(tuned, training.base).save(str(prompt))
         model = PeftPromptTuning.load(str(prompt))
         # As it was trained: a longer text is cut.
