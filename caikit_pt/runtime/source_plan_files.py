@@ -33,7 +33,7 @@ def read_source_plan(directory: Path) -> SourcePlan:
         names = list(described["tasks"])
         known = {field.name for field in fields(SourceParameters)}
         own = {name: value for name, value in described["parameters"].items() if name in known}
-        parameters = SourceParameters(**own)
+        parameters = SourceParameters(**{**own, "state_layers": tuple(own["state_layers"])})
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise unreadable(error) from error
     plans = {name: read_plan(_folder(directory, number)) for number, name in enumerate(names)}

@@ -271,6 +271,7 @@ class SourceTrainingParameters(DataObjectBase):
     distillation_weight: Optional[Annotated[float, FieldNumber(29)]]
     distillation_temperature: Optional[Annotated[float, FieldNumber(30)]]
     state_weight: Optional[Annotated[float, FieldNumber(31)]]
+    state_layers: Annotated[List[int], FieldNumber(32)]
 
 
 @caikit.core.dataobject(package=PACKAGE)

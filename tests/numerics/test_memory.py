@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -77,12 +78,12 @@ def test_passes_before_the_one_that_fails_count_once(
     expected = _run(base)
     calls: list[int] = []
 
-    def fails_once(real: Callable[[Step, TrainingBatch], Targets]) -> Callable[..., Targets]:
-        def targets(step: Step, batch: TrainingBatch) -> Targets:
+    def fails_once(real: Callable[..., Targets]) -> Callable[..., Targets]:
+        def targets(step: Step, batch: TrainingBatch, *more: Any) -> Targets:
             calls.append(len(batch.sources))
             if len(calls) == failing:
                 raise torch.OutOfMemoryError
-            return real(step, batch)
+            return real(step, batch, *more)
 
         return targets
 
@@ -229,14 +230,14 @@ def _short_of_memory(
     def fail(_: torch.Tensor) -> None:
         raise error
 
-    def limited(real: Callable[[Step, TrainingBatch], Targets]) -> Callable[..., Targets]:
-        def targets(step: Step, batch: TrainingBatch) -> Targets:
+    def limited(real: Callable[..., Targets]) -> Callable[..., Targets]:
+        def targets(step: Step, batch: TrainingBatch, *more: Any) -> Targets:
             seen.append(_positions(base, batch, _prompt(base)))
             if seen[-1] <= room and unless():
-                return real(step, batch)
+                return real(step, batch, *more)
             if when == "forward":
                 raise error
-            told = real(step, batch)
+            told = real(step, batch, *more)
             told.logits.register_hook(fail)  # type: ignore[no-untyped-call]
             return told
 

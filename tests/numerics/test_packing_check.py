@@ -142,9 +142,9 @@ def test_a_sliding_window_is_tried_by_a_row_that_is_longer(
     seen: list[TrainingBatch] = []
     real = base.training.padded_targets
 
-    def spy(prompts: Any, batch: TrainingBatch) -> Targets:
+    def spy(prompts: Any, batch: TrainingBatch, *more: Any) -> Targets:
         seen.append(batch)
-        return real(prompts, batch)
+        return real(prompts, batch, *more)
 
     monkeypatch.setattr(base.training, "padded_targets", spy)
     assert check_packing(base.training)
