@@ -18,7 +18,7 @@ demo: $(INSTALLED)  ## Tune four soft prompts over gRPC, serve them, and compare
 	$(BIN)/python -m examples.demo
 
 test: $(INSTALLED) check  ## Static checks and all tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: $(INSTALLED)  ## Ruff and mypy
 	$(BIN)/ruff check .
@@ -46,7 +46,7 @@ vllm: $(INSTALLED)  ## Compare answers of a real vLLM server, in an environment 
 perturbed: $(INSTALLED)  ## The suite with other last digits (hours; TESTS=... names some of the tests)
 	set -e; for way in "torch 73 1" "onednn 1 2" "torch 2 2" "onednn 73 1"; do set -- $$way; \
 		echo "kernel $$1, seed $$2, threads $$3"; \
-		LINEAR_KERNEL=$$1 TRAINING_SEED=$$2 OMP_NUM_THREADS=$$3 $(BIN)/python -m pytest -q -n 2 --dist loadfile $(TESTS); done
+		LINEAR_KERNEL=$$1 TRAINING_SEED=$$2 OMP_NUM_THREADS=$$3 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder $(TESTS); done
 
 versions: versions-oldest versions-newest  ## All tests with the oldest and with the newest release of each dependency (PYTHON=python3.12 and so on)
 

@@ -26,6 +26,32 @@ FOREIGN_WARNINGS = (
 )
 
 
+# Files of few tests that take minutes: begun last, one of them would go on alone.
+LONG_FILES = (
+    "test_jobs.py",
+    "test_source_jobs.py",
+    "test_leftovers.py",
+    "test_service.py",
+    "test_source_training.py",
+    "test_fuzz.py",
+    "test_attacks.py",
+    "test_gpu.py",
+    "test_rolling.py",
+    "test_drain.py",
+    "test_edges.py",
+    "test_scarce.py",
+    "test_snapshot.py",
+    "test_search.py",
+    "test_source_tuner.py",
+    "test_source_trial.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first."""
+    items.sort(key=lambda item: item.path.name not in LONG_FILES)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Filters for warnings of other projects, narrowly."""
     for line in FOREIGN_WARNINGS:
