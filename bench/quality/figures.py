@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from statistics import fmean
 
 from bench.quality.contender import COLUMNS, OUTSIDERS
@@ -58,14 +58,10 @@ def best(outcomes: Sequence[Outcome]) -> Outcome:
     return max(outcomes, key=lambda one: one.selected or 0.0)
 
 
-def missing(
-    wanted: Sequence[Trial],
-    outcomes: Sequence[Outcome],
-    together: Mapping[str, Sequence[str]] = COLUMNS,
-) -> list[str]:
-    """The trials that aren't there, a line for what belongs `together`: contenders by what they are."""
+def missing(wanted: Sequence[Trial], outcomes: Sequence[Outcome]) -> list[str]:
+    """The trials that aren't there, a line for what belongs together."""
     there = {outcome.trial for outcome in outcomes}
-    columns = {name: column for column, names in together.items() for name in names}
+    columns = {name: column for column, names in COLUMNS.items() for name in names}
     groups: dict[tuple[str, int], dict[tuple[str, str], list[int]]] = {}
     for trial in wanted:
         if trial not in there:

@@ -127,11 +127,12 @@ def _attempts(
     there is after some time is whole for the first."""
     also = _QUICK_REQUEST if options.quick else None
     wanted = options.contender or CONTENDERS
+    pairs = [(task, base, kept) for task, (base, kept) in product(tasks, bases) if not left_out(task, base)]
     for group in (MAIN, ABLATION):
         chosen = [one for one in group if one.name in wanted]
         for seed, size in product(range(1, options.seeds + 1), options.size):
-            for one, task, (base, kept) in product(chosen, tasks, bases):
-                if left_out(task, base) or not_available(one, base):
+            for one, (task, base, kept) in product(chosen, pairs):
+                if not_available(one, base):
                     continue
                 trial = Trial(base.checkpoint.name, task.name, one.name, seed, size, len(task.test))
                 yield Attempt(trial, task, base, kept, also)

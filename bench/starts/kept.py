@@ -62,16 +62,20 @@ class Kept:
     ) -> None:
         self._folder, self._base, self._records, self._also = folder, base, records, also
         self._plans: dict[str, SourcePlan] = {}
+        self._digests: dict[str, str] = {}
         self._sources: dict[str, SourcePrompt] = {}
 
     # ---- what they are known by, which needs none of them ----
 
     def digest(self, recipe: Recipe) -> str:
         """A short hash of all that decides what the source of `recipe` is."""
-        plan = self.plan(recipe)
-        return short_hash([known(plan.parameters.to_dict()), _of_tasks(plan, plan.tasks)])
+        if recipe.name not in self._digests:
+            plan = self.plan(recipe)
+            told = [known(plan.parameters.to_dict()), _of_tasks(plan, plan.tasks)]
+            self._digests[recipe.name] = short_hash(told)
+        return self._digests[recipe.name]
 
-    @property
+    @cached_property
     def teachers_digest(self) -> str:
         """The same of the teachers."""
         return short_hash(_of_tasks(self.plan(DEFAULT), self.plan(DEFAULT).teachers))

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.quality.figures import missing
 from bench.quality.task import Task
 from bench.quality.trial import Outcome, Trial
-from bench.starts.contender import ABLATION, AUTO, CONTENDERS, FROM_SOURCE, MAIN, PLAIN, UNTUNED, Contender
+from bench.starts.contender import ABLATION, AUTO, FROM_SOURCE, MAIN, PLAIN, UNTUNED, Contender
 from bench.starts.recipe import TASKS
-from bench.starts.table import BEST, BEST_AUTO, ablation, by_records, by_target, costs
+from bench.starts.table import BEST, BEST_AUTO, ablation, by_records, by_target, costs, missing
 from bench.starts.trial import TOKENS
 
 # What follows from the figures: written by hand, since figures don't give reasons.
@@ -96,15 +95,10 @@ def page(
     lines += ["", _CONTENDERS.format(main=_listed(MAIN), ablation=_listed(ABLATION))]
     lines += [_METHOD.rstrip()]
     lines += [f"- {note}" for note in (*map(_parts, tasks), *notes)]
-    together = {name: (name,) for name in CONTENDERS}
-    if absent := missing(wanted, outcomes, together):
-        there = {outcome.trial for outcome in outcomes}
-        lines += ["", "## What is missing", ""]
-        lines += [
-            f"{sum(one in there for one in wanted)} of {len(wanted)} trials are there. These aren't:",
-            "",
-        ]
-        lines += [f"- {one}" for one in absent]
+    there = {outcome.trial for outcome in outcomes}
+    if absent := [trial for trial in wanted if trial not in there]:
+        lines += ["", "## What is missing", "", f"{len(absent)} of {len(wanted)} trials aren't there:", ""]
+        lines += missing(absent, sizes)
     return "\n".join(lines)
 
 

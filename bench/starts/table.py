@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 from bench.quality.markdown import NOTHING, cell, head, line
 from bench.quality.mean import Mean
-from bench.quality.trial import Outcome
+from bench.quality.trial import Outcome, Trial
 from bench.starts.contender import ABLATION, AUTO, AVERAGE, FROM_SOURCE, MAIN, PLAIN, Contender
 from bench.starts.figures import Figures
 from bench.starts.interval import interval
@@ -49,6 +50,16 @@ def costs(outcomes: Sequence[Outcome], model: str, targets: Sequence[str], sizes
         line([one.name, *(cell(interval([*figures.seconds(one).values()])) for figures in of_sizes)])
         for one in (*MAIN, *ABLATION)
         if one.trains
+    ]
+    return [*head("", *(f"{size} records" for size in sizes)), *lines]
+
+
+def missing(absent: Sequence[Trial], sizes: Sequence[int]) -> list[str]:
+    """How many of each contender, a column for each size."""
+    counts = Counter((trial.contender, trial.records) for trial in absent)
+    lines = [
+        line([name, *(str(counts[name, size]) for size in sizes)])
+        for name in dict.fromkeys(trial.contender for trial in absent)
     ]
     return [*head("", *(f"{size} records" for size in sizes)), *lines]
 

@@ -28,6 +28,10 @@ TOKENS = 20
 _METHOD, _MODEL = "prompt_tuning_init_method", "prompt_tuning_init_source_model"
 _TASK = "prompt_tuning_init_task"
 
+# What many contenders share, by all that it follows from: records, and parameters as they are resolved.
+_DRAWN: dict[tuple[str, int, int], list[Record]] = {}
+_RESOLVED: dict[str, dict[str, Any]] = {}
+
 
 class Attempt:
     """A trial that can be made. `also` is requested of every training."""
@@ -42,11 +46,11 @@ class Attempt:
     def basis(self) -> str:
         """A short hash of the records, the parameters as they are resolved, and what else decides: of a
         source and of teachers the hash of their recipe, which is known without them."""
-        one, plan = self._contender, self._plan(self._without_a_source)
+        one = self._contender
         told: dict[str, Any] = {
             "records": [self._task.digest, self._train],
-            "model": plan.checkpoint.fingerprint,
-            "parameters": known(plan.parameters.to_dict()),
+            "model": self._base.checkpoint.fingerprint,
+            "parameters": self._parameters,
             "trains": one.trains,
         }
         if one.source:
@@ -92,6 +96,15 @@ class Attempt:
         if self._contender.name == "on the way":
             self._kept.way(DEFAULT)
 
+    @property
+    def _parameters(self) -> dict[str, Any]:
+        """As they are resolved; many contenders have the same."""
+        request = self._without_a_source
+        key = short_hash([self.trial.model, self.trial.seed, self._train, request, self._also])
+        if key not in _RESOLVED:
+            _RESOLVED[key] = known(self._plan(request).parameters.to_dict())
+        return _RESOLVED[key]
+
     def _plan(self, request: Mapping[str, Any]) -> TuningPlan:
         asked = {
             "base_model": self.trial.model,
@@ -129,7 +142,10 @@ class Attempt:
 
     @cached_property
     def _train(self) -> list[Record]:
-        return draw(self._task, self.trial.records, self.trial.seed)
+        key = (self._task.digest, self.trial.records, self.trial.seed)
+        if key not in _DRAWN:
+            _DRAWN[key] = draw(self._task, self.trial.records, self.trial.seed)
+        return _DRAWN[key]
 
 
 def _chosen(parameters: Mapping[str, Any]) -> str:
