@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= 1
 # And where there are more, those that wait for others sleep.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help demo test check serve protos docs interop models attack rolling shapes soak survive vllm perturbed versions versions-oldest versions-newest bench-training bench-quality bench-serving bench-jobs bench-guard gpu install clean
+.PHONY: help demo test check serve protos docs interop models attack rolling shapes soak survive vllm perturbed versions versions-oldest versions-newest bench-training bench-quality bench-starts bench-serving bench-jobs bench-guard gpu install clean
 
 help:  ## What can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -101,6 +101,9 @@ gpu:  ## Measure all there is to measure on a GPU, print the table and write doc
 
 bench-quality: $(INSTALLED)  ## Compare the defaults and `search: auto` with a grid of twelve, peft and outsiders, and print docs/quality.md (hours, and it goes on where it was cut off; DATA=... names a folder of data sets)
 	@$(BIN)/python -m bench.quality $(if $(DATA),--data $(DATA))
+
+bench-starts: $(INSTALLED)  ## Compare what prompts start from with few records, sources among them, and print docs/starts.md (hours, and it goes on where it was cut off; DATA=... names a folder of data sets)
+	@$(BIN)/python -m bench.starts $(if $(DATA),--data $(DATA))
 
 install: $(INSTALLED)  ## Only the set-up
 

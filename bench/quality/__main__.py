@@ -11,12 +11,9 @@ off goes on. `--part 1/2` and `--part 2/2` make half of them each, and can share
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -25,6 +22,7 @@ import caikit_pt
 from bench.quality.contender import CONTENDERS, DEFAULTS, OUTSIDERS, is_chosen_among
 from bench.quality.page import page
 from bench.quality.results import Results
+from bench.quality.run import make_missing, of_part, part
 from bench.quality.task import Task, held_out_tasks, left_out, real_tasks
 from bench.quality.trial import Attempt, Trial
 from caikit_pt.base_model.model import BaseModel
@@ -52,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     attempts = list(_attempts(tasks, bases, options))
     with TemporaryDirectory() as folder:
         results = Results(Path(folder, "quick.jsonl") if options.quick else options.results)
-        _make(_of_part(attempts, options.part), results, options.minutes)
+        make_missing(of_part(attempts, options.part), results, options.minutes, is_chosen_among)
         results.read()
     found = [results.get(one.trial, one.basis) for one in attempts]
     printed = page(
@@ -78,7 +76,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=SEEDS, help=f"how many, from 1; {SEEDS}")
     parser.add_argument("--records", type=int, default=TRAIN, help=f"to train on; {TRAIN}")
     parser.add_argument("--most", type=int, default=MOST, help=f"records that count as all; {MOST}")
-    parser.add_argument("--part", type=_part, default=(1, 1), help="such as 1/2: only these trials are made")
+    parser.add_argument("--part", type=part, default=(1, 1), help="such as 1/2: only these trials are made")
     parser.add_argument("--minutes", type=float, help="no trial begins after so many")
     parser.add_argument("--quick", action="store_true", help="one model, one task, an epoch; nothing kept")
     options = parser.parse_args(arguments)
@@ -89,13 +87,6 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     if options.data and not options.data.is_dir():
         parser.error(f"--data: there is no folder {options.data}")
     return options
-
-
-def _part(text: str) -> tuple[int, int]:
-    number, of = map(int, text.split("/"))
-    if not 1 <= number <= of:
-        raise ValueError(text)
-    return number, of
 
 
 def _tasks(options: argparse.Namespace) -> list[Task]:
@@ -132,32 +123,6 @@ def _attempts(
                     if trial not in yielded:
                         yielded.add(trial)
                         yield Attempt(trial, task, base, also)
-
-
-def _of_part(attempts: Sequence[Attempt], part: tuple[int, int]) -> list[Attempt]:
-    """Those of a process: by chance, as slow and fast ones take turns, and the same in every run.
-
-    All contenders of a model, a task and a seed are of one, for some share an outcome.
-    """
-    number, of = part
-    return [one for one in attempts if _drawn(one.trial) % of == number - 1]
-
-
-def _drawn(trial: Trial) -> int:
-    return int.from_bytes(hashlib.sha256(repr(replace(trial, contender="")).encode()).digest()[:8])
-
-
-def _make(attempts: Sequence[Attempt], results: Results, minutes: float | None) -> None:
-    """What isn't there yet, until the time is up."""
-    started = time.monotonic()
-    for one in attempts:
-        if minutes is not None and time.monotonic() - started >= 60 * minutes:
-            return
-        results.read()
-        if results.get(one.trial, one.basis):
-            continue
-        selected = is_chosen_among(one.trial.contender)
-        results.add(results.of_equal(one.trial, one.basis, selected) or one.make())
 
 
 def _shown(options: argparse.Namespace) -> str:

@@ -16,6 +16,7 @@ from bench.quality.contender import (
     TF_IDF,
 )
 from bench.quality.figures import Figures
+from bench.quality.markdown import NOTHING, cell, head, line
 from bench.quality.mean import Mean, difference, mean
 from bench.quality.task import Task
 
@@ -24,7 +25,6 @@ DEFAULTS_WITHIN, SEARCH_WITHIN, SEARCH_COST = 2.0, 1.0, 3.0
 # With fewer test records points mean too little to be held to.
 FEWEST_TO_JUDGE = 500
 _ROUNDING = 1e-9
-_NOTHING = "-"
 _SHOWN = (DEFAULTS, SEARCH, GRID_COLUMN, PEFT_COLUMN, TF_IDF, MAJORITY)
 _TIMED = (DEFAULTS, SEARCH, GRID_COLUMN, PEFT_COLUMN, TF_IDF)
 
@@ -88,35 +88,33 @@ class Row:
             _verdict(self.lead(DEFAULTS, PEFT_COLUMN)),
             _verdict(self.lead(DEFAULTS, TF_IDF)),
         ]
-        return _line(
-            [self.task.name, *(_cell(mean([*self.points(name).values()])) for name in _SHOWN), *leads]
-        )
+        return line([self.task.name, *(cell(mean([*self.points(name).values()])) for name in _SHOWN), *leads])
 
 
 def quality(rows: Sequence[Row]) -> list[str]:
     """The table of one model: accuracies, and differences to what they are held to."""
     leads = ("defaults - grid", "search - grid", "defaults - peft", "defaults - TF-IDF")
-    return [*_head("task", *_SHOWN, *leads), *map(str, rows), "", *_summary(rows)]
+    return [*head("task", *_SHOWN, *leads), *map(str, rows), "", *_summary(rows)]
 
 
 def costs(rows: Sequence[Row]) -> list[str]:
     """The table of CPU seconds of one model."""
     lines = []
     for row in rows:
-        seconds = (_cell(mean([*row.seconds(name).values()])) for name in _TIMED)
-        cost = _NOTHING if row.cost is None else f"{row.cost.value:.1f}"
-        lines.append(_line([row.task.name, *seconds, cost]))
+        seconds = (cell(mean([*row.seconds(name).values()])) for name in _TIMED)
+        cost = NOTHING if row.cost is None else f"{row.cost.value:.1f}"
+        lines.append(line([row.task.name, *seconds, cost]))
     names = [f"{name}, each" if name in (GRID_COLUMN, PEFT_COLUMN) else name for name in _TIMED]
-    return [*_head("task", *names, "search in trainings"), *lines]
+    return [*head("task", *names, "search in trainings"), *lines]
 
 
 def separators(rows: Sequence[Row]) -> list[str]:
     """The table of one model by what stands between text and answer."""
     lines = [
-        _line([row.task.name, *(_cell(mean([*row.points(name).values()])) for name in SEPARATORS)])
+        line([row.task.name, *(cell(mean([*row.points(name).values()])) for name in SEPARATORS)])
         for row in rows
     ]
-    return [*_head("task", *SEPARATORS), *lines]
+    return [*head("task", *SEPARATORS), *lines]
 
 
 def by_records(
@@ -134,8 +132,8 @@ def by_records(
                 for size in sizes
             ]
             name = f"{column}, {model}" if model else column
-            lines.append(_line([task.name, name, *map(_cell, found), str(task.size(sizes[-1]))]))
-    return [*_head("task", "", *map(str, sizes[:-1]), "all", "all are"), *lines]
+            lines.append(line([task.name, name, *map(cell, found), str(task.size(sizes[-1]))]))
+    return [*head("task", "", *map(str, sizes[:-1]), "all", "all are"), *lines]
 
 
 def _summary(rows: Sequence[Row]) -> list[str]:
@@ -172,19 +170,7 @@ def _on_average(leads: Sequence[Mean | None]) -> str:
 
 def _verdict(lead: Mean | None, met: bool | None = None) -> str:
     if lead is None:
-        return _NOTHING
+        return NOTHING
     if met is None:
         return lead.signed
     return f"{lead.signed} met" if met else f"**{lead.signed} missed**"
-
-
-def _cell(value: Mean | None) -> str:
-    return _NOTHING if value is None else str(value)
-
-
-def _head(*cells: str) -> list[str]:
-    return [_line(cells), _line(["---"] * len(cells))]
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from bench.quality.__main__ import _of_part, main
+from bench.quality.__main__ import main
 from bench.quality.contender import (
     CONTENDERS,
     DEFAULTS,
@@ -29,6 +29,7 @@ from bench.quality.mean import difference, mean
 from bench.quality.outsiders import majority, tf_idf
 from bench.quality.peft_loop import PeftLoop
 from bench.quality.results import Results
+from bench.quality.run import of_part
 from bench.quality.table import Row, by_records, costs, quality, separators
 from bench.quality.task import Record, Task, held_out_tasks, left_out, real_tasks, unspeakable
 from bench.quality.trial import Attempt, Outcome, Trial, accuracy
@@ -357,7 +358,7 @@ def test_the_basis_is_all_that_an_outcome_depends_on(llama: BaseModel) -> None:
 
 def test_parts_share_nothing_and_leave_nothing() -> None:
     attempts = [Attempt(one.trial, a_task(), None) for seed in range(1, 31) for one in outcomes({}, seed)]
-    parts = [_of_part(attempts, (number, 3)) for number in (1, 2, 3)]
+    parts = [of_part(attempts, (number, 3)) for number in (1, 2, 3)]
     assert sum(map(len, parts)) == len(attempts)
     assert {one.trial for part in parts for one in part} == {one.trial for one in attempts}
     assert min(map(len, parts)) > len(attempts) / 6
