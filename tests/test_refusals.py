@@ -368,7 +368,7 @@ def test_damaged_prompts_hang_no_request(
         levels = [f"a{level}: &a{level} [{f'*a{level - 1},' * 9}]" for level in range(1, 12)]
         config.write_text("\n".join(["a0: &a0 [x]", *levels]))
     if damage.endswith("in a pipe"):
-        file = config if damage.startswith("config") else next(damaged.glob("*.safetensors"))
+        file = config if damage.startswith("config") else next(damaged.glob("*coder.safetensors"))
         file.unlink()
         os.mkfifo(file)
     try:

@@ -25,7 +25,7 @@ Damage = Callable[[Path], object]
 
 
 def clear(path: Path) -> None:
-    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def replaced(name: str, content: bytes) -> Damage:

@@ -74,7 +74,7 @@ def ended(client: TuningClient, id: str, seconds: float = MINUTES) -> str:
 
 def tuned(models: Path, name: str) -> tuple[torch.Tensor, list[float]]:
     """The prompt and the loss curve that were published."""
-    (file,) = (models / name).glob("*.safetensors")
+    (file,) = (models / name).glob("*coder.safetensors")
     lines = (models / name / "training_logs.jsonl").read_text().splitlines()
     curve = [json.loads(line)["data"] for line in lines if json.loads(line)["name"] == "loss"]
     return load_file(file)["prompt"], [point["value"] for point in curve]

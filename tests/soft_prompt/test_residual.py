@@ -76,7 +76,7 @@ def test_it_trains_and_leaves_a_plain_prompt(base: BaseModel, tmp_path: Any) -> 
     losses = curve(tuned)
     assert sum(losses[-5:]) < 0.6 * sum(losses[:5])
     write(tuned, tmp_path)
-    (file,) = tmp_path.glob("*.safetensors")
+    (file,) = tmp_path.glob("*coder.safetensors")
     ((name, tensor),) = read_tensors(file).items()
     assert name == "prompt"
     assert tensor.shape == (4, base.checkpoint.hidden_size)
