@@ -317,7 +317,7 @@ def _remote_code(folder: Path) -> None:
 
 
 def _pickled_weights(folder: Path) -> None:
-    for file in folder.glob("*coder.safetensors"):
+    for file in folder.glob("*.safetensors"):
         file.unlink()
     place = str(folder.parent.parent / "ran")
     (folder / "pytorch_model.bin").write_bytes(pickle.dumps({"lm_head.weight": _Runs(place)}))
