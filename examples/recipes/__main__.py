@@ -39,7 +39,6 @@ _METRICS = ("accuracy", "macro_f1", "exact_match", "rouge_l")
 def main(arguments: Sequence[str] | None = None) -> int:
     """0 where all is trained and judged, 2 where something is missing or can't be used."""
     options = _options(arguments)
-    logging.disable(logging.WARNING)
     try:
         kitchen = _Kitchen(options)
         kitchen.check()
@@ -209,4 +208,5 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
+    logging.disable(logging.WARNING)
     sys.exit(main())
