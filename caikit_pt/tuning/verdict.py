@@ -83,8 +83,14 @@ def _choice_sentence(sources: Mapping[str, Any]) -> str:
     if lead is None:
         return f"{told}."
     told += f": its loss a token was {_shown(lead['loss'])} below that of {_start(starts[lead['other']])}"
-    sure = lead["probability"]
-    return f"{told}, which is {'all that is known' if sure is None else f'{sure:.0%} sure'} to be better."
+    return f"{told}; it is better with a probability of {_probability(lead['probability'])}."
+
+
+def _probability(value: float | None) -> str:
+    """Never certain; None is what a single loss can't tell."""
+    if value is None:
+        return "?"
+    return "more than 99%" if value > 0.995 else f"{value:.0%}"
 
 
 def _start(start: Mapping[str, Any]) -> str:

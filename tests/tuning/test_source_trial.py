@@ -140,7 +140,7 @@ def test_the_task_that_knows_the_records_is_chosen(base: BaseModel, library: Pat
     assert torch.equal(initial, expected)
     (sentence,) = [line for line in sentences(tuned.verdict) if "trial" in line]
     assert "chose task mood of own/1" in sentence
-    assert "% sure" in sentence
+    assert "better with a probability of" in sentence
 
 
 def test_what_it_chooses_is_trained_as_if_it_had_been_named(base: BaseModel, library: Path) -> None:
