@@ -11,24 +11,20 @@ off goes on. `--part 1/2` and `--part 2/2` make half of them each, and can share
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import caikit_pt
 from bench.quality.contender import CONTENDERS, DEFAULTS, OUTSIDERS, is_chosen_among
+from bench.quality.options import bases_of, check_data, chosen, parser_of
 from bench.quality.page import page
 from bench.quality.results import Results
-from bench.quality.run import make_missing, of_part, part
+from bench.quality.run import make_missing, of_part
 from bench.quality.task import Task, held_out_tasks, left_out, real_tasks
 from bench.quality.trial import Attempt, Trial
 from caikit_pt.base_model.model import BaseModel
-from examples.pretraining.make_demo_data import EXAMPLES
 
-MODELS = ("tiny-llama", "tiny-t5")
 SEEDS, TRAIN, MOST = 3, 200, 1000
 # Fewer records than those of the comparison with all contenders.
 _FEW = (16, 64)
@@ -40,13 +36,7 @@ _QUICK_REQUEST: Mapping[str, Any] = {"num_epochs": 1}
 def main(arguments: Sequence[str] | None = None) -> None:
     """All trials that are missing, as long as there is time, and the page."""
     options = _options(arguments)
-    import torch
-
-    torch.set_num_threads(int(os.environ.setdefault("OMP_NUM_THREADS", "1")))
-    tasks, models = _tasks(options), options.model or MODELS
-    if options.quick:
-        tasks, models = tasks[:1], models[:1]
-    bases = [caikit_pt.load_base_model(str(EXAMPLES / "base_models" / name)) for name in models]
+    tasks, bases = _tasks(options), bases_of(options)
     attempts = list(_attempts(tasks, bases, options))
     with TemporaryDirectory() as folder:
         results = Results(Path(folder, "quick.jsonl") if options.quick else options.results)
@@ -67,35 +57,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m bench.quality", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--data", type=Path, help="data sets beside the embedded models' own tasks")
-    parser.add_argument("--results", type=Path, default=Path("quality.jsonl"))
-    parser.add_argument("--model", action="append", choices=MODELS, help="only this; can be repeated")
-    parser.add_argument("--task", action="append", help="only this; can be repeated")
-    parser.add_argument("--seeds", type=int, default=SEEDS, help=f"how many, from 1; {SEEDS}")
+    parser = parser_of("bench.quality", __doc__, "quality.jsonl", SEEDS)
     parser.add_argument("--records", type=int, default=TRAIN, help=f"to train on; {TRAIN}")
     parser.add_argument("--most", type=int, default=MOST, help=f"records that count as all; {MOST}")
-    parser.add_argument("--part", type=part, default=(1, 1), help="such as 1/2: only these trials are made")
-    parser.add_argument("--minutes", type=float, help="no trial begins after so many")
-    parser.add_argument("--quick", action="store_true", help="one model, one task, an epoch; nothing kept")
     options = parser.parse_args(arguments)
     if options.quick:
         vars(options).update(_QUICK)
     if options.records < 2 or options.seeds < 1:
         parser.error("--records: at least 2, one of which is split off to validate with; --seeds: at least 1")
-    if options.data and not options.data.is_dir():
-        parser.error(f"--data: there is no folder {options.data}")
+    check_data(parser, options)
     return options
 
 
 def _tasks(options: argparse.Namespace) -> list[Task]:
     parts = _QUICK_PARTS if options.quick else ()
     tasks = [*held_out_tasks(*parts), *(real_tasks(options.data, *parts) if options.data else ())]
-    chosen = [task for task in tasks if task.name in (options.task or (task.name,))]
-    if not chosen:
-        sys.exit(f"No such task; there are {', '.join(task.name for task in tasks)}")
-    return chosen
+    return chosen(tasks, options)
 
 
 def _sizes(options: argparse.Namespace) -> list[int]:

@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 NOTHING = "-"
+
+
+def opening(introduction: str, reasons: Path, command: str, told: str) -> list[str]:
+    """What a page begins with: what is compared, reasons written by hand, how to print it."""
+    by_hand = [reasons.read_text("utf-8")] if reasons.exists() else []
+    return [introduction, *by_hand, f"    {command}", "", told]
 
 
 def head(*cells: str) -> list[str]:

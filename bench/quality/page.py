@@ -7,6 +7,7 @@ from pathlib import Path
 
 from bench.quality.contender import MAJORITY, TF_IDF
 from bench.quality.figures import Figures, missing
+from bench.quality.markdown import opening
 from bench.quality.table import (
     DEFAULTS_WITHIN,
     FEWEST_TO_JUDGE,
@@ -72,14 +73,8 @@ def page(
     """All of it. `rows` are the models and tasks that go together, `sizes` those of the last table."""
     figures = Figures(outcomes)
     seeds = sorted({trial.seed for trial in wanted})
-    lines = [_INTRODUCTION]
-    if _REASONS.exists():
-        lines.append(_REASONS.read_text("utf-8"))
-    lines += [
-        f"    {command}",
-        "",
-        f"Seeds: {', '.join(map(str, seeds))}. At most {records} records to train on.",
-    ]
+    told = f"Seeds: {', '.join(map(str, seeds))}. At most {records} records to train on."
+    lines = opening(_INTRODUCTION, _REASONS, command, told)
     models = list(dict.fromkeys(model for model, _ in rows))
     for model in models:
         of_model = [Row(figures, model, task, task.size(records)) for name, task in rows if name == model]

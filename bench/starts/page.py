@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from bench.quality.markdown import opening
 from bench.quality.task import Task
 from bench.quality.trial import Outcome, Trial
 from bench.starts.contender import ABLATION, AUTO, FROM_SOURCE, MAIN, PLAIN, UNTUNED, Contender
@@ -74,14 +75,8 @@ def page(
 ) -> str:
     """All of it. `rows` are the models and targets that go together, `sizes` the numbers of records."""
     seeds = sorted({trial.seed for trial in wanted})
-    lines = [_INTRODUCTION]
-    if _REASONS.exists():
-        lines.append(_REASONS.read_text("utf-8"))
-    lines += [
-        f"    {command}",
-        "",
-        f"Seeds: {', '.join(map(str, seeds))}. All records are {sizes[-1]}.",
-    ]
+    told = f"Seeds: {', '.join(map(str, seeds))}. All records are {sizes[-1]}."
+    lines = opening(_INTRODUCTION, _REASONS, command, told)
     models = list(dict.fromkeys(model for model, _ in rows))
     targets = {model: [task.name for name, task in rows if name == model] for model in models}
     for model in models:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 
 from caikit_pt.client import CANCELED, COMPLETED, ENDED, Event, TuningClient
@@ -12,6 +13,16 @@ from caikit_pt.errors import CaikitPtError
 from caikit_pt.progress_bar import ProgressBar
 
 _ENDS = {COMPLETED: DONE, CANCELED: WAS_CANCELED}
+
+
+def queued(client: TuningClient, id: str, options: argparse.Namespace) -> int:
+    """What a command that has queued the training `id` shows: its id alone, or how it goes."""
+    if options.detach:
+        print(json.dumps({"training_id": id}) if options.json else id)
+        return DONE
+    if not options.json:
+        print(f"training {id}", file=sys.stderr, flush=True)
+    return followed(client, id, 0, options)
 
 
 def followed(client: TuningClient, id: str, from_event: int, options: argparse.Namespace) -> int:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from pathlib import Path
 from typing import Any
 
 from caikit_pt.commands.connecting import connected
-from caikit_pt.commands.following import followed
-from caikit_pt.commands.outcome import DONE, WrongCommand
+from caikit_pt.commands.following import queued
+from caikit_pt.commands.outcome import WrongCommand
 from caikit_pt.commands.source_tasks import TaskFiles, parameters_of, tasks_of
 
 _ON_SERVER = ("id", "detach", "on_server")
@@ -45,12 +43,7 @@ def run(options: argparse.Namespace) -> int:
             options.id or "",
             **parameters_of(options),
         )
-        if options.detach:
-            print(json.dumps({"training_id": id}) if options.json else id)
-            return DONE
-        if not options.json:
-            print(f"training {id}", file=sys.stderr, flush=True)
-        return followed(client, id, 0, options)
+        return queued(client, id, options)
 
 
 def _task(task: TaskFiles, on_server: bool) -> dict[str, Any]:

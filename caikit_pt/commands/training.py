@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -13,7 +11,7 @@ from typing import Any
 from caikit_pt.client import CANCELED
 from caikit_pt.commands.connecting import connected
 from caikit_pt.commands.files import records_of
-from caikit_pt.commands.following import followed
+from caikit_pt.commands.following import followed, queued
 from caikit_pt.commands.options import Commands, add_table, given, help_of
 from caikit_pt.commands.outcome import DONE, FAILED, WrongCommand
 from caikit_pt.commands.output import as_json, known, plain, print_table, time_of, where
@@ -88,12 +86,7 @@ def _tune(options: argparse.Namespace) -> int:
     request = _request(options)
     with connected(options) as client:
         id = client.tune(options.model_name, training_id=options.id, **request)
-        if options.detach:
-            print(json.dumps({"training_id": id}) if options.json else id)
-            return DONE
-        if not options.json:
-            print(f"training {id}", file=sys.stderr, flush=True)
-        return followed(client, id, 0, options)
+        return queued(client, id, options)
 
 
 def _watch(options: argparse.Namespace) -> int:

@@ -94,7 +94,7 @@ def _described(plan: TuningPlan) -> dict[str, Any]:
         "validation": plan.validation and _described_records(plan.validation),
         "source": plan.source and _described_source(plan.source),
         "initial": plan.initial and {"name": plan.initial.name, "labels": list(plan.initial.labels)},
-        "starts": [_described_start(start) for start in plan.starts],
+        "starts": [{**start.to_dict(), "parts": list(start.prompt.tensors)} for start in plan.starts],
         "limits": {name: list(bounds) for name, bounds in plan.limits.items()},
     }
 
@@ -185,16 +185,6 @@ def _numbered(starts: Sequence[SourceStart]) -> dict[str, torch.Tensor]:
         f"{number}.{part}": rows
         for number, start in enumerate(starts)
         for part, rows in start.prompt.tensors.items()
-    }
-
-
-def _described_start(start: SourceStart) -> dict[str, Any]:
-    return {
-        "source": start.source,
-        "method": start.method,
-        "task": start.task,
-        "task_name": start.task_name,
-        "parts": list(start.prompt.tensors),
     }
 
 

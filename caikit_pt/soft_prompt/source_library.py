@@ -53,7 +53,10 @@ class SourceLibrary:
 
         Raises InvalidSourcePrompt where there is none, where it isn't whole, or is for another base model.
         """
-        place = self._place(name) if name else self._chosen(checkpoint, num_virtual_tokens)
+        if name:
+            place = self._place(name)
+        else:
+            place = self._chosen(checkpoint, self._fitting(checkpoint, num_virtual_tokens))
         card = card_at(place, self._root)
         if card.is_for(checkpoint) is False:
             recorded = " ".join(filter(None, (card.base_model, card.fingerprint)))
@@ -73,7 +76,8 @@ class SourceLibrary:
         """
         found: dict[str, SourcePrompt] = {}
         first = ""
-        for place, _ in self._fitting(checkpoint, num_virtual_tokens):
+        fitting = self._fitting(checkpoint, num_virtual_tokens)
+        for place, _ in fitting:
             try:
                 source = self._read(place)
                 self._check(source, place.name, checkpoint)
@@ -84,7 +88,7 @@ class SourceLibrary:
         if not found:
             raise self._refused(AUTO, f"a source prompt for {checkpoint.name}; there is none to choose from")
         with suppress(InvalidSourcePrompt):
-            first = self._chosen(checkpoint, num_virtual_tokens).name
+            first = self._chosen(checkpoint, fitting).name
         return [found[name] for name in sorted(found, key=lambda name: name != first)]
 
     def read(self, name: str) -> SourcePrompt:
@@ -203,12 +207,11 @@ class SourceLibrary:
 
     # ---- choice ----
 
-    def _chosen(self, checkpoint: Checkpoint, num_virtual_tokens: int | None) -> SourcePlace:
-        """The one that is called the default; else the newest that is published, or the only one there is.
-
-        Of each name the newest version that fits counts. Raises InvalidSourcePrompt.
-        """
-        fitting = self._fitting(checkpoint, num_virtual_tokens)
+    def _chosen(
+        self, checkpoint: Checkpoint, fitting: Sequence[tuple[SourcePlace, SourceCard]]
+    ) -> SourcePlace:
+        """Of those that are `fitting` for the base model the one that is called the default; else the newest
+        that is published, or the only one there is. Raises InvalidSourcePrompt."""
         called = [place for place, card in fitting if card.default]
         if len(called) == 1:
             return called[0]

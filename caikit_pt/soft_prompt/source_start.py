@@ -43,6 +43,15 @@ class SourceStart:
             **task,
         }
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values: whose it is, and not its rows."""
+        return {
+            "source": self.source,
+            "method": self.method,
+            "task": self.task,
+            "task_name": self.task_name,
+        }
+
     def __str__(self) -> str:
         if self.task is None:
             return f"{self.method} of {self.source}"

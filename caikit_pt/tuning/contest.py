@@ -87,7 +87,7 @@ def survivors(
     difference over the rows, or has less than half of its loss. `rows` has, for each candidate, what it is
     judged by, record by record or update by update.
     """
-    order = sorted(range(len(losses)), key=lambda number: _ranked(losses[number]))
+    order = sorted(range(len(losses)), key=lambda number: ranked(losses[number]))
     kept = order[:left]
     if (
         favoured is not None
@@ -115,6 +115,6 @@ def _clearly_worse(rows: Sequence[float], others: Sequence[float], errors: float
     return above > min(errors * error, statistics.fmean(others))
 
 
-def _ranked(loss: float) -> float:
-    """What isn't a number comes last."""
+def ranked(loss: float) -> float:
+    """A loss to sort by: what isn't a number comes last."""
     return loss if loss == loss else math.inf

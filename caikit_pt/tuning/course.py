@@ -8,8 +8,9 @@ also has to be of some size, because over thousands of updates the smallest one 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean, median
+from typing import Any
 
 DIVERGED, FLAT, STILL_IMPROVING, SETTLED = "diverged", "flat", "still improving", "settled"
 
@@ -69,6 +70,14 @@ def _diverged(points: Sequence[float]) -> bool:
     above_start = end - start >= _DIVERGED_BY * start and _clearly_below(first, last)
     lost_again = end - lowest > max((start - lowest) / 2, _DIVERGED_BY * start)
     return above_start or (lost_again and _clearly_below(best, last))
+
+
+def course_sentences(verdict: Mapping[str, Any], kept: str) -> list[str]:
+    """What a `verdict` says of it, with which update is `kept`, and of the updates that were skipped."""
+    lines = [f"The course of the loss: {verdict['course']}. {kept}"]
+    if skipped := verdict["skipped_updates"]:
+        lines.append(f"{skipped} updates were skipped, because they weren't finite.")
+    return lines
 
 
 def _fell(losses: Sequence[float], points: Sequence[float]) -> bool:

@@ -75,15 +75,12 @@ class Search(Contest):
         return self._judging.loss(rows).value
 
     def told(self, trials: Sequence[Trial], kept: Trial) -> dict[str, Any]:
-        varied = [{name: getattr(one.parameters, name) for name in _VARIED} for one in trials]
-        if len(trials) == 1:
-            return {}
-        return {
-            "search": [
-                trial.to_dict(values, kept=trial is kept)
-                for trial, values in zip(trials, varied, strict=True)
-            ]
-        }
+        """Nothing of a search whose request has left nothing to vary."""
+        told = [
+            trial.to_dict({name: getattr(trial.parameters, name) for name in _VARIED}, kept=trial is kept)
+            for trial in trials
+        ]
+        return {"search": told} if len(told) > 1 else {}
 
 
 def candidates(

@@ -21,11 +21,11 @@ from caikit_pt.parameters.tuning import RANDOM, TuningParameters
 from caikit_pt.soft_prompt.initial import InitialPrompt
 from caikit_pt.soft_prompt.source_start import SourceStart
 from caikit_pt.tuning.candidate import Candidate
-from caikit_pt.tuning.contest import Contest, Entrant, difference
+from caikit_pt.tuning.contest import Contest, Entrant, difference, ranked
 from caikit_pt.tuning.examples import Examples
-from caikit_pt.tuning.losses import losses
 from caikit_pt.tuning.plan import TuningPlan
 from caikit_pt.tuning.trial import Trial
+from caikit_pt.tuning.validation import row_losses
 
 _LOG = logging.getLogger(__name__)
 _SHARE, _MOST_UPDATES = 0.1, 48  # of a training, and in all
@@ -34,6 +34,8 @@ _MOST_RECORDS = 64  # that losses are looked at of, before anything is learnt
 _FEWEST_UPDATES = 4  # that are worth a part of what a trial may cost
 _MOST_TRAINED = 4  # starts
 _ORIGIN = "the trial of source prompts"
+_METHOD, _SOURCE = "prompt_tuning_init_method", "prompt_tuning_init_source_model"
+_NONE: Mapping[str, Any] = {"source": "", "method": RANDOM, "task": None, "task_name": ""}
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,14 +116,9 @@ class SourceTrial(Contest):
         """Before the first update, the loss a target token of each of some records; then of each update."""
         if step:
             return [candidate.losses for candidate in candidates]
-        count = len(self._examples)
-        batch = self._examples.batch(
-            [*range(count)] * len(candidates),
-            [number for number in range(len(candidates)) for _ in range(count)],
-        )
         prompts = [candidate.learner.prompt.finished() for candidate in candidates]
         on_device = [prompt.to(self._base.weights.device).tensors for prompt in prompts]
-        summed = losses(self._base, on_device, batch).view(len(prompts), count).tolist()
+        summed = row_losses(self._base, on_device, self._examples)
         tokens = [len(example.target) for example in self._examples.items]
         return [[loss / length for loss, length in zip(row, tokens, strict=True)] for row in summed]
 
@@ -134,7 +131,7 @@ class SourceTrial(Contest):
         first, *_ = kept
         others = [number for number in range(len(candidates)) if number != first]
         if len(kept) == 1 and others:
-            best = min(others, key=lambda number: _ranked(statistics.fmean(rows[number])))
+            best = min(others, key=lambda number: ranked(self.loss(rows[number])))
             above, error = difference(rows[best], rows[first])
             parameters = [entrant.parameters for entrant in self.entrants]
             number = next(n for n, one in enumerate(parameters) if one is candidates[best].parameters)
@@ -144,7 +141,7 @@ class SourceTrial(Contest):
         """With `probability`, how sure it is that the one that was kept is better than the best other: by the
         normal distribution of the difference."""
         starts = [
-            trial.to_dict(_named(start), kept=trial is kept)
+            trial.to_dict(start.to_dict() if start else _NONE, kept=trial is kept)
             for trial, start in zip(trials, self._starts, strict=True)
         ]
         told: dict[str, Any] = {"starts": starts}
@@ -170,12 +167,8 @@ def _entrants(plan: TuningPlan, starts: Sequence[SourceStart | None]) -> Iterato
         if start is None:
             yield Entrant(_with(plan.parameters, {_METHOD: RANDOM, _SOURCE: ""}))
         else:
-            yield Entrant(
-                _with(plan.parameters, start.parameters), InitialPrompt(str(start), start.prompt, plan.labels)
-            )
-
-
-_METHOD, _SOURCE = "prompt_tuning_init_method", "prompt_tuning_init_source_model"
+            initial = InitialPrompt(str(start), start.prompt)
+            yield Entrant(_with(plan.parameters, start.parameters), initial)
 
 
 def _with(parameters: TuningParameters, values: Mapping[str, Any]) -> TuningParameters:
@@ -183,23 +176,8 @@ def _with(parameters: TuningParameters, values: Mapping[str, Any]) -> TuningPara
     return replace(parameters, **values, origins=origins)
 
 
-def _named(start: SourceStart | None) -> dict[str, Any]:
-    if start is None:
-        return {"source": "", "method": RANDOM, "task": None, "task_name": ""}
-    return {
-        "source": start.source,
-        "method": start.method,
-        "task": start.task,
-        "task_name": start.task_name,
-    }
-
-
 def _some(examples: Examples, count: int) -> Examples:
     """At most `count` of them, spread evenly: a stream may be sorted by label."""
     every = max(1, len(examples) / count)
     chosen = [examples.items[int(every * number)] for number in range(min(count, len(examples)))]
     return replace(examples, items=tuple(chosen))
-
-
-def _ranked(loss: float) -> float:
-    return loss if math.isfinite(loss) else math.inf

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from caikit_pt.soft_prompt.source_manifest import SourceManifest
+from caikit_pt.tuning.course import course_sentences
 
 _TEACHER = "teacher_"
 
@@ -32,12 +33,9 @@ def sentences(verdict: Mapping[str, Any]) -> list[str]:
     if not verdict:
         return []
     kept = verdict["kept"]
-    lines = [
-        f"The course of the loss: {verdict['course']}. Kept is the source after epoch {kept['epoch']}, "
-        f"update {kept['step']}."
-    ]
-    if verdict["skipped_updates"]:
-        lines.append(f"{verdict['skipped_updates']} updates were skipped, because they weren't finite.")
+    lines = course_sentences(
+        verdict, f"Kept is the source after epoch {kept['epoch']}, update {kept['step']}."
+    )
     return [*lines, *(_of_task(task) for task in verdict["tasks"] if task["metrics"])]
 
 

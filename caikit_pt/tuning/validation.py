@@ -88,12 +88,7 @@ class Validation:
 
     def row_losses(self, prompts: Sequence[PromptTensors]) -> list[list[float]]:
         """For each of `prompts`, the summed loss of each record; they share their forward passes."""
-        together = self._examples.batch(
-            [*range(len(self))] * len(prompts),
-            [number for number in range(len(prompts)) for _ in range(len(self))],
-        )
-        rows: list[list[float]] = losses(self._base, prompts, together).view(len(prompts), -1).tolist()
-        return rows
+        return row_losses(self._base, prompts, self._examples)
 
     def loss(self, rows: Sequence[float]) -> Estimate:
         """The mean over all target tokens, of the summed losses of the records."""
@@ -155,6 +150,16 @@ class Validation:
 
     def _outputs(self, count: int) -> list[str]:
         return [self._records.items[index].output for index in self._drawn[:count]]
+
+
+def row_losses(base: BaseModel, prompts: Sequence[PromptTensors], examples: Examples) -> list[list[float]]:
+    """For each of `prompts`, the summed loss of each of `examples`; they share their forward passes."""
+    together = examples.batch(
+        [*range(len(examples))] * len(prompts),
+        [number for number in range(len(prompts)) for _ in range(len(examples))],
+    )
+    rows: list[list[float]] = losses(base, prompts, together).view(len(prompts), -1).tolist()
+    return rows
 
 
 def held_out(plan: TuningPlan, base: BaseModel) -> Validation | None:

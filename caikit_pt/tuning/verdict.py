@@ -9,7 +9,7 @@ from caikit_pt.base_model.model import BaseModel
 from caikit_pt.serving.request import Request
 from caikit_pt.soft_prompt.prompt import SoftPrompt
 from caikit_pt.tuning.candidate import Candidate
-from caikit_pt.tuning.course import course
+from caikit_pt.tuning.course import course, course_sentences
 from caikit_pt.tuning.neighbours import nearest_words
 from caikit_pt.tuning.validation import JUDGED, Validation
 
@@ -52,10 +52,7 @@ def sentences(verdict: Mapping[str, Any]) -> list[str]:
     """The verdict for a status: a sentence or two a line."""
     if not verdict:
         return []
-    kept = verdict["kept"]
-    lines = [f"The course of the loss: {verdict['course']}. {_kept_sentence(kept)}"]
-    if verdict["skipped_updates"]:
-        lines.append(f"{verdict['skipped_updates']} updates were skipped, because they weren't finite.")
+    lines = course_sentences(verdict, _kept_sentence(verdict["kept"]))
     trials = verdict.get("search", ())
     for trial in trials:
         if trial["kept"]:

@@ -16,7 +16,6 @@ from bench.quality.trial import Outcome, Trial
 from bench.starts import kept as kept_module
 from bench.starts import start as start_module
 from bench.starts.__main__ import main
-from bench.starts.available import not_available
 from bench.starts.contender import (
     ABLATION,
     AUTO,
@@ -294,12 +293,8 @@ def test_the_basis_is_all_that_an_outcome_depends_on_and_needs_no_source(
     assert known({"a": 1, "b": 0, "c": "", "origins": {"a": "request"}}) == {"a": 1}
 
 
-def test_auto_is_tried_where_the_product_knows_it(llama: BaseModel, kept: Kept) -> None:
-    told = not_available(AUTO, llama)
-    assert told in ("", "auto is not available for tiny-llama.")
-    assert not_available(AVERAGE, llama) == ""
-    if not told:
-        assert attempt(AUTO.name, llama, kept).make().chosen
+def test_auto_is_tried(llama: BaseModel, kept: Kept) -> None:
+    assert attempt(AUTO.name, llama, kept).make().chosen
 
 
 # ---- figures ----
