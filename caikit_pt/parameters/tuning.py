@@ -240,8 +240,9 @@ TUNING_PARAMETERS = ParameterTable(
     Parameter(
         "task_learning_rate",
         float,
-        "Of the task vectors u and v of MULTITASK_PROMPT_TUNING.",
-        source="4/3 of learning_rate, the ratio of MPT's 0.4 to its 0.3",
+        "Of the task vectors u and v of MULTITASK_PROMPT_TUNING, which are factors of whole columns and rows. "
+        "MPT has 0.4 beside 0.3 for the rows (from memory).",
+        source="a thirtieth of learning_rate (docs/log.md)",
         low=0,
         high=10,
         above_low=True,
@@ -369,7 +370,9 @@ TUNING_PARAMETERS = ParameterTable(
 )
 
 PRESET_PARAMETERS = ("batch_size", "accumulate_steps", "learning_rate", "num_epochs")
-MPT_TASK_LEARNING_RATE_RATIO = 4 / 3
+# u and v are factors, and an adaptive optimiser moves each by about its rate: at MPT's 0.4, beside rows at
+# 0.3, they undo within a few updates what a source prompt has learnt (docs/log.md).
+_TASK_LEARNING_RATE_SHARE = 1 / 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -550,9 +553,9 @@ def resolve(
         values["lr_scheduler_type"] = CONSTANT if constant else LINEAR
         origins["lr_scheduler_type"] = f"optimizer {values['optimizer']}"
     if "task_learning_rate" not in values:
-        rate = values["learning_rate"] * MPT_TASK_LEARNING_RATE_RATIO
+        rate = values["learning_rate"] * _TASK_LEARNING_RATE_SHARE
         values["task_learning_rate"] = TUNING_PARAMETERS["task_learning_rate"].nearest(rate, limits)
-        origins["task_learning_rate"] = "4/3 of learning_rate"
+        origins["task_learning_rate"] = "a thirtieth of learning_rate"
     values.setdefault("prompt_tuning_init_text", "")
     values.setdefault("prompt_tuning_init_source_model", "")
     return TuningParameters(**values, origins=origins)

@@ -227,7 +227,7 @@ def test_a_product_starts_as_its_initialisation(zoo: Zoo, family: str, tmp_path:
             assert torch.equal(product[part], tensor), plan.parameters.prompt_tuning_init_method
 
 
-@pytest.mark.parametrize(("asked", "expected"), [({}, 0.04), ({"task_learning_rate": 0.001}, 0.001)])
+@pytest.mark.parametrize(("asked", "expected"), [({}, 0.001), ({"task_learning_rate": 0.04}, 0.04)])
 def test_task_vectors_have_a_learning_rate_of_their_own(
     zoo: Zoo, asked: dict[str, Any], expected: float
 ) -> None:

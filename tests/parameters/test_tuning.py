@@ -64,7 +64,7 @@ def test_the_order_of_precedence_and_where_each_value_came_from() -> None:
     assert (parameters.num_epochs, parameters.origins["num_epochs"]) == (3, "request")
     assert (parameters.batch_size, parameters.origins["batch_size"]) == (4, "preset")
     assert (parameters.seed, parameters.origins["seed"]) == (73, "default")
-    assert parameters.task_learning_rate == pytest.approx(0.4)
+    assert parameters.task_learning_rate == pytest.approx(0.01)
 
 
 @pytest.mark.parametrize(

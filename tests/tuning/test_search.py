@@ -148,7 +148,7 @@ def test_nothing_is_tried_that_the_operator_does_not_allow(llama: BaseModel) -> 
 def test_a_task_rate_goes_with_the_rate_and_neither_leaves_its_range(llama: BaseModel) -> None:
     tried = candidates(plan(llama, **{**AUTO, "tuning_type": MPT}).parameters, {})
     for one in tried:
-        assert one.task_learning_rate == pytest.approx(4 / 3 * one.learning_rate)
+        assert one.task_learning_rate == pytest.approx(one.learning_rate / 30)
     fixed = candidates(plan(llama, **{**AUTO, "tuning_type": MPT, "task_learning_rate": 0.5}).parameters, {})
     assert {one.task_learning_rate for one in fixed} == {0.5}
     presets = ({"base_model": "*", "tasks": {"default": {"learning_rate": 9.0}}},)
