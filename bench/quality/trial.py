@@ -17,6 +17,7 @@ from bench.quality.peft_loop import PeftLoop
 from bench.quality.task import Record, Task
 from caikit_pt.base_model.model import BaseModel
 from caikit_pt.errors import TrainingDiverged
+from caikit_pt.parameters.tuning import PROMPT_TUNING
 from caikit_pt.settings import Settings
 from caikit_pt.soft_prompt.prompt import SoftPrompt
 from caikit_pt.tuning.examples import make_examples
@@ -32,8 +33,9 @@ from caikit_pt.tuning.validation import Validation
 EDITION = 2
 _CHOSEN = ("learning_rate", "prompt_tuning_init_method", "num_virtual_tokens")
 # They change nothing that is measured.
-# The task of a source is none of a training that starts from none, as all of these do.
-_IRRELEVANT = ("origins", "silence_progress_bars", "prompt_tuning_init_task_name")
+_IRRELEVANT = ("origins", "silence_progress_bars")
+# Nor do these where nothing comes from a source prompt.
+_OF_SOURCES = ("task_learning_rate", "prompt_tuning_init_task_name")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +98,7 @@ class Attempt:
             plan = self._plan()
             tried = candidates(plan.parameters, plan.limits, plan.labels)
             decides["model"] = plan.checkpoint.fingerprint
-            decides["parameters"] = [
-                {name: value for name, value in one.to_dict().items() if name not in _IRRELEVANT}
-                for one in tried
-            ]
+            decides["parameters"] = [deciding(one.to_dict()) for one in tried]
         if self.trial.contender in PEFT:
             decides["peft"] = [version("peft"), PEFT[self.trial.contender]]
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:12]
@@ -177,3 +176,10 @@ def accuracy(base: BaseModel, plan: TuningPlan, prompt: SoftPrompt, records: Seq
     examples = make_examples(read, base.text, plan.parameters)
     judged = Validation(base, read, examples, "classification", plan.answer_labels(base.text))
     return judged.scores(prompt, len(read)).metrics["accuracy"].value
+
+
+def deciding(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Those that what a training comes to depends on."""
+    plain = parameters.get("tuning_type") == PROMPT_TUNING
+    irrelevant = (*_IRRELEVANT, *(_OF_SOURCES if plain else ()))
+    return {name: value for name, value in parameters.items() if name not in irrelevant}

@@ -7,14 +7,15 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from bench.quality.trial import deciding
+
 # To be raised when trainings of sources or of prompts change in a way that no parameter tells of.
 EDITION = 1
-_IRRELEVANT = ("origins", "silence_progress_bars")
 
 
 def known(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Without what is off: a parameter that the product gets later, and that is off, changes nothing."""
-    return {name: value for name, value in parameters.items() if name not in _IRRELEVANT and value}
+    return {name: value for name, value in deciding(parameters).items() if value}
 
 
 def short_hash(told: Any) -> str:

@@ -10,10 +10,12 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from caikit_pt.errors import InvalidParameter
-from caikit_pt.parameters.table import Parameter, ParameterTable
+from caikit_pt.parameters.table import Limits, Parameter, ParameterTable
 from caikit_pt.parameters.tuning import SOURCE_INIT_METHODS, TUNING_PARAMETERS, TuningParameters
 
 _MOST_LAYERS = 1_000
+_TASK_LEARNING_RATE_RATIO = 4 / 3
+_OF_SOURCES = "4/3 of learning_rate, the ratio of MPT's 0.4 to its 0.3 (from memory)"
 
 SOURCE_PARAMETERS = ParameterTable(
     Parameter(
@@ -109,6 +111,8 @@ _OTHERS = (*OF_EACH_TASK, *NOT_OF_SOURCES)
 
 def _of_all_tasks(parameter: Parameter) -> Parameter:
     """As it is where a source is made: it starts from none."""
+    if parameter.name == "task_learning_rate":
+        return replace(parameter, source=_OF_SOURCES)
     return replace(
         parameter, choices=tuple(one for one in parameter.choices if one not in SOURCE_INIT_METHODS)
     )
@@ -169,3 +173,13 @@ def _check_layers(given: tuple[int, ...], weight: float, layers: int) -> None:
         allowed = f"numbers of layers from 1 to {layers}, each once"
     if allowed:
         raise InvalidParameter("state_layers", list(given), allowed)
+
+
+def with_rate_of_sources(training: TuningParameters, limits: Limits) -> TuningParameters:
+    """Of MPT, where nobody has asked for another one: tasks that begin as one prompt have far to go, and a
+    training that starts from them is to stay near."""
+    name = "task_learning_rate"
+    if training.origins[name] == "request":
+        return training
+    rate = TUNING_PARAMETERS[name].nearest(training.learning_rate * _TASK_LEARNING_RATE_RATIO, limits)
+    return replace(training, task_learning_rate=rate, origins={**training.origins, name: _OF_SOURCES})

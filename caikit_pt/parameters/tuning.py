@@ -240,9 +240,8 @@ TUNING_PARAMETERS = ParameterTable(
     Parameter(
         "task_learning_rate",
         float,
-        "Of the task vectors u and v of MULTITASK_PROMPT_TUNING, which are factors of whole columns and rows. "
-        "MPT has 0.4 beside 0.3 for the rows (from memory).",
-        source="a thirtieth of learning_rate (docs/log.md)",
+        "Of the task vectors u and v of MULTITASK_PROMPT_TUNING, factors of whole columns and rows.",
+        source="a thirtieth of learning_rate; MPT's 4/3 (from memory) undoes what sources have learnt",
         low=0,
         high=10,
         above_low=True,

@@ -23,6 +23,7 @@ from caikit_pt.parameters.source import (
     SOURCE_PARAMETERS,
     SourceParameters,
     resolve_source,
+    with_rate_of_sources,
 )
 from caikit_pt.parameters.tuning import (
     MULTITASK_PROMPT_TUNING,
@@ -196,6 +197,7 @@ def make_source_plan(
             planned = make_plan(asked, task.records, task.validation, settings, resource, tells=False)
         plans[task.name] = replace(
             planned,
+            parameters=with_rate_of_sources(planned.parameters, settings.tuning_limits),
             records=_named(planned.records, task.name),
             validation=planned.validation and _named(planned.validation, task.name),
         )
