@@ -32,7 +32,7 @@ from bench.quality.results import Results
 from bench.quality.run import of_part
 from bench.quality.table import Row, by_records, costs, quality, separators
 from bench.quality.task import Record, Task, held_out_tasks, left_out, real_tasks, unspeakable
-from bench.quality.trial import Attempt, Outcome, Trial, accuracy
+from bench.quality.trial import Attempt, Outcome, Trial, accuracy, deciding
 from caikit_pt.base_model.model import BaseModel
 from caikit_pt.errors import TrainingDiverged
 from caikit_pt.parameters.tuning import TUNING_PARAMETERS
@@ -354,6 +354,13 @@ def test_the_basis_is_all_that_an_outcome_depends_on(llama: BaseModel) -> None:
     assert basis() == basis("0.3 RANDOM 100") == basis("line break") != basis("nothing")
     assert basis() == basis()
     assert basis() == basis(silence_progress_bars=False)
+
+
+def test_what_only_sources_need_decides_nothing_elsewhere() -> None:
+    parameters = {"tuning_type": "PROMPT_TUNING", "seed": 1, "task_learning_rate": 0.1, "origins": {}}
+    assert deciding(parameters) == {"tuning_type": "PROMPT_TUNING", "seed": 1}
+    multitask = {**parameters, "tuning_type": "MULTITASK_PROMPT_TUNING"}
+    assert deciding(multitask) == {name: value for name, value in multitask.items() if name != "origins"}
 
 
 def test_parts_share_nothing_and_leave_nothing() -> None:

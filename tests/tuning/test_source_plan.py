@@ -17,6 +17,7 @@ from tests.conftest import SETTINGS
 
 from .sources import NAMED, source_plan, tasks
 from .training import PAIRS
+from .training import plan as tuning_plan
 
 
 def test_each_task_has_a_plan_of_its_own_and_shares_the_rest(base: BaseModel) -> None:
@@ -36,6 +37,23 @@ def test_each_task_has_a_plan_of_its_own_and_shares_the_rest(base: BaseModel) ->
     assert {one.parameters.learning_rate for one in plan.tasks.values()} == {0.2}
     assert plan.training.tuning_type == "MULTITASK_PROMPT_TUNING"
     assert any(told.startswith("named: 6 records are few") for told in plan.warnings)
+
+
+def test_tasks_learn_faster_than_their_rows_and_what_starts_from_them_slower(llama: BaseModel) -> None:
+    training = source_plan(llama, learning_rate=0.3).training
+    assert training.task_learning_rate == pytest.approx(0.4)
+    assert training.origins["task_learning_rate"].startswith("4/3 of learning_rate")
+    adapted = tuning_plan(llama, tuning_type="MULTITASK_PROMPT_TUNING", learning_rate=0.3).parameters
+    assert adapted.task_learning_rate == pytest.approx(0.01)
+    assert adapted.origins["task_learning_rate"] == "a thirtieth of learning_rate"
+    asked = source_plan(llama, learning_rate=0.3, task_learning_rate=0.2).training
+    assert (asked.task_learning_rate, asked.origins["task_learning_rate"]) == (0.2, "request")
+
+
+def test_a_rate_that_nobody_asked_for_keeps_to_the_limits_of_the_operator(llama: BaseModel) -> None:
+    settings = replace(SETTINGS, tuning_limits={"task_learning_rate": (0.001, 0.2)})
+    planned = make_source_plan({"base_model": llama.checkpoint.name}, tasks(), settings)
+    assert planned.training.task_learning_rate == 0.2
 
 
 def test_teachers_are_plain_and_follow_the_training_where_nothing_is_said(llama: BaseModel) -> None:
