@@ -284,7 +284,7 @@ def test_d6_the_learning_rate_ends_at_zero(zoo: Zoo, tuning_type: str) -> None:
     with watched_optimizer() as watched:
         tuned = tune(plan, base)
     assert len(watched.learning_rates) == updates == epochs * math.ceil(examples / 32)
-    for group, first in enumerate((0.3, 0.4)[: len(watched.groups)]):
+    for group, first in enumerate((0.3, 0.01)[: len(watched.groups)]):
         rates = [rate[group] for rate in watched.learning_rates]
         assert rates == pytest.approx([first * (1 - step / updates) for step in range(updates)])
         assert watched.optimizer.param_groups[group]["lr"] == 0.0
