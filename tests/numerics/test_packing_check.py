@@ -16,6 +16,7 @@ from caikit_pt.base_model.row import TrainingBatch
 from caikit_pt.base_model.training import causal, packed, seq2seq
 from caikit_pt.base_model.training.targets import Targets
 from caikit_pt.base_model.trials.training import check_packing
+from caikit_pt.errors import InvalidParameter
 from caikit_pt.tuning.losses import losses
 
 from .answers import soft_prompt
@@ -107,10 +108,14 @@ def test_what_is_planted_is_found(
 @pytest.mark.parametrize("family", sorted({*ALL_FAMILIES} - PADDED_FAMILIES))
 def test_rounding_alone_keeps_no_model_from_being_packed(zoo: Zoo, family: str, dtype: str) -> None:
     """Encoder-decoder models were padded in bfloat16, where any two ways to a gradient differ much."""
-    if (family, dtype) == ("phimoe_longrope", "float16"):
+    try:
+        base = zoo.model(family, dtype)
+    except InvalidParameter as error:
         # Its experts' scores are so close that on some processors rounding picks others a token later.
-        pytest.skip("refused where rounding changes which experts are asked")
-    assert zoo.model(family, dtype).training.trains_packed
+        if (family, dtype) != ("phimoe_longrope", "float16") or "a token later" not in str(error):
+            raise
+        pytest.skip("refused here: rounding changes which experts are asked")
+    assert base.training.trains_packed
 
 
 def test_a_model_that_ignores_layouts_is_padded(zoo: Zoo) -> None:
