@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= 1
 # And where there are more, those that wait for others sleep.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help demo test check serve protos docs interop models attack rolling shapes soak survive vllm perturbed versions versions-oldest versions-newest bench-training bench-quality bench-starts bench-serving bench-jobs bench-guard gpu install clean
+.PHONY: help demo test whole check serve protos docs interop models attack rolling shapes soak survive vllm perturbed versions versions-oldest versions-newest bench-training bench-quality bench-starts bench-serving bench-jobs bench-guard gpu install clean
 
 help:  ## What can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -18,7 +18,10 @@ demo: $(INSTALLED)  ## Tune four soft prompts over gRPC, serve them, and compare
 	$(BIN)/python -m examples.demo
 
 test: $(INSTALLED) check  ## Static checks and all tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+
+whole: $(INSTALLED) check  ## The same with all that these leave out for time
+	WHOLE=1 FUZZ=10000 KILLS=3 QUEUED=200 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 check: $(INSTALLED)  ## Ruff and mypy
 	$(BIN)/ruff check .
@@ -80,7 +83,7 @@ rolling: $(INSTALLED)  ## Restart two servers in turns while 64 clients ask them
 	ROLLING_CLIENTS=64 ROLLING_REQUESTS=$${ROLLING_REQUESTS:-2000} $(BIN)/python -m pytest tests/runtime/test_rolling.py -s
 
 survive: $(INSTALLED)  ## Kill worker and server twenty times while they train, and compare each prompt with its run without kills
-	KILLS=20 $(BIN)/python -m pytest tests/runtime/test_jobs.py -s
+	KILLS=20 QUEUED=200 $(BIN)/python -m pytest tests/runtime/test_jobs.py -s
 
 bench-training: $(INSTALLED)  ## Measure how fast prompts are tuned, beside caikit-nlp's loop, and print the table (about ten minutes)
 	$(BIN)/python -m bench.training

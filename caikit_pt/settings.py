@@ -154,6 +154,7 @@ class Settings:
     drain_seconds: float = _default("drain_seconds")
     state_dir: str = _default("state_dir")
     slots: int = _default("slots")
+    prepare_trainings: bool = _default("prepare_trainings")
     max_queued: int = _default("max_queued")
     checkpoint_seconds: float = _default("checkpoint_seconds")
     max_attempts: int = _default("max_attempts")
@@ -217,6 +218,7 @@ _ROWS = ParameterTable(
     row("drain_seconds", float, 0),
     row("state_dir", str),
     row("slots", int, 0),
+    row("prepare_trainings", bool),
     row("max_queued", int, 0),
     row("checkpoint_seconds", float, 0),
     row("max_attempts", int, 1),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,10 +16,13 @@ from caikit_pt.base_model.pool import POOL
 from caikit_pt.settings import Settings
 from examples.grpc_client import Client
 from examples.local_server import ROOT, server
+from tests.whole import leave_out, unknown
 
 BASE_MODELS = ROOT / "examples" / "base_models"
 LLAMA, T5 = "tiny-llama", "tiny-t5"
 SETTINGS = Settings(base_models_dir=str(BASE_MODELS))
+# Of every server that a test starts: what that costs is three seconds of a processor, and many train nothing.
+os.environ.setdefault("PREPARE_TRAININGS", "false")
 # Seen in transformers and torch, and in MLflow with SQLAlchemy 2.1; not in this project.
 FOREIGN_WARNINGS = (
     "ignore:.*torch.jit.script.*:DeprecationWarning",
@@ -47,8 +51,12 @@ LONG_FILES = (
 )
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long files first."""
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Long files first, and of some tests a part. Before any of them are deselected."""
+    if not any("::" in argument for argument in config.args) and (names := unknown(items)):
+        raise pytest.UsageError(f"tests/whole.py keeps what isn't there: {', '.join(names)}")
+    leave_out(items)
     items.sort(key=lambda item: item.path.name not in LONG_FILES)
 
 

@@ -208,7 +208,7 @@ def test_it_goes_on_after_ctrl_c_and_kill(root: Path, files: dict[str, Path], tm
     state = tmp_path / "state"
     state.mkdir()
     (state / "mine.txt").write_text("mine")
-    long = ["--num-epochs=100", "--teacher-epochs=20"]
+    long = ["--num-epochs=50", "--teacher-epochs=10"]
     assert main([*command(files, "whole"), *long]) == 0
     environment = {**os.environ, "CHECKPOINT_SECONDS": "0.2"}
     wanted = [*command(files, "broken"), *long, f"--state={state}"]

@@ -168,7 +168,7 @@ def _locked(root: Path) -> IO[str]:
         lock = (root / "lock").open("a")
     except OSError as error:
         raise StateUnavailable(f"state_dir {root} can't be written: {error.strerror}") from error
-    deadline = time.monotonic() + _SECONDS_FOR_ANOTHER_SERVER
+    deadline, told = time.monotonic() + _SECONDS_FOR_ANOTHER_SERVER, False
     while True:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -179,6 +179,10 @@ def _locked(root: Path) -> IO[str]:
                 raise StateUnavailable(
                     f"state_dir {root} is in use by another server. Give each server one of its own."
                 ) from None
+            if not told:
+                text = "state_dir %s is in use by another server: waiting up to %.0f seconds for its end"
+                _LOG.warning(text, root, _SECONDS_FOR_ANOTHER_SERVER)
+                told = True
             time.sleep(0.2)
 
 

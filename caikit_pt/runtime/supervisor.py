@@ -13,7 +13,8 @@ from typing import Any
 
 from caikit_pt.errors import StateUnavailable
 from caikit_pt.runtime.attendant import Attendant
-from caikit_pt.runtime.child import Child, Spare
+from caikit_pt.runtime.child import Child
+from caikit_pt.runtime.fork_server import ForkServer
 from caikit_pt.runtime.job import CANCELED, RUNNING, Job
 from caikit_pt.runtime.job_folder import JobFolder
 from caikit_pt.runtime.job_store import JobStore
@@ -39,14 +40,15 @@ class Supervisor:
     ) -> None:
         """The folders of jobs are in `root`; `on_published` is told where each prompt is."""
         self._store, self._settings = store, now
-        self._slots, self._spare = Slots(slots), Spare()
+        self._slots, self._forks = Slots(slots), ForkServer()
         self._ledger = Ledger(store, root, now.max_attempts)
         self._attendant = Attendant(self._slots, self._ledger, Publisher(store, on_published))
         self._thread = threading.Thread(target=self._dispatch, name="jobs", daemon=True)
 
     def start(self) -> None:
         """From now on queued jobs are run. Raises OSError where there can't be a process."""
-        self._spare.prepare()
+        if self._settings.prepare_trainings:
+            self._forks.prepare()
         self._thread.start()
 
     def wake(self) -> None:
@@ -78,7 +80,7 @@ class Supervisor:
         """Every training keeps a snapshot and is queued again. Takes less than ten seconds."""
         if not self._slots.close():
             return
-        self._spare.kill()
+        self._forks.close()
         for child in self._slots.children:
             child.stop()
         self._slots.wait_until_empty(_SECONDS_TO_STOP)
@@ -107,6 +109,9 @@ class Supervisor:
         try:
             self._run(slot)
         except Exception as error:
+            if self._slots.closed:
+                self._attendant.leave(slot, lambda: self._ledger.queue_again(slot.job))
+                return True
             _LOG.exception("a job can't be started")
             reason = f"Its process can't be started: {error}"
             self._attendant.leave(slot, lambda: self._ledger.died(slot.job, reason))
@@ -118,10 +123,12 @@ class Supervisor:
 
     def _run(self, slot: Slot) -> None:
         joined = self._settings.join_trainings
+        # Others needn't wait for it.
+        self._forks.wait_until_ready()
         with self._slots.lock:
             slot.placement = placement = placed(slot.job, self._slots.gpus, joined)
             company = self._company(slot.job) if joined else None
-            slot.child = child = company or self._spare.take()
+            slot.child = child = company or Child(self._forks)
             if slot.canceled:
                 child.kill()
         if company is None:

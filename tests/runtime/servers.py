@@ -80,8 +80,9 @@ class Server:
             self._process.wait(60)
 
     def workers(self) -> list[psutil.Process]:
-        """The processes of jobs, and the spare one."""
-        return [child for child in psutil.Process(self.process.pid).children() if _is_of_jobs(child)]
+        """The processes of jobs."""
+        made = psutil.Process(self.process.pid).children(recursive=True)
+        return [process for process in made if _is_of_jobs(process)]
 
     def worker(self, id: str) -> psutil.Process | None:
         """The process of a job, as its lock tells."""
@@ -92,7 +93,7 @@ class Server:
 def _is_of_jobs(process: psutil.Process) -> bool:
     """It may be dying while it is looked at."""
     with suppress(psutil.Error):
-        return any("job_process" in part for part in process.cmdline())
+        return process.name() == "training"
     return False
 
 

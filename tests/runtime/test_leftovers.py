@@ -31,7 +31,6 @@ PLACES = 4
 MODEL = [("mm-model-id", "first")]
 CODES = grpc.StatusCode
 KINDS = ("unary", "stream", "watch")
-ENDS = ("done", "cancelled", "deadline", "killed", "bad", "overload", "shutdown")
 # A client that is killed: it knows nothing but bytes.
 CLIENT = """
 import sys, grpc
@@ -228,14 +227,16 @@ def overload(calls: Calls, kind: str) -> None:
             call.cancel()
 
 
-def shutdown(calls: Calls, kind: str) -> None:
+def shutdown(calls: Calls) -> None:
+    """With calls of every kind under way."""
     children = psutil.Process(calls.server.process.pid).children(recursive=True)
-    made = [calls.begin(kind, "shutdown") for _ in range(PLACES)]
-    wait_for(lambda: calls.under_way() == PLACES)
-    with ThreadPoolExecutor(PLACES) as pool:
-        codes = [pool.submit(code_of, call) for call in made]
+    made = [(kind, calls.begin(kind, "shutdown")) for kind in KINDS for _ in range(PLACES)]
+    wait_for(lambda: calls.under_way() == len(made))
+    with ThreadPoolExecutor(len(made)) as pool:
+        codes = [(kind, pool.submit(code_of, call)) for kind, call in made]
         calls.server.stop()
-        assert {code.result() for code in codes} == {CODES.UNAVAILABLE if kind == "watch" else None}
+        for kind, code in codes:
+            assert code.result() is (CODES.UNAVAILABLE if kind == "watch" else None), kind
     assert calls.server.process.returncode == 0
     assert not psutil.wait_procs(children, 15)[1]
     calls.client.close()
@@ -244,14 +245,23 @@ def shutdown(calls: Calls, kind: str) -> None:
 
 
 HOW: dict[str, Callable[[Calls, str], None]] = {
-    each.__name__: each for each in (done, cancelled, deadline, killed, bad, overload, shutdown)
+    each.__name__: each for each in (done, cancelled, deadline, killed, bad, overload)
 }
 
 
-@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("end", HOW)
 @pytest.mark.parametrize("kind", KINDS)
 def test_nothing_stays(calls: Calls, kind: str, end: str) -> None:
     HOW[end](calls, kind)
+    check(calls)
+
+
+def test_nothing_stays_of_what_a_server_ended_in(calls: Calls) -> None:
+    shutdown(calls)
+    check(calls)
+
+
+def check(calls: Calls) -> None:
     calls.check()
     # All places are free: as many as there are get answers at once.
     with ThreadPoolExecutor(PLACES * len(KINDS)) as pool:

@@ -1,0 +1,122 @@
+"""What `make test` leaves out, to be done in minutes, and `make whole` has."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+
+import pytest
+
+WHOLE = os.environ.get("WHOLE") == "1"
+_LEFT_OUT = pytest.mark.skip(reason="`make whole` has it")
+_EMBEDDED_AND = ("tiny-llama", "tiny-t5", "gemma3", "bart")
+# Of the parameters of a test, those that `make test` has; of one that has none, nothing.
+KEPT: dict[str, tuple[str, ...]] = {
+    "device/test_decode.py::test_the_host_waits_once_a_step": _EMBEDDED_AND,
+    "device/test_decode.py::test_answers_of_families_are_those_of_a_cpu": ("gpt2", "gemma3", "bart"),
+    "device/test_decode.py::test_captured_steps_give_the_same_answers": _EMBEDDED_AND[:3],
+    "device/test_decode.py::test_what_is_captured_wrong_is_taken_plainly": (
+        "tiny-llama-WrongStep",
+        "tiny-t5-RefusedStep",
+        "tiny-llama-BrokenStep",
+    ),
+    "device/test_on_device.py::test_a_training_that_is_judged_is_that_of_a_cpu": (
+        "tiny-llama-search",
+        "tiny-t5-labels",
+    ),
+    "device/test_on_device.py::test_a_source_training_is_that_of_a_cpu": ("tiny-t5",),
+    "device/test_on_device.py::test_a_training_that_was_interrupted_goes_on_there": (
+        "tiny-llama-plain",
+        "tiny-t5-adafactor",
+    ),
+    # What is so whatever the shapes of steps are has all families.
+    "numerics/test_growing_batches.py::test_a_row_is_what_it_is_alone_where_steps_have_few_shapes": (
+        "llama-DECODER",
+        "bloom-DECODER",
+        "gemma3-DECODER",
+        "mixtral-DECODER",
+        "phi3_longrope-DECODER",
+        "t5-ENCODER",
+        "t5-DECODER",
+        "bart-ENCODER-DECODER",
+        "umt5-ENCODER-DECODER",
+    ),
+    "tuning/test_search.py::test_the_first_candidate_trains_in_company_as_it_does_alone": ("tiny-llama",),
+    "tuning/test_search.py::test_a_candidate_that_diverges_is_dropped": ("tiny-llama",),
+    "tuning/test_search.py::test_when_nearly_all_diverge_one_is_enough_and_none_is_an_error": (
+        "tiny-llama-1",
+        "tiny-t5-0",
+    ),
+    "tuning/test_choice.py::test_the_best_prompt_is_kept_and_not_the_last": (
+        "tiny-llama-PROMPT_TUNING",
+        "tiny-llama-residual",
+        "tiny-t5-MULTITASK_PROMPT_TUNING",
+    ),
+    "tuning/test_snapshot.py::test_it_goes_on_from_anywhere": (
+        "tiny-llama-plain",
+        "tiny-llama-multitask",
+        "tiny-llama-search",
+        "tiny-t5-residual",
+        "tiny-t5-adafactor",
+        "tiny-t5-early",
+    ),
+    "tuning/test_snapshot.py::test_it_goes_on_again_and_again": ("tiny-llama-search", "tiny-t5-plain"),
+    "tuning/test_source_tuner.py::test_it_goes_on_from_anywhere": (
+        "tiny-llama-alone",
+        "tiny-llama-stopping",
+        "tiny-t5-ranks",
+        "tiny-t5-taught",
+    ),
+    "tuning/test_source_tuner.py::test_the_same_seed_has_the_same_bits": ("ranks", "taught"),
+    "tuning/test_source_tuner.py::test_teachers_are_what_they_would_be_alone": (
+        "tiny-llama-taught",
+        "tiny-t5-stopping",
+    ),
+    "tuning/test_source_trial.py::test_it_goes_on_from_anywhere_in_a_trial": ("t5",),
+    "tuning/test_source_trial.py::test_it_is_counted_in_the_updates_that_are_made": ("llama",),
+    "runtime/test_jobs.py::test_a_crash_is_a_reason_on_its_job_and_on_nothing_else": ("11",),
+    # Of a watch on a server that ends and comes again there is one more, of the command line.
+    "runtime/test_drain.py::test_a_training_goes_on_after_the_end_and_its_watchers_are_told": (),
+    "runtime/test_drain.py::test_a_second_signal_ends_it_at_once": ("15",),
+    "test_endings.py::test_a_script_that_ends_ends_well": (
+        "many streams are open-tiny-llama",
+        "others wait for answers-tiny-llama",
+        "sys.exit-tiny-llama",
+        "a training runs in a thread-tiny-llama",
+        "a model is loaded in a thread-tiny-llama",
+        "a last wish-tiny-llama",
+        "a stream is open-tiny-t5",
+    ),
+    "test_service.py::test_every_combination_is_tuned_and_served": (
+        "PROMPT_TUNING-tiny-llama",
+        "MULTITASK_PROMPT_TUNING-tiny-t5",
+    ),
+    "test_service.py::test_source_prompts_are_found_by_name_and_by_default": (
+        "tiny-llama-AVERAGE_SOURCE",
+        "tiny-llama-ONLY_SOURCE_SHARED",
+        "tiny-t5-AVERAGE_SOURCE_TASKS",
+    ),
+}
+
+
+def leave_out(items: Sequence[pytest.Item]) -> None:
+    """Skips what the table above hasn't got, unless all is wanted."""
+    for item in () if WHOLE else items:
+        name, parameters = named(item)
+        if parameters not in KEPT.get(name, (parameters,)):
+            item.add_marker(_LEFT_OUT)
+
+
+def unknown(items: Sequence[pytest.Item]) -> list[str]:
+    """What the table keeps of tests that are among `items`, and isn't there: it would keep nothing."""
+    found = defaultdict[str, set[str]](set)
+    for name, parameters in map(named, items):
+        found[name].add(parameters)
+    return [f"{name}[{one}]" for name in found for one in KEPT.get(name, ()) if one not in found[name]]
+
+
+def named(item: pytest.Item) -> tuple[str, str]:
+    """The name of a test, from tests/ on, and its parameters."""
+    name, _, parameters = item.nodeid.removesuffix("]").partition("[")
+    return name.removeprefix("tests/"), parameters
