@@ -2,9 +2,10 @@
 
     python -m caikit_pt.runtime.fork_server
 
-Its stdin is a socket. It says a byte when it is ready. Each byte that it gets brings three files: a copy's stdin
-and stdout, and where two ints are told: the copy's number and, once it has ended, its exit code. It ends with the socket, and its copies live on. Python's own fork server (multiprocessing) runs the
-program's main module again in each copy.
+Its stdin is a socket. It says a byte when it is ready. Each byte that it gets brings three files: a copy's
+stdin and stdout, and where two ints are told: the copy's number and, once it has ended, its exit code. It
+ends with the socket, and its copies live on. Python's own fork server (multiprocessing) runs the program's
+main module again in each copy.
 """
 
 from __future__ import annotations
