@@ -54,7 +54,8 @@ LONG_FILES = (
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Long files first, and of some tests a part. Before any of them are deselected."""
-    if not any("::" in argument for argument in config.args) and (names := unknown(items)):
+    is_part = config.getoption("lf", False) or any("::" in argument for argument in config.args)
+    if not is_part and (names := unknown(items)):
         raise pytest.UsageError(f"tests/whole.py keeps what isn't there: {', '.join(names)}")
     leave_out(items)
     items.sort(key=lambda item: item.path.name not in LONG_FILES)

@@ -79,5 +79,5 @@ class Child:
             if not self._has_ended:
                 self._code = number_from(self._process.told)
                 self._has_ended = True
-                os.close(self._process.told)
+                self._process.told.close()
             return self._code

@@ -3,9 +3,9 @@
     python -m caikit_pt.runtime.fork_server
 
 Its stdin is a socket. It says a byte when it is ready. Each byte that it gets brings three files: a copy's
-stdin and stdout, and where two ints are told: the copy's number and, once it has ended, its exit code. It
-ends with the socket, and its copies live on. Python's own fork server (multiprocessing) runs the program's
-main module again in each copy.
+stdin and stdout, and a socket on which two ints are told: the copy's number and, once it has ended, its exit
+code; until this is closed the number is nobody else's. It ends with its own socket, and its copies live on.
+Python's own fork server (multiprocessing) runs the program's main module again in each copy.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import socket
 import subprocess
 import sys
 import threading
+import traceback
 import warnings
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -36,6 +37,10 @@ _NATIVE_CACHES = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "256", "LRU_CACHE_CAPACITY"
 _UNTOUCHED_GPUS = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
 
 
+# A copy is there in milliseconds; who has none by then has none.
+_SECONDS_TO_COPY = 5.0
+
+
 @dataclass(frozen=True, slots=True)
 class Copy:
     """One, and its ends of the files."""
@@ -43,8 +48,8 @@ class Copy:
     pid: int
     commands: IO[str]
     reports: IO[str]
-    # The file of its exit code.
-    told: int
+    # Where its exit code is told.
+    told: socket.socket
 
 
 class ForkServer:
@@ -54,7 +59,12 @@ class ForkServer:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._wishes: socket.socket | None = None
-        self._ready = self._closed = False
+        self._ready, self._closed = False, threading.Event()
+
+    @property
+    def closed(self) -> bool:
+        """Whether there are no more copies."""
+        return self._closed.is_set()
 
     def prepare(self) -> None:
         """It begins to import. Raises OSError."""
@@ -67,22 +77,32 @@ class ForkServer:
             wishes = self._start_if_needed()
             self._ready = self._ready or bool(wishes.recv(1))
             if not self._ready:
-                raise OSError("the process that trainings are copies of has ended before it was ready")
+                code = self._end()
+                raise OSError(f"the process that trainings are copies of ended with {code} as it began")
 
     def copy(self) -> Copy:
-        """A new one, in some milliseconds where it is ready. Raises OSError."""
+        """A new one, in some milliseconds. Raises OSError where the process isn't ready, or has ended."""
         with self._lock, ExitStack() as theirs, ExitStack() as ours:
-            wishes = self._start_if_needed()
-            (stdin, commands), (reports, stdout), (told, teller) = (os.pipe() for _ in range(3))
-            for end in (stdin, stdout, teller):
-                theirs.callback(os.close, end)
-            for end in (commands, reports, told):
-                ours.callback(os.close, end)
-            socket.send_fds(wishes, [b"+"], [stdin, stdout, teller])
-            theirs.close()
-            pid = number_from(told)
+            if not self._ready or self._wishes is None:
+                raise OSError("the process that trainings are copies of isn't ready")
+            stdin, commands = _pipe(theirs, ours)
+            reports, stdout = _pipe(ours, theirs)
+            told, teller = socket.socketpair()
+            ours.enter_context(told)
+            theirs.enter_context(teller)
+            told.settimeout(_SECONDS_TO_COPY)
+            try:
+                socket.send_fds(self._wishes, [b"+"], [stdin, stdout, teller.fileno()])
+                theirs.close()
+                pid = number_from(told)
+            except OSError as error:
+                code = self._end()
+                raise OSError(
+                    f"the process that trainings are copies of ended with {code}: {error}"
+                ) from error
             if pid is None:
-                raise OSError("the process that trainings are copies of has ended")
+                raise OSError("there can't be another process now: there are too many, or memory is short")
+            told.settimeout(None)
             ours.pop_all()
             return Copy(
                 pid, os.fdopen(commands, "w", encoding="utf-8"), os.fdopen(reports, encoding="utf-8"), told
@@ -90,25 +110,24 @@ class ForkServer:
 
     def close(self) -> None:
         """There are no more copies; those that are there live on."""
-        self._closed = True
+        self._closed.set()
+        # Whoever waits for it hears of its end.
         if self._process is not None:
             self._process.kill()
-            self._process.wait()
         with self._lock:
-            if self._wishes is not None:
-                self._wishes.close()
+            self._end()
 
     def _start_if_needed(self) -> socket.socket:
-        if self._closed:
+        if self._closed.is_set():
             raise OSError("this server ends")
         if self._wishes is not None and self._process is not None and self._process.poll() is None:
             return self._wishes
-        if self._wishes is not None:
-            self._wishes.close()
+        self._end()
         root = str(Path(caikit_pt.__file__).resolve().parent.parent)
         paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-        self._wishes, theirs = socket.socketpair()
-        with theirs:
+        wishes, theirs = socket.socketpair()
+        with ExitStack() as unless_started, theirs:
+            unless_started.enter_context(wishes)
             self._process = subprocess.Popen(
                 [sys.executable, "-m", __name__],
                 stdin=theirs.fileno(),
@@ -116,7 +135,6 @@ class ForkServer:
                 stderr=subprocess.DEVNULL,
                 env={
                     **_NATIVE_CACHES,
-                    **_UNTOUCHED_GPUS,
                     **os.environ,
                     "PYTHONPATH": os.pathsep.join(paths),
                 },
@@ -124,13 +142,35 @@ class ForkServer:
                 # kernel shares CPUs out by session (autogroup), unevenly at times.
                 process_group=0,
             )
+            unless_started.pop_all()
+        self._wishes = wishes
+        if self._closed.is_set():
+            self._process.kill()
+        return wishes
+
+    def _end(self) -> int | None:
+        """The exit code of the process, if there was one."""
         self._ready = False
-        return self._wishes
+        if self._wishes is not None:
+            self._wishes.close()
+            self._wishes = None
+        if self._process is None:
+            return None
+        self._process.kill()
+        return self._process.wait()
 
 
-def number_from(file: int) -> int | None:
+def _pipe(reader: ExitStack, writer: ExitStack) -> tuple[int, int]:
+    """Its ends, to read from and to write to, which the two of them close."""
+    read, write = os.pipe()
+    reader.callback(os.close, read)
+    writer.callback(os.close, write)
+    return read, write
+
+
+def number_from(told: socket.socket) -> int | None:
     """The next that is told there, when it is; None where nobody is left to tell it."""
-    said = os.read(file, NUMBER.size)
+    said = told.recv(NUMBER.size)
     return int(NUMBER.unpack(said)[0]) if len(said) == NUMBER.size else None
 
 
@@ -142,7 +182,11 @@ def main() -> None:
     from caikit_pt.base_model.loading.libraries import import_libraries
     from caikit_pt.runtime import job_process  # noqa: F401
 
+    told = {name: value for name, value in _UNTOUCHED_GPUS.items() if name not in os.environ}
+    os.environ.update(told)
     import_libraries()
+    for name in told:
+        del os.environ[name]
     # What is there now is never looked through again, so that copies go on sharing its memory.
     gc.collect()
     gc.freeze()
@@ -154,35 +198,51 @@ def main() -> None:
             _, files, *_ = socket.recv_fds(wishes, 1, 3)
             if not files:
                 return
-            if _fork() == 0:
-                _attend(*files)
+            # Where there can't be another process now, who waits for one hears that there is none.
+            with suppress(OSError):
+                if _fork() == 0:
+                    _attend(*files)
             for file in files:
                 os.close(file)
 
 
 def _attend(stdin: int, stdout: int, teller: int) -> None:
-    """Makes the copy, and tells of its end; in a process of its own."""
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    pid = _fork()
-    if pid == 0:
-        os.close(teller)
-        _become(stdin, stdout)
-    # Before its number is told: a kill is for all its children.
-    with suppress(OSError):
-        os.setpgid(pid, pid)
-    for file in (0, stdin, stdout):
-        os.close(file)
-    with suppress(OSError):
-        os.write(teller, NUMBER.pack(pid))
-    # Its number is nobody else's until it is waited for.
-    end = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-    assert end is not None
-    with suppress(OSError):
-        os.write(teller, NUMBER.pack(end.si_status if end.si_code == os.CLD_EXITED else -end.si_status))
+    """Makes the copy, and tells of its end; in a process of its own, which ends."""
+    try:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        pid = _fork()
+        if pid == 0:
+            os.close(teller)
+            _become(stdin, stdout)
+        # Before its number is told: a kill is for all its children.
+        with suppress(OSError):
+            os.setpgid(pid, pid)
+        for file in (0, stdin, stdout):
+            os.close(file)
+        with socket.socket(fileno=teller) as telling, suppress(OSError):
+            telling.sendall(NUMBER.pack(pid))
+            telling.sendall(NUMBER.pack(_exit_code(pid)))
+            # Until whoever might send it a signal has heard of it.
+            telling.recv(1)
+        with suppress(OSError):
+            os.waitpid(pid, 0)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
     os._exit(0)
 
 
+def _exit_code(pid: int) -> int:
+    """When it has ended. Where that can be known without, it isn't waited for: its number stays its own."""
+    if not hasattr(os, "waitid"):
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    end = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    assert end is not None, "it is asked to wait"
+    return end.si_status if end.si_code == os.CLD_EXITED else -end.si_status
+
+
 def _become(stdin: int, stdout: int) -> None:
+    import numpy as np
     import torch
 
     from caikit_pt.runtime import job_process
@@ -198,6 +258,9 @@ def _become(stdin: int, stdout: int) -> None:
     if sys.platform != "linux" or torch.cuda._is_in_bad_fork():
         # A copy isn't safe there: the same from the beginning.
         os.execv(sys.executable, [sys.executable, "-m", job_process.__name__])
+    # What draws without a generator of its own draws otherwise in each.
+    torch.seed()
+    np.random.seed()
     sys.stdin = os.fdopen(0, encoding="utf-8", closefd=False)
     job_process.main()
 

@@ -30,6 +30,7 @@ _SECONDS_TO_STOP, _SECONDS_TO_DIE = 9.0, 1.0
 # How long a joined training, whose process has to live on, may take to leave at an update.
 _SECONDS_TO_LEAVE = 3.0
 _SECONDS_TO_CANCEL = 5.0
+_TRIES_TO_COPY = 3
 
 
 class Supervisor:
@@ -78,9 +79,10 @@ class Supervisor:
 
     def stop(self) -> None:
         """Every training keeps a snapshot and is queued again. Takes less than ten seconds."""
+        # First: whoever holds a slot may wait for it.
+        self._forks.close()
         if not self._slots.close():
             return
-        self._forks.close()
         for child in self._slots.children:
             child.stop()
         self._slots.wait_until_empty(_SECONDS_TO_STOP)
@@ -109,34 +111,57 @@ class Supervisor:
         try:
             self._run(slot)
         except Exception as error:
-            if self._slots.closed:
-                self._attendant.leave(slot, lambda: self._ledger.queue_again(slot.job))
-                return True
-            _LOG.exception("a job can't be started")
+            if not self._forks.closed:
+                _LOG.exception("a job can't be started")
             reason = f"Its process can't be started: {error}"
-            self._attendant.leave(slot, lambda: self._ledger.died(slot.job, reason))
+            self._attendant.leave(slot, lambda: self._not_begun(slot, reason))
         return True
+
+    def _not_begun(self, slot: Slot, reason: str) -> None:
+        if slot.canceled:
+            self._ledger.end(slot.job, CANCELED)
+        elif self._forks.closed:
+            self._ledger.queue_again(slot.job)
+        else:
+            self._ledger.died(slot.job, reason)
 
     def _next_queued(self, besides: Sequence[str]) -> Job | None:
         job = self._store.next_queued(besides)
         return job if job is not None and self._store.move(job.id, RUNNING) else None
 
     def _run(self, slot: Slot) -> None:
+        child, is_new = self._child_for(slot)
+        if is_new:
+            self._attendant.attend(child, f"job {slot.job.id}")
+        assert slot.placement is not None, "who has a process has a place"
+        try:
+            child.command(**self._command(slot.job, slot.placement))
+        except OSError:
+            _LOG.info("the process of %s is gone before it began", slot.job.id)
+
+    def _child_for(self, slot: Slot) -> tuple[Child, bool]:
+        """The process that is to run a job, and whether it is a new one. It is tried some times, since it is
+        no fault of the job that there is none. Raises OSError."""
+        for left in reversed(range(_TRIES_TO_COPY)):
+            try:
+                # Seconds at times, in which others need the lock.
+                self._forks.wait_until_ready()
+                return self._given_child(slot)
+            except OSError as error:
+                if not left or self._forks.closed:
+                    raise
+                _LOG.warning("no process for %s, and another try: %s", slot.job.id, error)
+        raise AssertionError("the last try raises")
+
+    def _given_child(self, slot: Slot) -> tuple[Child, bool]:
         joined = self._settings.join_trainings
-        # Others needn't wait for it.
-        self._forks.wait_until_ready()
         with self._slots.lock:
-            slot.placement = placement = placed(slot.job, self._slots.gpus, joined)
+            slot.placement = placed(slot.job, self._slots.gpus, joined)
             company = self._company(slot.job) if joined else None
             slot.child = child = company or Child(self._forks)
             if slot.canceled:
                 child.kill()
-        if company is None:
-            self._attendant.attend(child, f"job {slot.job.id}")
-        try:
-            child.command(**self._command(slot.job, placement))
-        except OSError:
-            _LOG.info("the process of %s is gone before it began", slot.job.id)
+        return child, company is None
 
     def _command(self, job: Job, placement: Placement) -> dict[str, Any]:
         """What job_process.py is to do."""

@@ -24,6 +24,19 @@ torch.cuda._is_in_bad_fork = lambda: True
 from caikit_pt.runtime import fork_server
 fork_server.main()
 """
+# One that a limit keeps from another process, twice.
+FULL = """
+import os
+from caikit_pt.runtime import fork_server
+fork, tries = os.fork, []
+def full():
+    tries.append(1)
+    if len(tries) <= 2:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+    return fork()
+os.fork = full
+fork_server.main()
+"""
 
 
 @pytest.fixture
@@ -95,14 +108,42 @@ def test_nobody_of_it_is_left(forks: ForkServer) -> None:
     forks.close()
     with pytest.raises(OSError, match="this server ends"):
         forks.wait_until_ready()
-    with pytest.raises(OSError, match="this server ends"):
+    with pytest.raises(OSError, match="isn't ready"):
         forks.copy()
+
+
+def test_one_that_says_nothing_any_more_is_given_up(
+    forks: ForkServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fork_server, "_SECONDS_TO_COPY", 0.3)
+    assert forks._process is not None
+    forks._process.send_signal(signal.SIGSTOP)
+    with pytest.raises(OSError, match="ended with -9: timed out"):
+        forks.copy()
+    forks.wait_until_ready()
+    child = Child(forks)
+    child.kill()
+    assert "SIGKILL" in ended(child)
+
+
+def test_where_there_can_be_no_process_it_lives_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    starting(monkeypatch, FULL)
+    forks = ForkServer()
+    for _ in range(2):
+        forks.wait_until_ready()
+        with pytest.raises(OSError, match="there can't be another process now"):
+            forks.copy()
+    forks.wait_until_ready()
+    child = Child(forks)
+    child.kill()
+    assert "SIGKILL" in ended(child)
+    forks.close()
 
 
 def test_one_that_can_not_begin_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
     starting(monkeypatch, "raise SystemExit(1)")
     forks = ForkServer()
-    with pytest.raises(OSError, match="ended before it was ready"):
+    with pytest.raises(OSError, match="ended with 1 as it began"):
         forks.wait_until_ready()
     forks.close()
 

@@ -54,13 +54,39 @@ def test_a_process_that_cannot_be_started_is_a_death(
     def none(*_: object) -> None:
         raise OSError(11, "no more processes")
 
-    monkeypatch.setattr("caikit_pt.runtime.child.Child.__init__", none)
+    monkeypatch.setattr("caikit_pt.runtime.fork_server.ForkServer.wait_until_ready", none)
     starting = supervisor(store, tmp_path)
     states = []
     for _ in range(3):
         states.append((starting._start_next(), (store.find("a") or job("a")).state))
     assert states == [(True, QUEUED), (True, ERRORED), (False, ERRORED)]
     assert "no more processes" in (store.find("a") or job("a")).reasons[0]
+
+
+def test_a_job_that_has_no_process_yet_is_cancelled(
+    store: JobStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starting = supervisor(store, tmp_path)
+
+    def cancelled(*_: object) -> None:
+        slot = starting._slots.find("a")
+        assert slot is not None
+        slot.canceled = True
+        raise OSError(11, "no more processes")
+
+    monkeypatch.setattr("caikit_pt.runtime.fork_server.ForkServer.wait_until_ready", cancelled)
+    assert starting._start_next()
+    assert (store.find("a") or job("a")).state == CANCELED
+
+
+def test_the_end_of_the_server_is_no_death_of_a_job_that_has_no_process_yet(
+    store: JobStore, tmp_path: Path
+) -> None:
+    starting = supervisor(store, tmp_path, max_attempts=1)
+    starting._forks.close()
+    assert starting._start_next()
+    found = store.find("a") or job("a")
+    assert (found.state, list(found.reasons)) == (QUEUED, [])
 
 
 def test_a_job_that_waits_is_cancelled_at_once(store: JobStore, tmp_path: Path) -> None:
