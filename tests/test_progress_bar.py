@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from caikit_pt.progress_bar import AnswersBar
@@ -11,7 +13,7 @@ def test_a_line_every_few_seconds_and_one_at_the_end(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     now = 100.0
-    monkeypatch.setattr("caikit_pt.progress_bar.time.monotonic", lambda: now)
+    monkeypatch.setattr("caikit_pt.progress_bar.time", SimpleNamespace(monotonic=lambda: now))
     with AnswersBar(done=10, of=40) as bar:
         for done, seconds in ((11, 1.0), (20, 5.0), (21, 6.0), (40, 15.0)):
             now = 100.0 + seconds

@@ -47,13 +47,14 @@ _PREDICTED = (
     "measured",
     "MB, predicted",
     "MB of its process",
-    "MB of an idle one",
+    "MB of its own",
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One training. Seconds and bytes; `peak` and `idle` are resident memory of its process."""
+    """One training. Seconds and bytes; `peak` is the resident memory of its process, `own` what of it no
+    other process shares."""
 
     base_model: str
     virtual_tokens: int
@@ -64,7 +65,7 @@ class Measured:
     snapshots: Sequence[float]
     predicted: Any
     peak: int
-    idle: int
+    own: int
 
 
 def main() -> None:
@@ -127,9 +128,6 @@ def _measure(
         "num_virtual_tokens": virtual_tokens,
     }
     predicted = client.check(name, **request)
-    # What has only begun would count as idle.
-    time.sleep(6)
-    idle = max(_resident(process))
     with _memory(process) as resident:
         began = time.time()
         id = client.tune(name, **request)
@@ -151,19 +149,19 @@ def _measure(
         updates=last.steps,
         snapshots=[event.data["seconds"] for event in events if event.kind == "checkpoint"],
         predicted=predicted,
-        peak=max(resident),
-        idle=idle,
+        peak=max(whole for whole, _ in resident),
+        own=max(own for _, own in resident),
     )
 
 
 @contextmanager
-def _memory(server: psutil.Process) -> Iterator[list[int]]:
-    """The resident memory of the server's children, as long as it is looked at."""
-    found: list[int] = []
+def _memory(server: psutil.Process) -> Iterator[list[tuple[int, int]]]:
+    """The memory of the server's trainings, as long as it is looked at."""
+    found: list[tuple[int, int]] = []
     over = threading.Event()
 
     def look() -> None:
-        while not over.wait(0.02):
+        while not over.wait(0.05):
             found.extend(_resident(server))
 
     thread = threading.Thread(target=look)
@@ -175,12 +173,14 @@ def _memory(server: psutil.Process) -> Iterator[list[int]]:
         thread.join()
 
 
-def _resident(server: psutil.Process) -> list[int]:
-    """Bytes of each of its children."""
+def _resident(server: psutil.Process) -> list[tuple[int, int]]:
+    """Bytes of each of its trainings, and those that no other process shares."""
     found = []
-    for child in server.children():
-        with suppress(psutil.NoSuchProcess):
-            found.append(child.memory_info().rss)
+    for child in server.children(recursive=True):
+        with suppress(psutil.Error):
+            if child.name() == "training":
+                memory = child.memory_full_info()
+                found.append((memory.rss, memory.uss))
     return found
 
 
@@ -231,7 +231,7 @@ def _predicted(one: Measured) -> list[str]:
         number(one.training),
         number(one.predicted["device_memory_bytes"] / 1e6),
         number(one.peak / 1e6),
-        number(one.idle / 1e6),
+        number(one.own / 1e6),
     ]
 
 

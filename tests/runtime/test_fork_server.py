@@ -39,12 +39,18 @@ fork_server.main()
 """
 
 
-@pytest.fixture
-def forks() -> Iterator[ForkServer]:
+@pytest.fixture(scope="module")
+def made() -> Iterator[ForkServer]:
     server = ForkServer()
-    server.wait_until_ready()
     yield server
     server.close()
+
+
+@pytest.fixture
+def forks(made: ForkServer) -> ForkServer:
+    """One that is ready, whatever tests before have done to it."""
+    made.wait_until_ready()
+    return made
 
 
 def ended(child: Child) -> str:
@@ -97,7 +103,9 @@ def test_copies_live_on_without_it_and_it_is_started_again(forks: ForkServer) ->
         assert "exit code 0" in ended(one)
 
 
-def test_nobody_of_it_is_left(forks: ForkServer) -> None:
+def test_nobody_of_it_is_left() -> None:
+    forks = ForkServer()
+    forks.wait_until_ready()
     child = Child(forks)
     assert forks._process is not None
     left = psutil.Process(forks._process.pid).children(recursive=True)
