@@ -17,7 +17,7 @@ help:  ## What can be made
 demo: $(INSTALLED)  ## Tune four soft prompts over gRPC, serve them, and compare them with their bases
 	$(BIN)/python -m examples.demo
 
-test: $(INSTALLED) check  ## Static checks and all tests
+test: $(INSTALLED) check  ## Static checks and tests
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 whole: $(INSTALLED) check  ## The same with all that these leave out for time

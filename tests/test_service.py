@@ -188,10 +188,13 @@ def test_what_is_published_has_no_base_model_in_it(models_dir: Path, trained: di
 
 
 def test_files_under_the_root_are_training_data(client: Client) -> None:
-    for stream in (
+    streams: list[dict[str, Any]] = [
         {"list_of_files": {"files": ["ticket_sentiment/test.jsonl", "tweet_complaint/test.jsonl"]}},
         {"directory": {"dirname": "./ticket_sentiment", "extension": "jsonl"}},
-    ):
+        {"file": {"filename": "ticket_sentiment/test.jsonl"}},
+        {"directory": {"dirname": "ticket_sentiment", "extension": "jsonl"}},
+    ]
+    for stream in streams if WHOLE else streams[:2]:
         request = {**QUICK, "base_model": T5, "train_stream": stream, "num_epochs": 1}
         assert client.train("from-files", request) == "COMPLETED"
 

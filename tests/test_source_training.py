@@ -27,6 +27,7 @@ from examples.local_server import ROOT
 from tests.conftest import BASE_MODELS, LLAMA, SETTINGS, T5
 from tests.tuning.sources import NAMED, REVERSED
 from tests.tuning.training import HELD_OUT, PAIRS
+from tests.whole import WHOLE
 
 QUICK = ["--num-virtual-tokens=3", "--num-epochs=2", "--batch-size=6"]
 
@@ -208,7 +209,8 @@ def test_it_goes_on_after_ctrl_c_and_kill(root: Path, files: dict[str, Path], tm
     state = tmp_path / "state"
     state.mkdir()
     (state / "mine.txt").write_text("mine")
-    long = ["--num-epochs=50", "--teacher-epochs=10"]
+    epochs = 100 if WHOLE else 50
+    long = [f"--num-epochs={epochs}", f"--teacher-epochs={epochs // 5}"]
     assert main([*command(files, "whole"), *long]) == 0
     environment = {**os.environ, "CHECKPOINT_SECONDS": "0.2"}
     wanted = [*command(files, "broken"), *long, f"--state={state}"]

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import psutil
@@ -128,50 +129,51 @@ def test_one_that_says_nothing_any_more_is_given_up(
     forks._process.send_signal(signal.SIGSTOP)
     with pytest.raises(OSError, match="ended with -9: timed out"):
         forks.copy()
-    forks.wait_until_ready()
-    child = Child(forks)
-    child.kill()
-    assert "SIGKILL" in ended(child)
+    makes_copies(forks)
 
 
 def test_where_there_can_be_no_process_it_lives_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    starting(monkeypatch, FULL)
-    forks = ForkServer()
-    for _ in range(2):
+    with running(monkeypatch, FULL) as forks:
+        for _ in range(2):
+            forks.wait_until_ready()
+            with pytest.raises(OSError, match="there can't be another process now"):
+                forks.copy()
+        makes_copies(forks)
+
+
+def test_one_that_can_not_begin_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    with (
+        running(monkeypatch, "raise SystemExit(1)") as forks,
+        pytest.raises(OSError, match="ended with 1 as it began"),
+    ):
         forks.wait_until_ready()
-        with pytest.raises(OSError, match="there can't be another process now"):
-            forks.copy()
+
+
+def test_where_a_copy_is_not_safe_it_begins_from_the_beginning(monkeypatch: pytest.MonkeyPatch) -> None:
+    with running(monkeypatch, TOUCHED) as forks:
+        forks.wait_until_ready()
+        child = Child(forks)
+        wait_for(lambda: "caikit_pt.runtime.job_process" in psutil.Process(child._process.pid).cmdline())
+        child.stop()
+        assert "exit code 0" in ended(child)
+
+
+def makes_copies(forks: ForkServer) -> None:
     forks.wait_until_ready()
     child = Child(forks)
     child.kill()
     assert "SIGKILL" in ended(child)
-    forks.close()
 
 
-def test_one_that_can_not_begin_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
-    starting(monkeypatch, "raise SystemExit(1)")
-    forks = ForkServer()
-    with pytest.raises(OSError, match="ended with 1 as it began"):
-        forks.wait_until_ready()
-    forks.close()
-
-
-def test_where_a_copy_is_not_safe_it_begins_from_the_beginning(monkeypatch: pytest.MonkeyPatch) -> None:
-    starting(monkeypatch, TOUCHED)
-    forks = ForkServer()
-    forks.wait_until_ready()
-    child = Child(forks)
-    wait_for(lambda: "caikit_pt.runtime.job_process" in psutil.Process(child._process.pid).cmdline())
-    child.stop()
-    assert "exit code 0" in ended(child)
-    forks.close()
-
-
-def starting(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
-    """With another program."""
+@contextmanager
+def running(monkeypatch: pytest.MonkeyPatch, code: str) -> Iterator[ForkServer]:
+    """One whose program is another."""
     start = subprocess.Popen
 
     def popen(_: list[str], **keywords: Any) -> subprocess.Popen[bytes]:
         return start([sys.executable, "-c", code], **keywords)
 
     monkeypatch.setattr(f"{fork_server.__name__}.subprocess.Popen", popen)
+    forks = ForkServer()
+    yield forks
+    forks.close()
