@@ -8,7 +8,7 @@ from typing import List, Optional
 
 import caikit
 from caikit.core import DataObjectBase
-from caikit.interfaces.nlp.data_model import GeneratedTextResult, GeneratedTextStreamResult
+from caikit.interfaces.nlp.data_model import GeneratedTextResult, GeneratedTextStreamResult, GeneratedToken
 from py_to_proto.dataclass_to_proto import Annotated, FieldNumber
 
 # caikit-nlp's package, so that full names agree too.
@@ -58,15 +58,28 @@ class LabelProbability(DataObjectBase):
 
 
 @caikit.core.dataobject(package=_PACKAGE)
+class TopTokens(DataObjectBase):
+    """The likeliest tokens of a place, the likeliest first; none where nothing predicts it."""
+
+    tokens: Annotated[Optional[List[GeneratedToken]], FieldNumber(1)]
+
+
+@caikit.core.dataobject(package=_PACKAGE)
 class LabelledTextResult(GeneratedTextResult):
     """caikit's GeneratedTextResult, and the labels of a classification where they are asked for, the
     likeliest first. (caikit takes no second message of the same name.)"""
 
     label_probabilities: Annotated[Optional[List[LabelProbability]], FieldNumber(9)]
+    # Of each of `tokens`, and of each of `input_tokens`, where they are asked for.
+    top_tokens: Annotated[Optional[List[TopTokens]], FieldNumber(10)]
+    input_top_tokens: Annotated[Optional[List[TopTokens]], FieldNumber(11)]
 
 
 @caikit.core.dataobject(package=_PACKAGE)
 class LabelledTextStreamResult(GeneratedTextStreamResult):
-    """caikit's GeneratedTextStreamResult, with the same on the last of an answer."""
+    """caikit's GeneratedTextStreamResult, with the same: the labels on the last of an answer, what belongs to
+    the text on its first."""
 
     label_probabilities: Annotated[Optional[List[LabelProbability]], FieldNumber(6)]
+    top_tokens: Annotated[Optional[List[TopTokens]], FieldNumber(7)]
+    input_top_tokens: Annotated[Optional[List[TopTokens]], FieldNumber(8)]

@@ -18,6 +18,7 @@ from typing import (
     List,
     Mapping,
     Optional,
+    Sequence,
     Tuple,
     Type,
     TypeVar,
@@ -49,6 +50,7 @@ from caikit_pt.data_model import (
     LabelledTextResult,
     LabelledTextStreamResult,
     LabelProbability,
+    TopTokens,
     TuningConfig,
 )
 from caikit_pt.errors import BaseModelUnavailable, InvalidParameter
@@ -59,7 +61,7 @@ from caikit_pt.serving.backend import Backend
 from caikit_pt.serving.backends import backend_for, base_for
 from caikit_pt.serving.generation import Generation
 from caikit_pt.serving.labels import Labels, labels_of
-from caikit_pt.serving.request import Request, check_characters
+from caikit_pt.serving.request import Request, check_characters, token_text
 from caikit_pt.serving.request import Token as ServedToken
 from caikit_pt.soft_prompt import artifact
 from caikit_pt.soft_prompt.artifact import TunedPrompt
@@ -287,6 +289,9 @@ class PeftPromptTuning(ModuleBase):
         include_stop_sequence: Optional[bool] = None,
         labels_only: Optional[bool] = None,
         label_probabilities: Optional[bool] = None,
+        top_tokens: Optional[int] = None,
+        untuned: Optional[bool] = None,
+        input_ids: Optional[List[int]] = None,
     ) -> LabelledTextResult:
         """The answer to `text`. Every parameter with its range and default: docs/parameters.md.
 
@@ -297,6 +302,7 @@ class PeftPromptTuning(ModuleBase):
         with caikit_errors():
             request = self._request(**fields)
             self._submitted(request).result()
+            asked = self._input_tokens(request)
             return LabelledTextResult(
                 generated_text=request.text,
                 generated_tokens=len(request.generated),
@@ -305,8 +311,10 @@ class PeftPromptTuning(ModuleBase):
                 input_token_count=len(request.row.ids),
                 seed=_seed(request),
                 tokens=_messages(request.tokens),
-                input_tokens=self._input_tokens(request),
+                input_tokens=_messages(asked),
                 label_probabilities=_label_probabilities(request),
+                top_tokens=_top_messages(request, request.tokens),
+                input_top_tokens=_top_messages(request, asked),
             )
 
     @TextGenerationTask.taskmethod(output_streaming=True)
@@ -336,6 +344,9 @@ class PeftPromptTuning(ModuleBase):
         include_stop_sequence: Optional[bool] = None,
         labels_only: Optional[bool] = None,
         label_probabilities: Optional[bool] = None,
+        top_tokens: Optional[int] = None,
+        untuned: Optional[bool] = None,
+        input_ids: Optional[List[int]] = None,
     ) -> Iterable[LabelledTextStreamResult]:
         """The answer to `text` a token at a time; its texts joined are the text of `run`."""
         fields = dict(locals())
@@ -352,23 +363,46 @@ class PeftPromptTuning(ModuleBase):
         """
         with caikit_errors():
             _check_text(text)
-            check_characters(self.base.text, text, settings.current().max_input_tokens)
-            with self.base.text.reading(text):
-                encoded = self.base.text.tokenizer(
-                    text, add_special_tokens=False, return_offsets_mapping=True
-                )
+            encoded = self._encoded(text, add_special_tokens=False, return_offsets_mapping=True)
         tokens = [Token(start, end, text[start:end]) for start, end in encoded["offset_mapping"]]
-        if call := current_call():
-            call.spend(len(tokens))
         return TokenizationResults(results=tokens, token_count=len(tokens))
+
+    def token_ids(self, text: str, add_special_tokens: bool = True) -> List[int]:
+        """The tokens of `text` as its tokenizer has them, for `input_ids`.
+
+        Raises InvalidParameter for a text of more characters than is ever served.
+        """
+        ids: List[int] = self._encoded(text, add_special_tokens=add_special_tokens)["input_ids"]
+        return ids
+
+    def text_of(self, ids: Sequence[int]) -> str:
+        """The text of tokens. Raises InvalidParameter where one isn't the tokenizer's."""
+        tokenizer, most = self.base.text.tokenizer, len(self.base.text.tokenizer)
+        for id in ids:
+            if not 0 <= id < most:
+                raise InvalidParameter("ids", id, f"ids of tokens from 0 to {most - 1}")
+        return str(tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))
+
+    def pieces_of(self, ids: Sequence[int]) -> List[str]:
+        """The text of each token, as an answer has it."""
+        return [token_text(self.base.text, id) for id in ids]
+
+    def _encoded(self, text: str, **options: Any) -> Mapping[str, Any]:
+        check_characters(self.base.text, text, settings.current().max_input_tokens)
+        with self.base.text.reading(text):
+            encoded: Mapping[str, Any] = self.base.text.tokenizer(text, **options)
+        if call := current_call():
+            call.spend(len(encoded["input_ids"]))
+        return encoded
 
     def _stream(self, request: Request, generation: Generation) -> Iterable[LabelledTextStreamResult]:
         front, asked = request.prefix, self._input_tokens(request)
         with caikit_errors():
             for step in generation.steps():
+                tokens = [step.token] if step.token else []
                 yield LabelledTextStreamResult(
                     generated_text=front + step.text,
-                    tokens=_messages([step.token] if step.token else []),
+                    tokens=_messages(tokens),
                     details=TokenStreamDetails(
                         finish_reason=FinishReason[step.finish_reason.name],
                         generated_tokens=step.generated,
@@ -376,10 +410,12 @@ class PeftPromptTuning(ModuleBase):
                         input_token_count=len(request.row.ids),
                     ),
                     producer_id=self.PRODUCER_ID,
-                    input_tokens=asked,
+                    input_tokens=_messages(asked),
                     label_probabilities=_label_probabilities(request) if step.ends else None,
+                    top_tokens=_top_messages(request, tokens),
+                    input_top_tokens=_top_messages(request, asked),
                 )
-                front, asked = "", None
+                front, asked = "", []
 
     @cached_property
     def _backend(self) -> Backend:
@@ -396,8 +432,11 @@ class PeftPromptTuning(ModuleBase):
     def _request(self, text: str, exponential_decay_length_penalty: _Decay, **fields: Any) -> Request:
         """A request as the serving side knows it."""
         now = settings.current()
-        _check_text(text)
-        if not fields.get("truncate_input_tokens"):
+        if not fields["input_ids"]:
+            _check_text(text)
+        elif text:
+            raise InvalidParameter("text", text, "empty where there are input_ids")
+        if not fields["truncate_input_tokens"]:
             check_characters(self.base.text, text, now.max_input_tokens)
         limit = now.max_new_tokens_limit
         limits = {"max_new_tokens": (1.0, float(limit))}
@@ -421,17 +460,17 @@ class PeftPromptTuning(ModuleBase):
                 f"false or unset for a prompt of more than {_MOST_PROBABILITIES} labels (this one has "
                 f"{labels:,}): each may take a pass of its own, which others would wait for",
             )
-        prefix = text + self.tuned.separator.rstrip(" ") if shown else ""
+        if parameters.untuned:
+            contender = contender.untuned
+        prefix = text + self.tuned.separator.rstrip(" ") if shown and text else ""
         return contender.request(contender.source_ids(text, parameters), parameters, prefix)
 
     @cached_property
     def _labels(self) -> Optional[Labels]:
         return labels_of(self.tuned, self.base.text)
 
-    def _input_tokens(self, request: Request) -> Optional[List[GeneratedToken]]:
-        if not request.parameters.input_tokens:
-            return None
-        return _messages(self._backend.input_tokens(request))
+    def _input_tokens(self, request: Request) -> List[ServedToken]:
+        return self._backend.input_tokens(request) if request.parameters.input_tokens else []
 
     # ---- evaluation ----
 
@@ -615,3 +654,9 @@ def _label_probabilities(request: Request) -> Optional[List[LabelProbability]]:
 def _messages(tokens: List[ServedToken]) -> Optional[List[GeneratedToken]]:
     messages = [GeneratedToken(token.text, token.logprob, token.rank) for token in tokens]
     return messages or None
+
+
+def _top_messages(request: Request, tokens: List[ServedToken]) -> Optional[List[TopTokens]]:
+    if not (request.parameters.top_tokens and tokens):
+        return None
+    return [TopTokens(_messages(list(token.top))) for token in tokens]

@@ -52,6 +52,22 @@ class Tracing:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Web:
+    """The process of `caikit-pt web`."""
+
+    host: str = _default("web.host")
+    port: int = _default("web.port")
+    # Separated by commas.
+    names: str = _default("web.names")
+    cert: str = _default("web.cert")
+    key: str = _default("web.key")
+    server: str = _default("web.server")
+    directory: str = _default("web.directory")
+    max_file_mib: int = _default("web.max_file_mib")
+    max_files_mib: int = _default("web.max_files_mib")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
     """What principals whose name matches a pattern may do with models whose name does."""
 
@@ -161,6 +177,7 @@ class Settings:
     retention_days: float = _default("retention_days")
     tracking: Tracking = field(default_factory=Tracking)
     tracing: Tracing = field(default_factory=Tracing)
+    web: Web = field(default_factory=Web)
 
     @property
     def cache_directory(self) -> Path:
@@ -177,6 +194,8 @@ def row(name: str, kind: type, low: float | None = None, high: float | None = No
 _JWT = ("keys", "issuer", "audience", "algorithms", "principal_claim")
 _COUNTS = ("requests_under_way", "queued_trainings", "training_records")
 _OF_ALL = ("requests_per_second", "tokens_per_minute", "requests_under_way", "stored_mib")
+_WEB_TEXTS = ("host", "names", "cert", "key", "server", "directory")
+_WEB = (*_WEB_TEXTS, "port", "max_file_mib", "max_files_mib")
 _QUOTAS = {"each": (*_OF_ALL, "queued_trainings", "training_records", "training_mib"), "all": _OF_ALL}
 # What a principal may be allowed to do (runtime/guard/door.py).
 ACTIONS = ("generate", "tune", "watch", "cancel", "share", "deploy")
@@ -223,6 +242,10 @@ _ROWS = ParameterTable(
     row("checkpoint_seconds", float, 0),
     row("max_attempts", int, 1),
     row("retention_days", float, 0),
+    *(row(f"web.{name}", str) for name in _WEB_TEXTS),
+    row("web.port", int, 0, 65_535),
+    row("web.max_file_mib", int, 1),
+    row("web.max_files_mib", int, 1),
 )
 
 
@@ -291,6 +314,7 @@ def _read(name: str, value: Any) -> Any:
         "tracing": _tracing,
         "access": _access,
         "quotas": _quotas,
+        "web": _web,
     }
     return readers[name](value) if name in readers else checked(_ROWS[name], value)
 
@@ -448,6 +472,16 @@ def _quotas(value: Any) -> Quotas:
         each=QuotasOfEach(**_values("quotas.each", given["each"], _QUOTAS["each"])),
         all=QuotasOfAll(**_values("quotas.all", given["all"], _OF_ALL)),
     )
+
+
+def _web(value: Any) -> Web:
+    """Raises InvalidParameter for what is no section, and for a key without its certificate."""
+    _check_section("web", value, _WEB)
+    found = Web(**_values("web", value, _WEB))
+    if bool(found.cert) != bool(found.key):
+        missing = "web.key" if found.cert else "web.cert"
+        raise InvalidParameter(as_set(missing), "", "a file: a certificate and its key go together")
+    return found
 
 
 def _check_section(name: str, value: Any, names: Iterable[str]) -> None:

@@ -12,6 +12,7 @@ from caikit_pt.plotting import figure_of
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+QUEUED, RUNNING, PAUSED = "QUEUED", "RUNNING", "PAUSED"
 COMPLETED, CANCELED, ERRORED = "COMPLETED", "CANCELED", "ERRORED"
 ENDED = (COMPLETED, CANCELED, ERRORED)
 # What a training makes.

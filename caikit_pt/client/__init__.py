@@ -9,12 +9,24 @@ with TuningClient("localhost:8085") as client:
     print(client.generate("mood", "The lamp is a delight!"))
 """
 
+from caikit_pt.client.prompt import Prompt
 from caikit_pt.client.request import GivenRecords, request_of
 from caikit_pt.client.security import Security
 from caikit_pt.client.server_error import ServerError
 from caikit_pt.client.source import Source
 from caikit_pt.client.tuning_client import DEFAULT_ADDRESS, TuningClient
-from caikit_pt.training import CANCELED, COMPLETED, ENDED, ERRORED, Event, Progress, Training
+from caikit_pt.training import (
+    CANCELED,
+    COMPLETED,
+    ENDED,
+    ERRORED,
+    PAUSED,
+    QUEUED,
+    RUNNING,
+    Event,
+    Progress,
+    Training,
+)
 
 __all__ = [
     "CANCELED",
@@ -22,9 +34,13 @@ __all__ = [
     "DEFAULT_ADDRESS",
     "ENDED",
     "ERRORED",
+    "PAUSED",
+    "QUEUED",
+    "RUNNING",
     "Event",
     "GivenRecords",
     "Progress",
+    "Prompt",
     "Security",
     "ServerError",
     "Source",

@@ -7,13 +7,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 from urllib.parse import unquote
 
 from caikit_pt.errors import InvalidParameter
-
-if TYPE_CHECKING:
-    import grpc
 
 Pem = Path | str | bytes
 # As gRPC has them: https://github.com/grpc/grpc/blob/master/doc/naming.md
@@ -59,16 +56,17 @@ class Security:
         """What goes along with each request."""
         return [("authorization", f"Bearer {self.token}")] if self.token else []
 
-    def channel(self, address: str, options: Sequence[tuple[str, object]]) -> grpc.Channel:
-        """Raises InvalidParameter for a file that can't be read."""
+    def channel(self, address: str, options: Sequence[tuple[str, object]], made_by: Any = None) -> Any:
+        """`made_by` grpc, or grpc.aio. Raises InvalidParameter for a file that can't be read."""
         import grpc
 
+        made_by = made_by or grpc
         if not self.encrypted:
-            return grpc.insecure_channel(address, options)
+            return made_by.insecure_channel(address, options)
         credentials = grpc.ssl_channel_credentials(
             _content("ca", self.ca), _content("key", self.key), _content("cert", self.cert)
         )
-        return grpc.secure_channel(address, credentials, options)
+        return made_by.secure_channel(address, credentials, options)
 
 
 def _content(name: str, pem: Pem | None) -> bytes | None:
@@ -92,10 +90,10 @@ def _is_local(address: str) -> bool:
         rest = address
     # dns:///HOST:PORT; a server of names that one names oneself answers whatever it likes.
     rest = rest.removeprefix("///")
-    return all(_is_loopback(one) for one in rest.split(","))
+    return all(is_loopback(one) for one in rest.split(","))
 
 
-def _is_loopback(address: str) -> bool:
+def is_loopback(address: str) -> bool:
     """Of HOST:PORT, [HOST]:PORT or a HOST alone."""
     address = unquote(address)
     bare = address.startswith("[") or address.count(":") == 1

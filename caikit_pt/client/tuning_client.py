@@ -6,12 +6,14 @@ import uuid
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext
 from datetime import datetime
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from caikit_pt.asking import IN_FLIGHT, Asking
 from caikit_pt.client.connection import Call, Connection, Stubs
 from caikit_pt.client.message import as_training, plain, struct
+from caikit_pt.client.prompt import Prompt, as_prompt
 from caikit_pt.client.request import GivenRecords, evaluation_message, id_of, train_message
 from caikit_pt.client.security import Pem, Security
 from caikit_pt.client.server_error import ServerError
@@ -181,6 +183,56 @@ class TuningClient:
         request = TrainingInfoRequest(training_id=id_of(training_id)).to_proto()
         answer = self._connection.answer(self._stubs.management.CancelTraining, request)
         return str(answer.DESCRIPTOR.fields_by_name["state"].enum_type.values_by_number[answer.state].name)
+
+    def pause(self, training_id: str | Training) -> Training:
+        """Stops a training behind a snapshot until `resume`; as it is then. One that has ended stays so."""
+        from caikit_pt.runtime.tuning_messages import PauseTrainingRequest
+
+        request = PauseTrainingRequest(training_id=id_of(training_id)).to_proto()
+        return as_training(self._connection.answer(self._stubs.tuning.PauseTraining, request))
+
+    def resume(self, training_id: str | Training) -> Training:
+        """Queues a training that is paused, at its old place; as it is then. Any other stays as it is."""
+        from caikit_pt.runtime.tuning_messages import ResumeTrainingRequest
+
+        request = ResumeTrainingRequest(training_id=id_of(training_id)).to_proto()
+        return as_training(self._connection.answer(self._stubs.tuning.ResumeTraining, request))
+
+    # ---- tuned prompts ----
+
+    def prompts(self, base_model: str = "") -> Iterator[Prompt]:
+        """Those that one may ask, by name; of one base model by its name."""
+        from caikit_pt.runtime.tuning_messages import ListPromptsRequest
+
+        token = ""
+        while True:
+            asked = ListPromptsRequest(base_model=base_model, page_token=token).to_proto()
+            page = self._connection.answer(self._stubs.tuning.ListPrompts, asked)
+            yield from map(as_prompt, page.prompts)
+            token = page.next_page_token
+            if not token:
+                return
+
+    def prompt(self, model_name: str) -> Prompt:
+        """Everything of one."""
+        from caikit_pt.runtime.tuning_messages import GetPromptRequest
+
+        asked = GetPromptRequest(model_name=model_name).to_proto()
+        return as_prompt(self._connection.answer(self._stubs.tuning.GetPrompt, asked))
+
+    def download(self, model_name: str, file: Path) -> None:
+        """All files of a tuned prompt as a tar archive. Raises OSError; nothing is left of half a one."""
+        from caikit_pt.runtime.tuning_messages import DownloadPromptRequest
+
+        asked = DownloadPromptRequest(model_name=model_name).to_proto()
+        part = file.with_name(f".{file.name}.part")
+        try:
+            with part.open("wb") as written:
+                for chunk in self._connection.stream(self._stubs.tuning.DownloadPrompt, asked):
+                    written.write(chunk.data)
+            part.replace(file)
+        finally:
+            part.unlink(missing_ok=True)
 
     # ---- source prompts ----
 

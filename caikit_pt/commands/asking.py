@@ -24,13 +24,16 @@ from caikit_pt.prediction import ERROR, Answers, Inputs, TrainedAgain, predict, 
 from caikit_pt.progress_bar import AnswersBar
 from caikit_pt.tuning.record_file import ENDINGS
 
+# What makes no difference to what is printed, or takes the place of a text.
+_NOT_OF_TEXTS = ("preserve_input_text", "input_ids")
+
 
 def add_to(commands: Commands) -> None:
     """Both."""
     generate = commands.ask("generate", _generate, "ask a tuned prompt")
     generate.add_argument("model_name")
     generate.add_argument("text", help="- for stdin")
-    add_table(generate, GENERATION_PARAMETERS, ("preserve_input_text",))
+    add_table(generate, GENERATION_PARAMETERS, _NOT_OF_TEXTS)
     _add_prediction(commands.ask("predict", _predict, "ask a tuned prompt every record of a file"))
 
 
@@ -50,7 +53,7 @@ def _add_prediction(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--in-flight", type=count, default=IN_FLIGHT, metavar="N", help=f"requests at a time; {IN_FLIGHT}"
     )
-    add_table(parser, GENERATION_PARAMETERS, ("preserve_input_text",))
+    add_table(parser, GENERATION_PARAMETERS, _NOT_OF_TEXTS)
 
 
 def _generate(options: argparse.Namespace) -> int:

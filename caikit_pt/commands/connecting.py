@@ -15,8 +15,8 @@ _VARIABLES = {name: f"CAIKIT_PT_{name.upper()}" for name in ("tls", "ca", "cert"
 _TRUTHS = {"": None, "1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 
 
-def add_security(parser: argparse.ArgumentParser) -> None:
-    """The options that say how a server is reached."""
+def add_security(parser: argparse.ArgumentParser, token: bool = True) -> None:
+    """The options that say how a server is reached, and, with a `token`, by whom."""
     group = parser.add_argument_group("security (docs/security.md)")
     told = {
         "ca": "certificates that the server's is checked by, PEM",
@@ -28,6 +28,8 @@ def add_security(parser: argparse.ArgumentParser) -> None:
         "--tls", action="store_true", default=None, help=f"with TLS; {_VARIABLES['tls']}=true by default"
     )
     for name, meaning in told.items():
+        if name == "token_file" and not token:
+            continue
         group.add_argument(
             f"--{name.replace('_', '-')}", metavar="FILE", help=f"{meaning}; {_VARIABLES[name]} by default"
         )
@@ -35,7 +37,9 @@ def add_security(parser: argparse.ArgumentParser) -> None:
 
 def security(options: argparse.Namespace) -> Security:
     """As the options say, and the environment where these say nothing. Raises WrongCommand."""
-    given = {name: getattr(options, name) or os.environ.get(_VARIABLES[name]) or None for name in _VARIABLES}
+    given = {
+        name: getattr(options, name, None) or os.environ.get(_VARIABLES[name]) or None for name in _VARIABLES
+    }
     file = given["token_file"]
     return Security(
         tls=_truth(given["tls"]),

@@ -46,7 +46,7 @@ class Commands:
         self, name: str, run: Run, help: str, server: str | None, told: str
     ) -> argparse.ArgumentParser:
         added = self.add(name, run, help)
-        added.add_argument("--server", type=_address, default=server, metavar="HOST:PORT", help=told)
+        added.add_argument("--server", type=address, default=server, metavar="HOST:PORT", help=told)
         add_security(added)
         added.add_argument("--json", action="store_true", help="JSON on stdout, an object a line")
         return added
@@ -79,7 +79,8 @@ def help_of(parameter: Parameter) -> str:
     return parameter.meaning.replace("%", "%%")
 
 
-def _address(text: str) -> str:
+def address(text: str) -> str:
+    """HOST:PORT. Raises ArgumentTypeError."""
     if not re.fullmatch(r"(?:[^\s:/\[\]]+|\[[^\s/\[\]]+\]):[0-9]{1,5}", text):
         raise argparse.ArgumentTypeError(
             f"HOST:PORT is expected, such as {DEFAULT_ADDRESS}, and not {text!r}"

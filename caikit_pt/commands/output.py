@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from caikit_pt.columns import aligned, cell
-from caikit_pt.training import Training
+from caikit_pt.training import PAUSED, QUEUED, Training
 
 
 def as_json(value: Mapping[str, Any]) -> str:
@@ -25,11 +25,12 @@ def known(value: Any) -> dict[str, Any]:
 def where(training: Training) -> str:
     """Where a training stands, as far as it hasn't ended."""
     at = training.progress
-    if training.state == "QUEUED":
+    if training.state == QUEUED:
         return f"{training.queued_before} before it"
     if at is None or training.ended:
         return ""
-    return f"update {at.step} of {at.steps}, about {at.eta_seconds:.0f} s to go"
+    step = f"update {at.step} of {at.steps}"
+    return step if training.state == PAUSED else f"{step}, about {at.eta_seconds:.0f} s to go"
 
 
 def time_of(moment: datetime | None) -> str:

@@ -1,4 +1,4 @@
-"""`tune` and `check`, `watch`, `list`, `show` and `cancel`: trainings of a server."""
+"""`tune` and `check`, `watch`, `list`, `show`, `cancel`, `pause` and `resume`: trainings of a server."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from caikit_pt.client import CANCELED
+from caikit_pt.client import CANCELED, PAUSED, QUEUED, RUNNING, Training
 from caikit_pt.commands.connecting import connected
 from caikit_pt.commands.files import records_of
 from caikit_pt.commands.following import followed, queued
@@ -55,6 +55,8 @@ def add_to(commands: Commands) -> None:
         listed.add_argument(name, type=datetime.fromisoformat, metavar="TIME", help="of submission, UTC")
     commands.ask("show", _show, "all that is known of a training").add_argument("training_id")
     commands.ask("cancel", _cancel, "end a training").add_argument("training_id")
+    commands.ask("pause", _pause, "stop a training until it is resumed").add_argument("training_id")
+    commands.ask("resume", _resume, "queue a training that is paused").add_argument("training_id")
     _add_request(commands.ask("check", _check, "what a training would do, without doing it"))
 
 
@@ -149,6 +151,23 @@ def _cancel(options: argparse.Namespace) -> int:
         state = client.cancel(options.training_id)
     print(as_json({"training_id": options.training_id, "state": state}) if options.json else state)
     return DONE if state == CANCELED else FAILED
+
+
+def _pause(options: argparse.Namespace) -> int:
+    with connected(options) as client:
+        return _told(client.pause(options.training_id), options, PAUSED)
+
+
+def _resume(options: argparse.Namespace) -> int:
+    with connected(options) as client:
+        return _told(client.resume(options.training_id), options, QUEUED, RUNNING)
+
+
+def _told(training: Training, options: argparse.Namespace, *wanted: str) -> int:
+    """Its state, and whether that is one of those that were `wanted`."""
+    told = {"training_id": training.training_id, "state": training.state}
+    print(as_json(told) if options.json else training.state)
+    return DONE if training.state in wanted else FAILED
 
 
 def _check(options: argparse.Namespace) -> int:

@@ -14,6 +14,8 @@ GREEDY = "GREEDY"
 SAMPLING = "SAMPLING"
 MAX_STOP_SEQUENCES = 64
 MAX_STOP_SEQUENCE_CHARACTERS = 256
+# What OpenAI's chat completions return at the most.
+MOST_TOP_TOKENS = 20
 # Below it the likeliest token has all the probability that float32 can tell apart.
 COLDEST = 1e-3
 
@@ -139,6 +141,34 @@ GENERATION_PARAMETERS = ParameterTable(
         False,
         "caikit_pt",
     ),
+    Parameter(
+        "top_tokens",
+        int,
+        "Return so many of the likeliest tokens at each place, with their log-probabilities; needs "
+        "generated_tokens or input_tokens.",
+        0,
+        "caikit_pt",
+        0,
+        MOST_TOP_TOKENS,
+    ),
+    Parameter(
+        "untuned",
+        bool,
+        "Ask the base model alone, with the verbalizer, the separator and the labels of the prompt.",
+        False,
+        "caikit_pt",
+    ),
+    Parameter(
+        "input_ids",
+        int,
+        "Ids of tokens that are read as they are behind the soft prompt, instead of a text: without "
+        "verbalizer, separator and special tokens. text is empty then.",
+        (),
+        "caikit_pt",
+        low=0,
+        high=2**31 - 1,
+        many=True,
+    ),
 )
 
 
@@ -179,11 +209,19 @@ class GenerationParameters:
     include_stop_sequence: bool = _default("include_stop_sequence")
     labels_only: bool = _default("labels_only")
     label_probabilities: bool = _default("label_probabilities")
+    top_tokens: int = _default("top_tokens")
+    untuned: bool = _default("untuned")
+    input_ids: tuple[int, ...] = _default("input_ids")
 
     @property
     def samples(self) -> bool:
         """Whether tokens are drawn; SAMPLING at temperature 0, or so close to it, is greedy."""
         return self.decoding_method == SAMPLING and self.temperature >= COLDEST
+
+    @property
+    def asks_worths(self) -> bool:
+        """Whether it is asked what tokens are worth."""
+        return bool(self.token_logprobs or self.token_ranks or self.top_tokens)
 
     @classmethod
     def from_request(

@@ -58,7 +58,7 @@ class Parameter:
         """What is allowed, in words."""
         if self.choices:
             return ", ".join(self.choices)
-        low, high = self._range(limits)
+        low, high = self.range(limits)
         noun = "a whole number" if self.kind is int else "a number"
         if low is None and high is None:
             text = f"text of up to {self.longest:,} characters"
@@ -73,7 +73,7 @@ class Parameter:
 
     def nearest(self, value: Any, limits: Limits) -> Any:
         """The allowed number that is nearest to `value`: for defaults, never for a request's value."""
-        low, high = self._range(limits)
+        low, high = self.range(limits)
         value = value if low is None else max(low, value)
         return self.kind(value if high is None else min(high, value))
 
@@ -89,7 +89,7 @@ class Parameter:
         if self.kind is str and len(value) > self.longest:
             raise InvalidParameter(self.field, value, self.allowed())
         if self.kind in (int, float):
-            low, high = self._range(limits)
+            low, high = self.range(limits)
             too_low = low is not None and (value <= low if self.above_low else value < low)
             if not math.isfinite(value) or too_low or (high is not None and value > high):
                 raise InvalidParameter(self.field, value, self.allowed(limits))
@@ -104,7 +104,8 @@ class Parameter:
             raise InvalidParameter(self.field, value, self.allowed(limits))
         return value
 
-    def _range(self, limits: Limits | None) -> tuple[float | None, float | None]:
+    def range(self, limits: Limits | None) -> tuple[float | None, float | None]:
+        """The lowest and the highest value; None: there is no bound."""
         if not limits or self.name not in limits:
             return self.low, self.high
         low, high = limits[self.name]

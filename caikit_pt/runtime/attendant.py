@@ -74,16 +74,22 @@ class Attendant:
         elif report.kind == BROKEN:
             self._ledger.died(slot.job, report.data["text"])
         else:
-            self._ledger.queue_again(slot.job)
+            self._set_aside(slot)
 
     def _lost(self, slot: Slot, child: Child) -> None:
         """The process has ended without a word on this job."""
         if slot.canceled:
             self._ledger.end(slot.job, CANCELED)
-        elif self._slots.closed or child.killed:
-            self._ledger.queue_again(slot.job)
+        elif self._slots.closed or child.killed or slot.paused:
+            self._set_aside(slot)
         else:
             self._ledger.died(slot.job, child.cause_of_death())
+
+    def _set_aside(self, slot: Slot) -> None:
+        """It goes on from its last snapshot: when there is a slot again, or when it is resumed."""
+        with self._slots.lock:
+            note = self._ledger.pause if slot.paused else self._ledger.queue_again
+            note(slot.job)
 
     def _publish(self, slot: Slot) -> None:
         made = self._ledger.folder(slot.job.id).artifact

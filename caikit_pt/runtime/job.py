@@ -6,9 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-QUEUED, RUNNING, COMPLETED, CANCELED, ERRORED = "QUEUED", "RUNNING", "COMPLETED", "CANCELED", "ERRORED"
-STATES = (QUEUED, RUNNING, COMPLETED, CANCELED, ERRORED)
+QUEUED, RUNNING, PAUSED = "QUEUED", "RUNNING", "PAUSED"
+COMPLETED, CANCELED, ERRORED = "COMPLETED", "CANCELED", "ERRORED"
 TERMINAL = (COMPLETED, CANCELED, ERRORED)
+STATES = (QUEUED, RUNNING, PAUSED, *TERMINAL)
+# Those of jobs that will run, or may.
+WAITING = (QUEUED, PAUSED)
 
 # What a job makes (making.py).
 PROMPT, SOURCE = "prompt", "source"

@@ -182,10 +182,11 @@ class JobStore:
         )
         return {row[0]: float(row[1] or 0.0) for row in self._database.read(query, (QUEUED,))}
 
-    def count(self, state: str, tenant: str | None = None) -> int:
-        """Jobs in `state`, of all or of one tenant."""
-        query = "SELECT COUNT(*) FROM jobs WHERE state = ? AND (? IS NULL OR tenant = ?)"
-        return int(self._database.read(query, (state, tenant, tenant))[0][0])
+    def count(self, states: Sequence[str], tenant: str | None = None) -> int:
+        """Jobs in one of `states`, of all or of one tenant."""
+        marks = ", ".join("?" * len(states))
+        query = f"SELECT COUNT(*) FROM jobs WHERE state IN ({marks}) AND (? IS NULL OR tenant = ?)"
+        return int(self._database.read(query, (*states, tenant, tenant))[0][0])
 
     def paths_of(self, tenant: str | None = None) -> Sequence[str]:
         """Where prompts were published: all, or those whose last training was one tenant's."""

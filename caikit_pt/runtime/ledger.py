@@ -9,7 +9,7 @@ from pathlib import Path
 
 from caikit_pt.errors import StateUnavailable
 from caikit_pt.runtime import job as kinds
-from caikit_pt.runtime.job import ERRORED, QUEUED, Job
+from caikit_pt.runtime.job import ERRORED, PAUSED, QUEUED, Job
 from caikit_pt.runtime.job_folder import JobFolder
 from caikit_pt.runtime.job_store import JobStore
 from caikit_pt.runtime.reports import Report
@@ -48,6 +48,10 @@ class Ledger:
     def queue_again(self, job: Job) -> None:
         """It goes on later, from its last snapshot."""
         self._store.move(job.id, QUEUED)
+
+    def pause(self, job: Job) -> None:
+        """It goes on when it is resumed, from its last snapshot."""
+        self._store.move(job.id, PAUSED)
 
     def died(self, job: Job, reason: str) -> None:
         """Its process has ended, and another may get further."""

@@ -20,6 +20,8 @@ class Slot:
     # The process that works at it.
     child: Child | None = None
     canceled: bool = False
+    # It is to stop behind a snapshot, until it is resumed.
+    paused: bool = False
     # Its prompt waits to be published, and needs no device for that.
     trained: bool = False
 

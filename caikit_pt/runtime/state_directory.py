@@ -15,7 +15,7 @@ from caikit_pt.base_model.loading.libraries import import_libraries
 from caikit_pt.errors import CaikitPtError, InvalidParameter, StateUnavailable, TooManyJobs
 from caikit_pt.runtime import job as kinds
 from caikit_pt.runtime.follower import Follower
-from caikit_pt.runtime.job import ERRORED, QUEUED, RUNNING, Job
+from caikit_pt.runtime.job import ERRORED, QUEUED, RUNNING, WAITING, Job
 from caikit_pt.runtime.job_folder import JobFolder, folders
 from caikit_pt.runtime.job_store import JobStore
 from caikit_pt.runtime.making import AnyPlan, Found, Making, Plan
@@ -133,17 +133,18 @@ class StateDirectory:
             for id in self.store.delete_ended_before(time.time() - days * _SECONDS_A_DAY):
                 self.supervisor.folder(id).remove()
         self.quotas.check_room(tenant)
-        queued = self.store.count(QUEUED)
+        queued = self.store.count(WAITING)
         if queued >= self._settings.max_queued:
             raise TooManyJobs(
-                f"{queued} trainings are queued, as many as max_queued allows. Try again when some have ended"
+                f"{queued} trainings are queued or paused, as many as max_queued allows. Try again when "
+                "some have ended"
             )
 
     def _recover(self) -> None:
         """What ran when an earlier server ended is queued again; what isn't a whole submission goes."""
         for folder in folders(self._jobs):
             self._take_over(folder)
-        for state in (RUNNING, QUEUED):
+        for state in (RUNNING, *WAITING):
             for job in self.store.search(states=[state], limit=_ALL):
                 if not self.supervisor.folder(job.id).job():
                     self.store.move(job.id, ERRORED, [_GONE])

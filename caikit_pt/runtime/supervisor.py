@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from caikit_pt.errors import StateUnavailable
 from caikit_pt.runtime.attendant import Attendant
 from caikit_pt.runtime.child import Child
 from caikit_pt.runtime.fork_server import ForkServer
-from caikit_pt.runtime.job import CANCELED, RUNNING, Job
+from caikit_pt.runtime.job import CANCELED, PAUSED, QUEUED, RUNNING, Job
 from caikit_pt.runtime.job_folder import JobFolder
 from caikit_pt.runtime.job_store import JobStore
 from caikit_pt.runtime.ledger import Ledger
@@ -74,8 +75,47 @@ class Supervisor:
             if child is not None and self._slots.of(child) == [slot]:
                 child.kill()
         if child is not None:
-            self._ask_to_leave(child, job)
+            self._ask_to_leave(child, job, _SECONDS_TO_LEAVE)
         self._slots.wait_until_free(job.id, _SECONDS_TO_CANCEL)
+
+    def pause(self, job: Job) -> None:
+        """Stops a job behind a snapshot until it is resumed; returns when its device is free. One that has
+        ended, or is trained and waits to be published, stays as it is.
+
+        Raises StateUnavailable where it waits, and the store can't be written.
+        """
+        with self._slots.lock:
+            slot = self._slots.find(job.id)
+            if slot is None:
+                self._ledger.pause(job)
+                return
+            if slot.trained:
+                return
+            slot.paused, child = True, slot.child
+            if child is not None and self._slots.of(child) == [slot]:
+                child.over = True
+                child.stop()
+        if child is not None:
+            self._ask_to_leave(child, job, _SECONDS_TO_STOP)
+        self._slots.wait_until_free(job.id, _SECONDS_TO_CANCEL)
+        with self._slots.lock:
+            # It may have been on its way back to the queue.
+            if self._is(job, QUEUED):
+                self._ledger.pause(job)
+
+    def resume(self, job: Job) -> None:
+        """Queues a job that is paused; any other stays as it is. Raises StateUnavailable."""
+        with self._slots.lock:
+            if slot := self._slots.find(job.id):
+                slot.paused = False
+            if self._is(job, PAUSED):
+                self._ledger.queue_again(job)
+        self.wake()
+
+    def _is(self, job: Job, state: str) -> bool:
+        """Whether it is in `state` now."""
+        found = self._store.find(job.id)
+        return found is not None and found.state == state
 
     def stop(self) -> None:
         """Every training keeps a snapshot and is queued again. Takes less than ten seconds."""
@@ -120,6 +160,8 @@ class Supervisor:
     def _not_begun(self, slot: Slot, reason: str) -> None:
         if slot.canceled:
             self._ledger.end(slot.job, CANCELED)
+        elif slot.paused:
+            self._ledger.pause(slot.job)
         elif self._forks.closed:
             self._ledger.queue_again(slot.job)
         else:
@@ -159,7 +201,7 @@ class Supervisor:
             slot.placement = placed(slot.job, self._slots.gpus, joined)
             company = self._company(slot.job) if joined else None
             slot.child = child = company or Child(self._forks)
-            if slot.canceled:
+            if slot.canceled or slot.paused:
                 child.kill()
         return child, company is None
 
@@ -183,13 +225,12 @@ class Supervisor:
                 return child
         return None
 
-    def _ask_to_leave(self, child: Child, job: Job) -> None:
-        """The others of the process go on; if that takes long it is killed, and they go on from snapshots."""
-        try:
+    def _ask_to_leave(self, child: Child, job: Job, seconds: float) -> None:
+        """The others of the process go on; if it takes longer it is killed, and they go on from snapshots."""
+        # Who was told to end, or has ended, hears nothing.
+        with suppress(OSError):
             child.command(cancel=job.id)
-        except OSError:
-            return
-        if not self._slots.wait_until_free(job.id, _SECONDS_TO_LEAVE):
+        if not self._slots.wait_until_free(job.id, seconds):
             child.kill()
 
 

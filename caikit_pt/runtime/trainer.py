@@ -32,7 +32,7 @@ from caikit_pt.errors import CaikitPtError, InvalidParameter, NotAllowed, StateU
 from caikit_pt.module import PeftPromptTuning
 from caikit_pt.paths import check_plain_name
 from caikit_pt.runtime import job as kinds
-from caikit_pt.runtime.job import COMPLETED, PROMPT, QUEUED, SOURCE, Job
+from caikit_pt.runtime.job import COMPLETED, PAUSED, PROMPT, QUEUED, SOURCE, Job
 from caikit_pt.runtime.job_store import JobStore
 from caikit_pt.runtime.making import Plan
 from caikit_pt.runtime.makings import PROMPTS
@@ -175,10 +175,25 @@ class PromptTuningTrainer(ModelTrainerBase):
 
         Raises UnknownJob, NotAllowed.
         """
+        self._opened.supervisor.cancel(self._to_change(id))
+
+    def pause(self, id: str) -> Job:
+        """Stops a job behind a snapshot until it is resumed, and returns when its device is free; as it is
+        then. One that has ended stays so. Raises UnknownJob, NotAllowed."""
+        self._opened.supervisor.pause(self._to_change(id))
+        return self.job(id)
+
+    def resume(self, id: str) -> Job:
+        """Queues a job that is paused, at its old place; as it is then. Raises UnknownJob, NotAllowed."""
+        self._opened.supervisor.resume(self._to_change(id))
+        return self.job(id)
+
+    def _to_change(self, id: str) -> Job:
+        """Raises UnknownJob, NotAllowed."""
         job = self.job(id)
         if asked := call.current():
             asked.principal.check("cancel", job.model_name)
-        self._opened.supervisor.cancel(job)
+        return job
 
     def _future(self, job: Job) -> JobFuture:
         return JobFuture(self, job, self._name)
@@ -202,7 +217,8 @@ class JobFuture(ModelTrainerFutureBase):
             job = self._trainer.job(self.id)
             told = reasons(self._trainer.store, job)
         return JobInfo(
-            status=JobStatus[job.state],
+            # caikit knows none that waits until it is resumed.
+            status=JobStatus[QUEUED if job.state == PAUSED else job.state],
             errors=[RuntimeError(text) for text in told] or None,
             submission_time=_moment(job.submitted),
             completion_time=_moment(job.ended),
@@ -254,6 +270,9 @@ def _where_it_stands(store: JobStore, job: Job, ahead: int | None) -> list[str]:
         ahead = store.ahead_of(job) if ahead is None else ahead
         return [f"{ahead} queued trainings are before it."]
     at = job.progress
+    if job.state == PAUSED:
+        where = f", at update {at['step']} of {at['steps']}" if at else ""
+        return [f"It is paused{where}, and goes on when it is resumed."]
     if not at:
         phases = store.events(job, kinds=[kinds.PHASE])
         return [f"It is {phases[-1].data['phase']}."] if phases else []

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from caikit_pt.errors import QuotaExceeded
-from caikit_pt.runtime.job import QUEUED
+from caikit_pt.runtime.job import WAITING
 from caikit_pt.runtime.job_store import JobStore
 from caikit_pt.settings import Quotas
 from caikit_pt.tuning.records import Records
@@ -54,8 +54,8 @@ class TrainingQuotas:
     def check_room(self, tenant: str) -> None:
         """Raises QuotaExceeded where one more training of `tenant` has no place."""
         most = self._each.queued_trainings
-        if most and (queued := self._store.count(QUEUED, tenant)) >= most:
-            used = f"{queued:,} of your trainings are queued"
+        if most and (queued := self._store.count(WAITING, tenant)) >= most:
+            used = f"{queued:,} of your trainings are queued or paused"
             raise QuotaExceeded("quotas.each.queued_trainings", used, f"{most:,}", _LATER)
         if self._each.stored_mib:
             mine = self._store.paths_of(tenant)

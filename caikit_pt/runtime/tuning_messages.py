@@ -286,3 +286,130 @@ class TrainSourceRequest(DataObjectBase):
     parameters: Annotated[Optional[SourceTrainingParameters], FieldNumber(4)]
     training_id: Annotated[str, FieldNumber(5)]
     default: Annotated[bool, FieldNumber(6)]
+
+
+@caikit.core.dataobject(package=PACKAGE)
+class PauseTrainingRequest(DataObjectBase):
+    """A training that is to stop where it is, behind a snapshot, until it is resumed."""
+
+    training_id: Annotated[str, FieldNumber(1)]
+
+
+@caikit.core.dataobject(package=PACKAGE)
+class ResumeTrainingRequest(DataObjectBase):
+    """A training that is paused, to be queued again."""
+
+    training_id: Annotated[str, FieldNumber(1)]
+
+
+@caikit.core.dataobject(package=PACKAGE)
+class Prompt(DataObjectBase):
+    """A tuned prompt that is served. `problem` is what is wrong with one that can't be asked.
+
+    Only GetPrompt fills `labels`, `parameters` (with `origins`) and `verdict` (verdict.json) of its training
+    in, and `tokenizer`: bos_token, eos_token, pad_token, unk_token, chat_template (each unset where there is
+    none), model_max_length (tokens of the context) and continues_text (whether an answer goes on behind the
+    text, as those of causal models do)."""
+
+    model_name: Annotated[str, FieldNumber(1)]
+    base_model: Annotated[str, FieldNumber(2)]
+    num_virtual_tokens: Annotated[int, FieldNumber(3)]
+    labels: Annotated[List[str], FieldNumber(4)]
+    verbalizer: Annotated[str, FieldNumber(5)]
+    separator: Annotated[str, FieldNumber(6)]
+    published: Annotated[Optional[datetime], FieldNumber(7)]
+    problem: Annotated[str, FieldNumber(8)]
+    parameters: Annotated[Optional[JsonDict], FieldNumber(9)]
+    verdict: Annotated[Optional[JsonDict], FieldNumber(10)]
+    tokenizer: Annotated[Optional[JsonDict], FieldNumber(11)]
+
+
+@caikit.core.dataobject(package=PACKAGE)
+class ListPromptsRequest(DataObjectBase):
+    """By name, those that the caller may ask. Everything may be unset: the name of their base model, prompts
+    a page (100; up to 1,000), and the page_token of the page before."""
+
+    base_model: Annotated[str, FieldNumber(1)]
+    page_size: Annotated[int, FieldNumber(2)]
+    page_token: Annotated[str, FieldNumber(3)]
+
+
+@caikit.core.dataobject(package=PACKAGE)
+class ListPromptsResponse(DataObjectBase):
+    """A page; `next_page_token` is empty on the last."""
+
+    prompts: Annotated[List[Prompt], FieldNumber(1)]
+    next_page_token: Annotated[str, FieldNumber(2)]
+
+
+@caikit.core.dataobject(package=PACKAGE)
+class GetPromptRequest(DataObjectBase):
+    """The tuned prompt that is served under this name."""
+
+    model_name: Annotated[str, FieldNumber(1)]
+
+
+@caikit.core.dataobject(package=PACKAGE)
+class DownloadPromptRequest(DataObjectBase):
+    """All files of the tuned prompt that is served under this name."""
+
+    model_name: Annotated[str, FieldNumber(1)]
+
+
+@caikit.core.dataobject(package=PACKAGE)
+class Chunk(DataObjectBase):
+    """The next bytes of a tar archive, whose files are in a directory of the prompt's name."""
+
+    data: Annotated[bytes, FieldNumber(1)]
+
+
+@caikit.core.dataobject(package=PACKAGE)
+class TokenizeRequest(DataObjectBase):
+    """A text for the base model of the tuned prompt `model_name`, as it is: without verbalizer and separator.
+    `add_special_tokens`: with those that the tokenizer puts around a text; unset, it does."""
+
+    model_name: Annotated[str, FieldNumber(1)]
+    text: Annotated[str, FieldNumber(2)]
+    add_special_tokens: Optional[Annotated[bool, FieldNumber(3)]]
+
+
+@caikit.core.dataobject(package=PACKAGE)
+class TokenizeResponse(DataObjectBase):
+    """The ids of its tokens, and the text of each."""
+
+    ids: Annotated[List[int], FieldNumber(1)]
+    tokens: Annotated[List[str], FieldNumber(2)]
+
+
+@caikit.core.dataobject(package=PACKAGE)
+class DetokenizeRequest(DataObjectBase):
+    """The ids of tokens of the base model of the tuned prompt `model_name`."""
+
+    model_name: Annotated[str, FieldNumber(1)]
+    ids: Annotated[List[int], FieldNumber(2)]
+
+
+@caikit.core.dataobject(package=PACKAGE)
+class DetokenizeResponse(DataObjectBase):
+    """The text that they are."""
+
+    text: Annotated[str, FieldNumber(1)]
+
+
+@caikit.core.dataobject(package=PACKAGE)
+class DescribeRequest(DataObjectBase):
+    """What this server is, to whoever asks."""
+
+
+@caikit.core.dataobject(package=PACKAGE)
+class Description(DataObjectBase):
+    """This server, as the caller has it: his name (empty where nobody has to say who he is), the release, the
+    base models that are there, and the `parameters` of requests: in `tuning`, `generation` and `source` a
+    list of name, type (int, float, str or bool), meaning, default, source (of the default), low, high,
+    above_low, choices, many, and path (the message that a field stands in), ranges as this server's limits
+    have them."""
+
+    caller: Annotated[str, FieldNumber(1)]
+    version: Annotated[str, FieldNumber(2)]
+    base_models: Annotated[List[str], FieldNumber(3)]
+    parameters: Annotated[Optional[JsonDict], FieldNumber(4)]

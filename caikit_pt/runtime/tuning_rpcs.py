@@ -19,49 +19,29 @@ def service() -> Any:
     training = ServicePackageFactory.get_service_package(ServicePackageFactory.ServiceType.TRAINING)
     (train,) = training.descriptor.methods
     rpcs = [
-        {
-            "name": "WatchTraining",
-            "input_type": f"{PACKAGE}.WatchTrainingRequest",
-            "output_type": f"{PACKAGE}.TrainingEvent",
-            "server_streaming": True,
-        },
-        {
-            "name": "ListTrainings",
-            "input_type": f"{PACKAGE}.ListTrainingsRequest",
-            "output_type": f"{PACKAGE}.ListTrainingsResponse",
-        },
-        {
-            "name": "GetTraining",
-            "input_type": f"{PACKAGE}.GetTrainingRequest",
-            "output_type": f"{PACKAGE}.Training",
-        },
-        {
-            # The request of the train RPC, which isn't carried out.
-            "name": "CheckTraining",
-            "input_type": train.input_type.full_name,
-            "output_type": f"{PACKAGE}.TrainingCheck",
-        },
-        {
-            "name": "ListSources",
-            "input_type": f"{PACKAGE}.ListSourcesRequest",
-            "output_type": f"{PACKAGE}.ListSourcesResponse",
-        },
-        {
-            "name": "GetSource",
-            "input_type": f"{PACKAGE}.GetSourceRequest",
-            "output_type": f"{PACKAGE}.Source",
-        },
-        {
-            "name": "Evaluate",
-            "input_type": f"{PACKAGE}.EvaluateRequest",
-            "output_type": f"{PACKAGE}.EvaluationEvent",
-            "server_streaming": True,
-        },
-        {
-            # What is answered is what the train RPC answers.
-            "name": "TrainSource",
-            "input_type": f"{PACKAGE}.TrainSourceRequest",
-            "output_type": train.output_type.full_name,
-        },
+        _rpc("WatchTraining", "WatchTrainingRequest", "TrainingEvent", streams=True),
+        _rpc("ListTrainings", "ListTrainingsRequest", "ListTrainingsResponse"),
+        _rpc("GetTraining", "GetTrainingRequest", "Training"),
+        # The request of the train RPC, which isn't carried out.
+        {**_rpc("CheckTraining", "", "TrainingCheck"), "input_type": train.input_type.full_name},
+        _rpc("ListSources", "ListSourcesRequest", "ListSourcesResponse"),
+        _rpc("GetSource", "GetSourceRequest", "Source"),
+        _rpc("Evaluate", "EvaluateRequest", "EvaluationEvent", streams=True),
+        # What is answered is what the train RPC answers.
+        {**_rpc("TrainSource", "TrainSourceRequest", ""), "output_type": train.output_type.full_name},
+        _rpc("PauseTraining", "PauseTrainingRequest", "Training"),
+        _rpc("ResumeTraining", "ResumeTrainingRequest", "Training"),
+        _rpc("ListPrompts", "ListPromptsRequest", "ListPromptsResponse"),
+        _rpc("GetPrompt", "GetPromptRequest", "Prompt"),
+        _rpc("DownloadPrompt", "DownloadPromptRequest", "Chunk", streams=True),
+        _rpc("Tokenize", "TokenizeRequest", "TokenizeResponse"),
+        _rpc("Detokenize", "DetokenizeRequest", "DetokenizeResponse"),
+        _rpc("Describe", "DescribeRequest", "Description"),
     ]
     return json_to_service(name=NAME, package=PACKAGE, json_service_def={"service": {"rpcs": rpcs}})
+
+
+def _rpc(name: str, request: str, answer: str, streams: bool = False) -> dict[str, Any]:
+    """One of messages of this package; it `streams` its answers."""
+    types = {"input_type": f"{PACKAGE}.{request}", "output_type": f"{PACKAGE}.{answer}"}
+    return {"name": name, **types, **({"server_streaming": True} if streams else {})}

@@ -14,18 +14,29 @@ from caikit_pt.call import current as current_call
 from caikit_pt.errors import CaikitPtError, InvalidParameter, InvalidRecord, ServerStopping
 from caikit_pt.parameters.table import Parameter
 from caikit_pt.runtime import job as kinds
-from caikit_pt.runtime import source_request, sources
+from caikit_pt.runtime import prompts, source_request, sources
+from caikit_pt.runtime.description import described
 from caikit_pt.runtime.job import STATES, Event, Job
 from caikit_pt.runtime.trainer import PromptTuningTrainer, reasons
 from caikit_pt.runtime.training_quotas import TrainingQuotas
 from caikit_pt.runtime.tuning_messages import (
+    Chunk,
+    DetokenizeRequest,
+    DetokenizeResponse,
+    DownloadPromptRequest,
     EvaluateRequest,
     EvaluationEvent,
+    GetPromptRequest,
     GetSourceRequest,
     GetTrainingRequest,
+    ListPromptsRequest,
     ListSourcesRequest,
     ListTrainingsRequest,
     ListTrainingsResponse,
+    PauseTrainingRequest,
+    ResumeTrainingRequest,
+    TokenizeRequest,
+    TokenizeResponse,
     Training,
     TrainingCheck,
     TrainingEvent,
@@ -120,7 +131,10 @@ class TuningServicer:
     @_answering
     def GetTraining(self, request: Any, context: Any) -> Any:
         """Raises UnknownJob."""
-        job = self._trainer.job(GetTrainingRequest.from_proto(request).training_id)
+        return self._whole(self._trainer.job(GetTrainingRequest.from_proto(request).training_id))
+
+    def _whole(self, job: Job) -> Any:
+        """All that GetTraining tells."""
         training = self._training(job, self._store.ahead())
         training.parameters = dict(job.parameters)
         for event in self._store.events(job, kinds=[kinds.VERDICT]):
@@ -199,6 +213,53 @@ class TuningServicer:
     def GetSource(self, request: Any, context: Any) -> Any:
         """Raises InvalidSourcePrompt where there is none, and where it isn't whole."""
         return sources.found(GetSourceRequest.from_proto(request).name).to_proto()
+
+    @_answering
+    def PauseTraining(self, request: Any, context: Any) -> Any:
+        """Raises UnknownJob, NotAllowed. Returns when the device of the training is free."""
+        return self._whole(self._trainer.pause(PauseTrainingRequest.from_proto(request).training_id))
+
+    @_answering
+    def ResumeTraining(self, request: Any, context: Any) -> Any:
+        """Raises UnknownJob, NotAllowed."""
+        return self._whole(self._trainer.resume(ResumeTrainingRequest.from_proto(request).training_id))
+
+    @_answering
+    def ListPrompts(self, request: Any, context: Any) -> Any:
+        """Raises InvalidParameter for a page size or a token that there isn't."""
+        asked = ListPromptsRequest.from_proto(request)
+        size = _page_size(asked.page_size)
+        return prompts.listed(asked.base_model, size, asked.page_token).to_proto()
+
+    @_answering
+    def GetPrompt(self, request: Any, context: Any) -> Any:
+        """Raises UnknownModel where there is none."""
+        return prompts.found(GetPromptRequest.from_proto(request).model_name).to_proto()
+
+    def DownloadPrompt(self, request: Any, context: Any) -> Iterator[Any]:
+        """Raises UnknownModel where there is none."""
+        with _told(context):
+            for data in prompts.archive(DownloadPromptRequest.from_proto(request).model_name):
+                yield Chunk(data=data).to_proto()
+
+    @_answering
+    def Tokenize(self, request: Any, context: Any) -> Any:
+        """Raises InvalidParameter for a text of more characters than is ever served."""
+        asked, prompt = TokenizeRequest.from_proto(request), _published(request.model_name, "model_name")
+        special = request.add_special_tokens if request.HasField("add_special_tokens") else True
+        ids = prompt.token_ids(asked.text, special)
+        return TokenizeResponse(ids=ids, tokens=prompt.pieces_of(ids)).to_proto()
+
+    @_answering
+    def Detokenize(self, request: Any, context: Any) -> Any:
+        """Raises InvalidParameter for an id that there isn't."""
+        asked, prompt = DetokenizeRequest.from_proto(request), _published(request.model_name, "model_name")
+        return DetokenizeResponse(text=prompt.text_of(asked.ids or ())).to_proto()
+
+    @_answering
+    def Describe(self, request: Any, context: Any) -> Any:
+        """Of this server."""
+        return described().to_proto()
 
     def Evaluate(self, request: Any, context: Any) -> Iterator[Any]:
         """Raises InvalidParameter for what can't be evaluated, and NOT_FOUND for a prompt that isn't there.

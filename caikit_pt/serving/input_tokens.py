@@ -13,19 +13,17 @@ def input_tokens(request: Request, base: BaseModel) -> list[Token]:
     return [describe(base.text, token, worth, request.parameters) for token, worth in pairs]
 
 
-def _worths(request: Request, base: BaseModel) -> list[Worth] | list[None]:
+def _worths(request: Request, base: BaseModel) -> list[Worth | None]:
     """One for each token of the text; None where nothing is asked, or nothing predicts them."""
-    nothing: list[None] = [None] * len(request.row.ids)
-    if not (request.parameters.token_logprobs or request.parameters.token_ranks):
-        return nothing
-    logits = base.serving.source_logits(request.row)
-    if logits is None:
-        return nothing
+    ids, top = request.row.ids, request.parameters.top_tokens
+    logits = base.serving.source_logits(request.row) if request.parameters.asks_worths else None
+    if logits is None or not len(logits):
+        return [None] * len(ids)
     import torch
 
     from caikit_pt.base_model.layers.parcel import fetched, sent
-    from caikit_pt.serving.wishes import worths_of
+    from caikit_pt.serving.wishes import read_worths, worths_of
 
-    ids = sent(torch.tensor(request.row.ids), logits.device)
-    logprobs, ranks = (each.tolist() for each in fetched(worths_of(logits, ids)))
-    return [Worth(logprob, int(rank)) for logprob, rank in zip(logprobs, ranks, strict=True)]
+    predicted = sent(torch.tensor(ids[-len(logits) :]), logits.device)
+    parts = iter([each.tolist() for each in fetched(worths_of(logits, predicted, top))])
+    return [*[None] * (len(ids) - len(logits)), *read_worths(parts, top)]

@@ -39,14 +39,17 @@ class Token:
     text: str
     logprob: float | None = None
     rank: int | None = None
+    # The likeliest in its place, where they are asked for.
+    top: tuple[Token, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Worth:
-    """What the raw logits say of a token."""
+    """What the raw logits say of a token; `top`: ids and log-probabilities of the likeliest in its place."""
 
     logprob: float
     rank: int
+    top: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +231,7 @@ class Request:
     def describes_by_logits(self) -> bool:
         """Whether it is asked what the tokens of the answer are worth."""
         parameters = self.parameters
-        return parameters.generated_tokens and (parameters.token_logprobs or parameters.token_ranks)
+        return parameters.generated_tokens and parameters.asks_worths
 
     def _spell_out(self) -> None:
         """What is left of the label found, without a word on what its tokens are worth."""
@@ -334,6 +337,25 @@ def text_ids(base: TextSide, text: str, parameters: GenerationParameters, most: 
     return ids
 
 
+def given_ids(base: TextSide, parameters: GenerationParameters, most: int = 0) -> list[int]:
+    """The tokens that a request gives instead of a text, cut where it asks for that.
+
+    Raises InvalidParameter where there are more than `most`, as `TextSide.most_source_ids` takes it, or where
+    one has no embedding.
+    """
+    ids, limit, cut = parameters.input_ids, base.most_source_ids(most), parameters.truncate_input_tokens
+    ids = ids[-cut:] if 0 < cut <= limit else ids
+    if len(ids) > limit:
+        allowed = (
+            f"at most {limit} ids, {_why(base, most)}; truncate_input_tokens, up to that, keeps the last"
+        )
+        raise InvalidParameter("input_ids", f"{len(ids)} ids", allowed)
+    if max(ids, default=0) >= base.rows:
+        allowed = f"ids below {base.rows}, those that base model {base.checkpoint.name} has embeddings for"
+        raise InvalidParameter("input_ids", max(ids), allowed)
+    return list(ids)
+
+
 def check_characters(base: TextSide, text: str, most: int = 0) -> None:
     """Raises InvalidParameter where `text` has more characters than `most` tokens can have."""
     limit = base.most_source_ids(most)
@@ -372,10 +394,12 @@ def describe(base: TextSide, token: int, worth: Worth | None, parameters: Genera
     """With what is asked for, and known, of what it is worth."""
     if worth is None:
         return Token(token_text(base, token))
+    top = enumerate(worth.top[: parameters.top_tokens], start=1)
     return Token(
         token_text(base, token),
         worth.logprob if parameters.token_logprobs else None,
         worth.rank if parameters.token_ranks else None,
+        tuple(Token(token_text(base, other), logprob, rank) for rank, (other, logprob) in top),
     )
 
 

@@ -49,6 +49,7 @@ DONE_HERE = frozenset(
         "input_tokens",
         "generated_tokens",
         "labels_only",
+        "input_ids",
     )
 )
 # Below, vLLM takes the former for it without a word; above, it refuses.

@@ -7,7 +7,7 @@ what tokens are worth. Nothing here makes the host wait but the one copy at the 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -66,6 +66,8 @@ class Wishes:
         """Of tokens that are known, and of those that will be picked."""
         self._worth_rows = parcel.add(torch.tensor([row for row, _ in self._asked] + self._asking))
         self._worth_ids = parcel.add(torch.tensor([token for _, token in self._asked], dtype=torch.long))
+        asking = [*(row for row, _ in self._asked), *self._asking]
+        self._top = max(self._requests[row].parameters.top_tokens for row in asking)
         among_free = [self._free.index(row) for row in self._asking]
         self._asking_rows = parcel.add(torch.tensor(among_free, dtype=torch.long))
 
@@ -93,7 +95,7 @@ class Wishes:
             ids = self._worth_ids()
             if self._asking:
                 ids = torch.cat([ids, wanted[1][self._asking_rows()]])
-            wanted += worths_of(logits[self._worth_rows()], ids)
+            wanted += worths_of(logits[self._worth_rows()], ids, self._top)
         # The one time that the host waits for a step.
         return self._told([each.tolist() for each in fetched(wanted)])
 
@@ -109,18 +111,35 @@ class Wishes:
         if self._asked or self._asking:
             asked = [*self._asked, *((row, told[row].token or 0) for row in self._asking)]
             found: list[dict[int, Worth]] = [{} for _ in told]
-            for (row, token), logprob, rank in zip(asked, next(parts), next(parts), strict=True):
-                found[row][token] = Worth(logprob, int(rank))
+            for (row, token), worth in zip(asked, read_worths(parts, self._top), strict=True):
+                found[row][token] = worth
             for each_told, worths in zip(told, found, strict=True):
                 each_told.worths = worths
         return told
 
 
-def worths_of(logits: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """Log-probability [n] (float32) and rank [n] (int64) of a token [n] in each row of `logits` [n, V]."""
-    of_them = logits.gather(1, tokens[:, None])
-    logprobs = logits.log_softmax(dim=-1).gather(1, tokens[:, None])
-    return logprobs[:, 0], (logits > of_them).sum(dim=-1) + 1
+def worths_of(logits: Tensor, tokens: Tensor, top: int) -> list[Tensor]:
+    """Log-probability [n] (float32) and rank [n] (int64) of a token [n] in each row of `logits` [n, V].
+
+    With a `top` also log-probabilities [n, top] (float32) and ids [n, top] (int64) of so many likeliest.
+    """
+    of_them, logprobs = logits.gather(1, tokens[:, None]), logits.log_softmax(dim=-1)
+    found = [logprobs.gather(1, tokens[:, None])[:, 0], (logits > of_them).sum(dim=-1) + 1]
+    return [*found, *logprobs.topk(min(top, logits.shape[1]), dim=-1)] if top else found
+
+
+def read_worths(parts: Iterator[Any], top: int) -> list[Worth]:
+    """What `worths_of` has found, as lists, the next of `parts`."""
+    logprobs, ranks = next(parts), next(parts)
+    tops: list[tuple[tuple[int, float], ...]] = [()] * len(logprobs)
+    if top:
+        values, ids = next(parts), next(parts)
+        tops = [
+            tuple((int(id), value) for id, value in zip(*row, strict=True))
+            for row in zip(ids, values, strict=True)
+        ]
+    rows = zip(logprobs, ranks, tops, strict=True)
+    return [Worth(logprob, int(rank), top_ones) for logprob, rank, top_ones in rows]
 
 
 def _padded(choices: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:

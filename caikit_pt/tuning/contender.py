@@ -23,7 +23,7 @@ from caikit_pt.parameters.generation import GenerationParameters
 from caikit_pt.serving.backend import Backend
 from caikit_pt.serving.generation import Generation
 from caikit_pt.serving.labels import Labels
-from caikit_pt.serving.request import Request, text_ids
+from caikit_pt.serving.request import Request, given_ids, text_ids
 from caikit_pt.settings import Settings
 from caikit_pt.soft_prompt.prompt import SoftPrompt
 from caikit_pt.tuning.examples import known_tokens, target_text
@@ -63,7 +63,10 @@ class Contender:
         return replace(self, model_name=self.base.checkpoint.name, prompt=SoftPrompt({}))
 
     def source_ids(self, text: str, parameters: GenerationParameters) -> list[int]:
-        """The tokens of a text as it is served. Raises InvalidParameter where there are too many."""
+        """The tokens of a text as it is served, or those that `parameters` give instead. Raises
+        InvalidParameter where there are too many."""
+        if parameters.input_ids:
+            return given_ids(self.base.text, parameters, self.max_input_tokens)
         return text_ids(self.base.text, self.verbalizer.render(text), parameters, self.max_input_tokens)
 
     def request(self, ids: Sequence[int], parameters: GenerationParameters, prefix: str = "") -> Request:

@@ -28,7 +28,6 @@ from .answers import (
     ROUNDING,
     STEPS,
     TOLERANCE,
-    Answer,
     assert_same,
     greedy,
     greedy_by_cohort,
@@ -37,7 +36,7 @@ from .answers import (
     words,
 )
 from .cases import every_case, peft_cases
-from .families import CAUSAL_FAMILIES, SEQ2SEQ_FAMILIES, SLIDING_WINDOW, Zoo
+from .families import SEQ2SEQ_FAMILIES, SLIDING_WINDOW, Zoo
 from .precision import everything_in_float64
 from .references import (
     peft_answer,
@@ -205,23 +204,6 @@ def test_a_batch_across_cohorts_is_noticed(zoo: Zoo) -> None:
     answer = greedy(base, rows)[0]
     with pytest.raises(AssertionError):
         assert_same(answer, plain_answer(base, rows[0], answer.tokens))
-
-
-# ---- the tokens of the text ----
-
-
-@pytest.mark.parametrize("family", CAUSAL_FAMILIES)
-def test_source_logits_are_those_that_predicted_the_text(zoo: Zoo, family: str) -> None:
-    base = zoo.model(family)
-    for row in sample_rows(base, DECODER_ONLY):
-        logits = base.serving.source_logits(row)
-        if not row.prompt:
-            assert logits is None, "nothing predicts the first token"
-            continue
-        assert logits is not None
-        # Teacher forcing: the text as the answer to its own first token.
-        rest = plain_answer(base, Row(row.prompt, row.ids[:1]), row.ids[1:])
-        assert_same(Answer(logits[1:], rest.tokens), rest)
 
 
 # ---- helpers ----

@@ -26,7 +26,16 @@ import torch
 from safetensors.torch import load_file
 
 from caikit_pt.base_model.model import BaseModel
-from caikit_pt.client import CANCELED, COMPLETED, ERRORED, ServerError, TuningClient
+from caikit_pt.client import (
+    CANCELED,
+    COMPLETED,
+    ERRORED,
+    PAUSED,
+    QUEUED,
+    RUNNING,
+    ServerError,
+    TuningClient,
+)
 from caikit_pt.tuning.plan import make_plan
 from caikit_pt.tuning.tuner import tune
 from tests.conftest import LLAMA, SETTINGS, T5
@@ -34,7 +43,7 @@ from tests.perturbation import SEED
 from tests.runtime.servers import QUICK, RECORDS, Server, signalled, wait_for
 
 KILLS = int(os.environ.get("KILLS", "2"))
-QUEUED = int(os.environ.get("QUEUED", "40"))
+MANY = int(os.environ.get("QUEUED", "40"))
 LONG: dict[str, Any] = {**QUICK, "num_epochs": 10_000}
 MINUTES = 120.0
 
@@ -219,6 +228,54 @@ def test_a_job_is_cancelled_at_any_moment(shared: tuple[Server, TuningClient]) -
     assert not list(server.models.glob(".*"))
 
 
+# ---- pause ----
+
+
+def test_a_training_that_is_paused_ends_with_the_same_bits(
+    shared: tuple[Server, TuningClient], llama: BaseModel
+) -> None:
+    """Others run meanwhile, and cancelling it works as ever."""
+    server, client = shared
+    request = {**QUICK, "num_epochs": 120, "seed": SEED, "base_model": LLAMA}
+    id = client.tune("paused", records=RECORDS, **request)
+    for least in (1, 60):
+        wait_for(lambda least=least: step(client, id) > least)  # type: ignore[misc]
+        worker = server.worker(id)
+        paused = client.pause(id)
+        assert paused.state == PAUSED
+        assert "It is paused, at update" in paused.reasons[0]
+        assert worker is not None
+        wait_for(lambda worker=worker: not worker.is_running() or worker.status() == "zombie")  # type: ignore[misc]
+        assert [one.training_id for one in client.trainings((PAUSED,))] == [id]
+        other = client.tune("meanwhile", base_model=LLAMA, records=RECORDS, **QUICK)
+        assert ended(client, other) == COMPLETED
+        assert client.resume(id).state in (QUEUED, RUNNING)
+    assert ended(client, id) == COMPLETED
+    assert client.pause(id).state == client.resume(id).state == COMPLETED
+    alone = tune(make_plan(request, RECORDS, None, SETTINGS), llama)
+    prompt, curve = tuned(server.models, "paused")
+    assert torch.equal(prompt, next(iter(alone.prompt.tensors.values())))
+    assert curve == [one["data"]["value"] for one in alone.training_logs if one["name"] == "loss"]
+
+
+def test_a_paused_training_outlives_the_server(servers: list[Server], tmp_path: Path) -> None:
+    server, client = start(servers, tmp_path, MAX_QUEUED=1)
+    id = client.tune("paused", base_model=T5, records=RECORDS, **LONG)
+    wait_for(lambda: step(client, id) > 5)
+    assert client.pause(id).state == PAUSED
+    server.kill()
+    client = server.start()
+    assert state(client, id) == PAUSED
+    # It has its place: on disk, and among those that may wait.
+    with pytest.raises(ServerError, match="1 trainings are queued or paused, as many as max_queued"):
+        client.tune("another", base_model=T5, records=RECORDS, **QUICK)
+    client.resume(id)
+    wait_for(lambda: state(client, id) == RUNNING)
+    assert client.pause(id).state == PAUSED
+    assert client.cancel(id) == CANCELED
+    assert not list((server.state / "jobs").glob("*/snapshots"))
+
+
 # ---- publication ----
 
 
@@ -374,18 +431,18 @@ def test_a_dry_run_trains_nothing(shared: tuple[Server, TuningClient]) -> None:
 
 
 def test_many_jobs_are_queued_and_remembered(servers: list[Server], tmp_path: Path) -> None:
-    server, client = start(servers, tmp_path, MAX_QUEUED=QUEUED)
+    server, client = start(servers, tmp_path, MAX_QUEUED=MANY)
     first = client.tune("first", base_model=T5, records=RECORDS, **LONG)
     wait_for(lambda: state(client, first) == "RUNNING")
-    ids = [client.tune(f"n{number}", base_model=T5, records=RECORDS, **QUICK) for number in range(QUEUED)]
+    ids = [client.tune(f"n{number}", base_model=T5, records=RECORDS, **QUICK) for number in range(MANY)]
     with pytest.raises(ServerError, match="max_queued") as error:
         client.tune("too-many", base_model=T5, records=RECORDS, **QUICK)
     assert error.value.status == "RESOURCE_EXHAUSTED"
-    assert client.training(ids[-1]).queued_before == QUEUED - 1
+    assert client.training(ids[-1]).queued_before == MANY - 1
     server.kill()
     client = server.start()
-    assert sum(1 for _ in client.trainings()) == QUEUED + 1
-    assert {state(client, id) for id in ids} == {"QUEUED"}
+    assert sum(1 for _ in client.trainings()) == MANY + 1
+    assert {state(client, id) for id in ids} == {QUEUED}
     client.cancel(ids[0])
     wait_for(lambda: state(client, first) == "RUNNING")
     client.cancel(first)

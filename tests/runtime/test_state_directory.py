@@ -64,7 +64,7 @@ def test_an_id_is_one_training(directory: StateDirectory, llama: BaseModel) -> N
     assert directory.accept(job("one"), planned) == first
     with pytest.raises(InvalidParameter, match="training_id: 'one'"):
         directory.accept(job("one", digest="another"), planned)
-    assert directory.store.count(QUEUED) == 1
+    assert directory.store.count([QUEUED]) == 1
 
 
 def test_no_more_than_max_queued(directory: StateDirectory, llama: BaseModel) -> None:

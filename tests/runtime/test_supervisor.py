@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from caikit_pt.errors import StateUnavailable
-from caikit_pt.runtime.job import CANCELED, ERRORED, QUEUED
+from caikit_pt.runtime.job import CANCELED, ERRORED, PAUSED, QUEUED, RUNNING
 from caikit_pt.runtime.job_store import JobStore
 from caikit_pt.runtime.supervisor import Supervisor
 from tests.conftest import SETTINGS
@@ -87,6 +87,64 @@ def test_the_end_of_the_server_is_no_death_of_a_job_that_has_no_process_yet(
     assert starting._start_next()
     found = store.find("a") or job("a")
     assert (found.state, list(found.reasons)) == (QUEUED, [])
+
+
+def test_a_job_that_has_no_process_yet_is_paused(
+    store: JobStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starting = supervisor(store, tmp_path, max_attempts=1)
+
+    def paused(*_: object) -> None:
+        slot = starting._slots.find("a")
+        assert slot is not None
+        slot.paused = True
+        raise OSError(11, "no more processes")
+
+    monkeypatch.setattr("caikit_pt.runtime.fork_server.ForkServer.wait_until_ready", paused)
+    assert starting._start_next()
+    assert (store.find("a") or job("a")).state == PAUSED
+    assert not starting._start_next()
+
+
+def test_a_job_that_waits_is_paused_until_it_is_resumed(store: JobStore, tmp_path: Path) -> None:
+    store.add(job("b"))
+    pausing = supervisor(store, tmp_path)
+    pausing.pause(job("a"))
+    pausing.pause(job("a"))
+    assert (store.find("a") or job("a")).state == PAUSED
+    assert (store.next_queued() or job("a")).id == "b"
+    pausing.resume(job("a"))
+    pausing.resume(job("a"))
+    # At its old place.
+    assert (store.next_queued() or job("b")).id == "a"
+    states = [event.data["state"] for event in store.events(store.find("a") or job("a"))]
+    assert states == [QUEUED, PAUSED, QUEUED]
+
+
+def test_what_is_paused_can_be_cancelled_and_what_has_ended_stays(store: JobStore, tmp_path: Path) -> None:
+    pausing = supervisor(store, tmp_path)
+    pausing.pause(job("a"))
+    pausing.cancel(job("a"))
+    for change in (pausing.pause, pausing.resume):
+        change(job("a"))
+        assert (store.find("a") or job("a")).state == CANCELED
+
+
+def test_who_is_resumed_while_it_stops_is_queued(store: JobStore, tmp_path: Path) -> None:
+    pausing = supervisor(store, tmp_path)
+    slot = pausing._slots.take(pausing._next_queued)
+    assert slot is not None
+    slot.paused = True
+    pausing.resume(slot.job)
+    pausing._attendant._set_aside(slot)
+    assert (store.find("a") or job("a")).state == QUEUED
+    # And the other way round: its end has been noted, and the slot isn't free yet.
+    slot.paused = True
+    store.move("a", RUNNING)
+    pausing._attendant._set_aside(slot)
+    assert (store.find("a") or job("a")).state == PAUSED
+    pausing.resume(slot.job)
+    assert (store.find("a") or job("a")).state == QUEUED
 
 
 def test_a_job_that_waits_is_cancelled_at_once(store: JobStore, tmp_path: Path) -> None:

@@ -26,8 +26,11 @@ def test_what_a_token_is_worth_is_told_to_the_bit_alone_and_in_company() -> None
     logits = 5 * torch.randn(23, 1037, generator=torch.Generator().manual_seed(0))
     logits[:, 7] = logits[:, 9]  # ties are no better
     tokens = torch.arange(23) * 3
-    logprobs, ranks = worths_of(logits, tokens)
+    logprobs, ranks, values, ids = worths_of(logits, tokens, 2)
+    assert all(map(torch.equal, worths_of(logits, tokens, 0), (logprobs, ranks)))
     for row, token in enumerate(tokens.tolist()):
+        assert values[row].tolist() == logits[row].log_softmax(dim=-1).topk(2).values.tolist()
+        assert logits[row, ids[row]].tolist() == logits[row].topk(2).values.tolist()
         assert float(logprobs[row]) == float(logits[row].log_softmax(dim=-1)[token])
         assert int(ranks[row]) == int((logits[row] > logits[row, token]).sum()) + 1
 

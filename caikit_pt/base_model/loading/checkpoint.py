@@ -26,6 +26,10 @@ _NEEDED_ARGUMENTS = {"inputs_embeds", "attention_mask"}
 _LAYERS = ("num_decoder_layers", "decoder_layers", "num_hidden_layers")
 # What OPT, RemBERT and ELECTRA call the width of their embeddings.
 _EMBEDDING_WIDTHS = ("word_embed_proj_dim", "input_embedding_size", "embedding_size")
+# In an error.
+_MOST_TOLD = 20
+# What directories of models begin with in the Hugging Face cache.
+_CACHED = "models--"
 _DOWNLOADED = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 
 
@@ -178,21 +182,32 @@ def _cached_or_fetched(name: str, settings: Settings) -> Path:
         ValueError,
     ) as error:
         check_scarcity(error)
-        known = ", ".join(_known(settings)) or "none yet"
+        there = ", ".join(_in_directory(settings)[:_MOST_TOLD]) or "none yet"
         downloads = "" if settings.allow_downloads else "; downloads are off (ALLOW_DOWNLOADS)"
         raise InvalidParameter(
             "base_model",
             name,
-            f"a directory under base_models_dir (there: {known}) or a name in the Hugging Face "
+            f"a directory under base_models_dir (there: {there}) or a name in the Hugging Face "
             f"cache{downloads}",
         ) from error
 
 
-def _known(settings: Settings) -> list[str]:
+def known(settings: Settings) -> list[str]:
+    """The names of base models that are there: in `base_models_dir`, and in the Hugging Face cache."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    cached = {
+        path.parents[2].name.removeprefix(_CACHED).replace("--", "/")
+        for path in Path(HF_HUB_CACHE).glob(f"{_CACHED}*/snapshots/*/config.json")
+    }
+    return sorted({*_in_directory(settings), *cached})
+
+
+def _in_directory(settings: Settings) -> list[str]:
     root = Path(settings.base_models_dir)
     if not settings.base_models_dir or not root.is_dir():
         return []
-    return sorted(path.name for path in root.iterdir() if (path / "config.json").is_file())[:20]
+    return sorted(path.name for path in root.iterdir() if (path / "config.json").is_file())
 
 
 def _text_generation_config(name: str, directory: Path) -> Any:

@@ -50,11 +50,10 @@ class CausalServing(ServingSide):
         return logits[len(ids) - 1 :]
 
     def source_logits(self, row: Row) -> Tensor | None:
-        if not prompt_length(row.prompt, DECODER):
-            return None
+        predicted = len(row.ids) - (not prompt_length(row.prompt, DECODER))
         with torch.inference_mode():
-            embeddings, mask = pad_left([self.weights.join(row.prompt[DECODER], row.ids)])
-            logits = last_logits(self.weights, embeddings, mask, last=len(row.ids) + 1)
+            embeddings, mask = pad_left([self.weights.join(row.prompt.get(DECODER), row.ids)])
+            logits = last_logits(self.weights, embeddings, mask, last=predicted + 1)
         return logits[0, :-1].float()
 
     def prompt_cells(self, row: Row) -> PromptCells:

@@ -169,4 +169,5 @@ class ServingSide(ABC):
 
     @abstractmethod
     def source_logits(self, row: Row) -> Tensor | None:
-        """The logits [T, V] (float32) that predicted each token of the text; None if none did."""
+        """The logits [T, V] (float32) that predicted each token of the text; those of all but the first where
+        nothing is in front of that; None if the family predicts none."""

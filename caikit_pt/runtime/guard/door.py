@@ -160,6 +160,16 @@ _SERVICES: dict[str, dict[str, Door]] = {
         "GetSource": Door(TUNE, TRAININGS, sources=("name",), of_any=True),
         # What it publishes, trainings of everybody may start from.
         "TrainSource": Door(SHARE, TRAININGS, shares=("name",), most_bytes=_WITH_RECORDS),
+        "PauseTraining": Door(CANCEL, TRAININGS, trainings=("training_id",)),
+        "ResumeTraining": Door(CANCEL, CONTROL, trainings=("training_id",)),
+        "ListPrompts": Door(GENERATE, CONTROL, of_any=True),
+        # A tokenizer is read.
+        "GetPrompt": Door(GENERATE, TRAININGS, models=("model_name",)),
+        # Who may put another in its place may have it.
+        "DownloadPrompt": Door(TUNE, WATCHES, models=("model_name",)),
+        "Tokenize": Door(GENERATE, ANSWERS, models=("model_name",)),
+        "Detokenize": Door(GENERATE, ANSWERS, models=("model_name",)),
+        "Describe": Door(KNOW, CONTROL),
         "Evaluate": Door(GENERATE, WATCHES, models=("model_name", "against"), most_bytes=_WITH_RECORDS),
     },
     r"caikit\.runtime\.\w+\.\w+Service": {
