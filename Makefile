@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= 1
 # And where there are more, those that wait for others sleep.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help demo test whole check serve protos docs interop models attack rolling shapes soak survive vllm perturbed versions versions-oldest versions-newest bench-training bench-quality bench-starts bench-serving bench-jobs bench-guard gpu install clean
+.PHONY: help demo test whole check serve web protos docs interop harness models attack rolling shapes soak survive vllm perturbed versions versions-oldest versions-newest bench-training bench-quality bench-starts bench-serving bench-jobs bench-guard gpu install clean
 
 help:  ## What can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -31,6 +31,9 @@ check: $(INSTALLED)  ## Ruff and mypy
 serve: $(INSTALLED)  ## Run the server on port 8085 with runtime_config.yaml
 	CONFIG_FILES=runtime_config.yaml $(BIN)/caikit-pt serve
 
+web: $(INSTALLED)  ## Run OpenAI's API and the studio page on port 8087, for the server of make serve
+	$(BIN)/caikit-pt web
+
 protos: $(INSTALLED)  ## Render protos/ again
 	$(BIN)/python -m tests.render_protos protos
 
@@ -41,6 +44,9 @@ docs: $(INSTALLED)  ## Render docs/parameters.md, docs/errors.md and the table o
 
 interop: $(INSTALLED)  ## Compare with the real caikit-nlp, and run its own client against this server
 	tests/interop/run.sh $(BIN)/python
+
+harness: $(INSTALLED)  ## Have lm-evaluation-harness, in an environment of its own, measure a tuned prompt over the web door
+	tests/harness/run.sh $(BIN)/python
 
 vllm: $(INSTALLED)  ## Compare answers of a real vLLM server, in an environment of its own, with those of the engine here
 	tests/vllm/run.sh $(BIN)/python
@@ -118,4 +124,4 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $@
 
 clean:  ## Remove what was made
-	rm -rf $(VENV) .venv-interop .venv-vllm .venv-oldest .venv-newest .mypy_cache .pytest_cache .ruff_cache build *.egg-info
+	rm -rf $(VENV) .venv-interop .venv-harness .venv-vllm .venv-oldest .venv-newest .mypy_cache .pytest_cache .ruff_cache build *.egg-info

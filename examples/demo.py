@@ -15,9 +15,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.request import Request, urlopen
 
 from examples.grpc_client import Client
-from examples.local_server import ROOT, server
+from examples.local_server import ROOT, server, web_door
 
 DATA = ROOT / "examples" / "data"
 CLEARLY_BETTER = 0.2
@@ -58,6 +59,8 @@ def main() -> int:
     ):
         client = Client(port)
         rows = [run_one(client, run) for run in RUNS]
+        with web_door(port, Path(models)) as address:
+            ask_over_http(address, RUNS[0])
     print_table(rows)
     worse = [row["task"] for row in rows if row["tuned"] - row["base"] < CLEARLY_BETTER]
     if worse:
@@ -102,6 +105,16 @@ def run_one(client: Client, run: Run) -> dict[str, Any]:
         "tuned": accuracy(tuned, test),
         "seconds": seconds,
     }
+
+
+def ask_over_http(address: str, run: Run) -> None:
+    """The same prompt by OpenAI's API, beside which the studio page is."""
+    text = records(run.task)[0]["input"]
+    body = json.dumps({"model": run.name, "prompt": text}).encode()
+    request = Request(f"{address}/v1/completions", body, {"content-type": "application/json"})
+    with urlopen(request, timeout=60) as answer:
+        (choice,) = json.load(answer)["choices"]
+    print(f"\nThe web door at {address} (`make web`), asked by OpenAI's API: {choice['text']!r}", flush=True)
 
 
 def records(task: str) -> list[dict[str, str]]:

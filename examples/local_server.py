@@ -98,3 +98,32 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         return int(probe.getsockname()[1])
+
+
+@contextmanager
+def web_door(server: int, folder: Path) -> Iterator[str]:
+    """OpenAI's API and the studio page for the server at this port, from when they answer until they have ended;
+    their address. What they keep, and their log, are in `folder`."""
+    port = free_port()
+    command = [sys.executable, "-m", "caikit_pt.cli", "web", "--port", str(port)]
+    environment = {**os.environ, "WEB_DIRECTORY": str(folder / "web"), "PYTHONPATH": str(ROOT)}
+    with (folder / "web.log").open("ab") as log:
+        process = subprocess.Popen(
+            [*command, "--server", f"localhost:{server}"], cwd=folder, env=environment, stderr=log
+        )
+    try:
+        deadline = time.monotonic() + SECONDS_TO_START
+        while not _listens(port):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise SystemExit(f"The web door didn't start; its log: {folder / 'web.log'}")
+            time.sleep(0.1)
+        yield f"http://localhost:{port}"
+    finally:
+        process.terminate()
+        process.wait(timeout=60)
+
+
+def _listens(port: int) -> bool:
+    with suppress(OSError), socket.create_connection(("localhost", port), timeout=5):
+        return True
+    return False

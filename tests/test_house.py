@@ -86,6 +86,17 @@ ROOMS = {
     "asking": set(),
     "client": {"asking", "comparison", "parameters", "progress_bar", "runtime", "training", "tuning"},
     "prediction": {"asking", "client", "tuning"},
+    # A process of its own; of runtime it knows what goes over the wire.
+    "web": {
+        "client",
+        "comparison",
+        "evaluation_report",
+        "parameters",
+        "plotting",
+        "runtime",
+        "training",
+        "tuning",
+    },
     "commands": {
         "asking",
         # Source prompts are published where they lie.
@@ -102,6 +113,7 @@ ROOMS = {
         "soft_prompt",
         "training",
         "tuning",
+        "web",
     },
     "cli": {"client", "commands"},
     # The face of the package.

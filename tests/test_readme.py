@@ -11,9 +11,10 @@ import pytest
 from examples.grpc_client import Client
 from examples.local_server import ROOT
 from tests.perturbation import SEED
+from tests.web.site import site
 
 README = (ROOT / "README.md").read_text("utf-8")
-SERVED, LOCAL = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+SERVED, OPENAI, LOCAL = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
 def test_the_client_example(
@@ -28,6 +29,16 @@ def test_the_client_example(
     assert "COMPLETED" in events[-1]
     assert any(re.match(r"update \d+ of \d+, epoch 12, loss 0\.\d+, ", event) for event in events)
     assert (negative, positive) == ("negative", "positive")
+
+
+def test_the_example_of_openais_client(
+    client: Client, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    with site(f"localhost:{client.port}", directory=str(tmp_path / "web")) as address:
+        code = OPENAI.replace("http://localhost:8087", address)
+        exec(compile(code, "README.md", "exec"), {})
+    assert capsys.readouterr().out.strip() == "negative"
 
 
 def test_the_python_example(

@@ -89,6 +89,13 @@ def _given(records: Iterable[Any] | None, stream: str) -> Iterator[Any]:
         yield record
 
 
+def cancel_message(training_id: str | Training) -> Any:
+    """The request to end a training, which is caikit's."""
+    from caikit.interfaces.runtime.data_model import TrainingInfoRequest
+
+    return TrainingInfoRequest(training_id=id_of(training_id)).to_proto()
+
+
 def evaluation_message(
     model_name: str, records: GivenRecords | None, file: str, request: Mapping[str, Any]
 ) -> Any:

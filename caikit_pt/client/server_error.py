@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from caikit_pt.errors import CaikitPtError
@@ -26,13 +27,13 @@ class ServerError(CaikitPtError):
         self.reason = ""
 
 
-def server_error(error: Any) -> ServerError:
-    """An RpcError as one of this package."""
+def server_error(error: Any, hints: Mapping[str, str] = _HINTS) -> ServerError:
+    """An RpcError as one of this package; `hints` say by status what a caller can do about it."""
     from google.rpc import error_details_pb2
     from grpc_status import rpc_status
 
     status, text = error.code().name, error.details() or ""
-    made = ServerError(status, text + _HINTS.get(status, "") + _of_tls(text))
+    made = ServerError(status, text + hints.get(status, "") + _of_tls(text))
     info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
     for detail in _details(rpc_status, error):
         if detail.Unpack(info):

@@ -14,7 +14,7 @@ from caikit_pt.asking import IN_FLIGHT, Asking
 from caikit_pt.client.connection import Call, Connection, Stubs
 from caikit_pt.client.message import as_training, plain, struct
 from caikit_pt.client.prompt import Prompt, as_prompt
-from caikit_pt.client.request import GivenRecords, evaluation_message, id_of, train_message
+from caikit_pt.client.request import GivenRecords, cancel_message, evaluation_message, id_of, train_message
 from caikit_pt.client.security import Pem, Security
 from caikit_pt.client.server_error import ServerError
 from caikit_pt.client.source import Source, as_source
@@ -178,10 +178,7 @@ class TuningClient:
 
     def cancel(self, training_id: str | Training) -> str:
         """Ends a training; returns its state, which is another than CANCELED where it had ended before."""
-        from caikit.interfaces.runtime.data_model import TrainingInfoRequest
-
-        request = TrainingInfoRequest(training_id=id_of(training_id)).to_proto()
-        answer = self._connection.answer(self._stubs.management.CancelTraining, request)
+        answer = self._connection.answer(self._stubs.management.CancelTraining, cancel_message(training_id))
         return str(answer.DESCRIPTOR.fields_by_name["state"].enum_type.values_by_number[answer.state].name)
 
     def pause(self, training_id: str | Training) -> Training:

@@ -1,20 +1,29 @@
-"""`serve`, and `health`: whether one is there."""
+"""`serve`, `web`, and `health`: whether a server is there."""
 
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from typing import Any
 
+from caikit_pt import settings
 from caikit_pt.client import Security, ServerError
-from caikit_pt.commands.connecting import security
-from caikit_pt.commands.options import Commands
+from caikit_pt.commands.connecting import add_security, security
+from caikit_pt.commands.options import Commands, address
 from caikit_pt.commands.outcome import DONE, FAILED, WrongCommand
 from caikit_pt.errors import InvalidParameter
 
 
 def add_to(commands: Commands) -> None:
-    """Both."""
+    """All three."""
     commands.add("serve", _serve, "run the server, with the settings of CONFIG_FILES")
+    web = commands.add(
+        "web", _web, "run OpenAI's API and the studio page for a server, as `web` in CONFIG_FILES says"
+    )
+    web.add_argument("--server", type=address, metavar="HOST:PORT", help="the server; web.server by default")
+    web.add_argument("--host", help="to listen on; web.host by default")
+    web.add_argument("--port", type=int, help="to listen on; web.port by default")
+    add_security(web, token=False)
     health = commands.ask("health", _health, "whether the server is ready for work", server=None)
     health.add_argument("--live", action="store_true", help="whether it is there, be it ready or not")
 
@@ -23,6 +32,22 @@ def _serve(_: argparse.Namespace) -> int:
     from caikit_pt.runtime.launcher import serve
 
     serve()
+    return DONE
+
+
+def _web(options: argparse.Namespace) -> int:
+    try:
+        from caikit_pt.web.serving import serve
+    except ImportError as error:
+        raise WrongCommand(f"the page needs pip install 'caikit-pt[web]' ({error})") from None
+
+    now = settings.current()
+    given = {name: getattr(options, name) for name in ("server", "host", "port")}
+    told = {name: value for name, value in given.items() if value is not None}
+    try:
+        serve(replace(now.web, **told), security(options), now.allow_insecure)
+    except InvalidParameter as error:
+        raise WrongCommand(str(error)) from None
     return DONE
 
 

@@ -67,11 +67,11 @@ def peer_variables() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
 
 
-def prepare(directory: Path) -> Environment:
-    """The peer's environment in `directory`, made anew unless it is there and up to date."""
+def prepare(directory: Path, requirements: Path = REQUIREMENTS) -> Environment:
+    """The environment of a peer in `directory`, made anew unless it is there and up to date."""
     environment = Environment(directory)
     stamp = directory / _STAMP
-    if stamp.is_file() and stamp.read_text() == _fingerprint():
+    if stamp.is_file() and stamp.read_text() == _fingerprint(requirements):
         return environment
     if directory.exists() and not (directory / "pyvenv.cfg").is_file():
         raise SystemExit(f"{directory} is no virtual environment; it isn't removed")
@@ -81,16 +81,16 @@ def prepare(directory: Path) -> Environment:
     (_site_packages(directory) / "project.pth").write_text(f"{_project_packages()}\n")
     environment.run(
         *("-m", "pip", "install", "--quiet", "--no-deps", "--no-compile"),
-        *("--disable-pip-version-check", "--no-warn-conflicts", "-r", REQUIREMENTS),
+        *("--disable-pip-version-check", "--no-warn-conflicts", "-r", requirements),
         cwd=directory,
     )
-    stamp.write_text(_fingerprint())
+    stamp.write_text(_fingerprint(requirements))
     return environment
 
 
-def _fingerprint() -> str:
+def _fingerprint(requirements: Path) -> str:
     """Changes with whatever the environment is made from."""
-    parts = (REQUIREMENTS.read_text(), sys.version, _project_packages())
+    parts = (requirements.read_text(), sys.version, _project_packages())
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 

@@ -1,0 +1,79 @@
+"""The server that is asked, by gRPC and without a thread for each request."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+from caikit_pt.client.connection import Stubs
+from caikit_pt.client.request import MESSAGE_BYTES
+from caikit_pt.client.retries import options
+from caikit_pt.client.security import Security
+from caikit_pt.client.server_error import ServerError, server_error
+
+# For whatever isn't a stream: an answer of the server's longest takes less.
+_SECONDS = 300.0
+# What a caller can do about it here.
+_HINTS = {"UNAUTHENTICATED": " (the API key of a client; the password that a browser asks for)"}
+
+
+class Link:
+    """A connection to the server at `address`, which comes again by itself where that was away.
+
+    Made in the event loop that uses it. Each call says by whose `token` it asks: what the server lets that
+    caller do is all that can be done here.
+    """
+
+    def __init__(self, address: str, security: Security) -> None:
+        """Raises InvalidParameter for an address or certificates that can't be used."""
+        import grpc.aio
+
+        self.address = address
+        security.check(address)
+        self._channel = security.channel(address, options(MESSAGE_BYTES), grpc.aio)
+        self.stubs = Stubs(self._channel)
+
+    async def close(self) -> None:
+        """Lets go of it."""
+        await self._channel.close()
+
+    async def answer(
+        self, rpc: Any, request: Any, token: str, model_name: str = "", seconds: float = _SECONDS
+    ) -> Any:
+        """The answer to `request`. Raises ServerError."""
+        import grpc
+
+        try:
+            return await rpc(request, metadata=_metadata(token, model_name), timeout=seconds)
+        except grpc.RpcError as error:
+            raise server_error(error, _HINTS) from error
+
+    async def stream(self, rpc: Any, request: Any, token: str, model_name: str = "") -> AsyncIterator[Any]:
+        """The answers to `request`, as they come; whoever stops listening ends them. Raises ServerError."""
+        import grpc
+
+        call = rpc(request, metadata=_metadata(token, model_name))
+        try:
+            async for message in call:
+                yield message
+        except grpc.RpcError as error:
+            raise server_error(error, _HINTS) from error
+        finally:
+            call.cancel()
+
+    async def lets_strangers_in(self) -> bool:
+        """Whether the server answers whoever doesn't say who he is. Raises ServerError where it is away."""
+        from caikit_pt.runtime.tuning_messages import DescribeRequest
+
+        try:
+            await self.answer(self.stubs.tuning.Describe, DescribeRequest().to_proto(), "", seconds=10.0)
+        except ServerError as error:
+            if error.status == "UNAUTHENTICATED":
+                return False
+            raise
+        return True
+
+
+def _metadata(token: str, model_name: str) -> list[tuple[str, str]]:
+    known = [("authorization", f"Bearer {token}")] if token else []
+    return [*known, *([("mm-model-id", model_name)] if model_name else [])]
