@@ -102,8 +102,8 @@ def free_port() -> int:
 
 @contextmanager
 def web_door(server: int, folder: Path) -> Iterator[str]:
-    """OpenAI's API and the studio page for the server at this port, from when they answer until they have ended;
-    their address. What they keep, and their log, are in `folder`."""
+    """OpenAI's API and the studio page for the server at this port, from when they answer until they have
+    ended; yields their address. What they keep, and their log, are in `folder`."""
     port = free_port()
     command = [sys.executable, "-m", "caikit_pt.cli", "web", "--port", str(port)]
     environment = {**os.environ, "WEB_DIRECTORY": str(folder / "web"), "PYTHONPATH": str(ROOT)}
