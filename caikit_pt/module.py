@@ -53,6 +53,7 @@ from caikit_pt.data_model import (
     TopTokens,
     TuningConfig,
 )
+from caikit_pt.ending import waits_for_this
 from caikit_pt.errors import BaseModelUnavailable, InvalidParameter
 from caikit_pt.parameters.generation import GENERATION_PARAMETERS, GenerationParameters
 from caikit_pt.paths import check_scarcity
@@ -301,7 +302,10 @@ class PeftPromptTuning(ModuleBase):
         del fields["self"]
         with caikit_errors():
             request = self._request(**fields)
-            self._submitted(request).result()
+            generation = self._submitted(request)
+            # Whoever waits leaves before the interpreter goes down.
+            with waits_for_this(generation.cancel):
+                generation.result()
             asked = self._input_tokens(request)
             return LabelledTextResult(
                 generated_text=request.text,
@@ -422,6 +426,7 @@ class PeftPromptTuning(ModuleBase):
         """Who answers the requests to all prompts over this base model."""
         return backend_for(self.base, settings.current())
 
+    @waits_for_this()
     def _submitted(self, request: Request) -> Generation:
         """On its way; nobody answers any longer whoever has left, or has run out of time."""
         generation = self._backend.submit(request)
@@ -429,14 +434,16 @@ class PeftPromptTuning(ModuleBase):
             call.on_end(generation.cancel)
         return generation
 
+    # A thread that comes back from a tokenizer into an interpreter that is going down ends the process.
+    @waits_for_this()
     def _request(self, text: str, exponential_decay_length_penalty: _Decay, **fields: Any) -> Request:
         """A request as the serving side knows it."""
         now = settings.current()
-        if not fields["input_ids"]:
+        if not fields.get("input_ids"):
             _check_text(text)
         elif text:
             raise InvalidParameter("text", text, "empty where there are input_ids")
-        if not fields["truncate_input_tokens"]:
+        if not fields.get("truncate_input_tokens"):
             check_characters(self.base.text, text, now.max_input_tokens)
         limit = now.max_new_tokens_limit
         limits = {"max_new_tokens": (1.0, float(limit))}
@@ -469,6 +476,7 @@ class PeftPromptTuning(ModuleBase):
     def _labels(self) -> Optional[Labels]:
         return labels_of(self.tuned, self.base.text)
 
+    @waits_for_this()
     def _input_tokens(self, request: Request) -> List[ServedToken]:
         return self._backend.input_tokens(request) if request.parameters.input_tokens else []
 

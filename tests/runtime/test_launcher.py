@@ -158,6 +158,8 @@ def test_a_client_that_knows_nothing_but_reflection(port: int) -> None:
             "ListTrainings", "GetTraining", "WatchTraining", "CheckTraining", "ListSources", "GetSource",
             "Evaluate",
             "TrainSource",
+            "PauseTraining", "ResumeTraining", "ListPrompts", "GetPrompt", "DownloadPrompt",
+            "Tokenize", "Detokenize", "Describe",
         }  # fmt: skip
         assert described.methods_by_name["WatchTraining"].server_streaming
 

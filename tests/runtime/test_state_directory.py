@@ -167,7 +167,7 @@ def test_a_tenant_has_so_many_trainings_queued(
 ) -> None:
     made = limited(tmp_path, queued_trainings=1)
     made.accept(replace(job("a"), tenant="ada"), plan(llama))
-    with pytest.raises(QuotaExceeded, match="1 of your trainings are queued, and 1 is allowed") as error:
+    with pytest.raises(QuotaExceeded, match="1 of your trainings are queued or paused, and 1") as error:
         made.accept(replace(job("b"), tenant="ada"), plan(llama))
     assert error.value.retry_seconds == 60
     # What was accepted once is so again.
