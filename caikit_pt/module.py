@@ -62,7 +62,7 @@ from caikit_pt.serving.backend import Backend
 from caikit_pt.serving.backends import backend_for, base_for
 from caikit_pt.serving.generation import Generation
 from caikit_pt.serving.labels import Labels, labels_of
-from caikit_pt.serving.request import Request, check_characters, token_text
+from caikit_pt.serving.request import Request, check_characters, check_count, token_text
 from caikit_pt.serving.request import Token as ServedToken
 from caikit_pt.soft_prompt import artifact
 from caikit_pt.soft_prompt.artifact import TunedPrompt
@@ -382,6 +382,9 @@ class PeftPromptTuning(ModuleBase):
     def text_of(self, ids: Sequence[int]) -> str:
         """The text of tokens. Raises InvalidParameter where one isn't the tokenizer's."""
         tokenizer, most = self.base.text.tokenizer, len(self.base.text.tokenizer)
+        check_count(self.base.text, ids, "ids", settings.current().max_input_tokens)
+        if call := current_call():
+            call.spend(len(ids))
         for id in ids:
             if not 0 <= id < most:
                 raise InvalidParameter("ids", id, f"ids of tokens from 0 to {most - 1}")
@@ -439,12 +442,17 @@ class PeftPromptTuning(ModuleBase):
     def _request(self, text: str, exponential_decay_length_penalty: _Decay, **fields: Any) -> Request:
         """A request as the serving side knows it."""
         now = settings.current()
-        if not fields.get("input_ids"):
+        ids = fields.get("input_ids")
+        if not ids:
             _check_text(text)
         elif text:
             raise InvalidParameter("text", text, "empty where there are input_ids")
         if not fields.get("truncate_input_tokens"):
             check_characters(self.base.text, text, now.max_input_tokens)
+        if ids:
+            # Before each of them is looked at.
+            fields["input_ids"] = ids = ids[-(fields.get("truncate_input_tokens") or 0) :]
+            check_count(self.base.text, ids, "input_ids", now.max_input_tokens)
         limit = now.max_new_tokens_limit
         limits = {"max_new_tokens": (1.0, float(limit))}
         decay = exponential_decay_length_penalty

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from caikit_pt import call
 from caikit_pt.base_model.model import BaseModel
 from caikit_pt.cli import main
 from caikit_pt.client import ServerError, TuningClient
@@ -109,6 +110,14 @@ def test_a_page_that_there_is_not_is_refused(client: TuningClient, field: str, v
     with pytest.raises(ServerError, match=field) as error:
         client._connection.answer(client._stubs.tuning.ListPrompts, asked)
     assert error.value.status == "INVALID_ARGUMENT"
+
+
+def test_nothing_is_told_of_what_may_not_be_asked(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even that one is damaged."""
+    monkeypatch.setattr(prompts, "_directory", lambda name: models / name)
+    assert [bool(prompts._seen(name)) for name in ("damaged", "mood")] == [True, True]
+    monkeypatch.setattr(call, "may", lambda action, name: False)
+    assert [prompts._seen(name) for name in ("damaged", "mood")] == [None, None]
 
 
 def test_all_is_told_of_one(client: TuningClient) -> None:

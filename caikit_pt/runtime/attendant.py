@@ -80,7 +80,7 @@ class Attendant:
         """The process has ended without a word on this job."""
         if slot.canceled:
             self._ledger.end(slot.job, CANCELED)
-        elif self._slots.closed or child.killed or slot.paused:
+        elif self._slots.closed or child.killed or child.paused:
             self._set_aside(slot)
         else:
             self._ledger.died(slot.job, child.cause_of_death())

@@ -27,7 +27,8 @@ class Child:
         self._ending = threading.Lock()
         self._has_ended = False
         self._code: int | None = None
-        self.killed = False
+        # It was ended, or told to end, from here: that is no death.
+        self.killed = self.paused = False
         # No job may be given to it any more.
         self.over = False
 

@@ -144,7 +144,8 @@ class JobStore:
         """The job whose turn it is, but for the ids `besides`: tenants take turns, and the jobs of one are in
         the order of submission.
 
-        Jobs with one path run one after the other, so that what was submitted last is what stays published.
+        Jobs with one path run one after the other, so that what was submitted last is what stays published;
+        one that was paused meanwhile comes when it is resumed.
         """
         turns = self._turns()
         running = self._database.read("SELECT path FROM jobs WHERE state = ?", (RUNNING,))

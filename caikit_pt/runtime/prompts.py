@@ -114,9 +114,10 @@ def _prompts(base_model: str, after: str) -> Iterator[Prompt]:
 def _seen(name: str) -> Prompt | None:
     """None where the caller may not ask it, or it is no tuned prompt."""
     try:
-        directory = _directory(check_plain_name(name))
-        if not call.may("generate", name):
+        # Before anything is said of it.
+        if not call.may("generate", check_plain_name(name)):
             return None
+        directory = _directory(name)
         return _told(directory, check_config(directory))
     except (InvalidParameter, UnknownModel, FileNotFoundError):
         return None

@@ -133,11 +133,10 @@ class StateDirectory:
             for id in self.store.delete_ended_before(time.time() - days * _SECONDS_A_DAY):
                 self.supervisor.folder(id).remove()
         self.quotas.check_room(tenant)
-        queued = self.store.count(WAITING)
+        queued = self.store.count([QUEUED])
         if queued >= self._settings.max_queued:
             raise TooManyJobs(
-                f"{queued} trainings are queued or paused, as many as max_queued allows. Try again when "
-                "some have ended"
+                f"{queued} trainings are queued, as many as max_queued allows. Try again when some have ended"
             )
 
     def _recover(self) -> None:

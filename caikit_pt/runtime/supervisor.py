@@ -93,14 +93,14 @@ class Supervisor:
                 return
             slot.paused, child = True, slot.child
             if child is not None and self._slots.of(child) == [slot]:
-                child.over = True
+                child.over = child.paused = True
                 child.stop()
         if child is not None:
             self._ask_to_leave(child, job, _SECONDS_TO_STOP)
         self._slots.wait_until_free(job.id, _SECONDS_TO_CANCEL)
         with self._slots.lock:
-            # It may have been on its way back to the queue.
-            if self._is(job, QUEUED):
+            # It may have been on its way back to the queue; who has resumed it meanwhile has the last word.
+            if slot.paused and self._is(job, QUEUED):
                 self._ledger.pause(job)
 
     def resume(self, job: Job) -> None:
@@ -199,9 +199,11 @@ class Supervisor:
         joined = self._settings.join_trainings
         with self._slots.lock:
             slot.placement = placed(slot.job, self._slots.gpus, joined)
-            company = self._company(slot.job) if joined else None
+            leaves = slot.canceled or slot.paused
+            # Nobody else's process ends for a job that never began.
+            company = self._company(slot.job) if joined and not leaves else None
             slot.child = child = company or Child(self._forks)
-            if slot.canceled or slot.paused:
+            if leaves:
                 child.kill()
         return child, company is None
 

@@ -28,11 +28,18 @@ from caikit.core.model_management.job_base import JobInfo
 from caikit.core.model_management.model_trainer_base import ModelTrainerBase, ModelTrainerFutureBase
 
 from caikit_pt import call, settings
-from caikit_pt.errors import CaikitPtError, InvalidParameter, NotAllowed, StateUnavailable, UnknownJob
+from caikit_pt.errors import (
+    CaikitPtError,
+    InvalidParameter,
+    NotAllowed,
+    StateUnavailable,
+    TooManyJobs,
+    UnknownJob,
+)
 from caikit_pt.module import PeftPromptTuning
 from caikit_pt.paths import check_plain_name
 from caikit_pt.runtime import job as kinds
-from caikit_pt.runtime.job import COMPLETED, PAUSED, PROMPT, QUEUED, SOURCE, Job
+from caikit_pt.runtime.job import COMPLETED, PAUSED, PROMPT, QUEUED, SOURCE, TERMINAL, Job
 from caikit_pt.runtime.job_store import JobStore
 from caikit_pt.runtime.making import Plan
 from caikit_pt.runtime.makings import PROMPTS
@@ -179,13 +186,25 @@ class PromptTuningTrainer(ModelTrainerBase):
 
     def pause(self, id: str) -> Job:
         """Stops a job behind a snapshot until it is resumed, and returns when its device is free; as it is
-        then. One that has ended stays so. Raises UnknownJob, NotAllowed."""
-        self._opened.supervisor.pause(self._to_change(id))
+        then. One that has ended stays so. Raises UnknownJob, NotAllowed, TooManyJobs."""
+        job = self._to_change(id)
+        paused, most = self.store.count([PAUSED]), settings.current().max_queued
+        # Those of one would be in everybody's way.
+        if paused >= most and job.state not in (PAUSED, *TERMINAL):
+            raise TooManyJobs(
+                f"{paused} trainings are paused, as many as max_queued allows. Resume or cancel some"
+            )
+        self._opened.supervisor.pause(job)
         return self.job(id)
 
     def resume(self, id: str) -> Job:
         """Queues a job that is paused, at its old place; as it is then. Raises UnknownJob, NotAllowed."""
-        self._opened.supervisor.resume(self._to_change(id))
+        job = self._to_change(id)
+        self._opened.supervisor.resume(job)
+        later = self.store.search([COMPLETED], job.model_name, limit=1)
+        if job.state == PAUSED and job.makes == PROMPT and later and later[0].number > job.number:
+            text = "Its name has been trained again since; when it is done, its prompt takes that one's place"
+            self.store.add_event(id, kinds.WARNING, {"text": text})
         return self.job(id)
 
     def _to_change(self, id: str) -> Job:

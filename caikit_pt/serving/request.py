@@ -345,15 +345,18 @@ def given_ids(base: TextSide, parameters: GenerationParameters, most: int = 0) -
     """
     ids, limit, cut = parameters.input_ids, base.most_source_ids(most), parameters.truncate_input_tokens
     ids = ids[-cut:] if 0 < cut <= limit else ids
-    if len(ids) > limit:
-        allowed = (
-            f"at most {limit} ids, {_why(base, most)}; truncate_input_tokens, up to that, keeps the last"
-        )
-        raise InvalidParameter("input_ids", f"{len(ids)} ids", allowed)
+    check_count(base, ids, "input_ids", most)
     if max(ids, default=0) >= base.rows:
         allowed = f"ids below {base.rows}, those that base model {base.checkpoint.name} has embeddings for"
         raise InvalidParameter("input_ids", max(ids), allowed)
     return list(ids)
+
+
+def check_count(base: TextSide, ids: Sequence[int], field: str, most: int = 0) -> None:
+    """Raises InvalidParameter where there are more `ids` than `TextSide.most_source_ids` of `most`."""
+    limit = base.most_source_ids(most)
+    if len(ids) > limit:
+        raise InvalidParameter(field, f"{len(ids):,} ids", f"at most {limit:,} ids, {_why(base, most)}")
 
 
 def check_characters(base: TextSide, text: str, most: int = 0) -> None:

@@ -56,8 +56,9 @@ def app(door: Door, routes: list[BaseRoute]) -> Any:
         assert isinstance(error, CaikitPtError)
         return answer_to(error)
 
-    async def larger(_: Request, __: Exception) -> Response:
-        return too_large(most)
+    async def larger(_: Request, error: Exception) -> Response:
+        assert isinstance(error, TooLarge)
+        return too_large(error.most_bytes)
 
     async def slower(_: Request, __: Exception) -> Response:
         return too_slow()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -29,6 +30,8 @@ class Link:
         import grpc.aio
 
         self.address = address
+        # A server that knows tokens goes by the certificate of whoever has none, which here is everybody's.
+        self._stranger = secrets.token_hex(16) if security.cert else ""
         security.check(address)
         self._channel = security.channel(address, options(MESSAGE_BYTES), grpc.aio)
         self.stubs = Stubs(self._channel)
@@ -44,7 +47,7 @@ class Link:
         import grpc
 
         try:
-            return await rpc(request, metadata=_metadata(token, model_name), timeout=seconds)
+            return await rpc(request, metadata=self._metadata(token, model_name), timeout=seconds)
         except grpc.RpcError as error:
             raise server_error(error, _HINTS) from error
 
@@ -52,7 +55,7 @@ class Link:
         """The answers to `request`, as they come; whoever stops listening ends them. Raises ServerError."""
         import grpc
 
-        call = rpc(request, metadata=_metadata(token, model_name))
+        call = rpc(request, metadata=self._metadata(token, model_name))
         try:
             async for message in call:
                 yield message
@@ -61,19 +64,24 @@ class Link:
         finally:
             call.cancel()
 
-    async def lets_strangers_in(self) -> bool:
-        """Whether the server answers whoever doesn't say who he is. Raises ServerError where it is away."""
+    async def check(self, token: str) -> None:
+        """Raises ServerError where the server doesn't know whose it is, or is away."""
         from caikit_pt.runtime.tuning_messages import DescribeRequest
 
+        await self.answer(self.stubs.tuning.Describe, DescribeRequest().to_proto(), token, seconds=10.0)
+
+    async def lets_strangers_in(self) -> bool:
+        """Whether the server answers with whatever token somebody makes up. Raises ServerError where it is
+        away."""
         try:
-            await self.answer(self.stubs.tuning.Describe, DescribeRequest().to_proto(), "", seconds=10.0)
+            await self.check(secrets.token_hex(16))
         except ServerError as error:
             if error.status == "UNAUTHENTICATED":
                 return False
             raise
         return True
 
-
-def _metadata(token: str, model_name: str) -> list[tuple[str, str]]:
-    known = [("authorization", f"Bearer {token}")] if token else []
-    return [*known, *([("mm-model-id", model_name)] if model_name else [])]
+    def _metadata(self, token: str, model_name: str) -> list[tuple[str, str]]:
+        token = token or self._stranger
+        known = [("authorization", f"Bearer {token}")] if token else []
+        return [*known, *([("mm-model-id", model_name)] if model_name else [])]

@@ -24,7 +24,7 @@ class Told:
 
     def __init__(self, *reports: Report) -> None:
         self._reports = reports
-        self.over = self.killed = False
+        self.over = self.paused = self.killed = False
 
     def reports(self) -> tuple[Report, ...]:
         return self._reports

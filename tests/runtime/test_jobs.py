@@ -266,10 +266,13 @@ def test_a_paused_training_outlives_the_server(servers: list[Server], tmp_path: 
     server.kill()
     client = server.start()
     assert state(client, id) == PAUSED
-    # It has its place: on disk, and among those that may wait.
-    with pytest.raises(ServerError, match="1 trainings are queued or paused, as many as max_queued"):
-        client.tune("another", base_model=T5, records=RECORDS, **QUICK)
+    # Others aren't kept waiting, but no more may be paused.
+    other = client.tune("paused", base_model=T5, records=RECORDS, **{**LONG, "num_epochs": 100})
+    with pytest.raises(ServerError, match="1 trainings are paused, as many as max_queued"):
+        client.pause(other)
+    assert ended(client, other) == COMPLETED
     client.resume(id)
+    assert any("trained again since" in reason for reason in client.training(id).reasons)
     wait_for(lambda: state(client, id) == RUNNING)
     assert client.pause(id).state == PAUSED
     assert client.cancel(id) == CANCELED

@@ -29,7 +29,12 @@ class Behind:
     """A server that lets strangers in, or is away."""
 
     def __init__(self, open: bool = False) -> None:
-        self.open, self.away, self.asked = open, False, 0
+        self.open, self.away, self.asked, self.checked = open, False, 0, 0
+
+    async def check(self, token: str) -> None:
+        self.checked += 1
+        if token == "stranger":
+            raise ServerError("UNAUTHENTICATED", "nobody knows him")
 
     async def lets_strangers_in(self) -> bool:
         self.asked += 1
@@ -42,8 +47,9 @@ async def _echo(request: Request) -> Response:
     return PlainTextResponse(f"{token_of(request)} {len(await request.body())}")
 
 
-async def _refused(_: Request, __: Exception) -> Response:
-    return too_large(MOST)
+async def _refused(_: Request, error: Exception) -> Response:
+    assert isinstance(error, TooLarge)
+    return too_large(error.most_bytes)
 
 
 @contextmanager
@@ -168,7 +174,8 @@ def test_nobody_is_served_to_other_machines_who_does_not_say_who_he_is() -> None
         assert client.get("/", headers=known).text == "abc 0"
         assert client.get("/", headers=known).status_code == 200
         # It is asked now and then, not each time.
-        assert behind.asked == 1
+        assert (behind.asked, behind.checked) == (1, 1)
+        assert client.get("/", headers={"authorization": "Bearer stranger"}).status_code == 401
         assert client.get("/", headers={**known, "host": "10.0.0.1"}).status_code == 200
 
 

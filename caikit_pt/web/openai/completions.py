@@ -41,13 +41,18 @@ class Completion:
     spelling: Spelling = Spelling.PLAIN
     continues_text: bool = True
 
+    @property
+    def unpredicted(self) -> int:
+        """Tokens in front that nothing predicts."""
+        return int(self.echo and bool(self.question.values.get("untuned")))
+
     def choice(self, number: int, answer: Any) -> dict[str, Any]:
         """One whole choice."""
         text = "" if self.empty else answer.generated_text
         asked = answer.input_tokens if self.echo else ()
         told = None
         if self.logprobs is not None:
-            told = OfCompletion(self.spelling, self.logprobs).told(
+            told = OfCompletion(self.spelling, self.logprobs, unpredicted=self.unpredicted).told(
                 [*asked, *(() if self.empty else answer.tokens)],
                 [*answer.input_top_tokens, *(() if self.empty else answer.top_tokens)],
             )
@@ -127,7 +132,10 @@ async def _completion(request: Request, fields: Fields) -> Completion:
 async def _events(asked: Completion) -> AsyncGenerator[bytes]:
     question = asked.question
     beginning, usage = head(_KIND, question.model), Usage(question.n)
-    shapes = [OfCompletion(asked.spelling, asked.logprobs or 0) for _ in question.asks]
+    shapes = [
+        OfCompletion(asked.spelling, asked.logprobs or 0, unpredicted=asked.unpredicted)
+        for _ in question.asks
+    ]
     unknown: dict[str, Any] = {"usage": None} if question.tells_usage else {}
     heard = set[int]()
     async with aclosing(question.parts()) as parts:

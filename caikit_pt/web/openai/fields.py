@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -110,6 +111,11 @@ async def fields_of(request: Request, optional: bool = False) -> Fields:
     body = await request.body()
     if not body and optional:
         return Fields({})
+    return Fields(await asyncio.to_thread(_object_in, body))
+
+
+def _object_in(body: bytes) -> Mapping[str, Any]:
+    """Others are answered meanwhile. Raises Refused."""
     try:
         found = json.loads(body.decode(), parse_constant=_no_constant)
     except (ValueError, RecursionError):
@@ -120,7 +126,7 @@ async def fields_of(request: Request, optional: bool = False) -> Fields:
         raise Refused(f"The body is nested more than {_DEEPEST} times", reason="INVALID_JSON")
     if b"\\ud" in body.lower():
         _check_whole(found)
-    return Fields(found)
+    return found
 
 
 def asked_of(request: Request) -> Fields:

@@ -19,6 +19,8 @@ class OfCompletion:
     spelling: Spelling
     top: int
     offset: int = 0
+    # Tokens in front that nothing predicts: the first, where no prompt stands before it.
+    unpredicted: int = 0
 
     def told(self, tokens: Sequence[Any], tops: Sequence[Any]) -> dict[str, Any]:
         """Of tokens with their log-probability, and the likeliest in the place of each."""
@@ -31,10 +33,13 @@ class OfCompletion:
             self._top(text, token, likeliest)
             for text, token, likeliest in zip(texts, tokens, _filled(tops, len(tokens)), strict=True)
         ]
+        unknown = min(self.unpredicted, len(tokens))
+        self.unpredicted -= unknown
+        nothing = [None] * unknown
         return {
             "tokens": texts,
-            "token_logprobs": [_finite(one.logprob) for one in tokens],
-            "top_logprobs": each if self.top else None,
+            "token_logprobs": [*nothing, *(_finite(one.logprob) for one in tokens[unknown:])],
+            "top_logprobs": [*nothing, *each[unknown:]] if self.top else None,
             "text_offset": offsets,
         }
 

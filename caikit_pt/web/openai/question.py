@@ -127,6 +127,8 @@ class Question:
                 await found.put((number, None))
             except ServerError as error:
                 await found.put((number, of_model(error)))
+            except Exception as error:  # whatever it is: who listens isn't to wait for it
+                await found.put((number, error))
 
         tasks = [asyncio.create_task(listen(*each)) for each in enumerate(messages)]
         try:

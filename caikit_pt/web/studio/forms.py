@@ -12,12 +12,11 @@ from starlette.responses import JSONResponse, Response
 
 from caikit_pt.client.server_error import ServerError
 from caikit_pt.errors import CaikitPtError, InvalidParameter
-from caikit_pt.tuning.record_file import ENDINGS
 from caikit_pt.web.refusal import answer_to, body_of, code_of
 from caikit_pt.web.studio.answers import Description
 from caikit_pt.web.studio.fields import OWN, checked, common, fields_of, rest, values_of
 from caikit_pt.web.studio.pages import described, page, readable, to
-from caikit_pt.web.studio.records import Brought, RefusedRecords, brought, form_of, text_of
+from caikit_pt.web.studio.records import TAKEN, Brought, RefusedRecords, brought, form_of, text_of
 from caikit_pt.web.studio.server import Server, server_of
 from caikit_pt.web.studio.tables import Table, of_preflight
 
@@ -103,6 +102,8 @@ async def preflight(request: Request) -> Response:
 async def looked_through(request: Request) -> Response:
     """A file that was dropped on the form, line by line, for a script."""
     try:
+        # Whom the server doesn't know, nothing is read for.
+        await described(request)
         async with form_of(request) as form:
             name = _VALIDATE if text_of(form, "which") == _VALIDATE else _TRAIN
             found = await brought(request, form, name, _stream(name))
@@ -167,7 +168,7 @@ async def _page(
         report=report,
         tables=of_preflight(report) if report else [],
         earlier=earlier,
-        endings=", ".join(ENDINGS),
+        endings=", ".join(TAKEN),
         training_id=training_id or str(uuid.uuid4()),
     )
 

@@ -14,14 +14,13 @@ from starlette.responses import Response
 from caikit_pt.client.message import struct
 from caikit_pt.client.server_error import ServerError
 from caikit_pt.errors import CaikitPtError, InvalidParameter
-from caikit_pt.tuning.record_file import ENDINGS
 from caikit_pt.web.refusal import answer_to, body_of, code_of
 from caikit_pt.web.sse import event as sent
 from caikit_pt.web.sse import streamed
 from caikit_pt.web.studio.answers import Description
 from caikit_pt.web.studio.fields import Field, checked, fields_of, values_of
 from caikit_pt.web.studio.pages import described, page, readable
-from caikit_pt.web.studio.records import Brought, RefusedRecords, brought, form_of, text_of
+from caikit_pt.web.studio.records import TAKEN, Brought, RefusedRecords, brought, form_of, text_of
 from caikit_pt.web.studio.server import Server, server_of
 from caikit_pt.web.studio.tables import in_words, of_evaluation, of_parameters, of_verdict
 
@@ -87,6 +86,7 @@ async def tested(request: Request) -> Response:
     try:
         found: dict[str, Any] = {}
         wrong: list[dict[str, Any]] = []
+        await described(request)
         async with form_of(request) as form:
             events = await _evaluation(request, form)
         async for event in events:
@@ -105,6 +105,7 @@ async def tested(request: Request) -> Response:
 async def streamed_test(request: Request) -> Response:
     """The same, with how far it is."""
     try:
+        await described(request)
         async with form_of(request) as form:
             found = await _evaluation(request, form)
         first = await anext(found, None)
@@ -190,7 +191,7 @@ async def _page(
         wrong=wrong,
         trained_by=await _trained_by(server, prompt.model_name),
         others=await _others(server, prompt.model_name),
-        endings=", ".join(ENDINGS),
+        endings=", ".join(TAKEN),
     )
 
 
@@ -257,7 +258,9 @@ async def _both(server: Server, name: str, text: str, asked: Mapping[str, Any]) 
             await told.put(sent({"role": role}, "done"))
         except CaikitPtError as error:
             await told.put(sent({"role": role, **body_of(error)}, "refused"))
-        await told.put(None)
+        finally:
+            # Whatever it was: who listens isn't to wait for it.
+            await told.put(None)
 
     tasks = [asyncio.ensure_future(follow(role)) for role in (TUNED, UNTUNED)]
     try:

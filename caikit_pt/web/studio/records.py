@@ -38,6 +38,11 @@ _BYTES_A_RECORD = 300
 # As many as go into a message, and what becomes of a packed file.
 _MOST_CHARACTERS, _MOST_UNPACKED, _PIECE = MESSAGE_BYTES, 4 * MESSAGE_BYTES, 2**20
 _PACKED = ".gz"
+# A small one may be one of gigabytes, which shows when it has been read.
+_NOT_HERE = ".parquet"
+TAKEN = tuple(one for one in ENDINGS if one != _NOT_HERE)
+# Each may take seconds of a processor.
+_LOOKED_THROUGH_AT_ONCE = 2
 _PASTED = "pasted.jsonl"
 # What a form may have beside its files: text that is pasted stands in one field.
 _MOST_FIELDS, _MOST_TEXT_MIB = 200, 16
@@ -61,6 +66,8 @@ class Brought:
     name: str = ""
     held: str = ""
     file: str = ""
+    # The fields that they were read by.
+    asked: Asked | None = None
 
     @property
     def doubts(self) -> list[str]:
@@ -84,10 +91,13 @@ class Held:
         self._known[who, found.held] = time.monotonic(), size, found
         now = time.monotonic()
         while self._known:
-            at, _, _ = next(iter(self._known.values()))
-            if now < at + _SECONDS_HELD and self._bytes <= self._most_bytes:
+            oldest = next(iter(self._known))
+            is_full = self._bytes > self._most_bytes
+            if now < self._known[oldest][0] + _SECONDS_HELD and not is_full:
                 return
-            self._known.popitem(last=False)
+            # Whoever brings more than there is room for loses his own first.
+            own = next((key for key in self._known if key[0] == who), oldest)
+            del self._known[own if is_full and own != (who, found.held) else oldest]
 
     def find(self, who: bytes, held: str) -> Brought | None:
         """None where they are gone."""
@@ -127,14 +137,19 @@ async def brought(request: Request, form: FormData, name: str, stream: str) -> B
         return Brought(file=lying, name=lying)
     known = kept(request, "held", lambda: Held(request.app.state.door.now.max_file_mib * 2**20))
     who = hashlib.sha256(server_of(request).token.encode()).digest()
-    if found := known.find(who, held):
-        return found  # type: ignore[no-any-return]
     asked = Asked(text_of(form, "input_field"), text_of(form, "output_field"))
+    earlier: Brought | None = known.find(who, held)
+    # A file that comes along is meant, and not the one of before.
+    if file is None and earlier and earlier.asked == asked:
+        return earlier
+    gate = kept(request, "gate", lambda: asyncio.Semaphore(_LOOKED_THROUGH_AT_ONCE))
     if file is not None:
         title = Path(file.filename or "").name[-_LONGEST_NAME:]
-        made = await asyncio.to_thread(_of_file, file.file, title, stream, asked)
+        async with gate:
+            made = await asyncio.to_thread(_of_file, file.file, title, stream, asked)
     elif pasted.strip():
-        made = await asyncio.to_thread(_of_text, pasted, stream, asked)
+        async with gate:
+            made = await asyncio.to_thread(_of_text, pasted, stream, asked)
     elif held:
         raise InvalidParameter(
             stream, "…", "the file once more: it was kept for ten minutes, or until others needed the room"
@@ -159,8 +174,8 @@ def _of_text(text: str, stream: str, asked: Asked) -> Brought:
 
 
 def _of_file(file: Any, name: str, stream: str, asked: Asked) -> Brought:
-    if not is_record_file(name):
-        raise InvalidRecord(stream, repr(name), f"a file whose name ends in {', '.join(ENDINGS)}")
+    if not is_record_file(name) or name.lower().endswith(_NOT_HERE):
+        raise InvalidRecord(stream, repr(name), f"a file whose name ends in {', '.join(TAKEN)}")
     with tempfile.NamedTemporaryFile() as copy:
         file.seek(0)
         if name.lower().endswith(_PACKED):
@@ -178,7 +193,7 @@ def _read(path: Path, name: str, stream: str, asked: Asked) -> Brought:
         error.field = stream
         raise RefusedRecords(error, list(_refusals(path, name, stream, asked))) from None
     named = f"{records.digest}-{stream}-{asked.input}-{asked.output}"
-    return Brought(records, name, hashlib.sha256(named.encode()).hexdigest())
+    return Brought(records, name, hashlib.sha256(named.encode()).hexdigest(), asked=asked)
 
 
 def _unpacked(file: Any, copy: IO[bytes], name: str, stream: str) -> str:

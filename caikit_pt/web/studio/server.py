@@ -14,6 +14,7 @@ from caikit_pt.client.message import as_event, as_training, struct
 from caikit_pt.client.prompt import Prompt, as_prompt
 from caikit_pt.client.request import cancel_message, evaluation_message, train_message
 from caikit_pt.client.source import Source, as_source
+from caikit_pt.errors import InvalidParameter
 from caikit_pt.runtime import tuning_messages as messages
 from caikit_pt.training import Event, Training
 from caikit_pt.web.caller import token_of
@@ -99,9 +100,9 @@ class Server:
     async def answers(self, name: str, text: str, parameters: Mapping[str, Any]) -> AsyncIterator[Any]:
         """The answer of a prompt to `text`, a piece at a time."""
         stubs = self.link.stubs
-        asked = stubs.messages.ServerStreamingTextGenerationTaskRequest(
-            text=text, preserve_input_text=False, **parameters
-        )
+        asked = stubs.messages.ServerStreamingTextGenerationTaskRequest(text=text, preserve_input_text=False)
+        for name_of_field, value in parameters.items():
+            _set(asked, name_of_field, value)
         async with aclosing(self.link.stream(stubs.stream, asked, self.token, name)) as found:  # type: ignore[type-var]
             async for part in found:
                 yield part
@@ -146,3 +147,14 @@ class Server:
 def server_of(request: Request) -> Server:
     """As the one asks it who sent `request`."""
     return Server(request.app.state.door.link, token_of(request))
+
+
+def _set(message: Any, name: str, value: Any) -> None:
+    """Raises InvalidParameter for a value that there is no room for."""
+    try:
+        if isinstance(value, (list, tuple)):
+            getattr(message, name).extend(value)
+        else:
+            setattr(message, name, value)
+    except (TypeError, ValueError):
+        raise InvalidParameter(name, value, "a value that fits into a request") from None

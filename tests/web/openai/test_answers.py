@@ -169,6 +169,24 @@ def test_stops_end_an_answer_and_arent_part_of_it(client: openai.OpenAI) -> None
     assert client.completions.create(**asked, stop=text[1]).choices[0].text == text[:1]
 
 
+def test_nothing_predicts_the_first_token_where_no_prompt_stands_before_it(client: openai.OpenAI) -> None:
+    asked: dict[str, Any] = {
+        "model": "free",
+        "prompt": QUESTION,
+        "echo": True,
+        "logprobs": 1,
+        "max_tokens": 2,
+    }
+    whole = client.completions.create(**asked, extra_body={"untuned": True}).choices[0].logprobs
+    parts = list(client.completions.create(**asked, extra_body={"untuned": True}, stream=True))
+    for told in (whole, parts[0].choices[0].logprobs):
+        assert told
+        assert told.token_logprobs
+        assert told.top_logprobs
+        assert told.token_logprobs[0] is told.top_logprobs[0] is None
+        assert all(one is not None and one < 0 for one in told.token_logprobs[1:])
+
+
 def test_an_echo_is_the_text_and_its_tokens_without_the_prompts_rows(client: openai.OpenAI) -> None:
     found = client.completions.create(model="free", prompt=QUESTION, echo=True, logprobs=3, max_tokens=0)
     (choice,) = found.choices

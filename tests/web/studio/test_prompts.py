@@ -70,3 +70,10 @@ def test_test_streams(web: httpx2.Client) -> None:
     page = Page(web.post("/prompts/mood/test", files={"test_file": ("t.csv", BAD)}).text)
     page.check()
     assert "t.csv, line 4" in page.text
+
+
+def test_a_number_without_room_is_refused_and_nobody_waits(web: httpx2.Client) -> None:
+    for path in ("/prompts/mood/try", "/studio/prompts/mood/try"):
+        answer = web.post(path, data={"text": "Hello", "seed": "1" + 30 * "0"}, timeout=10)
+        assert answer.status_code in (200, 400)
+        assert "seed" in answer.text
