@@ -21,7 +21,7 @@ test: $(INSTALLED) check  ## Static checks and tests
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 whole: $(INSTALLED) check  ## The same with all that these leave out for time
-	WHOLE=1 FUZZ=10000 KILLS=3 QUEUED=200 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	WHOLE=1 FUZZ=10000 KILLS=3 QUEUED=200 ROLLING_REQUESTS=200 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 check: $(INSTALLED)  ## Ruff and mypy
 	$(BIN)/ruff check .

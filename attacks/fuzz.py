@@ -199,4 +199,4 @@ class Sender:
 
 
 # So many requests in a run; FUZZ says how many more.
-CASES = int(os.environ.get("FUZZ", "2500"))
+CASES = int(os.environ.get("FUZZ", "1200"))

@@ -32,7 +32,7 @@ QUICK: dict[str, Any] = {
 }
 MPT = "MULTITASK_PROMPT_TUNING"
 # Trainings, on both models in turn, that a cold server gets at once.
-COLD = 6 if WHOLE else 4
+COLD = 6 if WHOLE else 2
 
 
 @pytest.fixture(scope="module")

@@ -43,7 +43,7 @@ from tests.perturbation import SEED
 from tests.runtime.servers import QUICK, RECORDS, Server, signalled, wait_for
 
 KILLS = int(os.environ.get("KILLS", "2"))
-MANY = int(os.environ.get("QUEUED", "40"))
+MANY = int(os.environ.get("QUEUED", "20"))
 LONG: dict[str, Any] = {**QUICK, "num_epochs": 10_000}
 MINUTES = 120.0
 
