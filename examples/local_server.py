@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -13,6 +14,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 SECONDS_TO_START = 60.0
+# Below what Linux has for clients (net.ipv4.ip_local_port_range).
+_PORTS = 20_000, 32_000
 
 
 @contextmanager
@@ -94,10 +97,13 @@ def wait_until_serving(
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        return int(probe.getsockname()[1])
+    """A port that nobody listens on. It is none that the kernel gives to clients: a server that is restarted
+    finds it free again."""
+    while True:
+        port = random.SystemRandom().randrange(*_PORTS)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("localhost", port))
+            return port
 
 
 @contextmanager

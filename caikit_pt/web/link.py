@@ -12,6 +12,8 @@ from caikit_pt.client.retries import options
 from caikit_pt.client.security import Security
 from caikit_pt.client.server_error import ServerError, server_error
 
+AWAY = "The server is away. Try again in a while"
+_OF_GRPC = ("connect", "backend", "socket", "goaway", "ipv4:", "ipv6:", "resol")
 # For whatever isn't a stream: an answer of the server's longest takes less.
 _SECONDS = 300.0
 # What a caller can do about it here.
@@ -49,7 +51,7 @@ class Link:
         try:
             return await rpc(request, metadata=self._metadata(token, model_name), timeout=seconds)
         except grpc.RpcError as error:
-            raise server_error(error, _HINTS) from error
+            raise _told(error) from error
 
     async def stream(self, rpc: Any, request: Any, token: str, model_name: str = "") -> AsyncIterator[Any]:
         """The answers to `request`, as they come; whoever stops listening ends them. Raises ServerError."""
@@ -60,7 +62,7 @@ class Link:
             async for message in call:
                 yield message
         except grpc.RpcError as error:
-            raise server_error(error, _HINTS) from error
+            raise _told(error) from error
         finally:
             call.cancel()
 
@@ -85,3 +87,12 @@ class Link:
         token = token or self._stranger
         known = [("authorization", f"Bearer {token}")] if token else []
         return [*known, *([("mm-model-id", model_name)] if model_name else [])]
+
+
+def _told(error: Any) -> ServerError:
+    """What of gRPC's own texts says addresses, and how it came about, is nothing for a caller."""
+    made = server_error(error, _HINTS)
+    if made.status == "UNAVAILABLE" and any(part in str(made).lower() for part in _OF_GRPC):
+        made = ServerError(made.status, AWAY)
+        made.reason = "SERVER_AWAY"
+    return made

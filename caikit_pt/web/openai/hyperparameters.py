@@ -11,6 +11,7 @@ from google.protobuf import json_format
 from caikit_pt.client.message import struct
 from caikit_pt.errors import shown
 from caikit_pt.web.openai.fields import Fields
+from caikit_pt.web.parameters import parameter_of
 from caikit_pt.web.refusal import Refused
 
 _PATH = "hyperparameters"
@@ -64,7 +65,7 @@ def taken(fields: Fields, table: Table, kind: Any) -> tuple[dict[str, Any], dict
             raise Refused(f"{field}: it is there twice, under OpenAI's name and ours", field)
         if name == _MULTIPLIER:
             value = _rate(field, value, table)
-        check(kind, own, value, field, str(table.rows[own].get("path") or ""))
+        check(kind, table, own, value, field)
         request[own] = value
     return request, told
 
@@ -80,13 +81,16 @@ def shown_of(note: Mapping[str, Any], parameters: Mapping[str, Any], table: Tabl
     return found
 
 
-def check(kind: Any, name: str, value: Any, field: str, path: str = "") -> None:
-    """Raises Refused for what the server's message has no room for; it alone knows the ranges."""
+def check(kind: Any, table: Table, name: str, value: Any, field: str) -> None:
+    """Raises Refused for what the server's message has no room for; the server sees to the rest."""
+    row = table.rows.get(name, {"name": name})
+    path = row.get("path")
     inner = {path: {name: value}} if path else {name: value}
     try:
         json_format.ParseDict({"parameters": inner}, kind())
     except (json_format.ParseError, TypeError, ValueError):
-        raise Refused(f"{field}: {shown(value)} is of another type than it should be", field) from None
+        allowed = parameter_of(row).allowed()
+        raise Refused(f"{field}: {shown(value)} is not allowed. Allowed: {allowed}", field) from None
 
 
 def _both(fields: Fields) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -144,7 +144,7 @@ async def create(request: Request) -> Response:
     records = await _records(request, teller, wanted.training_file, "training_file", asked)
     told = {**parameters, **start, "training_id": wanted.id, "records": records}
     if wanted.seed is not None:
-        check(kind, "seed", wanted.seed, "seed")
+        check(kind, teller.table, "seed", wanted.seed, "seed")
         told["seed"] = wanted.seed
     doubts = field_doubts(records)
     if wanted.validation_file is not None:

@@ -43,6 +43,7 @@ TRAINING_NAMES = {
     "learning_rate": f"{_HYPERPARAMETERS}learning_rate_multiplier",
 }
 _PAGE = 1000
+_ROOM = "numbers have up to 64 bits, and a seed no sign"
 _Found = TypeVar("_Found")
 
 
@@ -161,7 +162,8 @@ def message_of(kind: Any, values: Mapping[str, Any], names: Mapping[str, str]) -
                 setattr(made, name, value)
         except (TypeError, ValueError):
             field = names.get(name, name)
-            raise Refused(f"{field}: {shown(value)} can't be passed on to the server", field) from None
+            allowed = f"a value that a request has room for ({_ROOM})"
+            raise Refused(f"{field}: {shown(value)} is not allowed. Allowed: {allowed}", field) from None
     return made
 
 

@@ -7,6 +7,7 @@ import { records } from "./records.js";
 const SECONDS_STILL = 0.6;
 const form = byId("new-form");
 const told = byId("check-state");
+const looks = new Map();
 let waits = 0;
 let asked = null;
 
@@ -27,8 +28,9 @@ function hasRecords() {
 
 async function check() {
   asked?.abort();
-  mark("", "");
+  // What was wrong with a file stands beside it until there is another.
   if (!hasRecords()) { put(told, "Told here as soon as there are records."); byId("check").replaceChildren(); return; }
+  mark("", "");
   asked = new AbortController();
   const body = new FormData(form);
   // They are held by the server already.
@@ -43,6 +45,8 @@ async function check() {
   }
   if (!answer.ok) {
     const error = await refusalOf(answer);
+    // The server keeps files for minutes; who has left the form open has them yet.
+    if (looks.get(error.field)?.again()) return;
     mark(error.field, error.message);
     for (const name of ["train", "validate"]) {
       if (error.field === name) put(byId(`e-${name}`), error.message);
@@ -62,8 +66,8 @@ function soon() {
   waits = setTimeout(check, SECONDS_STILL * 1000);
 }
 
-for (const box of form.querySelectorAll("[data-records]")) records(box, form, soon);
-form.addEventListener("input", (event) => { if (event.target.type !== "file") soon(); });
+for (const box of form.querySelectorAll("[data-records]")) looks.set(box.dataset.records, records(box, form, soon));
+for (const kind of ["input", "change"]) form.addEventListener(kind, (event) => { if (event.target.type !== "file") soon(); });
 form.addEventListener("submit", (event) => {
   for (const name of ["train", "validate"]) {
     // What is held isn't sent again.

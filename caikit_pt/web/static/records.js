@@ -3,7 +3,8 @@
 import { element, put } from "./dom.js";
 import { refusalOf } from "./live.js";
 
-/** Looks after the records in `box`; `changed` is called when they are others. */
+/** Looks after the records in `box`; `changed` is called when they are others. What it returns can look through
+    the file once more: `again` says whether there is one that the server was to have. */
 export function records(box, form, changed = () => {}) {
   const name = box.dataset.records;
   const file = form.elements[`${name}_file`];
@@ -27,8 +28,7 @@ export function records(box, form, changed = () => {}) {
     const body = new FormData();
     body.set("which", name);
     for (const field of ["input_field", "output_field"]) body.set(field, form.elements[field]?.value ?? "");
-    // The server has two names for streams, and takes what is tested for one to train on.
-    body.set(`${name === "test" ? "train" : name}_file`, file.files[0]);
+    body.set(`${name}_file`, file.files[0]);
     let answer;
     try {
       answer = await fetch("/studio/records", { method: "POST", body });
@@ -40,6 +40,7 @@ export function records(box, form, changed = () => {}) {
     if (!answer.ok) {
       const error = await refusalOf(answer);
       put(brought, "");
+      changed();
       refused(error.message, error.lines ?? []);
       return;
     }
@@ -59,4 +60,12 @@ export function records(box, form, changed = () => {}) {
     if (event.dataTransfer.files.length) { file.files = event.dataTransfer.files; look(); }
   });
   for (const field of ["input_field", "output_field"]) form.elements[field]?.addEventListener("change", look);
+
+  function again() {
+    const was = held.value !== "" && file.files.length > 0;
+    if (was) look();
+    return was;
+  }
+
+  return { again };
 }

@@ -64,7 +64,7 @@ async function renew() {
   const now = await fetch(location.href);
   if (!now.ok) return;
   const fresh = new DOMParser().parseFromString(await now.text(), "text/html");
-  for (const id of ["standing", "verdict"]) {
+  for (const id of ["standing", "verdict", "facts", "downloads", "losses-points", "metrics-points"]) {
     const [old, made] = [byId(id), fresh.getElementById(id)];
     if (old && made) old.replaceWith(document.importNode(made, true));
   }
@@ -97,8 +97,7 @@ if (page.dataset.ended === "no") {
         if (event.progress) {
           byId("progress").max = event.progress.steps;
           byId("progress").value = event.progress.step;
-          const parts = event.told.split(", ");
-          put(byId("where"), `${parts[0]}, ${parts.at(-1)}`);
+          put(byId("where"), event.progress.where);
         }
         losses.changed();
       }

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from caikit_pt.client.message import struct
 from caikit_pt.parameters.table import Parameter
-
-_KINDS: Mapping[str, type] = {"int": int, "float": float, "str": str, "bool": bool}
+from caikit_pt.web.parameters import parameter_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,21 +29,5 @@ def as_description(message: Any) -> Description:
         caller=message.caller,
         version=message.version,
         base_models=list(message.base_models),
-        **{name: [_parameter(one) for one in tables.get(name, ())] for name in ("tuning", "generation")},
-    )
-
-
-def _parameter(told: Mapping[str, Any]) -> Parameter:
-    return Parameter(
-        name=told["name"],
-        kind=_KINDS.get(told.get("type", ""), str),
-        meaning=told.get("meaning") or "",
-        default=told.get("default"),
-        source=told.get("source") or "",
-        low=told.get("low"),
-        high=told.get("high"),
-        above_low=bool(told.get("above_low")),
-        choices=tuple(told.get("choices") or ()),
-        many=bool(told.get("many")),
-        path=told.get("path") or "",
+        **{name: [parameter_of(one) for one in tables.get(name, ())] for name in ("tuning", "generation")},
     )

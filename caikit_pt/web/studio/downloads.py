@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from io import BytesIO
 from typing import Any
 from urllib.parse import quote
@@ -13,14 +13,16 @@ from urllib.parse import quote
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
+from caikit_pt.errors import CaikitPtError
 from caikit_pt.plotting import figure_of
 from caikit_pt.training import ENDED, Event, Training
 from caikit_pt.web.studio.curves import table
+from caikit_pt.web.studio.hub import hub_of
 from caikit_pt.web.studio.pages import readable
 from caikit_pt.web.studio.server import Server, server_of
 
 # No event of a training that goes on for so long: that is all of its log so far.
-_SECONDS_QUIET = 1.0
+_SECONDS_QUIET, _SECONDS_TO_SETTLE = 1.0, 2.0
 _DOTS_AN_INCH = 150
 
 
@@ -64,7 +66,8 @@ async def png(request: Request) -> Response:
 async def log(request: Request) -> Response:
     """All events so far, one a line."""
     training, server = await _training(request), server_of(request)
-    lines = _lines(server, training.training_id, training.state in ENDED)
+    last = 0 if training.state in ENDED else await _last(request, server, training.training_id)
+    lines = _lines(server, training.training_id, training.state in ENDED, last)
     return StreamingResponse(
         lines,
         media_type="application/x-ndjson",
@@ -76,7 +79,17 @@ async def _training(request: Request) -> Training:
     return await server_of(request).training(request.path_params["id"])
 
 
-async def _lines(server: Server, id: str, has_ended: bool) -> AsyncIterator[bytes]:
+async def _last(request: Request, server: Server, id: str) -> int:
+    """The number of the last event that there is by now; 0 where nobody can tell."""
+    with suppress(CaikitPtError):
+        async with hub_of(request).watching(server, id) as watch:
+            await watch.settled(_SECONDS_TO_SETTLE)
+            return watch.last
+    return 0
+
+
+async def _lines(server: Server, id: str, has_ended: bool, last: int) -> AsyncIterator[bytes]:
+    """Of a training that goes on those up to number `last`: it would never end."""
     events = server.events(id)
     async with aclosing(events) as found:  # type: ignore[type-var]
         while True:
@@ -87,6 +100,8 @@ async def _lines(server: Server, id: str, has_ended: bool) -> AsyncIterator[byte
             if event is None:
                 return
             yield json.dumps(_plain(event), ensure_ascii=False).encode() + b"\n"
+            if event.number == last:
+                return
 
 
 def _plain(event: Event) -> dict[str, Any]:

@@ -32,6 +32,8 @@ _LONG = ("verbalizer", "prompt_tuning_init_text")
 _MAY_BE_EMPTY = ("separator",)
 EMPTY = "empty:"
 _YES_NO = ("true", "false")
+# What is none of 64 bits has no room in a message; NaN and infinity are in no range either.
+_LEAST, _MOST = -(2**63), 2**64
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,9 +165,9 @@ def _typed(parameter: Parameter, value: Any) -> Any:
 def _one(parameter: Parameter, text: str) -> Any:
     try:
         if parameter.kind is int:
-            return int(text)
+            return _within(parameter, int(text))
         if parameter.kind is float:
-            return float(text)
+            return _within(parameter, float(text))
     except ValueError:
         raise InvalidParameter(parameter.field, text, parameter.allowed()) from None
     if parameter.kind is bool:
@@ -173,6 +175,13 @@ def _one(parameter: Parameter, text: str) -> Any:
             raise InvalidParameter(parameter.field, text, parameter.allowed())
         return text == "true"
     return text
+
+
+def _within(parameter: Parameter, number: float) -> float:
+    """One that fits into a message, whatever it means. Raises ValueError."""
+    if not _LEAST <= number < _MOST or (number < 0 and parameter.low is not None and parameter.low >= 0):
+        raise ValueError(number)
+    return number
 
 
 def _value(parameter: Parameter, value: Any) -> str | Sequence[str]:

@@ -15,13 +15,15 @@ from caikit_pt.errors import CaikitPtError, InvalidParameter
 from caikit_pt.web.refusal import answer_to, body_of, code_of
 from caikit_pt.web.studio.answers import Description
 from caikit_pt.web.studio.fields import OWN, checked, common, fields_of, rest, values_of
-from caikit_pt.web.studio.pages import described, page, readable, to
+from caikit_pt.web.studio.pages import AWAY, described, page, readable, to
 from caikit_pt.web.studio.records import TAKEN, Brought, RefusedRecords, brought, form_of, text_of
 from caikit_pt.web.studio.server import Server, server_of
 from caikit_pt.web.studio.tables import Table, of_preflight
 
 _REQUEST = "request"
 _TRAIN, _VALIDATE = "train", "validate"
+# What the server calls records that go by these names here.
+_STREAMS = {_TRAIN: "train_stream", _VALIDATE: "val_stream", "test": "test_stream"}
 # The fields of the request that the form has by other names.
 _FIELDS = {"train_stream": _TRAIN, "val_stream": _VALIDATE, "file": _TRAIN}
 _TYPED = (
@@ -59,7 +61,8 @@ async def empty(request: Request) -> Response:
 @readable
 async def sent(request: Request) -> Response:
     """Queues a training, or shows what was refused, beside its field and in the server's words."""
-    about = await described(request)
+    # What was typed isn't lost because the server is away.
+    about = await described(request, at_any_time=True)
     async with form_of(request) as form:
         return await _sent(request, form, about)
 
@@ -105,12 +108,12 @@ async def looked_through(request: Request) -> Response:
         # Whom the server doesn't know, nothing is read for.
         await described(request)
         async with form_of(request) as form:
-            name = _VALIDATE if text_of(form, "which") == _VALIDATE else _TRAIN
-            found = await brought(request, form, name, _stream(name))
+            name = next((one for one in _STREAMS if one == text_of(form, "which")), _TRAIN)
+            found = await brought(request, form, name, _STREAMS[name])
     except CaikitPtError as error:
         return _refusal(error)
     if found is None or found.records is None:
-        return answer_to(InvalidParameter(_stream(name), "", "a file"))
+        return answer_to(InvalidParameter(_STREAMS[name], "", "a file"))
     return JSONResponse(
         {"held": found.held, "name": found.name, "records": len(found.records), "doubts": found.doubts}
     )
@@ -121,7 +124,7 @@ async def _parameters(
 ) -> dict[str, Any]:
     """What `request_of` takes; `given` are the records by the form's names for them."""
     for name in (_TRAIN, _VALIDATE):
-        given[name] = await brought(request, form, name, _stream(name))
+        given[name] = await brought(request, form, name, _STREAMS[name])
     values = checked(values_of(form, about.tuning, OWN), about.tuning)
     found: dict[str, Any] = {"base_model": text_of(form, "other_base") or text_of(form, "base_model")}
     for name, (records, file) in {
@@ -145,7 +148,7 @@ async def _page(
     report: Mapping[str, Any] | None = None,
     training_id: str = "",
 ) -> Response:
-    about = await described(request)
+    about = await described(request, at_any_time=bool(error))
     server = server_of(request)
     field = getattr(error, "field", "").rpartition(".")[2] if error else ""
     field = _FIELDS.get(field, field)
@@ -178,9 +181,7 @@ async def _options(server: Server) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     try:
         sources, _ = await server.sources(size=_MOST_OPTIONS)
-        named = [
-            f"{one.name}/{one.version}" if one.version else one.name for one in sources if not one.problem
-        ]
+        named = [one.name for one in sources if not one.problem]
         found["prompt_tuning_init_source_model"] = [_AUTO, *named]
         prompts, _ = await server.prompts(size=_MOST_OPTIONS)
         found["prompt_tuning_init_prompt"] = [one.model_name for one in prompts if not one.problem]
@@ -195,7 +196,7 @@ def _values(form: FormData, about: Description) -> dict[str, Any]:
 
 
 def _is_of_the_form(error: CaikitPtError) -> bool:
-    return code_of(error) in (400, 403, 404, 409, 429)
+    return code_of(error) in (400, 403, 404, 409, 429) or error.status in AWAY
 
 
 def _refusal(error: CaikitPtError) -> JSONResponse:
@@ -212,7 +213,3 @@ _TOLD = ("retry-after", "www-authenticate")
 
 def _told(tables: Sequence[Table]) -> list[dict[str, Any]]:
     return [table.to_dict() for table in tables]
-
-
-def _stream(name: str) -> str:
-    return "val_stream" if name == _VALIDATE else "train_stream"

@@ -16,9 +16,8 @@ from caikit_pt.client.server_error import ServerError
 from caikit_pt.training import Event, Training
 from caikit_pt.web.refusal import Refused
 from caikit_pt.web.sse import event as sent
-from caikit_pt.web.studio import shown
 from caikit_pt.web.studio.pages import kept
-from caikit_pt.web.studio.row import row
+from caikit_pt.web.studio.row import reached, row
 from caikit_pt.web.studio.server import Server
 
 # Whatever ends them: the page that comes next, or comes again, finds all of it there.
@@ -67,7 +66,7 @@ class _Shared:
                         self.error = error
                         return
                     self._away_status = error.status
-                    self._is_away(shown.away(str(error)) or "no connection")
+                    self._is_away(_why(error))
                     await asyncio.sleep(pause)
                     pause = min(_LONGEST_PAUSE, pause * 2)
         finally:
@@ -301,6 +300,11 @@ class Hub:
             self._let_go(key, self._shared[key])
 
 
+def _why(error: ServerError) -> str:
+    """Why the server is away, as far as it says so."""
+    return "no connection" if error.reason == "SERVER_AWAY" else str(error)
+
+
 def hub_of(request: Request) -> Hub:
     """That of the application."""
     found: Hub = kept(request, "hub", Hub)
@@ -322,7 +326,7 @@ def _numbered(event: Event) -> bytes:
     if event.kind == "progress":
         at = event.progress
         told["points"] = event.data.get("points", [])
-        told["progress"] = {"step": at.step, "steps": at.steps} if at else None
+        told["progress"] = {"step": at.step, "steps": at.steps, "where": reached(at)} if at else None
     if event.kind == "validation":
         told |= {"step": event.data["step"], "scores": event.data["scores"]}
     return sent(told, id=str(event.number))

@@ -23,7 +23,7 @@ from caikit_pt.web.studio.server import Server, server_of
 Handler = Callable[[Request], Awaitable[Response]]
 _WEB = Path(__file__).resolve().parent.parent
 STATIC = _WEB / "static"
-_AWAY = ("UNAVAILABLE", "DEADLINE_EXCEEDED")
+AWAY = ("UNAVAILABLE", "DEADLINE_EXCEEDED")
 _SECONDS_DESCRIBED = 10.0
 _MOST_DESCRIBED = 256
 _HEADERS = {"cache-control": "no-store"}
@@ -49,14 +49,20 @@ async def page(request: Request, template: str, code: int = 200, **told: Any) ->
     return HTMLResponse(made, code, _HEADERS)
 
 
-async def described(request: Request) -> Description:
-    """What the server is to the caller, as it was some seconds ago. Raises ServerError."""
+async def described(request: Request, at_any_time: bool = False) -> Description:
+    """What the server is to the caller, as it was some seconds ago; `at_any_time` before, where it is away.
+    Raises ServerError."""
     known = kept(request, "described", dict)
     server = server_of(request)
     at, found = known.get(server.token, (0.0, None))
     if isinstance(found, Description) and time.monotonic() < at + _SECONDS_DESCRIBED:
         return found
-    made = await server.described()
+    try:
+        made = await server.described()
+    except ServerError as error:
+        if at_any_time and isinstance(found, Description) and error.status in AWAY:
+            return found
+        raise
     if len(known) >= _MOST_DESCRIBED:
         known.clear()
     known[server.token] = time.monotonic(), made
@@ -82,7 +88,7 @@ def path_to(*parts: str) -> str:
 
 
 def _refused(request: Request, error: CaikitPtError) -> Response:
-    is_away = error.status in _AWAY
+    is_away = error.status in AWAY
     made = (
         _templates()
         .get_template("refused.html")
@@ -91,7 +97,7 @@ def _refused(request: Request, error: CaikitPtError) -> Response:
             path=request.url.path,
             error=error,
             is_away=is_away,
-            why=shown.away(str(error)),
+            why="" if error.reason == "SERVER_AWAY" else str(error),
             comes_again=is_away and request.method == "GET",
             code=code_of(error),
             request_id=error.request_id if isinstance(error, ServerError) else "",

@@ -10,7 +10,7 @@ import shutil
 import tempfile
 import time
 import zlib
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -232,19 +232,24 @@ def _within(found: Iterator[Row], stream: str) -> Iterator[Row]:
 
 def _refusals(path: Path, name: str, stream: str, asked: Asked) -> Iterator[str]:
     """Each record that can't be used, up to so many; what isn't a record ends it."""
-    told = 0
+    told = Counter[str]()
     try:
         for one in _within(rows(path, name), stream):
             try:
                 read_records([one], stream, asked)
             except InvalidRecord as error:
-                told += 1
-                yield _line(error)
-                if told == _MOST_TOLD:
+                line = _line(error)
+                told[line] += 1
+                # A header that nobody understands would be told with each of its records.
+                if told[line] == 1:
+                    yield line
+                if len(told) == _MOST_TOLD:
                     yield f"… the first {_MOST_TOLD} are told"
                     return
     except InvalidRecord as error:
         yield f"{_line(error)} - nothing behind it is read"
+    if alike := told.total() - len(told):
+        yield f"… and {alike:,} records more for the same reason"
 
 
 def _line(error: InvalidRecord) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from caikit_pt.training import ENDED, Training
+from caikit_pt.training import ENDED, Progress, Training
 from caikit_pt.web.studio import shown
 
 # What may be done with a training in which state.
@@ -35,14 +35,16 @@ def row(training: Training) -> dict[str, Any]:
 
 def where(training: Training) -> str:
     """How far it is."""
-    at = training.progress
     if training.state == "QUEUED" and training.queued_before:
         return f"{training.queued_before} before it"
     if training.state == "QUEUED":
         return "next"
-    if at is None:
-        return "-"
-    to_go = f", about {shown.duration(at.eta_seconds)} to go" if training.state == "RUNNING" else ""
+    return reached(training.progress, training.state == "RUNNING") if training.progress else "-"
+
+
+def reached(at: Progress, goes_on: bool = True) -> str:
+    """Which update, and how long the rest will take."""
+    to_go = f", about {shown.duration(at.eta_seconds)} to go" if goes_on else ""
     return f"update {at.step:,} of {at.steps:,}{to_go}"
 
 

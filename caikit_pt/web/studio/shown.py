@@ -9,7 +9,6 @@ from typing import Any
 
 from markupsafe import Markup
 
-_OF_GRPC = ("connect", "backend", "socket", "goaway", "ipv4:", "ipv6:", "resol")
 _MINUTE, _HOUR, _DAY = 60, 3600, 86_400
 
 
@@ -71,11 +70,6 @@ def estimate(found: Mapping[str, Any] | None) -> str:
         "?" if found.get(name) is None else f"{found[name]:.3f}" for name in ("value", "low", "high")
     )
     return f"{value} [{low}, {high}]"
-
-
-def away(text: str) -> str:
-    """Why the server is away, in its words; gRPC's, which tell addresses, are none for a page."""
-    return "" if any(part in text.lower() for part in _OF_GRPC) else text
 
 
 def coded(text: str) -> Markup:

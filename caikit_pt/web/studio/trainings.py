@@ -26,7 +26,7 @@ STATES = ("QUEUED", "RUNNING", "PAUSED", "COMPLETED", "CANCELED", "ERRORED")
 _MOST_COMPARED = 4
 _SECONDS_TO_SETTLE = 2.0
 # Nothing like a share, or drawn with the training's loss.
-_NO_SHARES = ("loss", "perplexity")
+_NO_SHARES = ("loss", "teacher_loss", "perplexity")
 LOOKS = ("line-1", "line-2 dashed", "line-3 dotted", "line-4 dashed dotted")
 
 
@@ -196,8 +196,13 @@ def losses(training: Training) -> list[Curve]:
 
 
 def _scores_of(watch: Watch) -> dict[str, list[tuple[int, float | None]]]:
-    order = [name for name in METRICS if name in watch.scores]
-    names = dict.fromkeys((*order, *sorted(watch.scores)))
+    order = {name: number for number, name in enumerate(METRICS)}
+
+    def place(name: str) -> tuple[int, str]:
+        """The same of all tasks of a source side by side: only some are drawn."""
+        return order.get(name.rpartition("/")[2], len(order)), name
+
+    names = sorted(watch.scores, key=place)
     return {name: list(watch.scores[name]) for name in names if name.rpartition("/")[2] not in _NO_SHARES}
 
 

@@ -178,7 +178,7 @@ class StandIn:
 
     def ListSources(self, request: Any, context: Any) -> Any:
         self._asked("ListSources", context)
-        made = messages.Source(name="support", version=2, base_model="tiny-t5", tasks=["a", HOSTILE])
+        made = messages.Source(name="support/2", version=2, base_model="tiny-t5", tasks=["a", HOSTILE])
         return messages.ListSourcesResponse(sources=[made]).to_proto()
 
     def GetSource(self, request: Any, context: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import threading
 
 import httpx2
 
@@ -36,6 +37,24 @@ def test_hostile_names(web: httpx2.Client, standin: StandIn) -> None:
             assert answer.status_code == 200
             assert "set-cookie" not in answer.headers
             assert answer.headers["content-disposition"].isascii()
+
+
+def test_the_log_of_one_that_always_tells_ends(web: httpx2.Client, standin: StandIn) -> None:
+    """With the event that was the last when it was asked for."""
+    done = threading.Event()
+
+    def tell() -> None:
+        while not done.wait(0.02):
+            standin.happens("running", "warning", text="more")
+
+    telling = threading.Thread(target=tell)
+    telling.start()
+    try:
+        lines = web.get("/trainings/running/log.jsonl", timeout=20).text.splitlines()
+    finally:
+        done.set()
+        telling.join()
+    assert len(lines) > 2
 
 
 def test_log(web: httpx2.Client) -> None:

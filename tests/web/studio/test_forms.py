@@ -10,6 +10,7 @@ import pytest
 
 from caikit_pt.parameters.tuning import TUNING_PARAMETERS
 from caikit_pt.web.studio import records
+from tests.runtime.servers import wait_for
 from tests.web.site import site
 from tests.web.studio.html import Page
 from tests.web.studio.standin import HOSTILE, TOKEN, StandIn
@@ -84,7 +85,13 @@ def test_other_records(web: httpx2.Client, standin: StandIn, kind: str) -> None:
     [
         ("num_epochs", "99999", "num_epochs: 99999 is not allowed. Allowed: a whole number from 1 to 10,000"),
         ("num_epochs", "many", "num_epochs: 'many' is not allowed. Allowed: a whole number from 1 to 10,000"),
+        ("num_epochs", "9" * 20, "Allowed: a whole number from 1 to 10,000"),
         ("learning_rate", HOSTILE, "Allowed: a number above 0 and up to 10"),
+        (
+            "learning_rate",
+            "nan",
+            "'nan' is not allowed. Allowed: a number above 0 and up to 10",
+        ),
     ],
 )
 def test_refused(web: httpx2.Client, field: str, value: str, told: str) -> None:
@@ -107,6 +114,34 @@ def test_refused(web: httpx2.Client, field: str, value: str, told: str) -> None:
     # Nobody else has them.
     other = {"authorization": f"Bearer {TOKEN}"}
     assert web.post("/new", data={**BASE, "train_held": held}, headers=other).status_code == 400
+
+
+def test_what_was_typed_outlives_the_server(web: httpx2.Client, standin: StandIn) -> None:
+    """And is sent once more with the same id, to the same training."""
+    assert web.get("/new").status_code == 200
+    standin.stop()
+    typed = {**BASE, "verbalizer": "Say it: {{input}}"}
+    answer = web.post("/new", data=typed, files={"train_file": ("train.jsonl", GOOD)})
+    assert answer.status_code == 503
+    page = Page(answer.text)
+    page.check()
+    assert "The server is away" in page.text
+    assert typed["verbalizer"] in page.text
+    held, id = (
+        next(one["value"] for one in page.all("input") if one.get("name") == name)
+        for name in ("train_held", "training_id")
+    )
+    assert id == ID
+    standin.start(standin.port)
+    wait_for(lambda: web.post("/new", data={**typed, "train_held": held}).status_code == 303)
+
+
+def test_a_header_that_nobody_understands_is_told_once(web: httpx2.Client) -> None:
+    rows = "".join(f"Frage {n};Antwort\n" for n in range(7))
+    answer = web.post("/studio/records", files={"train_file": ("train.csv", f"Frage;Antwort\n{rows}")})
+    first, rest = answer.json()["error"]["lines"]
+    assert "Frage" in first
+    assert rest == "… and 6 records more for the same reason"
 
 
 def test_without_records(web: httpx2.Client) -> None:

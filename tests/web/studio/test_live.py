@@ -40,7 +40,7 @@ def test_resumption(web: httpx2.Client, standin: StandIn) -> None:
         standin.progresses("running", 3, 10, [1.5])
         _, told = until(events, lambda kind, data: data.get("number") == 4)
         assert told["points"] == [[3, 1.5]]
-        assert told["progress"] == {"step": 3, "steps": 10}
+        assert told["progress"] == {"step": 3, "steps": 10, "where": "update 3 of 10, about 3.0 s to go"}
     with heard(web, EVENTS, headers={"last-event-id": "3"}) as events:
         assert numbers(events, 1) == ["4"]
     with heard(web, f"{EVENTS}?from=2") as events:
