@@ -52,6 +52,26 @@ class Tracing:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Executor:
+    """Where trainings are run, and what each of them needs there."""
+
+    kind: str = _default("executor.kind")
+    address: str = _default("executor.address")
+    token_file: str = _default("executor.token_file")
+    cpus: float = _default("executor.cpus")
+    gpus: float = _default("executor.gpus")
+    memory_mib: int = _default("executor.memory_mib")
+    # NAME=VALUE, separated by commas.
+    labels: str = _default("executor.labels")
+
+    @property
+    def node_labels(self) -> Mapping[str, str]:
+        """Of `labels`, by their names."""
+        pairs = (one.partition("=") for one in self.labels.split(",") if one.strip())
+        return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Web:
     """The process of `caikit-pt web`."""
 
@@ -177,6 +197,7 @@ class Settings:
     retention_days: float = _default("retention_days")
     tracking: Tracking = field(default_factory=Tracking)
     tracing: Tracing = field(default_factory=Tracing)
+    executor: Executor = field(default_factory=Executor)
     web: Web = field(default_factory=Web)
 
     @property
@@ -196,6 +217,7 @@ _COUNTS = ("requests_under_way", "queued_trainings", "training_records")
 _OF_ALL = ("requests_per_second", "tokens_per_minute", "requests_under_way", "stored_mib")
 _WEB_TEXTS = ("host", "names", "cert", "key", "server", "directory")
 _WEB = (*_WEB_TEXTS, "port", "max_file_mib", "max_files_mib")
+_EXECUTOR = ("kind", "address", "token_file", "cpus", "gpus", "memory_mib", "labels")
 _QUOTAS = {"each": (*_OF_ALL, "queued_trainings", "training_records", "training_mib"), "all": _OF_ALL}
 # What a principal may be allowed to do (runtime/guard/door.py).
 ACTIONS = ("generate", "tune", "watch", "cancel", "share", "deploy")
@@ -242,6 +264,11 @@ _ROWS = ParameterTable(
     row("checkpoint_seconds", float, 0),
     row("max_attempts", int, 1),
     row("retention_days", float, 0),
+    row("executor.kind", str, choices=("local", "ray")),
+    *(row(f"executor.{name}", str) for name in ("address", "token_file", "labels")),
+    row("executor.cpus", float, 0, above_low=True),
+    row("executor.gpus", float, 0),
+    row("executor.memory_mib", int, 0),
     *(row(f"web.{name}", str) for name in _WEB_TEXTS),
     row("web.port", int, 0, 65_535),
     row("web.max_file_mib", int, 1),
@@ -315,6 +342,7 @@ def _read(name: str, value: Any) -> Any:
         "access": _access,
         "quotas": _quotas,
         "web": _web,
+        "executor": _executor,
     }
     return readers[name](value) if name in readers else checked(_ROWS[name], value)
 
@@ -481,6 +509,19 @@ def _web(value: Any) -> Web:
     if bool(found.cert) != bool(found.key):
         missing = "web.key" if found.cert else "web.cert"
         raise InvalidParameter(as_set(missing), "", "a file: a certificate and its key go together")
+    return found
+
+
+def _executor(value: Any) -> Executor:
+    """Raises InvalidParameter for what is no section, for a label without a value, and a cluster of none."""
+    _check_section("executor", value, _EXECUTOR)
+    found = Executor(**_values("executor", value, _EXECUTOR))
+    if any(not name or not worth for name, worth in found.node_labels.items()):
+        raise InvalidParameter(as_set("executor.labels"), found.labels, "NAME=VALUE, NAME=VALUE ...")
+    if found.kind == "ray" and not found.address:
+        raise InvalidParameter(
+            as_set("executor.address"), "", "HOST:PORT of the head of a Ray cluster, or auto"
+        )
     return found
 
 

@@ -6,8 +6,8 @@ import threading
 from collections.abc import Callable
 from functools import partial
 
-from caikit_pt.runtime.child import Child
-from caikit_pt.runtime.job import CANCELED, COMPLETED, ERRORED
+from caikit_pt.runtime.executors.executor import Run
+from caikit_pt.runtime.job import CANCELED, COMPLETED, ERRORED, WAITING_FOR
 from caikit_pt.runtime.ledger import Ledger
 from caikit_pt.runtime.publisher import Publisher
 from caikit_pt.runtime.reports import BROKEN, ENDS, FAILED, FINISHED, Report
@@ -22,9 +22,9 @@ class Attendant:
     def __init__(self, slots: Slots, ledger: Ledger, publisher: Publisher) -> None:
         self._slots, self._ledger, self._publisher = slots, ledger, publisher
 
-    def attend(self, child: Child, name: str) -> None:
+    def attend(self, run: Run, name: str) -> None:
         """From now on, in a thread of its own, until the process has ended."""
-        threading.Thread(target=self._attend, args=(child,), name=name, daemon=True).start()
+        threading.Thread(target=self._attend, args=(run,), name=name, daemon=True).start()
 
     def leave(self, slot: Slot, note: Callable[[], object]) -> None:
         """Notes what has become of a job until the store takes it, and frees its slot."""
@@ -33,23 +33,26 @@ class Attendant:
         finally:
             self._slots.free(slot)
 
-    def _attend(self, child: Child) -> None:
-        for report in child.reports():
-            self._take(child, report)
+    def _attend(self, run: Run) -> None:
+        for report in run.reports():
+            self._take(run, report)
         with self._slots.lock:
-            child.over = True
-            left = self._slots.of(child)
+            run.over = True
+            left = self._slots.of(run)
         for slot in left:
-            self.leave(slot, partial(self._lost, slot, child))
+            self.leave(slot, partial(self._lost, slot, run))
 
-    def _take(self, child: Child, report: Report) -> None:
+    def _take(self, run: Run, report: Report) -> None:
         slot = self._slots.find(report.job)
-        if slot is None or slot.child is not child:
+        if slot is None or slot.run is not run:
             return
+        if not slot.begun and report.kind != WAITING_FOR:
+            slot.begun = True
+            self._ledger.begin(slot.job)
         if report.kind not in ENDS:
             self._ledger.note(slot.job, report)
             return
-        self._part(slot, child)
+        self._part(slot, run)
         if report.kind != FINISHED:
             self.leave(slot, partial(self._ended, slot, report))
             return
@@ -58,13 +61,13 @@ class Attendant:
         publishing = partial(self.leave, slot, partial(self._publish, slot))
         threading.Thread(target=publishing, name=f"publishing {slot.job.id}", daemon=True).start()
 
-    def _part(self, slot: Slot, child: Child) -> None:
+    def _part(self, slot: Slot, run: Run) -> None:
         """The process is done with the job, and without another it ends."""
         with self._slots.lock:
-            slot.child = None
-            if not self._slots.of(child):
-                child.over = True
-                child.stop()
+            slot.run = None
+            if not self._slots.of(run):
+                run.over = True
+                run.stop()
 
     def _ended(self, slot: Slot, report: Report) -> None:
         if slot.canceled:
@@ -76,14 +79,16 @@ class Attendant:
         else:
             self._set_aside(slot)
 
-    def _lost(self, slot: Slot, child: Child) -> None:
+    def _lost(self, slot: Slot, run: Run) -> None:
         """The process has ended without a word on this job."""
         if slot.canceled:
             self._ledger.end(slot.job, CANCELED)
-        elif self._slots.closed or child.killed or child.paused:
+        elif run.goes_on:
+            return
+        elif self._slots.closed or run.is_blameless:
             self._set_aside(slot)
         else:
-            self._ledger.died(slot.job, child.cause_of_death())
+            self._ledger.died(slot.job, run.cause_of_death())
 
     def _set_aside(self, slot: Slot) -> None:
         """It goes on from its last snapshot: when there is a slot again, or when it is resumed."""
@@ -92,7 +97,7 @@ class Attendant:
             note(slot.job)
 
     def _publish(self, slot: Slot) -> None:
-        made = self._ledger.folder(slot.job.id).artifact
+        made = self._ledger.folder(slot.job.id).run(slot.job.fence).artifact
         name = self._publisher.publish(slot.job, made, lambda: not (slot.canceled or self._slots.closed))
         if name:
             self._ledger.end(slot.job, COMPLETED, self._publisher.reasons(slot.job, made, name))

@@ -43,6 +43,13 @@ class Job:
     # Who submitted it: a principal, or a host where nobody has to say who he is.
     tenant: str = ""
     makes: str = PROMPT
+    # The number of its last run, of which there is one at a time: whatever an earlier one still does counts
+    # for nothing. 0: none yet.
+    fence: int = 0
+    # Of that run, so many reports are noted.
+    heard: int = 0
+    # Bytes that its training is predicted to take on its device; 0: nobody knows.
+    memory: int = 0
 
     @property
     def ended_for_good(self) -> bool:
@@ -72,4 +79,5 @@ WARNING = "warning"  # text
 DEATH = "death"  # text: why its process died
 VERDICT = "verdict"  # what verdict.json says
 ARTIFACT = "artifact"  # path, model_name: of a source with its version
+WAITING_FOR = "waiting"  # text: why it hasn't begun, though a cluster has it
 TRACKING = "tracking"  # tracker, text: where it is tracked

@@ -1,9 +1,8 @@
-"""What a job has on disk: the plan with its records, the snapshots, the artifact until it is published.
+"""What a job has on disk: the plan with its records, and what each of its runs has.
 
     job.json             what was accepted; enough to have the job again without the database
     plan.json ...        the plan of its training (plan_files.py, source_plan_files.py)
-    snapshots/           of the training (tuning/snapshot.py)
-    artifact/            what was made, until it is published
+    runs/                what its runs have (run_folder.py)
     log.txt              what the job's process wrote
     outcome.json         how it ended
 
@@ -22,12 +21,13 @@ from caikit_pt.runtime.job import PROMPT, TERMINAL, Job
 from caikit_pt.runtime.json_file import read_json, write_json
 from caikit_pt.runtime.making import AnyMaking, Plan, Terms
 from caikit_pt.runtime.makings import making_of
+from caikit_pt.runtime.run_folder import RunFolder, last_run
 from caikit_pt.soft_prompt.publication import sync, to_disk
 
 _JOB, _OUTCOME = "job.json", "outcome.json"
 _KEPT = (_JOB, _OUTCOME, "log.txt")
 # Written once, at submission; the rest of a job's row changes.
-_ACCEPTED = ("id", "model_name", "path", "digest", "parameters", "submitted", "tenant", "makes")
+_ACCEPTED = ("id", "model_name", "path", "digest", "parameters", "submitted", "tenant", "makes", "memory")
 
 
 class JobFolder:
@@ -35,8 +35,6 @@ class JobFolder:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.snapshots = directory / "snapshots"
-        self.artifact = directory / "artifact"
         self.log = directory / "log.txt"
 
     def create(self, job: Job, plan: Plan) -> None:
@@ -60,9 +58,13 @@ class JobFolder:
         """
         return self._making.read(self.directory)
 
-    def make(self, terms: Terms) -> None:
+    def run(self, fence: int) -> RunFolder:
+        """What the run with this number has."""
+        return RunFolder(self.directory, fence)
+
+    def make(self, artifact: Path, terms: Terms) -> None:
         """Trains what the plan says, into `artifact`. Raises what `plan` does, and what ends a training."""
-        self._making.make(self.plan(), self.artifact, terms)
+        self._making.make(self.plan(), artifact, terms)
 
     @property
     def _making(self) -> AnyMaking:
@@ -79,8 +81,8 @@ class JobFolder:
         try:
             accepted = read_json(self.directory / _JOB)
             # Jobs that were queued by a release without it have no tenant, and make a prompt.
-            accepted = {"tenant": "", "makes": PROMPT, **accepted}
-            job = Job(**{name: accepted[name] for name in _ACCEPTED})
+            accepted = {"tenant": "", "makes": PROMPT, "memory": 0, **accepted}
+            job = Job(**{name: accepted[name] for name in _ACCEPTED}, fence=last_run(self.directory))
         except (OSError, ValueError, KeyError, TypeError):
             return None
         try:

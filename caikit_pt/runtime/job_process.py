@@ -24,6 +24,7 @@ from caikit_pt.base_model.loading.libraries import import_libraries
 from caikit_pt.runtime import job as kinds
 from caikit_pt.runtime.job_folder import JobFolder
 from caikit_pt.runtime.job_run import JobRun
+from caikit_pt.runtime.order import LEAVE, RUN, Order
 from caikit_pt.runtime.reports import Report, Reporter
 
 # From a wish to stop to the end, whatever is under way: SIGTERM's ten seconds less what the server needs.
@@ -55,14 +56,20 @@ class JobProcess:
     def _listen(self) -> None:
         for line in self._commands:
             command = json.loads(line)
-            if "run" in command:
+            if RUN in command:
+                order = Order(**command[RUN])
                 if not self._runs:
-                    _settle(Path(command["folder"]), command["environment"])
-                del command["environment"]
-                run = self._runs[command["run"]] = JobRun(self.reports, **command)
+                    _settle(Path(order.folder), order.environment)
+                run = self._runs[order.job] = JobRun(self.reports, order)
                 run.thread.start()
-            elif command["cancel"] in self._runs:
-                self._runs[command["cancel"]].stop()
+                if order.alone:
+                    threading.Thread(target=self._stop_after, args=(run,), daemon=True).start()
+            elif command[LEAVE] in self._runs:
+                self._runs[command[LEAVE]].stop()
+        self._stop()
+
+    def _stop_after(self, run: JobRun) -> None:
+        run.thread.join()
         self._stop()
 
     def _stop(self) -> None:

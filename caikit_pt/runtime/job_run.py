@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from caikit_pt.errors import (
 from caikit_pt.runtime import job as kinds
 from caikit_pt.runtime.job_folder import JobFolder
 from caikit_pt.runtime.making import Terms
+from caikit_pt.runtime.order import Order
 from caikit_pt.runtime.reports import BROKEN, FAILED, FINISHED, INTERRUPTED, Report, Reporter
 from caikit_pt.tuning.failure import explained, told
 from caikit_pt.tuning.progress import Progress
@@ -35,15 +36,13 @@ _PROGRESS_SHARE, _LEAST_SECONDS, _MOST_SECONDS = 0.001, 0.5, 10.0
 class JobRun:
     """One job in its thread."""
 
-    def __init__(
-        self, reports: Reporter, run: str, folder: str, device: str, joined: bool, seconds: float, told: int
-    ) -> None:
-        """`told`: the update that the server has heard of last."""
-        self.id = run
-        self.thread = threading.Thread(target=self._run, name=run, daemon=True)
-        self._reports, self._folder = reports, JobFolder(Path(folder))
-        self._device, self._joined = device, joined
-        self._snapshots = Snapshots(self._folder.snapshots, seconds, self._kept, told)
+    def __init__(self, reports: Reporter, order: Order) -> None:
+        self.id = order.job
+        self.thread = threading.Thread(target=self._run, name=order.job, daemon=True)
+        self._reports, self._order = reports, order
+        self._folder = JobFolder(Path(order.folder))
+        self._files = self._folder.run(order.fence)
+        self._snapshots = Snapshots(self._files.snapshots, order.seconds, self._kept, order.told)
         self._next, self._points = 0.0, list[list[float | None]]()
 
     def stop(self) -> None:
@@ -52,7 +51,8 @@ class JobRun:
 
     def _run(self) -> None:
         try:
-            with _alone_with(self._folder), told():
+            with nullcontext() if self._order.alone else _alone_with(self._folder), told():
+                self._files.begin()
                 self._train()
             self._tell(FINISHED)
         except TrainingInterrupted:
@@ -68,18 +68,18 @@ class JobRun:
             self._tell(BROKEN, text=str(explained(error)))
 
     def _train(self) -> None:
-        if self._folder.artifact.is_dir():
+        if self._files.artifact.is_dir():
             return
         self._tell(kinds.PHASE, phase="loading")
         terms = Terms(
-            device=self._device,
-            joined=self._joined,
+            device=self._order.device,
+            joined=self._order.joined,
             snapshots=self._snapshots,
             begun=lambda phase: self._tell(kinds.PHASE, phase=phase),
             updated=self._progress,
             validated=self._validated,
         )
-        self._folder.make(terms)
+        self._folder.make(self._files.artifact, terms)
 
     def _progress(self, progress: Progress) -> None:
         """A report now and then, with all losses since the last."""
@@ -127,7 +127,7 @@ def _finite(value: float | None) -> float | None:
 
 @contextmanager
 def _alone_with(folder: JobFolder) -> Iterator[None]:
-    """While another process is still at the job, as one whose server was killed may be, this one waits."""
+    """While another process of this machine is still at the job, this one waits."""
     with (folder.directory / "lock").open("w") as lock:
         deadline = time.monotonic() + _SECONDS_TO_LEAVE
         while True:

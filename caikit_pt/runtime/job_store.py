@@ -65,6 +65,11 @@ _MIGRATIONS = (
     """
     ALTER TABLE jobs ADD COLUMN makes TEXT NOT NULL DEFAULT 'prompt';
     """,
+    """
+    ALTER TABLE jobs ADD COLUMN fence INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE jobs ADD COLUMN heard INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE jobs ADD COLUMN memory INTEGER NOT NULL DEFAULT 0;
+    """,
 )
 
 _JSON = frozenset({"parameters", "reasons", "progress"})
@@ -104,11 +109,14 @@ class JobStore:
             _text(list(job.reasons)),
             job.tenant,
             job.makes,
+            job.fence,
+            job.memory,
         )
         with self._database.writing() as connection:
             connection.execute(
                 "INSERT INTO jobs (id, model_name, path, digest, parameters, state, submitted, started,"
-                " ended, reasons, tenant, makes) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+                " ended, reasons, tenant, makes, fence, memory)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
                 " ON CONFLICT (id) DO NOTHING",
                 row,
             )
@@ -149,7 +157,8 @@ class JobStore:
         """
         turns = self._turns()
         running = self._database.read("SELECT path FROM jobs WHERE state = ?", (RUNNING,))
-        taken = {row["path"] for row in running}
+        # `besides` may be under way and queued, where a cluster hasn't begun yet.
+        taken = {row["path"] for row in (*running, *(one for one in turns if one["id"] in besides))}
         ready = set()
         for row in sorted(turns, key=lambda row: int(row["number"])):
             if row["id"] not in besides and row["path"] not in taken:
@@ -292,6 +301,14 @@ class JobStore:
                 _add_event(connection, moved[0], kinds.STATE, {"state": state, "reasons": list(reasons)})
         return moved is not None
 
+    def next_run(self, id: str) -> Job:
+        """The job with the number of a new run."""
+        with self._database.writing() as connection:
+            connection.execute("UPDATE jobs SET fence = fence + 1, heard = 0 WHERE id = ?", (id,))
+        found = self.find(id)
+        assert found is not None
+        return found
+
     def count_death(self, id: str, reason: str) -> int:
         """The process of a job has died without a new snapshot; how often that was so, in a row."""
         with self._database.writing() as connection:
@@ -336,8 +353,9 @@ class JobStore:
 
     # ---- events ----
 
-    def add_event(self, id: str, kind: str, data: Mapping[str, Any]) -> None:
-        """Something that happened to a job. Progress is kept beside the job, too."""
+    def add_event(self, id: str, kind: str, data: Mapping[str, Any], heard: int = 0) -> None:
+        """Something that happened to a job. Progress is kept beside the job, too. Where it is a report with a
+        number, so many of its run are `heard`."""
         with self._database.writing() as connection:
             row = connection.execute("SELECT number FROM jobs WHERE id = ?", (id,)).fetchone()
             if row is None:
@@ -345,6 +363,8 @@ class JobStore:
             _add_event(connection, row[0], kind, data)
             if kind == PROGRESS:
                 connection.execute("UPDATE jobs SET progress = ? WHERE number = ?", (_text(data), row[0]))
+            if heard:
+                connection.execute("UPDATE jobs SET heard = ? WHERE number = ?", (heard, row[0]))
 
     def events(
         self, job: Job, after: int = 0, limit: int = 1000, kinds: Sequence[str] = ()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from caikit_pt.errors import StateUnavailable
 from caikit_pt.runtime import job as kinds
-from caikit_pt.runtime.job import ERRORED, PAUSED, QUEUED, Job
+from caikit_pt.runtime.job import ERRORED, PAUSED, QUEUED, RUNNING, Job
 from caikit_pt.runtime.job_folder import JobFolder
 from caikit_pt.runtime.job_store import JobStore
 from caikit_pt.runtime.reports import Report
@@ -39,11 +39,18 @@ class Ledger:
         if report.kind == kinds.WARNING:
             _LOG.warning("training of %s: %s", job.model_name, report.data["text"])
         try:
-            self._store.add_event(job.id, report.kind, report.data)
+            self._store.add_event(job.id, report.kind, report.data, report.number)
             if report.kind == kinds.SNAPSHOT:
                 self._store.forget_deaths(job.id)
         except StateUnavailable as error:
             _LOG.warning("an event of %s is lost: %s", job.id, error)
+
+    def begin(self, job: Job) -> None:
+        """It is under way, if it wasn't before. What the store doesn't take now is made up for at its end."""
+        try:
+            self._store.move(job.id, RUNNING)
+        except StateUnavailable as error:
+            _LOG.warning("that %s has begun can't be noted: %s", job.id, error)
 
     def queue_again(self, job: Job) -> None:
         """It goes on later, from its last snapshot."""

@@ -43,6 +43,10 @@ class Doubtful(Protocol):
     def warnings(self) -> Sequence[str]:
         """What is allowed and yet unlikely to be meant."""
 
+    @property
+    def device_memory(self) -> int:
+        """Bytes that it is predicted to take on its device."""
+
 
 AnyPlan = TypeVar("AnyPlan", bound=Plan)
 Found = TypeVar("Found", bound=Doubtful, covariant=True)

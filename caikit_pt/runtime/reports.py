@@ -25,11 +25,13 @@ _MOST_WAITING = 1000
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """`kind` is one of ENDS or of the kinds of events."""
+    """`kind` is one of ENDS or of the kinds of events. `number`: which of its run's it is, from 1 on; 0 where
+    nobody will ask."""
 
     job: str
     kind: str
     data: dict[str, Any]
+    number: int = 0
 
 
 class Reporter:

@@ -6,9 +6,9 @@ import threading
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
-from caikit_pt.runtime.child import Child
-from caikit_pt.runtime.job import Job
-from caikit_pt.runtime.placement import Placement
+from caikit_pt.runtime.executors.executor import Run
+from caikit_pt.runtime.executors.placement import Placement
+from caikit_pt.runtime.job import RUNNING, Job
 
 
 @dataclass(slots=True, eq=False)
@@ -18,7 +18,9 @@ class Slot:
     job: Job
     placement: Placement | None = None
     # The process that works at it.
-    child: Child | None = None
+    run: Run | None = None
+    # It has been heard of.
+    begun: bool = False
     canceled: bool = False
     # It is to stop behind a snapshot, until it is resumed.
     paused: bool = False
@@ -41,10 +43,10 @@ class Slots:
         return self._closed
 
     @property
-    def children(self) -> Sequence[Child]:
+    def runs(self) -> Sequence[Run]:
         """The processes that work at jobs, the oldest first."""
         with self.lock:
-            found = [slot.child for slot in self._taken.values() if slot.child is not None]
+            found = [slot.run for slot in self._taken.values() if slot.run is not None]
             return list(dict.fromkeys(found))
 
     @property
@@ -63,17 +65,22 @@ class Slots:
             job = choose(list(self._taken))
             if job is None:
                 return None
-            return self._taken.setdefault(job.id, Slot(job))
+            return self._taken.setdefault(job.id, Slot(job, begun=job.state == RUNNING))
+
+    def hold(self, job: Job, run: Run) -> None:
+        """For a job that is under way already."""
+        with self.lock:
+            self._taken[job.id] = Slot(job, run=run, begun=job.state == RUNNING)
 
     def find(self, id: str) -> Slot | None:
         """That of the job with this id, while it is under way."""
         with self.lock:
             return self._taken.get(id)
 
-    def of(self, child: Child) -> Sequence[Slot]:
+    def of(self, run: Run) -> Sequence[Slot]:
         """Those that a process works at."""
         with self.lock:
-            return [slot for slot in self._taken.values() if slot.child is child]
+            return [slot for slot in self._taken.values() if slot.run is run]
 
     def make_way(self, slot: Slot) -> None:
         """Another job may run now, though this one is under way."""

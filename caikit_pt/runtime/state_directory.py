@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
@@ -14,8 +15,9 @@ from caikit_pt import call
 from caikit_pt.base_model.loading.libraries import import_libraries
 from caikit_pt.errors import CaikitPtError, InvalidParameter, StateUnavailable, TooManyJobs
 from caikit_pt.runtime import job as kinds
+from caikit_pt.runtime.executors.executors import executor_of
 from caikit_pt.runtime.follower import Follower
-from caikit_pt.runtime.job import ERRORED, QUEUED, RUNNING, WAITING, Job
+from caikit_pt.runtime.job import ERRORED, PAUSED, QUEUED, RUNNING, WAITING, Job
 from caikit_pt.runtime.job_folder import JobFolder, folders
 from caikit_pt.runtime.job_store import JobStore
 from caikit_pt.runtime.making import AnyPlan, Found, Making, Plan
@@ -53,7 +55,8 @@ class StateDirectory:
         self.store = JobStore(root, [tracker.name for tracker in tracking])
         self.quotas = TrainingQuotas(now.quotas, self.store)
         self._jobs = root / "jobs"
-        self.supervisor = Supervisor(self.store, self._jobs, now.slots or _gpus() or 1, now, on_published)
+        executor, slots = executor_of(now, root)
+        self.supervisor = Supervisor(self.store, self._jobs, slots, now, executor, on_published)
         self._followers = [Follower(self.store, tracker) for tracker in tracking]
         self._recover()
         self.supervisor.start()
@@ -73,7 +76,8 @@ class StateDirectory:
     def accept(self, job: Job, plan: Plan) -> Job:
         """Raises TooManyJobs, StateUnavailable, InvalidParameter where the id is another's, and what
         `look_through` raises."""
-        warnings = self.look_through(making_of(job.makes), plan).warnings
+        found = self.look_through(making_of(job.makes), plan)
+        job = replace(job, memory=found.device_memory)
         call.check_client()
         with self._submitting:
             known = self._known(job)
@@ -81,7 +85,7 @@ class StateDirectory:
                 return known
             self._make_room(job.tenant)
             job = self._add(job, plan)
-        self._warn(job, warnings)
+        self._warn(job, found.warnings)
         self.supervisor.wake()
         return job
 
@@ -147,6 +151,8 @@ class StateDirectory:
             for job in self.store.search(states=[state], limit=_ALL):
                 if not self.supervisor.folder(job.id).job():
                     self.store.move(job.id, ERRORED, [_GONE])
+                elif state != PAUSED and self.supervisor.take_over(job):
+                    continue
                 elif state == RUNNING:
                     self.store.move(job.id, QUEUED)
 
@@ -184,9 +190,3 @@ def _locked(root: Path) -> IO[str]:
                 _LOG.warning(text, root, _SECONDS_FOR_ANOTHER_SERVER)
                 told = True
             time.sleep(0.2)
-
-
-def _gpus() -> int:
-    import torch
-
-    return torch.cuda.device_count()

@@ -14,13 +14,13 @@ from typing import Any
 
 from caikit_pt.errors import StateUnavailable
 from caikit_pt.runtime.attendant import Attendant
-from caikit_pt.runtime.child import Child
-from caikit_pt.runtime.fork_server import ForkServer
+from caikit_pt.runtime.executors.executor import Executor, Run
+from caikit_pt.runtime.executors.placement import Placement
 from caikit_pt.runtime.job import CANCELED, PAUSED, QUEUED, RUNNING, Job
 from caikit_pt.runtime.job_folder import JobFolder
 from caikit_pt.runtime.job_store import JobStore
 from caikit_pt.runtime.ledger import Ledger
-from caikit_pt.runtime.placement import Placement, placed
+from caikit_pt.runtime.order import Order
 from caikit_pt.runtime.publisher import Publisher
 from caikit_pt.runtime.slots import Slot, Slots
 from caikit_pt.settings import Settings
@@ -35,14 +35,21 @@ _TRIES_TO_COPY = 3
 
 
 class Supervisor:
-    """Keeps as many jobs of `store` running as there are `slots`."""
+    """Keeps as many jobs of `store` running by `executor` as there are `slots`."""
 
     def __init__(
-        self, store: JobStore, root: Path, slots: int, now: Settings, on_published: Callable[[str], None]
+        self,
+        store: JobStore,
+        root: Path,
+        slots: int,
+        now: Settings,
+        executor: Executor,
+        on_published: Callable[[str], None],
     ) -> None:
         """The folders of jobs are in `root`; `on_published` is told where each prompt is."""
         self._store, self._settings = store, now
-        self._slots, self._forks = Slots(slots), ForkServer()
+        self._slots, self.executor = Slots(slots), executor
+        self._told_why_not = ""
         self._ledger = Ledger(store, root, now.max_attempts)
         self._attendant = Attendant(self._slots, self._ledger, Publisher(store, on_published))
         self._thread = threading.Thread(target=self._dispatch, name="jobs", daemon=True)
@@ -50,7 +57,7 @@ class Supervisor:
     def start(self) -> None:
         """From now on queued jobs are run. Raises OSError where there can't be a process."""
         if self._settings.prepare_trainings:
-            self._forks.prepare()
+            self.executor.prepare()
         self._thread.start()
 
     def wake(self) -> None:
@@ -71,11 +78,11 @@ class Supervisor:
             if slot is None:
                 self._ledger.end(job, CANCELED)
                 return
-            slot.canceled, child = True, slot.child
-            if child is not None and self._slots.of(child) == [slot]:
-                child.kill()
-        if child is not None:
-            self._ask_to_leave(child, job, _SECONDS_TO_LEAVE)
+            slot.canceled, run = True, slot.run
+            if run is not None and self._slots.of(run) == [slot]:
+                run.kill()
+        if run is not None:
+            self._ask_to_leave(run, job, _SECONDS_TO_LEAVE)
         self._slots.wait_until_free(job.id, _SECONDS_TO_CANCEL)
 
     def pause(self, job: Job) -> None:
@@ -91,12 +98,12 @@ class Supervisor:
                 return
             if slot.trained:
                 return
-            slot.paused, child = True, slot.child
-            if child is not None and self._slots.of(child) == [slot]:
-                child.over = child.paused = True
-                child.stop()
-        if child is not None:
-            self._ask_to_leave(child, job, _SECONDS_TO_STOP)
+            slot.paused, run = True, slot.run
+            if run is not None and self._slots.of(run) == [slot]:
+                run.over = run.paused = True
+                run.stop()
+        if run is not None:
+            self._ask_to_leave(run, job, _SECONDS_TO_STOP)
         self._slots.wait_until_free(job.id, _SECONDS_TO_CANCEL)
         with self._slots.lock:
             # It may have been on its way back to the queue; who has resumed it meanwhile has the last word.
@@ -117,18 +124,33 @@ class Supervisor:
         found = self._store.find(job.id)
         return found is not None and found.state == state
 
+    def take_over(self, job: Job) -> bool:
+        """Whether a job that an earlier server began goes on; it is attended to from now on."""
+        run = self.executor.found(job, self.folder(job.id))
+        if run is None:
+            return False
+        self._slots.hold(job, run)
+        self._attendant.attend(run, f"job {job.id}")
+        return True
+
     def stop(self) -> None:
-        """Every training keeps a snapshot and is queued again. Takes less than ten seconds."""
+        """Every training that doesn't outlive the server keeps a snapshot and is queued again. Takes less
+        than ten seconds."""
         # First: whoever holds a slot may wait for it.
-        self._forks.close()
+        self.executor.close()
         if not self._slots.close():
             return
-        for child in self._slots.children:
-            child.stop()
+        for run in self._ending:
+            run.stop()
         self._slots.wait_until_empty(_SECONDS_TO_STOP)
-        for child in self._slots.children:
-            child.kill()
+        for run in self._ending:
+            run.kill()
         self._slots.wait_until_empty(_SECONDS_TO_DIE)
+
+    @property
+    def _ending(self) -> Sequence[Run]:
+        """The processes that end with the server."""
+        return () if self.executor.outlives else self._slots.runs
 
     def _dispatch(self) -> None:
         while not self._slots.closed:
@@ -145,95 +167,107 @@ class Supervisor:
 
     def _start_next(self) -> bool:
         """Whether there was a job, and a slot for it."""
+        if not self._may_start():
+            return False
         slot = self._slots.take(self._next_queued)
         if slot is None:
             return False
         try:
             self._run(slot)
         except Exception as error:
-            if not self._forks.closed:
+            if not self.executor.closed:
                 _LOG.exception("a job can't be started")
             reason = f"Its process can't be started: {error}"
             self._attendant.leave(slot, lambda: self._not_begun(slot, reason))
         return True
+
+    def _may_start(self) -> bool:
+        told, self._told_why_not = self._told_why_not, self.executor.why_not()
+        if self._told_why_not not in ("", told):
+            _LOG.warning("no training can be started now: %s", self._told_why_not)
+        return not self._told_why_not
 
     def _not_begun(self, slot: Slot, reason: str) -> None:
         if slot.canceled:
             self._ledger.end(slot.job, CANCELED)
         elif slot.paused:
             self._ledger.pause(slot.job)
-        elif self._forks.closed:
+        elif self.executor.closed:
             self._ledger.queue_again(slot.job)
         else:
             self._ledger.died(slot.job, reason)
 
     def _next_queued(self, besides: Sequence[str]) -> Job | None:
+        """With the number of a new run. A cluster may have no room for it yet: until it is heard of, it is
+        queued."""
         job = self._store.next_queued(besides)
-        return job if job is not None and self._store.move(job.id, RUNNING) else None
+        if job is None or not (self.executor.outlives or self._store.move(job.id, RUNNING)):
+            return None
+        return self._store.next_run(job.id)
 
     def _run(self, slot: Slot) -> None:
-        child, is_new = self._child_for(slot)
+        run, is_new = self._run_for(slot)
         if is_new:
-            self._attendant.attend(child, f"job {slot.job.id}")
+            self._attendant.attend(run, f"job {slot.job.id}")
         assert slot.placement is not None, "who has a process has a place"
         try:
-            child.command(**self._command(slot.job, slot.placement))
-        except OSError:
-            _LOG.info("the process of %s is gone before it began", slot.job.id)
+            run.begin(self._order(slot.job, slot.placement))
+        except OSError as error:
+            _LOG.info("the process of %s is gone before it began: %s", slot.job.id, error)
 
-    def _child_for(self, slot: Slot) -> tuple[Child, bool]:
+    def _run_for(self, slot: Slot) -> tuple[Run, bool]:
         """The process that is to run a job, and whether it is a new one. It is tried some times, since it is
         no fault of the job that there is none. Raises OSError."""
         for left in reversed(range(_TRIES_TO_COPY)):
             try:
                 # Seconds at times, in which others need the lock.
-                self._forks.wait_until_ready()
-                return self._given_child(slot)
+                self.executor.wait_until_ready()
+                return self._given_run(slot)
             except OSError as error:
-                if not left or self._forks.closed:
+                if not left or self.executor.closed:
                     raise
                 _LOG.warning("no process for %s, and another try: %s", slot.job.id, error)
         raise AssertionError("the last try raises")
 
-    def _given_child(self, slot: Slot) -> tuple[Child, bool]:
-        joined = self._settings.join_trainings
+    def _given_run(self, slot: Slot) -> tuple[Run, bool]:
         with self._slots.lock:
-            slot.placement = placed(slot.job, self._slots.gpus, joined)
+            slot.placement = self.executor.place(slot.job, self._slots.gpus)
             leaves = slot.canceled or slot.paused
             # Nobody else's process ends for a job that never began.
-            company = self._company(slot.job) if joined and not leaves else None
-            slot.child = child = company or Child(self._forks)
+            company = self._company(slot.job) if self.executor.joins and not leaves else None
+            slot.run = run = company or self.executor.run_of(slot.job, self.folder(slot.job.id))
             if leaves:
-                child.kill()
-        return child, company is None
+                run.kill()
+        return run, company is None
 
-    def _command(self, job: Job, placement: Placement) -> dict[str, Any]:
-        """What job_process.py is to do."""
-        return {
-            "run": job.id,
-            "folder": str(self.folder(job.id).directory),
-            "device": placement.device,
-            "environment": placement.environment,
-            "joined": self._settings.join_trainings,
-            "seconds": self._settings.checkpoint_seconds,
-            "told": job.progress.get("step", 0),
-        }
+    def _order(self, job: Job, placement: Placement) -> Order:
+        return Order(
+            job=job.id,
+            folder=str(self.folder(job.id).directory),
+            fence=job.fence,
+            device=placement.device,
+            environment=placement.environment,
+            joined=self.executor.joins,
+            seconds=self._settings.checkpoint_seconds,
+            told=job.progress.get("step", 0),
+            alone=self.executor.outlives,
+        )
 
-    def _company(self, job: Job) -> Child | None:
+    def _company(self, job: Job) -> Run | None:
         """The process of another training of the same base model, type and device."""
-        for child in self._slots.children:
-            others = self._slots.of(child)
-            if not child.over and any(_key(other.job) == _key(job) for other in others):
-                return child
+        for run in self._slots.runs:
+            others = self._slots.of(run)
+            if not run.over and any(_key(other.job) == _key(job) for other in others):
+                return run
         return None
 
-    def _ask_to_leave(self, child: Child, job: Job, seconds: float) -> None:
+    def _ask_to_leave(self, run: Run, job: Job, seconds: float) -> None:
         """The others of the process go on; if it takes longer it is killed, and they go on from snapshots."""
         # Who was told to end, or has ended, hears nothing.
         with suppress(OSError):
-            child.command(cancel=job.id)
+            run.leave(job.id)
         if not self._slots.wait_until_free(job.id, seconds):
-            child.kill()
+            run.kill()
 
 
 def _key(job: Job) -> tuple[Any, ...]:

@@ -286,8 +286,11 @@ def reasons(store: JobStore, job: Job, ahead: int | None = None) -> list[str]:
 
 def _where_it_stands(store: JobStore, job: Job, ahead: int | None) -> list[str]:
     if job.state == QUEUED:
+        told = store.events(job, kinds=[kinds.STATE, kinds.WAITING_FOR])
+        if told and told[-1].kind == kinds.WAITING_FOR:
+            return [told[-1].data["text"]]
         ahead = store.ahead_of(job) if ahead is None else ahead
-        return [f"{ahead} queued trainings are before it."]
+        return [f"{ahead} queued training{' is' if ahead == 1 else 's are'} before it."]
     at = job.progress
     if job.state == PAUSED:
         where = f", at update {at['step']} of {at['steps']}" if at else ""

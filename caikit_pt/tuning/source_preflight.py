@@ -20,6 +20,11 @@ class SourcePreflight:
         """Those of all tasks, with the task."""
         return tuple(f"{name}: {told}" for name, found in self.tasks.items() for told in found.warnings)
 
+    @property
+    def device_memory(self) -> int:
+        """That of the task that takes most: they share the base model and take turns with the rest."""
+        return max(found.device_memory for found in self.tasks.values())
+
 
 def source_preflight(plan: SourcePlan, most: int) -> SourcePreflight:
     """Looks through `most` records of all streams in all, or a few more. Raises InvalidRecord."""

@@ -24,7 +24,7 @@ class Told:
 
     def __init__(self, *reports: Report) -> None:
         self._reports = reports
-        self.over = self.paused = self.killed = False
+        self.over = self.is_blameless = self.goes_on = False
 
     def reports(self) -> tuple[Report, ...]:
         return self._reports
@@ -54,7 +54,7 @@ def test_every_end_is_noted_and_frees_the_slot(reports: list[Report], state: str
     assert slot is not None
     assert slots.take(lambda _: job("b")) is None
     child: Any = Told(*reports)
-    slot.child = child
+    slot.run = child
     attendant = Attendant(slots, Ledger(store, tmp_path, 3), Publisher(store, lambda path: None))
     attendant._attend(child)
     assert (store.find("a") or job("a")).state == state

@@ -132,8 +132,9 @@ def test_when_it_has_ended_its_records_are_gone(llama: BaseModel, tmp_path: Path
     plan = plan_of(llama)
     folder = JobFolder(tmp_path / "one")
     folder.create(job(plan), plan)
-    folder.snapshots.mkdir()
-    (folder.snapshots / "000000001.json").write_text("{}")
+    snapshots = folder.run(1).snapshots
+    snapshots.mkdir(parents=True)
+    (snapshots / "000000001.json").write_text("{}")
     folder.log.write_text("log")
     ended = dataclasses.replace(job(plan), state=COMPLETED, reasons=["good"], started=13.0, ended=14.0)
     folder.end(ended)

@@ -12,6 +12,7 @@ from caikit_pt.base_model.model import BaseModel
 from caikit_pt.errors import InvalidParameter, TrainingInterrupted
 from caikit_pt.runtime.job_folder import JobFolder
 from caikit_pt.runtime.job_run import JobRun
+from caikit_pt.runtime.order import Order
 from caikit_pt.runtime.reports import BROKEN, FAILED, INTERRUPTED, Report
 from tests.tuning.training import plan
 
@@ -68,7 +69,18 @@ def test_whatever_ends_a_training_is_told_with_what_to_do(
     JobFolder(tmp_path / "one").create(job("one"), plan(llama))
     monkeypatch.setattr("caikit_pt.tuning.training.tune", fail)
     reports: Any = Reports()
-    JobRun(reports, "one", str(tmp_path / "one"), "cpu", joined=False, seconds=60.0, told=0)._run()
+    order = Order(
+        job="one",
+        folder=str(tmp_path / "one"),
+        fence=1,
+        device="cpu",
+        environment={},
+        joined=False,
+        seconds=60.0,
+        told=0,
+        alone=False,
+    )
+    JobRun(reports, order)._run()
     end = reports.sent[-1]
     assert end.kind == kind
     assert end.data.get("text", "").startswith(text)

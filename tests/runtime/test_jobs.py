@@ -147,7 +147,7 @@ def test_every_job_survives_kills_bit_for_bit(
         losses = [one["data"]["value"] for one in alone.training_logs if one["name"] == "loss"]
         assert curve == losses
         assert tracked(runs / f"job-{number}" / id) == pytest.approx(losses)
-    assert not list((server.state / "jobs").glob("*/snapshots"))
+    assert not list((server.state / "jobs").glob("*/runs"))
 
 
 def test_sigterm_keeps_a_snapshot_and_queues_the_job_again(servers: list[Server], tmp_path: Path) -> None:
@@ -158,7 +158,9 @@ def test_sigterm_keeps_a_snapshot_and_queues_the_job_again(servers: list[Server]
     assert server.stop() < 10
     rows = sqlite3.connect(server.state / "jobs.sqlite3").execute("SELECT state FROM jobs").fetchall()
     assert rows == [("QUEUED",), ("QUEUED",)]
-    reached = json.loads(next((server.state / "jobs" / id / "snapshots").glob("*.json")).stem.lstrip("0"))
+    reached = json.loads(
+        next((server.state / "jobs" / id / "runs").glob("*/snapshots/*.json")).stem.lstrip("0")
+    )
     assert reached > 20
     client = server.start()
     assert ended(client, id) == COMPLETED
@@ -276,7 +278,7 @@ def test_a_paused_training_outlives_the_server(servers: list[Server], tmp_path: 
     wait_for(lambda: state(client, id) == RUNNING)
     assert client.pause(id).state == PAUSED
     assert client.cancel(id) == CANCELED
-    assert not list((server.state / "jobs").glob("*/snapshots"))
+    assert not list((server.state / "jobs").glob("*/runs"))
 
 
 # ---- publication ----

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from caikit_pt.errors import StateUnavailable
+from caikit_pt.runtime.executors.local import LocalExecutor
 from caikit_pt.runtime.job import CANCELED, ERRORED, PAUSED, QUEUED, RUNNING
 from caikit_pt.runtime.job_store import JobStore
 from caikit_pt.runtime.supervisor import Supervisor
@@ -27,7 +28,7 @@ def store(tmp_path: Path) -> JobStore:
 def supervisor(store: JobStore, root: Path, max_attempts: int = 2) -> Supervisor:
     """With a slot, and without a process."""
     settings = replace(SETTINGS, max_attempts=max_attempts)
-    return Supervisor(store, root, slots=1, now=settings, on_published=lambda path: None)
+    return Supervisor(store, root, 1, settings, LocalExecutor(False), on_published=lambda path: None)
 
 
 def test_nothing_that_a_start_fails_with_ends_the_search_for_jobs(
@@ -54,7 +55,7 @@ def test_a_process_that_cannot_be_started_is_a_death(
     def none(*_: object) -> None:
         raise OSError(11, "no more processes")
 
-    monkeypatch.setattr("caikit_pt.runtime.fork_server.ForkServer.wait_until_ready", none)
+    monkeypatch.setattr("caikit_pt.runtime.executors.fork_server.ForkServer.wait_until_ready", none)
     starting = supervisor(store, tmp_path)
     states = []
     for _ in range(3):
@@ -74,7 +75,7 @@ def test_a_job_that_has_no_process_yet_is_cancelled(
         slot.canceled = True
         raise OSError(11, "no more processes")
 
-    monkeypatch.setattr("caikit_pt.runtime.fork_server.ForkServer.wait_until_ready", cancelled)
+    monkeypatch.setattr("caikit_pt.runtime.executors.fork_server.ForkServer.wait_until_ready", cancelled)
     assert starting._start_next()
     assert (store.find("a") or job("a")).state == CANCELED
 
@@ -83,7 +84,7 @@ def test_the_end_of_the_server_is_no_death_of_a_job_that_has_no_process_yet(
     store: JobStore, tmp_path: Path
 ) -> None:
     starting = supervisor(store, tmp_path, max_attempts=1)
-    starting._forks.close()
+    starting.executor.close()
     assert starting._start_next()
     found = store.find("a") or job("a")
     assert (found.state, list(found.reasons)) == (QUEUED, [])
@@ -100,7 +101,7 @@ def test_a_job_that_has_no_process_yet_is_paused(
         slot.paused = True
         raise OSError(11, "no more processes")
 
-    monkeypatch.setattr("caikit_pt.runtime.fork_server.ForkServer.wait_until_ready", paused)
+    monkeypatch.setattr("caikit_pt.runtime.executors.fork_server.ForkServer.wait_until_ready", paused)
     assert starting._start_next()
     assert (store.find("a") or job("a")).state == PAUSED
     assert not starting._start_next()

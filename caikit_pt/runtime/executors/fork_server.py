@@ -1,6 +1,6 @@
 """The process that those of trainings are copies of: its libraries are imported already, and theirs are, too.
 
-    python -m caikit_pt.runtime.fork_server
+    python -m caikit_pt.runtime.executors.fork_server
 
 Its stdin is a socket. It says a byte when it is ready. Each byte that it gets brings three files: a copy's
 stdin and stdout, and a socket on which two ints are told: the copy's number and, once it has ended, its exit

@@ -13,22 +13,22 @@ from typing import Any
 import psutil
 import pytest
 
-from caikit_pt.runtime import fork_server
-from caikit_pt.runtime.child import Child
-from caikit_pt.runtime.fork_server import ForkServer
+from caikit_pt.runtime.executors import fork_server
+from caikit_pt.runtime.executors.child import Child
+from caikit_pt.runtime.executors.fork_server import ForkServer
 from tests.runtime.servers import wait_for
 
 # A process that has asked CUDA for its GPUs, as far as torch says.
 TOUCHED = """
 import torch
 torch.cuda._is_in_bad_fork = lambda: True
-from caikit_pt.runtime import fork_server
+from caikit_pt.runtime.executors import fork_server
 fork_server.main()
 """
 # One that a limit keeps from another process, twice.
 FULL = """
 import os
-from caikit_pt.runtime import fork_server
+from caikit_pt.runtime.executors import fork_server
 fork, tries = os.fork, []
 def full():
     tries.append(1)
@@ -75,7 +75,7 @@ def test_a_copy_is_there_at_once_and_ends_when_it_is_told_to(forks: ForkServer) 
         child.stop()
         assert ended(child).startswith("Its process ended with exit code 0 before the training was done.")
     with pytest.raises(BrokenPipeError):
-        children[0].command(run="nothing")
+        children[0].leave("nothing")
     assert len({child._process.pid for child in children}) == 3
 
 

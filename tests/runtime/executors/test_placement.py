@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from caikit_pt.runtime.placement import Placement, placed
-
-from .jobs import job
+from caikit_pt.runtime.executors.placement import Placement, placed
+from tests.runtime.jobs import job
 
 
 def test_each_job_sees_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

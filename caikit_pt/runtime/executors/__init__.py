@@ -1,0 +1,1 @@
+"""What runs inside caikit's server: the trainer, the data sources, errors with their status."""

@@ -1,0 +1,102 @@
+"""Jobs in processes of a cluster. They go on when the server ends, and the next one finds them again."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Collection, Sequence
+from weakref import WeakSet
+
+from caikit_pt.runtime.executors.cluster import Cluster
+from caikit_pt.runtime.executors.cluster_run import ClusterRun
+from caikit_pt.runtime.executors.executor import Executor
+from caikit_pt.runtime.executors.node import GIB, Node, Resources
+from caikit_pt.runtime.executors.placement import Placement
+from caikit_pt.runtime.job import Job
+from caikit_pt.runtime.job_folder import JobFolder
+
+_LOG = logging.getLogger(__name__)
+# Of a process of trainings, before a base model is there.
+_LIBRARIES = 1 * GIB
+_SECONDS_BETWEEN_SWEEPS = 15.0
+
+
+class ClusterExecutor(Executor):
+    """`each`: what a run needs of a node; where its memory is 0, what its training is predicted to take."""
+
+    outlives = True
+
+    def __init__(self, cluster: Cluster, each: Resources) -> None:
+        self._cluster, self._each = cluster, each
+        self._closing = threading.Event()
+        self._runs = WeakSet[ClusterRun]()
+        self._lock = threading.Lock()
+
+    @property
+    def closed(self) -> bool:
+        """See Executor."""
+        return self._closing.is_set()
+
+    def prepare(self) -> None:
+        """See Executor."""
+        threading.Thread(target=self._sweep, name="cluster", daemon=True).start()
+
+    def why_not(self) -> str:
+        """See Executor."""
+        return self._cluster.why_not()
+
+    def wait_until_ready(self) -> None:
+        """See Executor."""
+        if told := self._cluster.why_not():
+            raise OSError(told)
+
+    def place(self, job: Job, taken: Collection[int]) -> Placement:
+        """See Executor. The cluster shows a run the GPUs that it has."""
+        return Placement("cuda:0" if self._each.gpus else "cpu")
+
+    def run_of(self, job: Job, folder: JobFolder) -> ClusterRun:
+        """See Executor."""
+        run = ClusterRun(self._cluster, job, folder.run(job.fence), self._needs(job), lambda: self.closed)
+        with self._lock:
+            self._runs.add(run)
+        return run
+
+    def found(self, job: Job, folder: JobFolder) -> ClusterRun | None:
+        """See Executor."""
+        if not folder.run(job.fence).order.exists():
+            return None
+        run = self.run_of(job, folder)
+        run.take_over()
+        return run
+
+    def nodes(self) -> Sequence[Node]:
+        """See Executor."""
+        return self._cluster.nodes()
+
+    def close(self) -> None:
+        """See Executor."""
+        self._closing.set()
+        self._cluster.close()
+
+    def _needs(self, job: Job) -> Resources:
+        # On a GPU the weights are in a memory that clusters don't count.
+        memory = self._each.memory or _LIBRARIES + (0 if self._each.gpus else job.memory)
+        return Resources(cpus=self._each.cpus, gpus=self._each.gpus, memory=memory)
+
+    def _sweep(self) -> None:
+        """Ends runs that nobody attends to: the cluster couldn't be reached when they were given up."""
+        strangers = set[str]()
+        while not self._closing.wait(_SECONDS_BETWEEN_SWEEPS):
+            try:
+                found = set(self._cluster.running()) - self._own()
+                # Whoever is new may just have been started.
+                for name in found & strangers:
+                    _LOG.warning("%s is ended in %s: nobody waits for it", name, self._cluster.name)
+                    self._cluster.kill(name)
+                strangers = found
+            except OSError:
+                continue
+
+    def _own(self) -> set[str]:
+        with self._lock:
+            return {run.name for run in self._runs if not run.over}

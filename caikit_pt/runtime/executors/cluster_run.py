@@ -1,0 +1,172 @@
+"""A run in a cluster, as the server sees it: by the files of its folder, and by whom the cluster knows."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from caikit_pt.runtime.executors.cluster import Cluster
+from caikit_pt.runtime.executors.executor import Run
+from caikit_pt.runtime.executors.keeper import SECONDS_BETWEEN_BEATS
+from caikit_pt.runtime.executors.node import Resources
+from caikit_pt.runtime.job import WAITING_FOR, Job
+from caikit_pt.runtime.json_file import read_json, write_json
+from caikit_pt.runtime.order import Order
+from caikit_pt.runtime.reports import ENDS, Report, received
+from caikit_pt.runtime.run_folder import RunFolder
+
+_LOG = logging.getLogger(__name__)
+_SECONDS_BETWEEN_LOOKS = 0.2
+# The cluster is asked that often whether it still has the run.
+_SECONDS_BETWEEN_QUESTIONS = 1.0
+# Where nobody can tell, it is given up when it has been silent for so long.
+_SECONDS_OF_SILENCE = 60 * SECONDS_BETWEEN_BEATS
+# Files of a shared disk may be seen that much later than what the cluster says.
+_SECONDS_FOR_FILES = 2.0
+_SECONDS_BETWEEN_REASONS = 5.0
+
+
+class ClusterRun(Run):
+    """`closed`: whether the server ends; the run goes on then."""
+
+    def __init__(
+        self, cluster: Cluster, job: Job, files: RunFolder, needs: Resources, closed: Callable[[], bool]
+    ) -> None:
+        super().__init__()
+        self._cluster, self._files, self._needs, self._closed = cluster, files, needs, closed
+        self._job, self._heard = job.id, job.heard
+        self._name, self._is_asked = f"{job.id}-{job.fence}", False
+        self._offset = self._lines = 0
+        self._beat = b"", 0.0
+        # It has told something, at some time.
+        self._is_under_way = bool(job.heard)
+        self._given_up = False
+
+    @property
+    def name(self) -> str:
+        """What the cluster knows it by."""
+        return self._name
+
+    def begin(self, order: Order) -> None:
+        """See Run. Where the cluster can't be reached the run is over, and nothing is said of its job."""
+        try:
+            self._files.directory.mkdir(parents=True, exist_ok=True)
+            write_json(self._files.order, asdict(order))
+            if not self.killed:
+                self._name = self._cluster.start(Path(order.folder), order.fence, self._needs)
+                self._is_asked = True
+        except OSError:
+            self.killed = self._given_up = True
+            raise
+        if self.killed:
+            self.kill()
+
+    def take_over(self) -> None:
+        """It was begun by an earlier server."""
+        self._is_asked = True
+
+    def leave(self, id: str) -> None:
+        """See Run."""
+        self.stop()
+
+    def stop(self) -> None:
+        """See Run."""
+        if not self._is_under_way:
+            self.kill()
+            return
+        with suppress(OSError):
+            self._files.leave.touch()
+
+    def kill(self) -> None:
+        """See Run. Where the cluster can't be reached it is given up: a later run counts for more."""
+        self.killed = self.over = True
+        try:
+            if self._is_asked:
+                self._cluster.kill(self._name)
+        except OSError as error:
+            _LOG.warning("%s can't be ended, and is given up: %s", self._name, error)
+        self._given_up = True
+
+    def reports(self) -> Iterator[Report]:
+        """See Run."""
+        asked, told, text = 0.0, time.monotonic(), ""
+        while not self._closed():
+            ended = False
+            for report in self._new_reports():
+                ended = ended or report.kind in ENDS
+                yield report
+            if ended or self._given_up:
+                return
+            now = time.monotonic()
+            if self._is_asked and now >= asked + _SECONDS_BETWEEN_QUESTIONS:
+                asked = now
+                if not self._lives():
+                    # What it has told last may be seen only now.
+                    time.sleep(_SECONDS_FOR_FILES)
+                    yield from self._new_reports()
+                    return
+            if self._is_asked and not self._is_under_way and now >= told + _SECONDS_BETWEEN_REASONS:
+                told, before, text = now, text, self._why_waiting()
+                if text not in ("", before):
+                    yield Report(self._job, WAITING_FOR, {"text": text})
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+        self.goes_on = True
+
+    def cause_of_death(self) -> str:
+        """See Run."""
+        try:
+            code = int(read_json(self._files.end)["code"])
+        except (OSError, ValueError, KeyError):
+            return f"Its process, or the node that it was on, is gone from {self._cluster.name}."
+        if code >= 0:
+            return f"Its process in {self._cluster.name} ended with exit code {code} before it was done."
+        likely = ", as it is where memory runs out" if -code == signal.SIGKILL else ""
+        return f"Its process in {self._cluster.name} was ended by signal {-code}{likely}."
+
+    def _new_reports(self) -> Iterator[Report]:
+        """Those that weren't noted yet, of which there may be none."""
+        for line in self._new_lines():
+            self._is_under_way = True
+            self._lines += 1
+            for report in received([line]):
+                if self._lines > self._heard:
+                    yield replace(report, number=self._lines)
+
+    def _new_lines(self) -> Sequence[str]:
+        """Those that are whole."""
+        try:
+            with self._files.reports.open("rb") as reports:
+                reports.seek(self._offset)
+                told = reports.read()
+        except OSError:
+            return ()
+        whole = told[: told.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        return whole.decode("utf-8", "replace").splitlines()
+
+    def _lives(self) -> bool:
+        try:
+            return self._name in self._cluster.running()
+        except OSError:
+            return self._is_heard()
+
+    def _is_heard(self) -> bool:
+        """Whether it has shown itself lately. One that has never done so waits for room."""
+        now, beat = time.monotonic(), b""
+        with suppress(OSError):
+            beat = self._files.alive.read_bytes()
+        # By the clock here: others go otherwise.
+        if beat != self._beat[0]:
+            self._beat = beat, now
+        return not beat or now - self._beat[1] < _SECONDS_OF_SILENCE
+
+    def _why_waiting(self) -> str:
+        try:
+            return self._cluster.why_waiting(self._needs)
+        except OSError as error:
+            return f"{self._cluster.name} can't be asked now: {error}"

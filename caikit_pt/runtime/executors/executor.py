@@ -1,0 +1,100 @@
+"""Where jobs are run: in processes of this machine (local.py), or in those of a cluster."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterator, Sequence
+
+from caikit_pt.runtime.executors.node import Node
+from caikit_pt.runtime.executors.placement import Placement
+from caikit_pt.runtime.job import Job
+from caikit_pt.runtime.job_folder import JobFolder
+from caikit_pt.runtime.order import Order
+from caikit_pt.runtime.reports import Report
+
+
+class Run(ABC):
+    """A process with a job, or, where trainings are joined, with those of one base model."""
+
+    def __init__(self) -> None:
+        # It was ended, or told to end, from here: that is no death.
+        self.killed = self.paused = False
+        # The server ends, and it doesn't.
+        self.goes_on = False
+        # No job may be given to it any more.
+        self.over = False
+
+    @property
+    def is_blameless(self) -> bool:
+        """Whether its end says nothing of its jobs."""
+        return self.killed or self.paused
+
+    @abstractmethod
+    def begin(self, order: Order) -> None:
+        """One more job of it. Raises OSError where the process is gone, or was told to end."""
+
+    @abstractmethod
+    def leave(self, id: str) -> None:
+        """A job of it is to end behind a snapshot; the others go on. Raises OSError as `begin` does."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """Whatever it does, it keeps a snapshot and ends."""
+
+    @abstractmethod
+    def kill(self) -> None:
+        """It and all its children, at once."""
+
+    @abstractmethod
+    def reports(self) -> Iterator[Report]:
+        """All that it tells, until nothing more will come."""
+
+    @abstractmethod
+    def cause_of_death(self) -> str:
+        """Why it has ended, in words; waits until it has."""
+
+
+class Executor(ABC):
+    """Runs jobs. Any thread may call."""
+
+    # Whether trainings of one base model share a process.
+    joins = False
+    # Whether a run goes on when the server ends; the next one finds it again.
+    outlives = False
+
+    @property
+    @abstractmethod
+    def closed(self) -> bool:
+        """Whether there are no more runs."""
+
+    @abstractmethod
+    def prepare(self) -> None:
+        """Whatever takes time and can be done before the first run. Raises OSError."""
+
+    @abstractmethod
+    def why_not(self) -> str:
+        """Why no run can begin now, whatever its job; empty where it can."""
+
+    @abstractmethod
+    def wait_until_ready(self) -> None:
+        """Some seconds at times. Raises OSError where there can be no run."""
+
+    @abstractmethod
+    def place(self, job: Job, taken: Collection[int]) -> Placement:
+        """Where a job is trained, besides the GPUs that are `taken`."""
+
+    @abstractmethod
+    def run_of(self, job: Job, folder: JobFolder) -> Run:
+        """A process for a job, which has still to be begun in it. Raises OSError."""
+
+    @abstractmethod
+    def found(self, job: Job, folder: JobFolder) -> Run | None:
+        """The run of a job that an earlier server began and that may go on; None where there is none."""
+
+    @abstractmethod
+    def nodes(self) -> Sequence[Node]:
+        """The machines that it has. Raises OSError where nobody can tell now."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """There are no more runs; those that are there live on."""

@@ -1,0 +1,69 @@
+"""Jobs in processes of this machine, copies of one that is ready. They end with the server."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Sequence
+from socket import gethostname
+
+from caikit_pt.runtime.executors.child import Child
+from caikit_pt.runtime.executors.executor import Executor
+from caikit_pt.runtime.executors.fork_server import ForkServer
+from caikit_pt.runtime.executors.node import Node, Resources
+from caikit_pt.runtime.executors.placement import Placement, placed
+from caikit_pt.runtime.job import Job
+from caikit_pt.runtime.job_folder import JobFolder
+
+
+class LocalExecutor(Executor):
+    """`joins`: whether trainings of one base model share a process."""
+
+    def __init__(self, joins: bool) -> None:
+        self.joins = joins
+        self._forks = ForkServer()
+
+    @property
+    def closed(self) -> bool:
+        """See Executor."""
+        return self._forks.closed
+
+    def prepare(self) -> None:
+        """See Executor."""
+        self._forks.prepare()
+
+    def why_not(self) -> str:
+        """See Executor."""
+        return ""
+
+    def wait_until_ready(self) -> None:
+        """See Executor."""
+        self._forks.wait_until_ready()
+
+    def place(self, job: Job, taken: Collection[int]) -> Placement:
+        """See Executor."""
+        return placed(job, taken, self.joins)
+
+    def run_of(self, job: Job, folder: JobFolder) -> Child:
+        """See Executor."""
+        return Child(self._forks)
+
+    def found(self, job: Job, folder: JobFolder) -> None:
+        """None goes on without its server."""
+
+    def nodes(self) -> Sequence[Node]:
+        """See Executor."""
+        import torch
+
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        gpus = torch.cuda.device_count()
+        return [
+            Node(
+                name=gethostname(),
+                lives=True,
+                all=Resources(cpus=os.cpu_count() or 1, gpus=gpus, memory=memory),
+            )
+        ]
+
+    def close(self) -> None:
+        """See Executor."""
+        self._forks.close()
