@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from caikit_pt.client import ServerError
-from caikit_pt.commands import asking, judging, prompts, server, sources, training
+from caikit_pt.commands import asking, judging, nodes, prompts, server, sources, training
 from caikit_pt.commands.options import Commands
 from caikit_pt.commands.outcome import DONE, FAILED, INTERRUPTED, UNREACHABLE, USAGE, WrongCommand
 
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="caikit-pt", description="Tune soft prompts and ask them.")
     commands = Commands(parser)
-    for group in (server, training, prompts, sources, asking, judging):
+    for group in (server, training, nodes, prompts, sources, asking, judging):
         group.add_to(commands)
     return parser
 

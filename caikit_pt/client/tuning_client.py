@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from caikit_pt.asking import IN_FLIGHT, Asking
 from caikit_pt.client.connection import Call, Connection, Stubs
 from caikit_pt.client.message import as_training, plain, struct
+from caikit_pt.client.node import Nodes, as_nodes
 from caikit_pt.client.prompt import Prompt, as_prompt
 from caikit_pt.client.request import GivenRecords, cancel_message, evaluation_message, id_of, train_message
 from caikit_pt.client.security import Pem, Security
@@ -230,6 +231,14 @@ class TuningClient:
             part.replace(file)
         finally:
             part.unlink(missing_ok=True)
+
+    # ---- machines ----
+
+    def nodes(self) -> Nodes:
+        """Where trainings are run."""
+        from caikit_pt.runtime.tuning_messages import ListNodesRequest
+
+        return as_nodes(self._connection.answer(self._stubs.tuning.ListNodes, ListNodesRequest().to_proto()))
 
     # ---- source prompts ----
 

@@ -39,12 +39,15 @@ from caikit_pt.errors import (
 from caikit_pt.module import PeftPromptTuning
 from caikit_pt.paths import check_plain_name
 from caikit_pt.runtime import job as kinds
-from caikit_pt.runtime.job import COMPLETED, PAUSED, PROMPT, QUEUED, SOURCE, TERMINAL, Job
+from caikit_pt.runtime.executors.node import Node
+from caikit_pt.runtime.job import COMPLETED, PAUSED, PROMPT, QUEUED, RUNNING, SOURCE, TERMINAL, Job
 from caikit_pt.runtime.job_store import JobStore
 from caikit_pt.runtime.making import Plan
 from caikit_pt.runtime.makings import PROMPTS
 from caikit_pt.runtime.state_directory import StateDirectory
 from caikit_pt.runtime.training_quotas import TrainingQuotas
+from caikit_pt.runtime.tuning_messages import ListNodesResponse
+from caikit_pt.runtime.tuning_messages import Node as NodeMessage
 from caikit_pt.soft_prompt.publication import check_replaceable
 from caikit_pt.soft_prompt.source_library import SourceLibrary
 from caikit_pt.status import caikit_errors
@@ -176,6 +179,22 @@ class PromptTuningTrainer(ModelTrainerBase):
         if job is None or not call.may("watch", job.model_name):
             raise UnknownJob(id)
         return job
+
+    def nodes(self) -> ListNodesResponse:
+        """Where jobs are run, and how many run and wait."""
+        executor, counts = self._opened.supervisor.executor, self.store.counts()
+        found, problem = list[Node](), executor.why_not()
+        try:
+            found = list(executor.nodes())
+        except OSError as error:
+            problem = problem or str(error)
+        return ListNodesResponse(
+            executor=settings.current().executor.kind,
+            problem=problem,
+            running=counts[RUNNING],
+            queued=counts[QUEUED],
+            nodes=[_node(one) for one in found],
+        )
 
     def cancel(self, id: str) -> None:
         """Ends a job and returns when its device is free. One that has ended stays as it is.
@@ -336,6 +355,21 @@ def _serves() -> bool:
     """Whether this process is caikit's server, started as `python -m caikit.runtime`."""
     spec = getattr(sys.modules.get("__main__"), "__spec__", None)
     return spec is not None and spec.name == "caikit.runtime.__main__"
+
+
+def _node(node: Node) -> NodeMessage:
+    free = node.free
+    return NodeMessage(
+        name=node.name,
+        lives=node.lives,
+        cpus=node.all.cpus,
+        gpus=node.all.gpus,
+        memory_bytes=node.all.memory,
+        free_cpus=free.cpus if free else None,
+        free_gpus=free.gpus if free else None,
+        free_memory_bytes=free.memory if free else None,
+        labels=list(node.labels),
+    )
 
 
 def _moment(seconds: float | None) -> datetime | None:

@@ -413,3 +413,36 @@ class Description(DataObjectBase):
     version: Annotated[str, FieldNumber(2)]
     base_models: Annotated[List[str], FieldNumber(3)]
     parameters: Annotated[Optional[JsonDict], FieldNumber(4)]
+
+
+@caikit.core.dataobject(package=PACKAGE)
+class ListNodesRequest(DataObjectBase):
+    """The machines on which this server's trainings are run."""
+
+
+@caikit.core.dataobject(package=PACKAGE)
+class Node(DataObjectBase):
+    """A machine: what it has, and what of it is free where that is known; memory in bytes. `labels` are
+    NAME=VALUE."""
+
+    name: Annotated[str, FieldNumber(1)]
+    lives: Annotated[bool, FieldNumber(2)]
+    cpus: Annotated[float, FieldNumber(3)]
+    gpus: Annotated[float, FieldNumber(4)]
+    memory_bytes: Annotated[int, FieldNumber(5)]
+    free_cpus: Optional[Annotated[float, FieldNumber(6)]]
+    free_gpus: Optional[Annotated[float, FieldNumber(7)]]
+    free_memory_bytes: Optional[Annotated[int, FieldNumber(8)]]
+    labels: Annotated[List[str], FieldNumber(9)]
+
+
+@caikit.core.dataobject(package=PACKAGE)
+class ListNodesResponse(DataObjectBase):
+    """`executor` is what runs them (local or ray), `problem` why it can't now, `running` and `queued` are how
+    many trainings run and wait."""
+
+    executor: Annotated[str, FieldNumber(1)]
+    problem: Annotated[str, FieldNumber(2)]
+    running: Annotated[int, FieldNumber(3)]
+    queued: Annotated[int, FieldNumber(4)]
+    nodes: Annotated[List[Node], FieldNumber(5)]

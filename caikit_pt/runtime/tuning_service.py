@@ -261,6 +261,11 @@ class TuningServicer:
         """Of this server."""
         return described().to_proto()
 
+    @_answering
+    def ListNodes(self, request: Any, context: Any) -> Any:
+        """Of the executor that there is."""
+        return self._trainer.nodes().to_proto()
+
     def Evaluate(self, request: Any, context: Any) -> Iterator[Any]:
         """Raises InvalidParameter for what can't be evaluated, and NOT_FOUND for a prompt that isn't there.
 

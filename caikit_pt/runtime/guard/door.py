@@ -170,6 +170,7 @@ _SERVICES: dict[str, dict[str, Door]] = {
         "Tokenize": Door(GENERATE, ANSWERS, models=("model_name",)),
         "Detokenize": Door(GENERATE, ANSWERS, models=("model_name",)),
         "Describe": Door(KNOW, CONTROL),
+        "ListNodes": Door(KNOW, CONTROL),
         "Evaluate": Door(GENERATE, WATCHES, models=("model_name", "against"), most_bytes=_WITH_RECORDS),
     },
     r"caikit\.runtime\.\w+\.\w+Service": {

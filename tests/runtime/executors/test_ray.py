@@ -1,0 +1,226 @@
+"""Trainings on a real Ray cluster of this machine, whose nodes, head and server are killed and frozen.
+
+`make cluster` does all of it; `make test` has what takes no minutes.
+"""
+
+from __future__ import annotations
+
+import random
+import signal
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+
+from caikit_pt.base_model.model import BaseModel
+from caikit_pt.client import CANCELED, COMPLETED, PAUSED, QUEUED, RUNNING, TuningClient
+from caikit_pt.tuning.plan import make_plan
+from caikit_pt.tuning.tuner import tune
+from tests.conftest import SETTINGS
+from tests.runtime.executors.ray_nodes import RayNodes, ray_nodes
+from tests.runtime.servers import QUICK, RECORDS, Server, wait_for
+from tests.runtime.test_jobs import LONG, ended, state, step, tuned
+from tests.whole import WHOLE
+
+pytest.importorskip("ray", reason="needs the extra ray")
+_JOBS = 20
+_FEW: dict[str, Any] = {**QUICK, "num_epochs": 300}
+_SECONDS = 240.0
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[RayNodes]:
+    with ray_nodes(2) as made:
+        yield made
+
+
+@pytest.fixture
+def server(nodes: RayNodes, tmp_path: Path) -> Iterator[Server]:
+    made = Server(
+        tmp_path,
+        EXECUTOR_KIND="ray",
+        EXECUTOR_ADDRESS=nodes.address,
+        CHECKPOINT_SECONDS=0.3,
+        MAX_ATTEMPTS=100,
+    )
+    yield made
+    made.close()
+
+
+def process_of(server: Server, id: str) -> psutil.Process | None:
+    """That which trains a job, on whatever node."""
+    log = server.state / "jobs" / id / "log.txt"
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            told = process.cmdline()
+            if "caikit_pt.runtime.job_process" in told and any(
+                Path(one.path) == log for one in process.open_files()
+            ):
+                return process
+    return None
+
+
+def running(server: Server, client: TuningClient, id: str, updates: int = 5) -> psutil.Process:
+    """Its process, when it has made some updates."""
+    wait_for(lambda: step(client, id) >= updates, _SECONDS)
+    found = process_of(server, id)
+    assert found is not None
+    return found
+
+
+def fence(server: Server, id: str) -> int:
+    """How many runs it has had."""
+    with sqlite3.connect(server.state / "jobs.sqlite3") as database:
+        return int(database.execute("SELECT fence FROM jobs WHERE id = ?", (id,)).fetchone()[0])
+
+
+def check_bits(server: Server, name: str, base: BaseModel, request: dict[str, Any]) -> None:
+    """Its prompt and its curve are those of a training that nothing has happened to."""
+    plan = make_plan({**request, "base_model": base.checkpoint.name}, RECORDS, None, SETTINGS)
+    alone = tune(plan, base)
+    prompt, curve = tuned(server.models, name)
+    (expected,) = alone.prompt.tensors.values()
+    assert torch.equal(prompt.view(torch.int32), expected.view(torch.int32))
+    assert curve == [one["data"]["value"] for one in alone.training_logs if one["name"] == "loss"]
+
+
+def test_it_ends_with_the_bits_of_a_training_here(server: Server, nodes: RayNodes, llama: BaseModel) -> None:
+    client = server.start()
+    request = {**_FEW, "num_epochs": 30}
+    id = client.tune("one", base_model=llama.checkpoint.name, records=RECORDS, **request)
+    assert ended(client, id, _SECONDS) == COMPLETED
+    assert [event.state for event in client.watch(id) if event.state][:2] == [QUEUED, RUNNING]
+    check_bits(server, "one", llama, request)
+    found = client.nodes()
+    assert (found.executor, found.problem) == ("ray", "")
+    assert sorted(one.cpus for one in found.nodes if one.lives) == [0.0, 1.0, 1.0]
+    # Records aren't kept where nobody needs them any more.
+    assert not (server.state / "jobs" / id / "runs").exists()
+
+
+def test_it_goes_on_elsewhere_when_its_node_dies(server: Server, nodes: RayNodes, t5: BaseModel) -> None:
+    client = server.start()
+    id = client.tune("moved", base_model=t5.checkpoint.name, records=RECORDS, **_FEW)
+    nodes.kill(nodes.of(running(server, client, id, 20)))
+    assert ended(client, id, _SECONDS) == COMPLETED
+    assert fence(server, id) == 2
+    check_bits(server, "moved", t5, _FEW)
+    nodes.nodes.append(nodes.add())
+
+
+def test_it_goes_on_without_its_server(server: Server, llama: BaseModel) -> None:
+    """The next one tells what nobody heard."""
+    client = server.start()
+    id = client.tune("alone", base_model=llama.checkpoint.name, records=RECORDS, **_FEW)
+    process = running(server, client, id)
+    server.kill()
+    process.wait(_SECONDS)
+    client = server.start()
+    assert ended(client, id, _SECONDS) == COMPLETED
+    assert fence(server, id) == 1
+    told = [event.progress.step for event in client.watch(id) if event.kind == "progress" and event.progress]
+    assert told == sorted(set(told))
+    assert told[-1] == _FEW["num_epochs"]
+    check_bits(server, "alone", llama, _FEW)
+
+
+def test_what_a_frozen_node_does_later_counts_for_nothing(
+    server: Server, nodes: RayNodes, t5: BaseModel
+) -> None:
+    client = server.start()
+    request = {**_FEW, "num_epochs": 1500}
+    id = client.tune("frozen", base_model=t5.checkpoint.name, records=RECORDS, **request)
+    process = running(server, client, id, 20)
+    node = nodes.of(process)
+    nodes.signal(node, signal.SIGSTOP)
+    try:
+        wait_for(lambda: fence(server, id) == 2 and process_of(server, id) not in (None, process), _SECONDS)
+    finally:
+        # Its process lives on for a while, and writes.
+        nodes.signal(node, signal.SIGCONT)
+    assert ended(client, id, _SECONDS) == COMPLETED
+    assert fence(server, id) == 2
+    check_bits(server, "frozen", t5, request)
+    nodes.kill(node)
+    nodes.nodes.append(nodes.add())
+
+
+def test_it_is_paused_resumed_and_cancelled(server: Server, t5: BaseModel) -> None:
+    client = server.start()
+    id = client.tune("paused", base_model=t5.checkpoint.name, records=RECORDS, **LONG)
+    process = running(server, client, id)
+    assert client.pause(id).state == PAUSED
+    process.wait(10)
+    reached = step(client, id)
+    client.resume(id)
+    process = running(server, client, id, reached + 1)
+    assert client.cancel(id) == CANCELED
+    process.wait(10)
+
+
+def test_what_has_no_room_says_what_it_needs(nodes: RayNodes, tmp_path: Path, t5: BaseModel) -> None:
+    asked = {"EXECUTOR_CPUS": "64", "EXECUTOR_LABELS": "zone=a"}
+    server = Server(tmp_path, EXECUTOR_KIND="ray", EXECUTOR_ADDRESS=nodes.address, **asked)
+    try:
+        client = server.start()
+        id = client.tune("large", base_model=t5.checkpoint.name, records=RECORDS, **QUICK)
+        wait_for(lambda: "64 CPUs" in client.training(id).reasons[0])
+        training = client.training(id)
+        assert training.state == QUEUED
+        assert training.reasons[0].endswith("on a node with zone=a, and the Ray cluster has no such node.")
+        assert client.cancel(id) == CANCELED
+    finally:
+        server.close()
+
+
+@pytest.mark.skipif(not WHOLE, reason="`make cluster` has it")
+def test_no_job_is_lost_whatever_dies(tmp_path: Path, llama: BaseModel, t5: BaseModel) -> None:
+    """20 jobs; a node is killed, then the head, then the server."""
+    with ray_nodes(2) as nodes:
+        server = Server(
+            tmp_path,
+            EXECUTOR_KIND="ray",
+            EXECUTOR_ADDRESS=nodes.address,
+            CHECKPOINT_SECONDS=0.3,
+            MAX_ATTEMPTS=100,
+        )
+        try:
+            client = server.start()
+            jobs = {}
+            for number in range(_JOBS):
+                base = (llama, t5)[number % 2]
+                request = {**_FEW, "seed": number}
+                id = client.tune(f"job-{number}", base_model=base.checkpoint.name, records=RECORDS, **request)
+                jobs[id] = f"job-{number}", base, request
+            began = time.monotonic()
+            wait_for(lambda: any(step(client, id) for id in jobs), _SECONDS)
+            nodes.kill(random.Random(1).choice(nodes.nodes))
+            nodes.nodes.append(nodes.add())
+            _some_more(client, jobs)
+            nodes.restart_head()
+            _some_more(client, jobs)
+            server.kill()
+            time.sleep(2)
+            client = server.start()
+            for id in jobs:
+                assert ended(client, id, 900) == COMPLETED, client.training(id).reasons
+            seconds = time.monotonic() - began
+            runs = [fence(server, id) for id in jobs]
+            print(f"{_JOBS} jobs in {seconds:.0f} s, with {sum(runs)} runs, at most {max(runs)} of one")
+            for name, base, request in jobs.values():
+                check_bits(server, name, base, request)
+            assert sum(runs) > _JOBS
+        finally:
+            server.close()
+
+
+def _some_more(client: TuningClient, jobs: dict[str, Any]) -> None:
+    """Until two more of them are done."""
+    done = sum(state(client, id) == COMPLETED for id in jobs)
+    wait_for(lambda: sum(state(client, id) == COMPLETED for id in jobs) >= done + 2, _SECONDS)
