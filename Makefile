@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= 1
 # And where there are more, those that wait for others sleep.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help demo test whole check serve web protos docs interop harness models attack rolling shapes soak survive vllm perturbed versions versions-oldest versions-newest bench-training bench-quality bench-starts bench-serving bench-jobs bench-guard gpu install clean
+.PHONY: help demo test whole check serve web protos docs interop harness models attack rolling shapes soak survive cluster vllm perturbed versions versions-oldest versions-newest bench-training bench-quality bench-starts bench-serving bench-jobs bench-guard gpu install clean
 
 help:  ## What can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -87,6 +87,9 @@ attack: $(INSTALLED)  ## Attack a server of its own with everything in attacks/,
 
 rolling: $(INSTALLED)  ## Restart two servers in turns while 64 clients ask them, and compare every answer
 	ROLLING_CLIENTS=64 ROLLING_REQUESTS=$${ROLLING_REQUESTS:-2000} $(BIN)/python -m pytest tests/runtime/test_rolling.py -s
+
+cluster: $(INSTALLED)  ## Run trainings on a Ray cluster of this machine whose nodes, head and server are killed and frozen (some minutes)
+	WHOLE=1 $(BIN)/python -m pytest tests/runtime/executors/test_ray.py -s
 
 survive: $(INSTALLED)  ## Kill worker and server twenty times while they train, and compare each prompt with its run without kills
 	KILLS=20 QUEUED=200 $(BIN)/python -m pytest tests/runtime/test_jobs.py -s

@@ -26,7 +26,6 @@ from tests.conftest import SETTINGS
 from tests.runtime.executors.ray_nodes import RayNodes, ray_nodes
 from tests.runtime.servers import QUICK, RECORDS, Server, wait_for
 from tests.runtime.test_jobs import LONG, ended, state, step, tuned
-from tests.whole import WHOLE
 
 pytest.importorskip("ray", reason="needs the extra ray")
 _JOBS = 20
@@ -53,24 +52,21 @@ def server(nodes: RayNodes, tmp_path: Path) -> Iterator[Server]:
     made.close()
 
 
-def process_of(server: Server, id: str) -> psutil.Process | None:
-    """That which trains a job, on whatever node."""
-    log = server.state / "jobs" / id / "log.txt"
+def processes_of(server: Server, id: str) -> list[psutil.Process]:
+    """Those that train a job, on whatever nodes."""
+    log, found = server.state / "jobs" / id / "log.txt", list[psutil.Process]()
     for process in psutil.process_iter():
         with suppress(psutil.Error):
-            told = process.cmdline()
-            if "caikit_pt.runtime.job_process" in told and any(
-                Path(one.path) == log for one in process.open_files()
-            ):
-                return process
-    return None
+            is_one = "caikit_pt.runtime.job_process" in process.cmdline()
+            if is_one and any(Path(one.path) == log for one in process.open_files()):
+                found.append(process)
+    return found
 
 
 def running(server: Server, client: TuningClient, id: str, updates: int = 5) -> psutil.Process:
     """Its process, when it has made some updates."""
     wait_for(lambda: step(client, id) >= updates, _SECONDS)
-    found = process_of(server, id)
-    assert found is not None
+    (found,) = processes_of(server, id)
     return found
 
 
@@ -140,7 +136,7 @@ def test_what_a_frozen_node_does_later_counts_for_nothing(
     node = nodes.of(process)
     nodes.signal(node, signal.SIGSTOP)
     try:
-        wait_for(lambda: fence(server, id) == 2 and process_of(server, id) not in (None, process), _SECONDS)
+        wait_for(lambda: fence(server, id) == 2 and len(processes_of(server, id)) == 2, _SECONDS)
     finally:
         # Its process lives on for a while, and writes.
         nodes.signal(node, signal.SIGCONT)
@@ -179,7 +175,6 @@ def test_what_has_no_room_says_what_it_needs(nodes: RayNodes, tmp_path: Path, t5
         server.close()
 
 
-@pytest.mark.skipif(not WHOLE, reason="`make cluster` has it")
 def test_no_job_is_lost_whatever_dies(tmp_path: Path, llama: BaseModel, t5: BaseModel) -> None:
     """20 jobs; a node is killed, then the head, then the server."""
     with ray_nodes(2) as nodes:
