@@ -63,6 +63,9 @@ class Executor:
     memory_mib: int = _default("executor.memory_mib")
     # NAME=VALUE, separated by commas.
     labels: str = _default("executor.labels")
+    namespace: str = _default("executor.namespace")
+    pod_template: str = _default("executor.pod_template")
+    queue: str = _default("executor.queue")
 
     @property
     def node_labels(self) -> Mapping[str, str]:
@@ -217,7 +220,8 @@ _COUNTS = ("requests_under_way", "queued_trainings", "training_records")
 _OF_ALL = ("requests_per_second", "tokens_per_minute", "requests_under_way", "stored_mib")
 _WEB_TEXTS = ("host", "names", "cert", "key", "server", "directory")
 _WEB = (*_WEB_TEXTS, "port", "max_file_mib", "max_files_mib")
-_EXECUTOR = ("kind", "address", "token_file", "cpus", "gpus", "memory_mib", "labels")
+_EXECUTOR_TEXTS = ("address", "token_file", "labels", "namespace", "pod_template", "queue")
+_EXECUTOR = ("kind", *_EXECUTOR_TEXTS, "cpus", "gpus", "memory_mib")
 _QUOTAS = {"each": (*_OF_ALL, "queued_trainings", "training_records", "training_mib"), "all": _OF_ALL}
 # What a principal may be allowed to do (runtime/guard/door.py).
 ACTIONS = ("generate", "tune", "watch", "cancel", "share", "deploy")
@@ -264,8 +268,8 @@ _ROWS = ParameterTable(
     row("checkpoint_seconds", float, 0),
     row("max_attempts", int, 1),
     row("retention_days", float, 0),
-    row("executor.kind", str, choices=("local", "ray")),
-    *(row(f"executor.{name}", str) for name in ("address", "token_file", "labels")),
+    row("executor.kind", str, choices=("local", "ray", "kubernetes")),
+    *(row(f"executor.{name}", str) for name in _EXECUTOR_TEXTS),
     row("executor.cpus", float, 0, above_low=True),
     row("executor.gpus", float, 0),
     row("executor.memory_mib", int, 0),
@@ -513,15 +517,11 @@ def _web(value: Any) -> Web:
 
 
 def _executor(value: Any) -> Executor:
-    """Raises InvalidParameter for what is no section, for a label without a value, and a cluster of none."""
+    """Raises InvalidParameter for what is no section, and for a label without a value."""
     _check_section("executor", value, _EXECUTOR)
     found = Executor(**_values("executor", value, _EXECUTOR))
     if any(not name or not worth for name, worth in found.node_labels.items()):
         raise InvalidParameter(as_set("executor.labels"), found.labels, "NAME=VALUE, NAME=VALUE ...")
-    if found.kind == "ray" and not found.address:
-        raise InvalidParameter(
-            as_set("executor.address"), "", "HOST:PORT of the head of a Ray cluster, or auto"
-        )
     return found
 
 

@@ -53,6 +53,9 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         {"tracking": {"tensorboard": {"directory": 7}}},
         "tracking.tensorboard.directory: 7 .* text",
     ),
+    "another executor": ({"executor": {"kind": "slurm"}}, "executor.kind: 'slurm' .* local, ray, kubernetes"),
+    "a slip in an executor": ({"executor": {"gpu": 1}}, "executor: 'gpu' .* gpus"),
+    "a label without a value": ({"executor": {"labels": "zone"}}, "executor.labels: 'zone' .* NAME=VALUE"),
     "access as text": ({"access": "x"}, "access: 'x' .* a section"),
     "a slip in access": ({"access": {"token_file": "x"}}, "access: 'token_file' .* tokens_file"),
     "a rule without models": (

@@ -80,6 +80,8 @@ KEPT: dict[str, tuple[str, ...]] = {
     "runtime/executors/test_ray.py::test_it_goes_on_without_its_server": (),
     "runtime/executors/test_ray.py::test_it_is_paused_resumed_and_cancelled": (),
     "runtime/executors/test_ray.py::test_no_job_is_lost_whatever_dies": (),
+    "runtime/executors/test_kubernetes.py::test_what_kueue_has_not_let_begin_waits": (),
+    "runtime/executors/test_kubernetes.py::test_a_cluster_that_is_away_begins_nothing_and_comes_back": (),
     "runtime/test_jobs.py::test_a_crash_is_a_reason_on_its_job_and_on_nothing_else": ("11",),
     # Of a watch on a server that ends and comes again there is one more, of the command line.
     "runtime/test_drain.py::test_a_training_goes_on_after_the_end_and_its_watchers_are_told": (),

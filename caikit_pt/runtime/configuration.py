@@ -17,6 +17,7 @@ from caikit_pt.base_model.loading.device import resolve_device
 from caikit_pt.errors import InvalidParameter
 from caikit_pt.runtime import connections, preload, tracing
 from caikit_pt.runtime.certificates import Certificates
+from caikit_pt.runtime.executors import executors
 from caikit_pt.runtime.guard.identity import Identity
 from caikit_pt.runtime.listening import Listening
 from caikit_pt.settings import Settings, as_set, row
@@ -67,6 +68,7 @@ def check() -> list[str]:
             raise InvalidParameter(as_set(name), value, f"{str(wanted).lower()}: {reason}")
     trackers(now.tracking)
     tracing.check(now.tracing.endpoint)
+    doubtful += executors.check(now)
     _check_directories(config, now)
     _check_tls(config)
     _check_access(now)

@@ -37,8 +37,8 @@ class Cluster(ABC):
         """At once, and all that it has started; one that has ended stays so."""
 
     @abstractmethod
-    def why_waiting(self, needs: Resources) -> str:
-        """Why what needs so much hasn't begun, in words."""
+    def why_waiting(self, name: str, needs: Resources) -> str:
+        """Why one that needs so much hasn't begun, in words; empty where nobody can tell."""
 
     @abstractmethod
     def nodes(self) -> Sequence[Node]:

@@ -167,6 +167,6 @@ class ClusterRun(Run):
 
     def _why_waiting(self) -> str:
         try:
-            return self._cluster.why_waiting(self._needs)
+            return self._cluster.why_waiting(self._name, self._needs)
         except OSError as error:
             return f"{self._cluster.name} can't be asked now: {error}"

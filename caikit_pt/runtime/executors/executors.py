@@ -3,28 +3,66 @@
 from __future__ import annotations
 
 import uuid
+from importlib.util import find_spec
 from pathlib import Path
 
+from caikit_pt.errors import InvalidParameter, StateUnavailable
+from caikit_pt.runtime.executors.cluster import Cluster
 from caikit_pt.runtime.executors.cluster_executor import ClusterExecutor
 from caikit_pt.runtime.executors.executor import Executor
+from caikit_pt.runtime.executors.kubernetes_cluster import KubernetesCluster
+from caikit_pt.runtime.executors.kubernetes_job import JobTemplate, pod_in
 from caikit_pt.runtime.executors.local import LocalExecutor
 from caikit_pt.runtime.executors.node import MIB, Resources
 from caikit_pt.runtime.executors.ray_cluster import RayCluster
-from caikit_pt.settings import Settings
+from caikit_pt.settings import Settings, as_set
 
+LOCAL, RAY, KUBERNETES = "local", "ray", "kubernetes"
 # Runs that a cluster is asked for at the same time; it has them wait for room.
 _SLOTS_OF_A_CLUSTER = 64
 
 
+def check(now: Settings) -> list[str]:
+    """What is doubtful about the executor. Raises InvalidParameter for one that can't be."""
+    named = now.executor
+    if named.kind == LOCAL:
+        return []
+    if find_spec(named.kind) is None:
+        allowed = f"{LOCAL}, or pip install 'caikit-pt[{named.kind}]'"
+        raise InvalidParameter(as_set("executor.kind"), named.kind, allowed)
+    if named.kind == RAY and named.token_file and not Path(named.token_file).is_file():
+        raise InvalidParameter(
+            as_set("executor.token_file"), named.token_file, "a file that is there, or unset"
+        )
+    if named.kind == KUBERNETES:
+        try:
+            pod_in(Path(named.pod_template))
+        except (OSError, ValueError) as error:
+            told = getattr(error, "strerror", None) or error
+            allowed = f"a file with a PodTemplateSpec ({told})"
+            raise InvalidParameter(as_set("executor.pod_template"), named.pod_template, allowed) from None
+    return ["join_trainings counts for nothing in a cluster"] if now.join_trainings else []
+
+
 def executor_of(now: Settings, root: Path) -> tuple[Executor, int]:
     """It, and how many jobs it runs at the same time. `root` is the directory of the server's state. Raises
-    OSError where that can't be written."""
+    StateUnavailable where that can't be written, or nobody says which cluster is meant."""
     named = now.executor
-    if named.kind == "local":
+    if named.kind == LOCAL:
         return LocalExecutor(now.join_trainings), now.slots or _gpus() or 1
-    cluster = RayCluster(named.address, f"caikit_pt-{_id(root)}", named.token_file, named.node_labels)
     each = Resources(cpus=named.cpus, gpus=named.gpus, memory=named.memory_mib * MIB)
-    return ClusterExecutor(cluster, each), now.slots or _SLOTS_OF_A_CLUSTER
+    try:
+        return ClusterExecutor(_cluster(now, _id(root)), each), now.slots or _SLOTS_OF_A_CLUSTER
+    except OSError as error:
+        raise StateUnavailable(f"No trainings can be run by {named.kind}: {error}") from error
+
+
+def _cluster(now: Settings, id: str) -> Cluster:
+    named = now.executor
+    if named.kind == RAY:
+        return RayCluster(named.address, f"caikit_pt-{id}", named.token_file, named.node_labels)
+    template = JobTemplate(id, pod_in(Path(named.pod_template)), named.queue, named.node_labels)
+    return KubernetesCluster(template, named.namespace)
 
 
 def _id(root: Path) -> str:

@@ -76,10 +76,10 @@ class RayCluster(Cluster):
         with self._lock:
             self._started.pop(name, None)
 
-    def why_waiting(self, needs: Resources) -> str:
+    def why_waiting(self, name: str, needs: Resources) -> str:
         """See Cluster."""
         living = [node for node in self.nodes() if node.lives and self._suits(node)]
-        labels = ", ".join(f"{name}={value}" for name, value in self._labels.items())
+        labels = ", ".join(f"{label}={value}" for label, value in self._labels.items())
         wanted = f"It needs {needs}{' on a node with ' if labels else ''}{labels}"
         if not living:
             return f"{wanted}, and {self.name} has no such node."

@@ -56,7 +56,7 @@ class Known(Cluster):
         self._check()
         self.names.discard(name)
 
-    def why_waiting(self, needs: Resources) -> str:
+    def why_waiting(self, name: str, needs: Resources) -> str:
         return f"It needs {needs}."
 
     def nodes(self) -> Sequence[Node]:

@@ -1,0 +1,169 @@
+"""Trainings as Jobs of Kubernetes, whose API server is simulated; the Jobs are real processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from caikit_pt.base_model.model import BaseModel
+from caikit_pt.client import CANCELED, COMPLETED, QUEUED
+from caikit_pt.runtime.executors.kubernetes_cluster import KubernetesCluster, _quantity
+from caikit_pt.runtime.executors.kubernetes_job import JobTemplate, pod_in
+from caikit_pt.runtime.executors.node import GIB, Resources
+from caikit_pt.tuning.plan import make_plan
+from caikit_pt.tuning.tuner import tune
+from tests.conftest import SETTINGS, T5
+from tests.runtime.executors.kubernetes_api import KubernetesApi, check, kubernetes_api
+from tests.runtime.servers import QUICK, RECORDS, Server, wait_for
+from tests.runtime.test_jobs import LONG, ended, step, tuned
+
+pytest.importorskip("kubernetes", reason="needs the extra kubernetes")
+POD: dict[str, Any] = {
+    "metadata": {"labels": {"team": "tuning"}},
+    "spec": {
+        "containers": [
+            {
+                "name": "training",
+                "image": "registry.example.org/caikit-pt:1",
+                "volumeMounts": [{"name": "state", "mountPath": "/state"}],
+                "resources": {"limits": {"memory": "8Gi"}},
+            }
+        ],
+        "volumes": [{"name": "state", "persistentVolumeClaim": {"claimName": "state"}}],
+        "nodeSelector": {"disk": "fast"},
+    },
+}
+
+
+@pytest.fixture
+def api(tmp_path: Path) -> Iterator[KubernetesApi]:
+    with kubernetes_api(1, tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+def server(api: KubernetesApi, tmp_path: Path) -> Iterator[Server]:
+    template = tmp_path / "pod.yaml"
+    template.write_text(yaml.safe_dump(POD))
+    made = Server(
+        tmp_path,
+        EXECUTOR_KIND="kubernetes",
+        EXECUTOR_NAMESPACE="tuning",
+        EXECUTOR_POD_TEMPLATE=template,
+        EXECUTOR_QUEUE="team-a",
+        KUBECONFIG=api.kubeconfig,
+        CHECKPOINT_SECONDS=0.3,
+    )
+    yield made
+    made.close()
+
+
+def test_trainings_are_jobs_there(server: Server, api: KubernetesApi, t5: BaseModel) -> None:
+    """One is killed on its way, one waits for room, the server is another one in the end; nothing is lost."""
+    client = server.start()
+    request = {**QUICK, "num_epochs": 300}
+    id = client.tune("one", base_model=T5, records=RECORDS, **request)
+    wait_for(lambda: step(client, id) > 20)
+    second = client.tune("two", base_model=T5, records=RECORDS, **LONG)
+    wait_for(lambda: "Insufficient cpu" in client.training(second).reasons[0])
+    assert client.training(second).state == QUEUED
+    assert client.cancel(second) == CANCELED
+    for process in api.processes.values():
+        process.kill()
+    wait_for(lambda: step(client, id) > 200 or client.training(id).state == COMPLETED, 120)
+    server.kill()
+    client = server.start()
+    assert ended(client, id) == COMPLETED
+    (expected,) = tune(
+        make_plan({**request, "base_model": t5.checkpoint.name}, RECORDS, None, SETTINGS), t5
+    ).prompt.tensors.values()
+    assert torch.equal(tuned(server.models, "one")[0], expected)
+    (node,) = client.nodes().nodes
+    assert (node.name, node.lives, node.cpus, node.memory_bytes, node.labels) == (
+        "node-1", True, 1, 16 * GIB, ["zone=a"],
+    )  # fmt: skip
+    # The first was begun twice.
+    assert [job["metadata"]["annotations"]["caikit-pt.io/run"][-2:] for job in api.seen] == ["-1", "-1", "-2"]
+
+
+def test_what_kueue_has_not_let_begin_waits(server: Server, api: KubernetesApi) -> None:
+    api.queues = True
+    client = server.start()
+    id = client.tune("one", base_model=T5, records=RECORDS, **QUICK)
+    wait_for(lambda: "waits in the queue team-a of Kueue" in client.training(id).reasons[0])
+    api.queues = False
+    assert ended(client, id) == COMPLETED
+
+
+def test_a_cluster_that_is_away_begins_nothing_and_comes_back(server: Server, api: KubernetesApi) -> None:
+    client = server.start()
+    answer, api.answer = api.answer, lambda *_: (503, {"message": "upgrading"})  # type: ignore[method-assign]
+    id = client.tune("one", base_model=T5, records=RECORDS, **QUICK)
+    wait_for(lambda: "503" in client.nodes().problem)
+    assert client.training(id).state == QUEUED
+    api.answer = answer  # type: ignore[method-assign]
+    assert ended(client, id) == COMPLETED
+    assert client.nodes().problem == ""
+
+
+def test_the_manifest_is_whole() -> None:
+    template = JobTemplate("me", POD, "team-a", {"zone": "a"})
+    needs = Resources(cpus=2, gpus=1, memory=GIB)
+    made = template.job("An id with ÜÖ/../-3", Path("/state/jobs/x"), 3, needs)
+    check(made, "V1Job")
+    spec = made["spec"]["template"]["spec"]
+    (container,) = spec["containers"]
+    assert container["args"] == ["-m", "caikit_pt.runtime.executors.keeper", "/state/jobs/x", "3"]
+    assert container["image"] == POD["spec"]["containers"][0]["image"]
+    assert container["resources"] == {
+        "requests": {"cpu": "2", "memory": str(GIB), "nvidia.com/gpu": "1"},
+        "limits": {"memory": "8Gi", "nvidia.com/gpu": "1"},
+    }
+    assert spec["nodeSelector"] == {"disk": "fast", "zone": "a"}
+    assert spec["restartPolicy"] == "Never"
+    assert made["spec"]["backoffLimit"] == 0
+    assert made["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team-a"
+    assert len(made["metadata"]["name"]) < 63
+    assert made["metadata"]["name"] != template.job("An id", Path("/x"), 3, needs)["metadata"]["name"]
+    for wrong in (
+        {"spec": {"suspended": True}},
+        {"spec": {"backoffLimit": "0"}},
+        {"metadata": {"labels": ["a"]}},
+    ):
+        with pytest.raises(ValueError, match=r"suspended|backoffLimit|labels"):
+            check({**made, **wrong}, "V1Job")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("a: [", "it isn't YAML"),
+        ("[]", "no spec.containers"),
+        ("spec: {containers: []}", "no spec.containers"),
+        ("spec: {containers: [{name: a}]}", "no image"),
+    ],
+)
+def test_what_is_no_template_is_refused(text: str, told: str, tmp_path: Path) -> None:
+    file = tmp_path / "pod.yaml"
+    file.write_text(text)
+    with pytest.raises(ValueError, match=told):
+        pod_in(file)
+
+
+def test_quantities() -> None:
+    told = {"2": 2, "1500m": 1.5, "16Gi": 16 * GIB, "1k": 1000, "0.5": 0.5, "128974848": 128_974_848}
+    assert {text: _quantity(text) for text in told} == told
+
+
+def test_without_a_cluster_there_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "nowhere"))
+    monkeypatch.setattr(
+        "kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "nowhere")
+    )
+    with pytest.raises(OSError, match="neither a pod's account nor a kubeconfig"):
+        KubernetesCluster(JobTemplate("me", POD))
