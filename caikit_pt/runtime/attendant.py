@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -12,6 +13,8 @@ from caikit_pt.runtime.ledger import Ledger
 from caikit_pt.runtime.publisher import Publisher
 from caikit_pt.runtime.reports import BROKEN, ENDS, FAILED, FINISHED, Report
 from caikit_pt.runtime.slots import Slot, Slots
+
+_LOG = logging.getLogger(__name__)
 
 
 class Attendant:
@@ -34,13 +37,18 @@ class Attendant:
             self._slots.free(slot)
 
     def _attend(self, run: Run) -> None:
-        for report in run.reports():
-            self._take(run, report)
-        with self._slots.lock:
-            run.over = True
-            left = self._slots.of(run)
-        for slot in left:
-            self.leave(slot, partial(self._lost, slot, run))
+        try:
+            for report in run.reports():
+                self._take(run, report)
+        except Exception:  # whatever it is, later jobs wait for the slot
+            _LOG.exception("a run isn't listened to any more")
+            run.kill()
+        finally:
+            with self._slots.lock:
+                run.over = True
+                left = self._slots.of(run)
+            for slot in left:
+                self.leave(slot, partial(self._lost, slot, run))
 
     def _take(self, run: Run, report: Report) -> None:
         slot = self._slots.find(report.job)

@@ -46,8 +46,9 @@ class Job:
     # The number of its last run, of which there is one at a time: whatever an earlier one still does counts
     # for nothing. 0: none yet.
     fence: int = 0
-    # Of that run, so many reports are noted.
+    # Of that run, so many reports are noted, and whether nobody has noted its end.
     heard: int = 0
+    is_open: bool = False
     # Bytes that its training is predicted to take on its device; 0: nobody knows.
     memory: int = 0
 

@@ -99,13 +99,24 @@ class JobFolder:
         try:
             write_json(self.directory / _OUTCOME, told)
         finally:
-            for path in self.directory.iterdir():
-                if path.name not in _KEPT:
-                    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            # What records are in goes first, and nothing keeps the rest.
+            left = sorted(self.directory.iterdir(), key=Path.is_dir)
+            errors = [error for path in left if path.name not in _KEPT and (error := _removed(path))]
+        if errors:
+            raise errors[0]
 
     def remove(self) -> None:
         """The whole folder."""
         shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def _removed(path: Path) -> OSError | None:
+    """What it failed with."""
+    try:
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    except OSError as error:
+        return error
+    return None
 
 
 def _values(job: Job) -> dict[str, Any]:

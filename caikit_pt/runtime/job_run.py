@@ -51,7 +51,7 @@ class JobRun:
 
     def _run(self) -> None:
         try:
-            with nullcontext() if self._order.alone else _alone_with(self._folder), told():
+            with nullcontext() if self._order.alone else self._alone(), told():
                 self._files.begin()
                 self._train()
             self._tell(FINISHED)
@@ -66,6 +66,13 @@ class JobRun:
         except BaseException as error:  # whatever ends a job is told, and ends nothing else
             _LOG.exception("the training was ended")
             self._tell(BROKEN, text=str(explained(error)))
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """In a cluster the server makes the directory: where it is gone, nobody waits for the run."""
+        with _alone_with(self._folder):
+            self._files.directory.mkdir(parents=True, exist_ok=True)
+            yield
 
     def _train(self) -> None:
         if self._files.artifact.is_dir():

@@ -68,6 +68,7 @@ _MIGRATIONS = (
     """
     ALTER TABLE jobs ADD COLUMN fence INTEGER NOT NULL DEFAULT 0;
     ALTER TABLE jobs ADD COLUMN heard INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE jobs ADD COLUMN is_open INTEGER NOT NULL DEFAULT 0;
     ALTER TABLE jobs ADD COLUMN memory INTEGER NOT NULL DEFAULT 0;
     """,
 )
@@ -299,21 +300,32 @@ class JobStore:
             ).fetchone()
             if moved:
                 _add_event(connection, moved[0], kinds.STATE, {"state": state, "reasons": list(reasons)})
+            if not runs:
+                # Also of a job that was queued all along.
+                connection.execute("UPDATE jobs SET is_open = 0 WHERE id = ?", (id,))
         return moved is not None
 
-    def next_run(self, id: str) -> Job:
-        """The job with the number of a new run."""
+    def next_run(self, id: str, above: int, state: str) -> Job | None:
+        """A job that is queued, in `state` and with the number of a new run, which is `above` those that its
+        folder knows; None where it isn't queued any more."""
+        now = time.time()
         with self._database.writing() as connection:
-            connection.execute("UPDATE jobs SET fence = fence + 1, heard = 0 WHERE id = ?", (id,))
-        found = self.find(id)
-        assert found is not None
-        return found
+            begun = connection.execute(
+                "UPDATE jobs SET fence = MAX(fence, ?) + 1, heard = 0, is_open = 1, state = ?,"
+                " started = CASE WHEN ? THEN COALESCE(started, ?) ELSE started END"
+                " WHERE id = ? AND state = ? RETURNING number",
+                (above, state, state == RUNNING, now, id, QUEUED),
+            ).fetchone()
+            if begun and state != QUEUED:
+                _add_event(connection, begun[0], kinds.STATE, {"state": state, "reasons": []})
+        return self.find(id) if begun else None
 
     def count_death(self, id: str, reason: str) -> int:
         """The process of a job has died without a new snapshot; how often that was so, in a row."""
         with self._database.writing() as connection:
             row = connection.execute(
-                "UPDATE jobs SET deaths = deaths + 1 WHERE id = ? RETURNING number, deaths", (id,)
+                "UPDATE jobs SET deaths = deaths + 1, is_open = 0 WHERE id = ? RETURNING number, deaths",
+                (id,),
             ).fetchone()
             _add_event(connection, row[0], kinds.DEATH, {"text": reason})
         return int(row[1])
@@ -378,6 +390,15 @@ class JobStore:
         )
         return [as_event(row) for row in rows]
 
+    def last_event(self, job: Job, kinds: Sequence[str]) -> Event | None:
+        """The last of some kinds."""
+        rows = self._database.read(
+            "SELECT number, time, kind, data FROM events WHERE job = ? AND kind IN"
+            f" ({', '.join('?' * len(kinds))}) ORDER BY number DESC LIMIT 1",
+            (job.number, *kinds),
+        )
+        return as_event(rows[0]) if rows else None
+
     def published_as(self, job: Job) -> str:
         """The name that it is or was published as; before that, what it will be or begin with."""
         told = self.events(job, kinds=[ARTIFACT]) if job.state in (RUNNING, COMPLETED) else ()
@@ -427,6 +448,8 @@ def _add_event(connection: sqlite3.Connection, job: int, kind: str, data: Mappin
 def as_job(row: sqlite3.Row) -> Job:
     """A row of `jobs`, of this schema or an earlier one."""
     values = {name: row[name] for name in row.keys()}  # noqa: SIM118
+    if "is_open" in values:
+        values["is_open"] = bool(values["is_open"])
     for name in _JSON.intersection(values):
         values[name] = json.loads(values[name])
     return Job(**values)

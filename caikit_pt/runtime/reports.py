@@ -6,9 +6,12 @@ the next.
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import IO, Any
@@ -21,6 +24,7 @@ BROKEN = "broken"  # text: another try may succeed
 ENDS = (FINISHED, INTERRUPTED, FAILED, BROKEN)
 
 _MOST_WAITING = 1000
+_SECONDS_BETWEEN_TRIES = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +42,7 @@ class Reporter:
     """Sends reports from any thread; `on_lost` is called when nobody is there to read them."""
 
     def __init__(self, output: IO[str], on_lost: Callable[[], None]) -> None:
-        self._output, self._on_lost = output, on_lost
+        self._output, self._on_lost, self._is_closing = output, on_lost, False
         self._waiting: queue.Queue[Report | None] = queue.Queue(_MOST_WAITING)
         self._thread = threading.Thread(target=self._write, name="reports", daemon=True)
         self._thread.start()
@@ -53,6 +57,7 @@ class Reporter:
 
     def close(self, seconds: float) -> None:
         """Sends what still waits."""
+        self._is_closing = True
         self._waiting.put(None)
         self._thread.join(seconds)
 
@@ -61,12 +66,23 @@ class Reporter:
         while (report := self._waiting.get()) is not None:
             if lost:
                 continue
+            line = json.dumps([report.job, report.kind, report.data]) + "\n"
             try:
-                self._output.write(json.dumps([report.job, report.kind, report.data]) + "\n")
-                self._output.flush()
+                self._put(line.encode())
             except OSError:
                 lost = True
                 self._on_lost()
+
+    def _put(self, left: bytes) -> None:
+        """Tries again where a disk is full, as one may be that reports lie on. Raises OSError where nobody
+        reads."""
+        while left:
+            try:
+                left = left[os.write(self._output.fileno(), left) :]
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT) or self._is_closing:
+                    raise
+                time.sleep(_SECONDS_BETWEEN_TRIES)
 
 
 def received(lines: Iterable[str]) -> Iterator[Report]:
@@ -74,6 +90,7 @@ def received(lines: Iterable[str]) -> Iterator[Report]:
     for line in lines:
         try:
             job, kind, data = json.loads(line)
-        except ValueError:
+        except (ValueError, TypeError):
             continue
-        yield Report(job, kind, data)
+        if isinstance(job, str) and isinstance(kind, str) and isinstance(data, dict):
+            yield Report(job, kind, data)

@@ -1,6 +1,6 @@
 """What one run of a job has on disk: each has a directory of its own, named by its number, the fence.
 
-    begun                there once everything of the run before is here
+    begun                there once everything that the run before had kept is here, too
     snapshots/           of the training (tuning/snapshot.py)
     artifact/            what was made, until it is published
 
@@ -9,11 +9,13 @@ and, of a run in a cluster, whose files are all that it and the server tell each
     order.json           what is to be run
     reports.jsonl        what it tells (reports.py)
     alive                written anew every second
-    leave                there when it is to end behind a snapshot
-    end.json             the exit code of its process
+    leave                not empty when it is to end behind a snapshot
+    end.json             the exit code of its process, and what it said last
+    claimed              there once a process keeps it: another one of this number has nothing to do
 
 A run that was given up and lives on, as on a node that was cut off, writes into its own directory, where
-nobody looks any more.
+nobody looks any more. That of the next one has copies: on a shared disk a directory that is renamed is still
+the one that it was to whoever had it open.
 """
 
 from __future__ import annotations
@@ -23,9 +25,10 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from caikit_pt.errors import StateUnavailable
 from caikit_pt.soft_prompt.publication import sync
 
-_RUNS, _BEGUN = "runs", "begun"
+_RUNS, _BEGUN, _CLAIMED = "runs", "begun", "claimed"
 
 
 class RunFolder:
@@ -49,37 +52,42 @@ class RunFolder:
         return self._job.name
 
     @property
-    def begun(self) -> bool:
-        """Whether everything of the run before is here."""
-        return (self.directory / _BEGUN).exists()
-
-    @property
     def is_last(self) -> bool:
-        """Whether no later one was begun."""
-        return self.fence >= last_run(self._job)
+        """Whether it is there, and no later one is."""
+        return self.directory.is_dir() and self.fence >= last_run(self._job)
+
+    def claim(self) -> bool:
+        """Whether it is the caller's now, and was nobody's. Raises OSError."""
+        try:
+            os.close(os.open(self.directory / _CLAIMED, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        except FileExistsError:
+            return False
+        return True
 
     def begin(self) -> None:
-        """Takes over what the run before has kept, and removes what is left of it: what it writes from now on
-        counts for nothing. Raises OSError."""
-        self.directory.mkdir(parents=True, exist_ok=True)
-        for earlier in self._earlier():
-            for theirs, own in ((earlier / path.name, path) for path in (self.snapshots, self.artifact)):
-                if theirs.is_dir() and not own.exists():
-                    os.replace(theirs, own)
-            # What is older was left behind by this one.
-            if (earlier / _BEGUN).exists():
-                break
+        """Takes over what the last run that began has kept, and removes what is left of that: what it writes
+        from now on counts for nothing. Raises OSError, and StateUnavailable where a later run is there."""
+        for kept, own in self._left():
+            if kept.is_dir() and not own.exists():
+                new = own.with_name(f".{own.name}.new")
+                shutil.rmtree(new, ignore_errors=True)
+                shutil.copytree(kept, new)
+                os.replace(new, own)
+        self.snapshots.mkdir(exist_ok=True)
+        if not self.is_last:
+            raise StateUnavailable("a later run of this job is under way")
         (self.directory / _BEGUN).touch()
         sync(self.directory)
         for earlier in runs(self._job):
             if int(earlier.name) < self.fence:
                 shutil.rmtree(earlier, ignore_errors=True)
 
-    def _earlier(self) -> Iterator[Path]:
-        """The directories of earlier runs, the last first; then that of the job, where an earlier release had
-        them."""
-        yield from (path for path in runs(self._job) if int(path.name) < self.fence)
-        yield self._job
+    def _left(self) -> Iterator[tuple[Path, Path]]:
+        """What the run before has, beside what it is to be here. One that died while it began had only
+        copies; an earlier release had no runs."""
+        earlier = (path for path in runs(self._job) if int(path.name) < self.fence)
+        before = next((path for path in earlier if (path / _BEGUN).exists()), self._job)
+        yield from ((before / own.name, own) for own in (self.snapshots, self.artifact))
 
 
 def runs(job: Path) -> list[Path]:

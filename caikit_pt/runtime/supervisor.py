@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -22,6 +23,7 @@ from caikit_pt.runtime.job_store import JobStore
 from caikit_pt.runtime.ledger import Ledger
 from caikit_pt.runtime.order import Order
 from caikit_pt.runtime.publisher import Publisher
+from caikit_pt.runtime.run_folder import last_run
 from caikit_pt.runtime.slots import Slot, Slots
 from caikit_pt.settings import Settings
 
@@ -32,6 +34,8 @@ _SECONDS_TO_STOP, _SECONDS_TO_DIE = 9.0, 1.0
 _SECONDS_TO_LEAVE = 3.0
 _SECONDS_TO_CANCEL = 5.0
 _TRIES_TO_COPY = 3
+# A cluster that has taken no run is asked again then.
+_SECONDS_OF_REST = 5.0
 
 
 class Supervisor:
@@ -49,15 +53,14 @@ class Supervisor:
         """The folders of jobs are in `root`; `on_published` is told where each prompt is."""
         self._store, self._settings = store, now
         self._slots, self.executor = Slots(slots), executor
-        self._told_why_not = ""
+        self._told_why_not, self._rests_until = "", 0.0
         self._ledger = Ledger(store, root, now.max_attempts)
         self._attendant = Attendant(self._slots, self._ledger, Publisher(store, on_published))
         self._thread = threading.Thread(target=self._dispatch, name="jobs", daemon=True)
 
     def start(self) -> None:
         """From now on queued jobs are run. Raises OSError where there can't be a process."""
-        if self._settings.prepare_trainings:
-            self.executor.prepare()
+        self.executor.start(self._settings.prepare_trainings)
         self._thread.start()
 
     def wake(self) -> None:
@@ -182,6 +185,8 @@ class Supervisor:
         return True
 
     def _may_start(self) -> bool:
+        if time.monotonic() < self._rests_until:
+            return False
         told, self._told_why_not = self._told_why_not, self.executor.why_not()
         if self._told_why_not not in ("", told):
             _LOG.warning("no training can be started now: %s", self._told_why_not)
@@ -192,18 +197,19 @@ class Supervisor:
             self._ledger.end(slot.job, CANCELED)
         elif slot.paused:
             self._ledger.pause(slot.job)
-        elif self.executor.closed:
+        elif self.executor.closed or self.executor.why_not():
             self._ledger.queue_again(slot.job)
         else:
             self._ledger.died(slot.job, reason)
 
     def _next_queued(self, besides: Sequence[str]) -> Job | None:
         """With the number of a new run. A cluster may have no room for it yet: until it is heard of, it is
-        queued."""
+        queued. Raises StateUnavailable."""
         job = self._store.next_queued(besides)
-        if job is None or not (self.executor.outlives or self._store.move(job.id, RUNNING)):
+        if job is None:
             return None
-        return self._store.next_run(job.id)
+        above = last_run(self.folder(job.id).directory)
+        return self._store.next_run(job.id, above, QUEUED if self.executor.outlives else RUNNING)
 
     def _run(self, slot: Slot) -> None:
         run, is_new = self._run_for(slot)
@@ -214,6 +220,8 @@ class Supervisor:
             run.begin(self._order(slot.job, slot.placement))
         except OSError as error:
             _LOG.info("the process of %s is gone before it began: %s", slot.job.id, error)
+            if self.executor.outlives:
+                self._rests_until = time.monotonic() + _SECONDS_OF_REST
 
     def _run_for(self, slot: Slot) -> tuple[Run, bool]:
         """The process that is to run a job, and whether it is a new one. It is tried some times, since it is
@@ -246,7 +254,7 @@ class Supervisor:
             folder=str(self.folder(job.id).directory),
             fence=job.fence,
             device=placement.device,
-            environment=placement.environment,
+            environment={**self.executor.environment, **placement.environment},
             joined=self.executor.joins,
             seconds=self._settings.checkpoint_seconds,
             told=job.progress.get("step", 0),

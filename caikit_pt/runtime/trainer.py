@@ -180,12 +180,16 @@ class PromptTuningTrainer(ModelTrainerBase):
             raise UnknownJob(id)
         return job
 
+    @property
+    def why_not(self) -> str:
+        """Why no job can begin now, whichever; empty where one can."""
+        return self._opened.supervisor.executor.why_not()
+
     def nodes(self) -> ListNodesResponse:
         """Where jobs are run, and how many run and wait."""
-        executor, counts = self._opened.supervisor.executor, self.store.counts()
-        found, problem = list[Node](), executor.why_not()
+        counts, found, problem = self.store.counts(), list[Node](), self.why_not
         try:
-            found = list(executor.nodes())
+            found = list(self._opened.supervisor.executor.nodes())
         except OSError as error:
             problem = problem or str(error)
         return ListNodesResponse(
@@ -253,7 +257,7 @@ class JobFuture(ModelTrainerFutureBase):
         """
         with _store_errors():
             job = self._trainer.job(self.id)
-            told = reasons(self._trainer.store, job)
+            told = reasons(self._trainer.store, job, why_not=self._trainer.why_not)
         return JobInfo(
             # caikit knows none that waits until it is resumed.
             status=JobStatus[QUEUED if job.state == PAUSED else job.state],
@@ -293,21 +297,23 @@ def _store_errors() -> Iterator[None]:
         raise CaikitCoreException(CaikitCoreStatusCode.CONNECTION_ERROR, str(error)) from error
 
 
-def reasons(store: JobStore, job: Job, ahead: int | None = None) -> list[str]:
-    """Why a job is in its state, and what a user should know of it; `ahead` of it are so many, where the
-    caller knows."""
+def reasons(store: JobStore, job: Job, ahead: int | None = None, why_not: str = "") -> list[str]:
+    """Why a job is in its state, and what a user should know of it; `ahead` of it are so many, and `why_not`
+    is why none can begin now, where the caller knows."""
     tracked = [event.data["text"] for event in store.events(job, kinds=[kinds.TRACKING])]
     if job.ended_for_good:
         return [*job.reasons, *tracked]
     told = [event.data["text"] for event in store.events(job, kinds=[kinds.WARNING, kinds.DEATH])]
-    return [*_where_it_stands(store, job, ahead), *dict.fromkeys(told), *tracked]
+    return [*_where_it_stands(store, job, ahead, why_not), *dict.fromkeys(told), *tracked]
 
 
-def _where_it_stands(store: JobStore, job: Job, ahead: int | None) -> list[str]:
+def _where_it_stands(store: JobStore, job: Job, ahead: int | None, why_not: str) -> list[str]:
     if job.state == QUEUED:
-        told = store.events(job, kinds=[kinds.STATE, kinds.WAITING_FOR])
-        if told and told[-1].kind == kinds.WAITING_FOR:
-            return [told[-1].data["text"]]
+        told = store.last_event(job, [kinds.STATE, kinds.WAITING_FOR, kinds.DEATH])
+        if why_not:
+            return [f"No training can begin now: {why_not}"]
+        if told and told.kind == kinds.WAITING_FOR:
+            return [told.data["text"]]
         ahead = store.ahead_of(job) if ahead is None else ahead
         return [f"{ahead} queued training{' is' if ahead == 1 else 's are'} before it."]
     at = job.progress

@@ -303,7 +303,7 @@ class TuningServicer:
             submitted=_moment(job.submitted),
             started=_moment(job.started),
             ended=_moment(job.ended),
-            reasons=reasons(self._store, job, before),
+            reasons=reasons(self._store, job, before, self._trainer.why_not),
             queued_before=before,
             progress=_progress(job.progress) if job.progress else None,
             base_model=job.parameters["base_model"],

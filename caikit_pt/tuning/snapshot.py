@@ -93,7 +93,8 @@ class Snapshots:
     def _write(self, step: int, state: Any) -> None:
         from safetensors.torch import save
 
-        self.directory.mkdir(parents=True, exist_ok=True)
+        # Not its parents: where those are gone nobody waits for it any more.
+        self.directory.mkdir(exist_ok=True)
         tensors: dict[str, torch.Tensor] = {}
         plain = json.dumps(flattened(state, tensors))
         data = save(tensors, {_STATE: plain})

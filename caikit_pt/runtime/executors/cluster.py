@@ -13,6 +13,10 @@ from pathlib import Path
 from caikit_pt.runtime.executors.node import Node, Resources
 
 
+class RefusedRun(Exception):
+    """A run that the cluster won't have, now or later."""
+
+
 class Cluster(ABC):
     """Any thread may call. Methods raise OSError where it can't be reached now."""
 
@@ -23,10 +27,15 @@ class Cluster(ABC):
     def why_not(self) -> str:
         """Why it can't be reached now; empty where it can."""
 
+    @property
     @abstractmethod
-    def start(self, job: Path, fence: int, needs: Resources) -> str:
+    def generation(self) -> int:
+        """Another one when it may be another cluster, at the same place, that answers."""
+
+    @abstractmethod
+    def start(self, name: str, job: Path, fence: int, needs: Resources) -> None:
         """Has `python -m caikit_pt.runtime.executors.keeper JOB FENCE` run where there is room, as soon as
-        there is; the name that it is known by."""
+        there is; it is known by `name`. Raises RefusedRun."""
 
     @abstractmethod
     def running(self) -> Collection[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from weakref import WeakSet
 
 from caikit_pt.runtime.executors.cluster import Cluster
@@ -22,12 +22,13 @@ _SECONDS_BETWEEN_SWEEPS = 15.0
 
 
 class ClusterExecutor(Executor):
-    """`each`: what a run needs of a node; where its memory is 0, what its training is predicted to take."""
+    """`each`: what a run needs of a node; where its memory is 0, what its training is predicted to take.
+    `environment`: what its process has to see, on whatever node."""
 
     outlives = True
 
-    def __init__(self, cluster: Cluster, each: Resources) -> None:
-        self._cluster, self._each = cluster, each
+    def __init__(self, cluster: Cluster, each: Resources, environment: Mapping[str, str]) -> None:
+        self._cluster, self._each, self.environment = cluster, each, environment
         self._closing = threading.Event()
         self._runs = WeakSet[ClusterRun]()
         self._lock = threading.Lock()
@@ -37,7 +38,7 @@ class ClusterExecutor(Executor):
         """See Executor."""
         return self._closing.is_set()
 
-    def prepare(self) -> None:
+    def start(self, prepared: bool) -> None:
         """See Executor."""
         threading.Thread(target=self._sweep, name="cluster", daemon=True).start()
 
@@ -63,7 +64,7 @@ class ClusterExecutor(Executor):
 
     def found(self, job: Job, folder: JobFolder) -> ClusterRun | None:
         """See Executor."""
-        if not folder.run(job.fence).order.exists():
+        if not job.is_open:
             return None
         run = self.run_of(job, folder)
         run.take_over()

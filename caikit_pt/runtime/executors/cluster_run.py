@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from caikit_pt.runtime.executors.cluster import Cluster
+from caikit_pt.runtime.executors.cluster import Cluster, RefusedRun
 from caikit_pt.runtime.executors.executor import Run
 from caikit_pt.runtime.executors.keeper import SECONDS_BETWEEN_BEATS
 from caikit_pt.runtime.executors.node import Resources
 from caikit_pt.runtime.job import WAITING_FOR, Job
 from caikit_pt.runtime.json_file import read_json, write_json
 from caikit_pt.runtime.order import Order
-from caikit_pt.runtime.reports import ENDS, Report, received
+from caikit_pt.runtime.reports import ENDS, FAILED, Report, received
 from caikit_pt.runtime.run_folder import RunFolder
 
 _LOG = logging.getLogger(__name__)
@@ -27,8 +29,9 @@ _SECONDS_BETWEEN_QUESTIONS = 1.0
 # Where nobody can tell, it is given up when it has been silent for so long.
 _SECONDS_OF_SILENCE = 60 * SECONDS_BETWEEN_BEATS
 # Files of a shared disk may be seen that much later than what the cluster says.
-_SECONDS_FOR_FILES = 2.0
-_SECONDS_BETWEEN_REASONS = 5.0
+_SECONDS_FOR_FILES = 3.0
+# Why it waits is told first, and then again.
+_SECONDS_TO_A_REASON, _SECONDS_BETWEEN_REASONS = 5.0, 60.0
 
 
 class ClusterRun(Run):
@@ -38,37 +41,51 @@ class ClusterRun(Run):
         self, cluster: Cluster, job: Job, files: RunFolder, needs: Resources, closed: Callable[[], bool]
     ) -> None:
         super().__init__()
+        self.name = f"{job.id}-{job.fence}"
         self._cluster, self._files, self._needs, self._closed = cluster, files, needs, closed
         self._job, self._heard = job.id, job.heard
-        self._name, self._is_asked = f"{job.id}-{job.fence}", False
-        self._offset = self._lines = 0
-        self._beat = b"", 0.0
+        # The cluster has been asked for it, or has turned it down.
+        self._is_asked, self._is_settled, self._refusal = False, threading.Event(), ""
         # It has told something, at some time.
         self._is_under_way = bool(job.heard)
-        self._given_up = False
+        self._generation = cluster.generation
+        self._offset = self._lines = 0
+        self._beat = b"", 0.0
 
     @property
-    def name(self) -> str:
-        """What the cluster knows it by."""
-        return self._name
+    def is_blameless(self) -> bool:
+        """See Run. One that has never shown itself may have gone with the cluster that it waited in."""
+        with suppress(OSError):
+            if self._files.alive.read_bytes() or self._files.end.read_bytes():
+                return super().is_blameless
+        has_gone = self._generation != self._cluster.generation
+        return super().is_blameless or (has_gone and not self._is_under_way)
 
     def begin(self, order: Order) -> None:
         """See Run. Where the cluster can't be reached the run is over, and nothing is said of its job."""
+        files = self._files
         try:
-            self._files.directory.mkdir(parents=True, exist_ok=True)
-            write_json(self._files.order, asdict(order))
+            files.directory.mkdir(parents=True, exist_ok=True)
+            write_json(files.order, asdict(order))
+            # A shared disk may take half a minute to see that a file is there, and none to see what is in it.
+            for file in (files.reports, files.alive, files.leave, files.end):
+                file.touch()
             if not self.killed:
-                self._name = self._cluster.start(Path(order.folder), order.fence, self._needs)
+                self._cluster.start(self.name, Path(order.folder), order.fence, self._needs)
                 self._is_asked = True
+        except RefusedRun as error:
+            self._refusal = str(error)
         except OSError:
-            self.killed = self._given_up = True
+            self.killed = True
+            shutil.rmtree(files.directory, ignore_errors=True)
             raise
-        if self.killed:
-            self.kill()
+        finally:
+            self._is_settled.set()
 
     def take_over(self) -> None:
-        """It was begun by an earlier server."""
-        self._is_asked = True
+        """It was begun by an earlier server, whose cluster this one needn't be."""
+        self._is_asked, self._generation = True, -1
+        self._is_settled.set()
 
     def leave(self, id: str) -> None:
         """See Run."""
@@ -80,53 +97,64 @@ class ClusterRun(Run):
             self.kill()
             return
         with suppress(OSError):
-            self._files.leave.touch()
+            self._files.leave.write_text("leave", "utf-8")
 
     def kill(self) -> None:
-        """See Run. Where the cluster can't be reached it is given up: a later run counts for more."""
+        """See Run. Who listens to it sees to that, for it may take seconds."""
         self.killed = self.over = True
-        try:
-            if self._is_asked:
-                self._cluster.kill(self._name)
-        except OSError as error:
-            _LOG.warning("%s can't be ended, and is given up: %s", self._name, error)
-        self._given_up = True
 
     def reports(self) -> Iterator[Report]:
         """See Run."""
-        asked, told, text = 0.0, time.monotonic(), ""
+        self._is_settled.wait()
+        asked, reason_at, text = 0.0, time.monotonic() + _SECONDS_TO_A_REASON, ""
         while not self._closed():
-            ended = False
+            if self._refusal:
+                yield Report(self._job, FAILED, {"text": f"{self._cluster.name} refuses it: {self._refusal}"})
+                return
             for report in self._new_reports():
-                ended = ended or report.kind in ENDS
                 yield report
-            if ended or self._given_up:
+                if report.kind in ENDS:
+                    return
+            if self.killed:
+                self._end()
                 return
             now = time.monotonic()
-            if self._is_asked and now >= asked + _SECONDS_BETWEEN_QUESTIONS:
+            if now >= asked + _SECONDS_BETWEEN_QUESTIONS:
                 asked = now
                 if not self._lives():
                     # What it has told last may be seen only now.
                     time.sleep(_SECONDS_FOR_FILES)
                     yield from self._new_reports()
                     return
-            if self._is_asked and not self._is_under_way and now >= told + _SECONDS_BETWEEN_REASONS:
-                told, before, text = now, text, self._why_waiting()
+            if not self._is_under_way and now >= reason_at:
+                reason_at, before, text = now + _SECONDS_BETWEEN_REASONS, text, self._why_waiting()
                 if text not in ("", before):
                     yield Report(self._job, WAITING_FOR, {"text": text})
             time.sleep(_SECONDS_BETWEEN_LOOKS)
-        self.goes_on = True
+        self.goes_on = self._is_asked
 
     def cause_of_death(self) -> str:
         """See Run."""
         try:
-            code = int(read_json(self._files.end)["code"])
-        except (OSError, ValueError, KeyError):
+            told = read_json(self._files.end)
+            code, text = int(told["code"]), str(told.get("text", ""))
+        except (OSError, ValueError, KeyError, TypeError):
             return f"Its process, or the node that it was on, is gone from {self._cluster.name}."
+        if text:
+            return f"Its process in {self._cluster.name} couldn't begin: {text}"
         if code >= 0:
             return f"Its process in {self._cluster.name} ended with exit code {code} before it was done."
         likely = ", as it is where memory runs out" if -code == signal.SIGKILL else ""
         return f"Its process in {self._cluster.name} was ended by signal {-code}{likely}."
+
+    def _end(self) -> None:
+        """Where the cluster can't be reached it is given up: a later run counts for more."""
+        if not self._is_asked:
+            return
+        try:
+            self._cluster.kill(self.name)
+        except OSError as error:
+            _LOG.warning("%s can't be ended, and is given up: %s", self.name, error)
 
     def _new_reports(self) -> Iterator[Report]:
         """Those that weren't noted yet, of which there may be none."""
@@ -147,11 +175,11 @@ class ClusterRun(Run):
             return ()
         whole = told[: told.rfind(b"\n") + 1]
         self._offset += len(whole)
-        return whole.decode("utf-8", "replace").splitlines()
+        return [line.decode("utf-8", "replace") for line in whole.split(b"\n")[:-1]]
 
     def _lives(self) -> bool:
         try:
-            return self._name in self._cluster.running()
+            return self.name in self._cluster.running()
         except OSError:
             return self._is_heard()
 
@@ -167,6 +195,6 @@ class ClusterRun(Run):
 
     def _why_waiting(self) -> str:
         try:
-            return self._cluster.why_waiting(self._name, self._needs)
+            return self._cluster.why_waiting(self.name, self._needs)
         except OSError as error:
             return f"{self._cluster.name} can't be asked now: {error}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from caikit_pt.runtime.executors.node import Node
 from caikit_pt.runtime.executors.placement import Placement
@@ -61,6 +61,8 @@ class Executor(ABC):
     joins = False
     # Whether a run goes on when the server ends; the next one finds it again.
     outlives = False
+    # What every process of it has to see.
+    environment: Mapping[str, str] = {}
 
     @property
     @abstractmethod
@@ -68,8 +70,9 @@ class Executor(ABC):
         """Whether there are no more runs."""
 
     @abstractmethod
-    def prepare(self) -> None:
-        """Whatever takes time and can be done before the first run. Raises OSError."""
+    def start(self, prepared: bool) -> None:
+        """From now on there may be runs; what takes time for the first is done before, if `prepared`. Raises
+        OSError."""
 
     @abstractmethod
     def why_not(self) -> str:
@@ -89,7 +92,8 @@ class Executor(ABC):
 
     @abstractmethod
     def found(self, job: Job, folder: JobFolder) -> Run | None:
-        """The run of a job that an earlier server began and that may go on; None where there is none."""
+        """The run of a job that an earlier server began and whose end nobody has noted; None where there is
+        none."""
 
     @abstractmethod
     def nodes(self) -> Sequence[Node]:

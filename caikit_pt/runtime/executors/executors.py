@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import uuid
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from caikit_pt.runtime.executors.kubernetes_job import JobTemplate, pod_in
 from caikit_pt.runtime.executors.local import LocalExecutor
 from caikit_pt.runtime.executors.node import MIB, Resources
 from caikit_pt.runtime.executors.ray_cluster import RayCluster
+from caikit_pt.runtime.json_file import read_json, write_json
 from caikit_pt.settings import Settings, as_set
 
 LOCAL, RAY, KUBERNETES = "local", "ray", "kubernetes"
@@ -52,7 +55,8 @@ def executor_of(now: Settings, root: Path) -> tuple[Executor, int]:
         return LocalExecutor(now.join_trainings), now.slots or _gpus() or 1
     each = Resources(cpus=named.cpus, gpus=named.gpus, memory=named.memory_mib * MIB)
     try:
-        return ClusterExecutor(_cluster(now, _id(root)), each), now.slots or _SLOTS_OF_A_CLUSTER
+        made = ClusterExecutor(_cluster(now, _id(root)), each, _environment(now, root))
+        return made, now.slots or _SLOTS_OF_A_CLUSTER
     except OSError as error:
         raise StateUnavailable(f"No trainings can be run by {named.kind}: {error}") from error
 
@@ -65,12 +69,23 @@ def _cluster(now: Settings, id: str) -> Cluster:
     return KubernetesCluster(template, named.namespace)
 
 
+def _environment(now: Settings, root: Path) -> Mapping[str, str]:
+    """A training that moves to another node of the same kind ends with the same bits there: threads and
+    kernels are the same, and what was found to be the fastest on one isn't tried for again on the next."""
+    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, int(now.executor.cpus)))
+    kernel = {"LINEAR_KERNEL": now.linear_kernel} if now.linear_kernel else {}
+    return {"OMP_NUM_THREADS": threads, "CACHE_DIR": str((root / "cache").absolute()), **kernel}
+
+
 def _id(root: Path) -> str:
-    """By which a cluster tells this server's runs from those of others."""
+    """By which a cluster tells this server's runs from those of others. Raises OSError."""
     file = root / "cluster_id"
     if not file.exists():
-        file.write_text(uuid.uuid4().hex, "utf-8")
-    return file.read_text("utf-8").strip()
+        write_json(file, uuid.uuid4().hex)
+    try:
+        return str(read_json(file))
+    except ValueError as error:
+        raise OSError(f"{file} can't be read; where no training runs, remove it: {error}") from None
 
 
 def _gpus() -> int:

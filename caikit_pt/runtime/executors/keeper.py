@@ -9,6 +9,7 @@ Nothing heavy is imported: the process that trains is another one.
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -29,12 +30,16 @@ def keep(job: Path, fence: int, stop: threading.Event | None = None) -> int:
     """Until the run has ended; the exit code of its process. Who sets `stop` wants it to end behind a
     snapshot. A run that isn't the job's last is ended at once: nobody waits for it. Raises OSError."""
     run, stop = RunFolder(job, fence), stop or threading.Event()
-    if not run.is_last:
+    if not run.is_last or not run.claim():
         return 0
     order = json.loads(run.order.read_text("utf-8"))
     with run.reports.open("ab") as reports, (job / "log.txt").open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", _JOB_PROCESS], stdin=subprocess.PIPE, stdout=reports, stderr=log
+            [sys.executable, "-m", _JOB_PROCESS],
+            stdin=subprocess.PIPE,
+            stdout=reports,
+            stderr=log,
+            env={**os.environ, **order["environment"]},
         )
     try:
         assert process.stdin is not None
@@ -55,18 +60,22 @@ def _watch(process: subprocess.Popen[bytes], run: RunFolder, stop: threading.Eve
         now = time.monotonic()
         if now >= beat + SECONDS_BETWEEN_BEATS:
             beat = now
+            # Its job has ended, or another run is at it.
             if not run.is_last:
                 return
             # A disk that is full or away is no reason to end.
             with suppress(OSError):
                 run.alive.write_text(str(time.time()), "utf-8")
-            # Its job has ended, and another process may be writing there.
-            if not run.directory.is_dir():
-                return
-        if not told and (stop.is_set() or run.leave.exists()):
+        if not told and (stop.is_set() or _is_to_leave(run)):
             told = True
             _tell(process, {LEAVE: run.job})
         time.sleep(_SECONDS_BETWEEN_LOOKS)
+
+
+def _is_to_leave(run: RunFolder) -> bool:
+    with suppress(OSError):
+        return bool(run.leave.read_bytes())
+    return False
 
 
 def _tell(process: subprocess.Popen[bytes], command: object) -> None:

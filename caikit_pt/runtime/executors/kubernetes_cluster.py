@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from caikit_pt.runtime.executors.cluster import Cluster
+from caikit_pt.runtime.executors.cluster import Cluster, RefusedRun
 from caikit_pt.runtime.executors.kubernetes_job import GPU, RUN, SERVER, JobTemplate
 from caikit_pt.runtime.executors.node import Node, Resources
 
@@ -55,17 +55,20 @@ class KubernetesCluster(Cluster):
         self._tried = time.monotonic(), told
         return told
 
-    def start(self, job: Path, fence: int, needs: Resources) -> str:
+    @property
+    def generation(self) -> int:
+        """See Cluster. What it knows outlasts it."""
+        return 0
+
+    def start(self, name: str, job: Path, fence: int, needs: Resources) -> None:
         """See Cluster."""
-        run = f"{job.name}-{fence}"
         with self._lock, _errors():
             self._seen = -_SECONDS_SEEN, set()
             self._client.BatchV1Api().create_namespaced_job(
                 self._namespace,
-                self._template.job(run, job, fence, needs),
+                self._template.job(name, job, fence, needs),
                 _request_timeout=_SECONDS_TO_ANSWER,
             )
-        return run
 
     def running(self) -> Collection[str]:
         """See Cluster."""
@@ -199,13 +202,16 @@ def _own_namespace() -> str:
 
 @contextmanager
 def _errors(gone: bool = False) -> Iterator[None]:
-    """Raises OSError for whatever the cluster or the way to it fails with; nothing for what is `gone`."""
+    """Raises OSError for whatever the cluster or the way to it fails with, RefusedRun for what it won't have;
+    nothing for what is `gone`."""
     from kubernetes.client import ApiException
     from urllib3.exceptions import HTTPError
 
     try:
         yield
     except ApiException as error:
+        if error.status in (400, 422):
+            raise RefusedRun(f"{error.status} {error.reason}") from None
         if not (gone and error.status == 404):
             raise OSError(f"{error.status} {error.reason}") from None
     except HTTPError as error:

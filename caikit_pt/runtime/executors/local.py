@@ -27,9 +27,10 @@ class LocalExecutor(Executor):
         """See Executor."""
         return self._forks.closed
 
-    def prepare(self) -> None:
+    def start(self, prepared: bool) -> None:
         """See Executor."""
-        self._forks.prepare()
+        if prepared:
+            self._forks.prepare()
 
     def why_not(self) -> str:
         """See Executor."""

@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from caikit_pt.runtime.executors.cluster import Cluster
+from caikit_pt.runtime.executors.cluster import Cluster, RefusedRun
 from caikit_pt.runtime.executors.node import Node, Resources
 
 _LOG = logging.getLogger(__name__)
@@ -41,6 +41,7 @@ class RayCluster(Cluster):
         self._address, self._namespace, self._labels = address, namespace, dict(labels or {})
         self._token_file = token_file
         self._driver: _Driver | None = None
+        self._generation = 0
         self._lock = threading.Lock()
         self._closing = threading.Event()
         self._why_not = f"{self.name} at {address} hasn't answered yet"
@@ -51,18 +52,22 @@ class RayCluster(Cluster):
         self._thread = threading.Thread(target=self._look, name="ray", daemon=True)
         self._thread.start()
 
+    @property
+    def generation(self) -> int:
+        """See Cluster."""
+        return self._generation
+
     def why_not(self) -> str:
         """See Cluster."""
         return self._why_not
 
-    def start(self, job: Path, fence: int, needs: Resources) -> str:
+    def start(self, name: str, job: Path, fence: int, needs: Resources) -> None:
         """See Cluster."""
-        name = f"{job.name}-{fence}"
         told = {"cpus": needs.cpus, "gpus": needs.gpus, "memory": needs.memory}
-        self._ask("start", name=name, job=str(job.absolute()), fence=fence, needs=told, labels=self._labels)
+        place = str(job.absolute())
+        self._ask("start", name=name, job=place, fence=fence, needs=told, labels=self._labels)
         with self._lock:
             self._started[name] = time.monotonic()
-        return name
 
     def running(self) -> Collection[str]:
         """See Cluster."""
@@ -111,8 +116,7 @@ class RayCluster(Cluster):
     def close(self) -> None:
         """See Cluster."""
         self._closing.set()
-        if self._driver is not None:
-            self._driver.close()
+        self._part()
 
     def _suits(self, node: Node) -> bool:
         return {f"{name}={value}" for name, value in self._labels.items()} <= set(node.labels)
@@ -134,26 +138,23 @@ class RayCluster(Cluster):
                 self._connect()
                 while not self._closing.wait(_SECONDS_BETWEEN_LOOKS):
                     self._see()
-            except OSError as error:
+            except Exception as error:  # whatever it is, the next try may be another
                 told = f"{self.name} at {self._address} can't be reached: {error}"
                 if not self._closing.is_set() and told != self._why_not:
-                    _LOG.warning("%s", told)
+                    _LOG.warning("%s", told, exc_info=not isinstance(error, OSError))
                 self._why_not = told
-                self._part()
                 self._closing.wait(_SECONDS_BETWEEN_TRIES)
+            finally:
+                self._part()
 
     def _connect(self) -> None:
-        driver = _Driver(self._token_file)
+        self._driver = driver = _Driver(self._token_file)
+        # Who closes it meanwhile may not have seen the driver.
         if self._closing.is_set():
-            driver.close()
             return
-        try:
-            driver.ask("connect", _SECONDS_TO_CONNECT, address=self._address, namespace=self._namespace)
-        except OSError:
-            driver.close()
-            raise
-        self._driver = driver
+        driver.ask("connect", _SECONDS_TO_CONNECT, address=self._address, namespace=self._namespace)
         self._see()
+        self._generation += 1
         self._why_not = ""
         _LOG.info("%s at %s answers", self.name, self._address)
 
@@ -193,7 +194,7 @@ class _Driver:
             threading.Thread(target=read, name="ray driver", daemon=True).start()
 
     def ask(self, verb: str, seconds: float, **what: Any) -> Any:
-        """Raises OSError where there is no answer by then; the process is of no use then."""
+        """Raises OSError where there is no answer by then, and the process is of no use; RefusedRun."""
         with self._lock:
             try:
                 assert self._process.stdin is not None
@@ -206,7 +207,7 @@ class _Driver:
             if answer is None:
                 raise OSError(self._last_words or "it isn't there any more")
             if "error" in answer:
-                raise OSError(answer["error"])
+                raise (RefusedRun if answer["refused"] else OSError)(answer["error"])
             return answer.get("found")
 
     def close(self) -> None:

@@ -26,10 +26,14 @@ class Keeper:
         threading.Thread(target=self._keep, args=(Path(job), fence), name="keeper", daemon=True).start()
 
     def _keep(self, job: Path, fence: int) -> None:
-        from caikit_pt.runtime.executors.keeper import keep
-
         try:
+            from caikit_pt.runtime.executors.keeper import keep
+
             keep(job, fence)
+        except BaseException as error:
+            # Nobody else hears of it; the package itself may not be there.
+            told = f"{type(error).__name__}: {error}"
+            (job / "runs" / f"{fence:06}" / "end.json").write_text(json.dumps({"code": 1, "text": told}))
         finally:
             os._exit(0)
 
@@ -128,7 +132,9 @@ def main() -> None:
             else:
                 answer = {"found": getattr(driver, verb)(**asked)}
         except Exception as error:
-            answer = {"error": f"{type(error).__name__}: {error}".partition("\n")[0][:500]}
+            told = f"{type(error).__name__}: {error}".partition("\n")[0][:500]
+            # It would say so again.
+            answer = {"error": told, "refused": isinstance(error, (ValueError, TypeError))}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
 

@@ -12,7 +12,7 @@ import pytest
 
 from caikit_pt.runtime import job as kinds
 from caikit_pt.runtime.executors import cluster_run
-from caikit_pt.runtime.executors.cluster import Cluster
+from caikit_pt.runtime.executors.cluster import Cluster, RefusedRun
 from caikit_pt.runtime.executors.cluster_executor import ClusterExecutor
 from caikit_pt.runtime.executors.cluster_run import ClusterRun
 from caikit_pt.runtime.executors.node import GIB, Node, Resources
@@ -41,12 +41,15 @@ class Known(Cluster):
     def why_not(self) -> str:
         return "no connection" if self.away else ""
 
-    def start(self, job: Path, fence: int, needs: Resources) -> str:
+    generation = 1
+    refuses = ""
+
+    def start(self, name: str, job: Path, fence: int, needs: Resources) -> None:
         self._check()
-        name = f"{job.name}-{fence}"
+        if self.refuses:
+            raise RefusedRun(self.refuses)
         self.names.add(name)
         self.needs.append(needs)
-        return name
 
     def running(self) -> Collection[str]:
         self._check()
@@ -79,7 +82,7 @@ def known() -> Known:
 
 @pytest.fixture
 def executor(known: Known) -> ClusterExecutor:
-    return ClusterExecutor(known, EACH)
+    return ClusterExecutor(known, EACH, {})
 
 
 def order(root: Path) -> Order:
@@ -123,11 +126,11 @@ def test_what_it_tells_comes_once_and_in_order(
 def test_the_next_server_hears_what_this_one_has_not(executor: ClusterExecutor, tmp_path: Path) -> None:
     begun(executor, tmp_path)
     tell(tmp_path, ("phase", 0), ("checkpoint", 1), ("checkpoint", 2), (FINISHED, 0))
-    again = executor.found(replace(job("a"), fence=3, heard=2), JobFolder(tmp_path / "a"))
+    again = executor.found(replace(job("a"), fence=3, heard=2, is_open=True), JobFolder(tmp_path / "a"))
     assert again is not None
     assert [(report.kind, report.number) for report in again.reports()] == [("checkpoint", 3), (FINISHED, 4)]
-    # And none that was never begun.
-    assert executor.found(replace(job("a"), fence=4), JobFolder(tmp_path / "a")) is None
+    # And none whose end was noted.
+    assert executor.found(replace(job("a"), fence=3), JobFolder(tmp_path / "a")) is None
 
 
 def test_it_goes_on_where_the_server_ends(executor: ClusterExecutor, known: Known, tmp_path: Path) -> None:
@@ -182,7 +185,7 @@ def test_where_the_cluster_is_away_its_signs_of_life_count(
 def test_why_it_waits_is_told_while_it_has_told_nothing(
     executor: ClusterExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cluster_run, "_SECONDS_BETWEEN_REASONS", 0.05)
+    monkeypatch.setattr(cluster_run, "_SECONDS_TO_A_REASON", 0.05)
     run = begun(executor, tmp_path)
     found = run.reports()
     assert next(found) == Report("a", kinds.WAITING_FOR, {"text": "It needs 1 CPU, 1.0 GiB."})
@@ -195,8 +198,8 @@ def test_one_that_waits_for_room_is_ended_by_the_cluster(
 ) -> None:
     run = begun(executor, tmp_path)
     run.leave("a")
-    assert known.names == set()
     assert list(run.reports()) == []
+    assert known.names == set()
     assert run.is_blameless
 
 
@@ -207,8 +210,37 @@ def test_one_that_is_under_way_is_asked_to_leave(
     tell(tmp_path, ("phase", 0))
     assert next(run.reports()).kind == "phase"
     run.leave("a")
-    assert run._files.leave.exists()
+    assert run._files.leave.read_bytes()
     assert known.names == {"a-3"}
+
+
+def test_one_that_the_cluster_will_never_have_ends_its_job(
+    executor: ClusterExecutor, known: Known, tmp_path: Path
+) -> None:
+    known.refuses = "cpus: 1e-09"
+    (report,) = begun(executor, tmp_path).reports()
+    assert (report.kind, report.data) == ("failed", {"text": "the cluster refuses it: cpus: 1e-09"})
+
+
+def test_one_that_waited_in_a_cluster_that_is_gone_is_no_death(
+    executor: ClusterExecutor, known: Known, tmp_path: Path
+) -> None:
+    """One that had shown itself is."""
+    waited, ran = begun(executor, tmp_path), begun(executor, tmp_path)
+    known.names.clear()
+    known.generation += 1
+    assert list(waited.reports()) == []
+    assert waited.is_blameless
+    ran._files.alive.write_text("1")
+    assert list(ran.reports()) == []
+    assert not ran.is_blameless
+
+
+def test_a_line_of_another_shape_is_passed_over(executor: ClusterExecutor, tmp_path: Path) -> None:
+    run = begun(executor, tmp_path)
+    tell(tmp_path, torn='5\n[1, 2, 3]\nnull\n{"a": 1}\n')
+    tell(tmp_path, (FINISHED, 0))
+    assert [(report.kind, report.number) for report in run.reports()] == [(FINISHED, 5)]
 
 
 def test_a_cluster_that_is_away_begins_nothing(
@@ -235,7 +267,7 @@ def test_what_a_training_takes_is_what_it_asks_for(known: Known, tmp_path: Path)
         # There it is the GPU's.
         (Resources(cpus=2, gpus=1), 1 * GIB),
     ):
-        executor = ClusterExecutor(known, each)
+        executor = ClusterExecutor(known, each, {})
         assert executor.place(needing, ()).device == ("cuda:0" if each.gpus else "cpu")
         executor.run_of(needing, JobFolder(tmp_path / "a")).begin(order(tmp_path))
         assert known.needs[-1] == replace(each, memory=memory)
@@ -245,10 +277,10 @@ def test_what_nobody_attends_to_is_ended(
     known: Known, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("caikit_pt.runtime.executors.cluster_executor._SECONDS_BETWEEN_SWEEPS", 0.05)
-    executor = ClusterExecutor(known, EACH)
+    executor = ClusterExecutor(known, EACH, {})
     run = begun(executor, tmp_path)
     known.names.add("left-1")
-    executor.prepare()
+    executor.start(prepared=False)
     deadline = threading.Event()
     for _ in range(100):
         if known.names == {"a-3"}:
