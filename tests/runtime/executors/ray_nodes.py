@@ -1,92 +1,125 @@
-"""A Ray cluster of several raylets on this machine, whose nodes can be killed, frozen and let go again."""
+"""A Ray cluster of several raylets on this machine: nodes and head can be killed, frozen and let go again."""
 
 from __future__ import annotations
 
+import json
+import os
 import signal
+import subprocess
+import sys
+import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from pathlib import Path
 
 import psutil
 
-# Of Ray's own: how soon a node that says nothing is taken for dead (3 s in all, for 15).
+from examples.local_server import free_port
+
+# Of Ray's own: how soon a node that says nothing is taken for dead (some 3 s, for 15).
 _QUICKLY = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_timeout_ms": 500}
+_SMALL = ("--object-store-memory=157286400", "--min-worker-port=0", "--max-worker-port=0", "--block")
+_SECONDS_TO_START = 60.0
+
+
+class RayNode:
+    """One, as `ray start` makes it."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        self.log = folder / f"node-{time.monotonic_ns()}.log"
+        with self.log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "ray.scripts.scripts", "start", *_SMALL, *options],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "RAY_TMPDIR": str(folder)},
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + _SECONDS_TO_START
+        while "Ray runtime started" not in self.log.read_text("utf-8", "replace"):
+            assert self._process.poll() is None, self.log.read_text()
+            assert time.monotonic() < deadline, self.log.read_text()
+            time.sleep(0.1)
+
+    @property
+    def processes(self) -> list[psutil.Process]:
+        """It, its raylet, and all that they have started."""
+        with suppress(psutil.Error):
+            own = psutil.Process(self._process.pid)
+            return [own, *own.children(recursive=True)]
+        return []
+
+    def signal(self, number: signal.Signals) -> None:
+        """To all of its processes."""
+        for process in self.processes:
+            with suppress(psutil.Error):
+                process.send_signal(number)
+
+    def kill(self) -> None:
+        """As a power cut does."""
+        self.signal(signal.SIGKILL)
+        self._process.wait()
 
 
 class RayNodes:
     """A head without room for anything, and nodes of one CPU each."""
 
-    def __init__(self, nodes: int) -> None:
-        from ray.cluster_utils import Cluster
+    def __init__(self, count: int, folder: Path) -> None:
+        """`folder` has a short name: sockets lie in there."""
+        self._folder, self._port = folder, free_port()
+        self.address = f"127.0.0.1:{self._port}"
+        # Those whose head is gone, too.
+        self._made = list[RayNode]()
+        self._head = self._started_head()
+        self.nodes = [self.add() for _ in range(count)]
 
-        self._make: Any = Cluster
-        # Those whose head is gone.
-        self._left = list[Any]()
-        self._cluster = self._head()
-        self.nodes = [self.add() for _ in range(nodes)]
-
-    @property
-    def address(self) -> str:
-        """Of the head."""
-        return str(self._cluster.address)
-
-    def add(self) -> Any:
+    def add(self) -> RayNode:
         """One more."""
-        return self._cluster.add_node(num_cpus=1)
+        return self._note(
+            RayNode(self._folder, f"--address={self.address}", "--node-ip-address=127.0.0.1", "--num-cpus=1")
+        )
 
-    def processes(self, node: Any) -> list[psutil.Process]:
-        """All of a node: the raylet, and what it has started."""
-        found = []
-        for infos in node.all_processes.values():
-            for info in infos:
-                with suppress(psutil.Error):
-                    process = psutil.Process(info.process.pid)
-                    found += [process, *process.children(recursive=True)]
-        return found
-
-    def of(self, process: psutil.Process) -> Any:
+    def of(self, process: psutil.Process) -> RayNode:
         """The node that a process runs on."""
-        above = {one.pid for one in process.parents()}
-        return next(node for node in self.nodes if above & {one.pid for one in self.processes(node)})
+        return next(node for node in self.nodes if process in node.processes)
 
-    def kill(self, node: Any) -> None:
-        """As a power cut does."""
-        self.signal(node, signal.SIGKILL)
+    def replace(self, node: RayNode) -> None:
+        """One that dies, by another."""
+        node.kill()
         self.nodes.remove(node)
+        self.nodes.append(self.add())
 
     def restart_head(self) -> None:
         """Its machine is another one, at the same address, with as many new nodes; the old ones, who look for
         theirs, live on for a while."""
-        port = int(self.address.rpartition(":")[2])
-        self.signal(self._cluster.head_node, signal.SIGKILL)
-        self._left += self.nodes
-        self._cluster = self._head(port=port)
+        self._head.kill()
+        # Another machine wouldn't have it.
+        (self._folder / "ray" / "ray_current_cluster").unlink(missing_ok=True)
+        self._head = self._started_head()
         self.nodes = [self.add() for _ in self.nodes]
-
-    def _head(self, **more: Any) -> Any:
-        head = {"num_cpus": 0, "include_dashboard": False, "_system_config": _QUICKLY, **more}
-        return self._make(initialize_head=True, head_node_args=head)
-
-    def signal(self, node: Any, number: signal.Signals) -> None:
-        """To all of its processes."""
-        for process in self.processes(node):
-            with suppress(psutil.Error):
-                process.send_signal(number)
 
     def close(self) -> None:
         """All of it ends."""
-        for node in self._left:
-            self.signal(node, signal.SIGKILL)
-        for node in self.nodes:
-            self.signal(node, signal.SIGCONT)
-        self._cluster.shutdown()
+        for node in reversed(self._made):
+            node.kill()
+
+    def _started_head(self) -> RayNode:
+        options = ("--head", f"--port={self._port}", "--node-ip-address=127.0.0.1", "--num-cpus=0")
+        quickly = f"--system-config={json.dumps(_QUICKLY)}"
+        return self._note(RayNode(self._folder, *options, "--include-dashboard=false", quickly))
+
+    def _note(self, node: RayNode) -> RayNode:
+        self._made.append(node)
+        return node
 
 
 @contextmanager
 def ray_nodes(count: int) -> Iterator[RayNodes]:
     """For so long."""
-    made = RayNodes(count)
-    try:
-        yield made
-    finally:
-        made.close()
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
+        made = RayNodes(count, Path(folder))
+        try:
+            yield made
+        finally:
+            made.close()

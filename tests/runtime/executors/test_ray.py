@@ -103,11 +103,10 @@ def test_it_ends_with_the_bits_of_a_training_here(server: Server, nodes: RayNode
 def test_it_goes_on_elsewhere_when_its_node_dies(server: Server, nodes: RayNodes, t5: BaseModel) -> None:
     client = server.start()
     id = client.tune("moved", base_model=t5.checkpoint.name, records=RECORDS, **_FEW)
-    nodes.kill(nodes.of(running(server, client, id, 20)))
+    nodes.replace(nodes.of(running(server, client, id, 20)))
     assert ended(client, id, _SECONDS) == COMPLETED
     assert fence(server, id) == 2
     check_bits(server, "moved", t5, _FEW)
-    nodes.nodes.append(nodes.add())
 
 
 def test_it_goes_on_without_its_server(server: Server, llama: BaseModel) -> None:
@@ -134,17 +133,16 @@ def test_what_a_frozen_node_does_later_counts_for_nothing(
     id = client.tune("frozen", base_model=t5.checkpoint.name, records=RECORDS, **request)
     process = running(server, client, id, 20)
     node = nodes.of(process)
-    nodes.signal(node, signal.SIGSTOP)
+    node.signal(signal.SIGSTOP)
     try:
         wait_for(lambda: fence(server, id) == 2 and len(processes_of(server, id)) == 2, _SECONDS)
     finally:
         # Its process lives on for a while, and writes.
-        nodes.signal(node, signal.SIGCONT)
+        node.signal(signal.SIGCONT)
     assert ended(client, id, _SECONDS) == COMPLETED
     assert fence(server, id) == 2
     check_bits(server, "frozen", t5, request)
-    nodes.kill(node)
-    nodes.nodes.append(nodes.add())
+    nodes.replace(node)
 
 
 def test_it_is_paused_resumed_and_cancelled(server: Server, t5: BaseModel) -> None:
@@ -195,8 +193,7 @@ def test_no_job_is_lost_whatever_dies(tmp_path: Path, llama: BaseModel, t5: Base
                 jobs[id] = f"job-{number}", base, request
             began = time.monotonic()
             wait_for(lambda: any(step(client, id) for id in jobs), _SECONDS)
-            nodes.kill(random.Random(1).choice(nodes.nodes))
-            nodes.nodes.append(nodes.add())
+            nodes.replace(random.Random(1).choice(nodes.nodes))
             _some_more(client, jobs)
             nodes.restart_head()
             _some_more(client, jobs)
