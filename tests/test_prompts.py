@@ -287,6 +287,30 @@ def shell(server: Server, capsys: pytest.CaptureFixture[str]) -> Callable[..., t
     return run
 
 
+def test_one_that_is_removed_is_asked_no_more(
+    models: Path, client: TuningClient, shell: Callable[..., tuple[int, str]]
+) -> None:
+    """Whoever is asking it has his answer; one that is damaged goes, too."""
+    for name in ("short-lived", "broken"):
+        shutil.copytree(models / "mood", models / name)
+    (models / "broken" / "config.yml").write_text("{")
+    parts = client.stream("short-lived", "Good morning", max_new_tokens=200, labels_only=False)
+    begun = next(parts)
+    client.remove("short-lived")
+    assert len(begun + "".join(parts)) > 0
+    with pytest.raises(ServerError) as error:
+        client.generate("short-lived", "Good morning")
+    assert error.value.status == "NOT_FOUND"
+    assert shell("remove", "broken") == (0, "broken\n")
+    code, text = shell("remove", "broken")
+    assert (code, text.partition(":")[0]) == (1, "NOT_FOUND")
+    assert not [path for path in models.iterdir() if "short-lived" in path.name or "broken" in path.name]
+    for name in ("../mood", "of-another", ".."):
+        with pytest.raises(ServerError):
+            client.remove(name)
+    assert (models / "of-another").exists()
+
+
 def test_prompts_at_a_shell(shell: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
     code, text = shell("list")
     assert code == 0

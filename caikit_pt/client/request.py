@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ _LOG = logging.getLogger(__name__)
 GivenRecords = Iterable[Mapping[str, Any]] | Path | Records
 # Training records may come inline, and answers be long.
 MESSAGE_BYTES = 2**26
+# What a request has besides the parameters of a training.
+_OF_A_REQUEST = ("base_model", "records", "file", "validation_records", "validation_file", "training_id")
 
 
 def id_of(training: str | Training) -> str:
@@ -133,7 +136,35 @@ def train_message(kind: Any, model_name: str, request: Mapping[str, Any]) -> Any
 
     message = kind()
     try:
+        _check_names(request)
         json_format.ParseDict({"model_name": model_name, "parameters": request_of(**request)}, message)
-    except (json_format.ParseError, InvalidParameter) as error:
+    except InvalidParameter as error:
         raise ServerError("INVALID_ARGUMENT", str(error)) from error
+    except json_format.ParseError as error:
+        raise ServerError("INVALID_ARGUMENT", str(_culprit(kind, request) or error)) from error
     return small_enough(message)
+
+
+def _check_names(request: Mapping[str, Any]) -> None:
+    """Raises InvalidParameter for a name that is no parameter's."""
+    known = [*_OF_A_REQUEST, *(parameter.name for parameter in TUNING_PARAMETERS)]
+    for name, value in request.items():
+        if name not in known:
+            likely = get_close_matches(name, known, 1)
+            allowed = f"is it {likely[0]}?" if likely else "those of docs/parameters.md"
+            raise InvalidParameter(name, value, f"no parameter has this name; {allowed}")
+
+
+def _culprit(kind: Any, request: Mapping[str, Any]) -> InvalidParameter | None:
+    """What a message of class `kind` has no room for."""
+    from google.protobuf import json_format
+
+    for parameter in TUNING_PARAMETERS:
+        if (value := request.get(parameter.name)) is None:
+            continue
+        inner = {parameter.path: {parameter.name: value}} if parameter.path else {parameter.name: value}
+        try:
+            json_format.ParseDict({"parameters": inner}, kind())
+        except json_format.ParseError:
+            return InvalidParameter(parameter.field, value, parameter.allowed())
+    return None

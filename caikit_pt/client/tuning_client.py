@@ -218,6 +218,13 @@ class TuningClient:
         asked = GetPromptRequest(model_name=model_name).to_proto()
         return as_prompt(self._connection.answer(self._stubs.tuning.GetPrompt, asked))
 
+    def remove(self, model_name: str) -> None:
+        """Deletes one: nothing is served under its name any more."""
+        from caikit_pt.runtime.tuning_messages import RemovePromptRequest
+
+        asked = RemovePromptRequest(model_name=model_name).to_proto()
+        self._connection.answer(self._stubs.tuning.RemovePrompt, asked)
+
     def download(self, model_name: str, file: Path) -> None:
         """All files of a tuned prompt as a tar archive. Raises OSError; nothing is left of half a one."""
         from caikit_pt.runtime.tuning_messages import DownloadPromptRequest

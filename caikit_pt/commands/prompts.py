@@ -20,6 +20,8 @@ def add_to(commands: Commands) -> None:
     listed = group.ask("list", _list, "by name")
     listed.add_argument("--base-model", help="only those of this one")
     group.ask("show", _show, "all that is known of one").add_argument("model_name")
+    removed = group.ask("remove", _remove, "delete one: nothing is served under its name any more")
+    removed.add_argument("model_name")
     download = group.ask("download", _download, "its files, as a tar archive")
     download.add_argument("model_name")
     download.add_argument("-o", "--output", type=Path, metavar="FILE", help="NAME.tar by default")
@@ -65,6 +67,13 @@ def _show(options: argparse.Namespace) -> int:
         if name != "origins"
     ]
     print_table(("PARAMETER", "VALUE", "FROM"), rows)
+    return DONE
+
+
+def _remove(options: argparse.Namespace) -> int:
+    with connected(options) as client:
+        client.remove(options.model_name)
+    print(as_json({"model_name": options.model_name}) if options.json else options.model_name)
     return DONE
 
 

@@ -49,7 +49,7 @@ def add_to(commands: Commands) -> None:
     watch.add_argument("training_id")
     watch.add_argument("--from-event", type=int, default=0, metavar="N", help="what happened behind event N")
     listed = commands.ask("list", _list, "the trainings, the latest first")
-    listed.add_argument("--state", action="append", help="only these; can be repeated")
+    listed.add_argument("--state", action="append", type=str.upper, help="only these; can be repeated")
     listed.add_argument("--model-name")
     for name in ("--since", "--until"):
         listed.add_argument(name, type=datetime.fromisoformat, metavar="TIME", help="of submission, UTC")

@@ -19,10 +19,18 @@ import caikit
 from caikit_pt import call, settings
 from caikit_pt.base_model.loading.checkpoint import Checkpoint, locate
 from caikit_pt.base_model.sides import text_of
-from caikit_pt.errors import CaikitPtError, InvalidParameter, StateUnavailable, UnknownModel
+from caikit_pt.errors import (
+    CaikitPtError,
+    DamagedArtifact,
+    InvalidParameter,
+    StateUnavailable,
+    UnknownModel,
+)
 from caikit_pt.module import PeftPromptTuning
 from caikit_pt.paths import check_plain_name, inside, read_file
+from caikit_pt.runtime.loaded import forget
 from caikit_pt.runtime.tuning_messages import ListPromptsResponse, Prompt
+from caikit_pt.soft_prompt import publication
 from caikit_pt.soft_prompt.config_file import CONFIG, check_config, is_of
 from caikit_pt.soft_prompt.history import Verdict
 
@@ -81,6 +89,22 @@ def archive(name: str) -> Iterator[bytes]:
     told.seek(0)
     while chunk := told.read(_CHUNK):
         yield chunk
+
+
+def remove(name: str) -> None:
+    """Nothing is served under this name any more; answers under way are finished. Raises UnknownModel where
+    there is none, StateUnavailable where the disk won't have it."""
+    try:
+        directory = _directory(name)
+    except DamagedArtifact:
+        directory = inside(caikit.get_config().runtime.local_models_dir, name, "model_name")
+    try:
+        publication.remove(directory)
+    except FileNotFoundError:
+        raise UnknownModel(name) from None
+    except OSError as error:
+        raise StateUnavailable(f"{name} can't be removed: {error.strerror or error}") from error
+    forget(str(directory))
 
 
 def _files(name: str) -> Mapping[str, bytes]:

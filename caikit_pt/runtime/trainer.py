@@ -42,6 +42,7 @@ from caikit_pt.runtime import job as kinds
 from caikit_pt.runtime.executors.node import Node
 from caikit_pt.runtime.job import COMPLETED, PAUSED, PROMPT, QUEUED, RUNNING, SOURCE, TERMINAL, Job
 from caikit_pt.runtime.job_store import JobStore
+from caikit_pt.runtime.loaded import forget
 from caikit_pt.runtime.making import Plan
 from caikit_pt.runtime.makings import PROMPTS
 from caikit_pt.runtime.state_directory import StateDirectory
@@ -85,7 +86,7 @@ class PromptTuningTrainer(ModelTrainerBase):
         """Takes over what an earlier server of the same `state_dir` has left. Raises StateUnavailable."""
         with self._starting:
             if self._state is None:
-                self._state = StateDirectory(settings.current(), _forget)
+                self._state = StateDirectory(settings.current(), forget)
                 atexit.register(self.stop)
 
     @property
@@ -380,15 +381,3 @@ def _node(node: Node) -> NodeMessage:
 
 def _moment(seconds: float | None) -> datetime | None:
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
-
-
-def _forget(path: str) -> None:
-    """Unloads what the server has loaded from `path`: the next request gets what is there now."""
-    models = sys.modules.get("caikit.runtime.model_management.model_manager")
-    if models is None:
-        return
-    manager = models.ModelManager.get_instance()
-    published = Path(path).resolve()
-    for name, model in list(manager.loaded_models.items()):
-        if Path(model.path()).resolve() == published:
-            manager.unload_model(name)

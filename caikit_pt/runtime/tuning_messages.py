@@ -350,6 +350,18 @@ class GetPromptRequest(DataObjectBase):
 
 
 @caikit.core.dataobject(package=PACKAGE)
+class RemovePromptRequest(DataObjectBase):
+    """The tuned prompt that is served under this name, which is deleted."""
+
+    model_name: Annotated[str, FieldNumber(1)]
+
+
+@caikit.core.dataobject(package=PACKAGE)
+class RemovePromptResponse(DataObjectBase):
+    """It is."""
+
+
+@caikit.core.dataobject(package=PACKAGE)
 class DownloadPromptRequest(DataObjectBase):
     """All files of the tuned prompt that is served under this name."""
 

@@ -37,6 +37,7 @@ def service() -> Any:
         _rpc("Tokenize", "TokenizeRequest", "TokenizeResponse"),
         _rpc("Detokenize", "DetokenizeRequest", "DetokenizeResponse"),
         _rpc("Describe", "DescribeRequest", "Description"),
+        _rpc("RemovePrompt", "RemovePromptRequest", "RemovePromptResponse"),
         _rpc("ListNodes", "ListNodesRequest", "ListNodesResponse"),
     ]
     return json_to_service(name=NAME, package=PACKAGE, json_service_def={"service": {"rpcs": rpcs}})

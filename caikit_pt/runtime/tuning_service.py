@@ -34,6 +34,8 @@ from caikit_pt.runtime.tuning_messages import (
     ListTrainingsRequest,
     ListTrainingsResponse,
     PauseTrainingRequest,
+    RemovePromptRequest,
+    RemovePromptResponse,
     ResumeTrainingRequest,
     TokenizeRequest,
     TokenizeResponse,
@@ -235,6 +237,12 @@ class TuningServicer:
     def GetPrompt(self, request: Any, context: Any) -> Any:
         """Raises UnknownModel where there is none."""
         return prompts.found(GetPromptRequest.from_proto(request).model_name).to_proto()
+
+    @_answering
+    def RemovePrompt(self, request: Any, context: Any) -> Any:
+        """Raises UnknownModel where there is none, StateUnavailable."""
+        prompts.remove(RemovePromptRequest.from_proto(request).model_name)
+        return RemovePromptResponse().to_proto()
 
     def DownloadPrompt(self, request: Any, context: Any) -> Iterator[Any]:
         """Raises UnknownModel where there is none."""

@@ -67,6 +67,16 @@ def adding(target: Path) -> Iterator[Path]:
         shutil.rmtree(hidden, ignore_errors=True)
 
 
+def remove(target: Path) -> None:
+    """The directory `target` has its name no longer, at once; its files go then. Raises FileNotFoundError
+    where nothing has it, OSError."""
+    old = target.with_name(f".{target.name}.{_mark()}.old")
+    with _PUBLISHING:
+        target.rename(old)
+    sync(target.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
 def check_replaceable(target: Path, field: str = "model_path") -> None:
     """Raises InvalidParameter where `target` holds anything but an earlier model."""
     if not os.path.lexists(target) or (target / "config.yml").is_file():

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 from caikit_pt.base_model.loading.checkpoint import Checkpoint, locate
@@ -48,6 +50,8 @@ from caikit_pt.tuning.records import Records, doubts, read_records
 from caikit_pt.tuning.verbalizer import Verbalizer
 
 _LOG = logging.getLogger(__name__)
+# A label of so few records may be a slip of a commoner one that shares so much of its letters.
+_RARE, _ALIKE, _PAIRS_TOLD = 2, 0.8, 10
 _END_TOKEN = 1
 _SOURCE_MODEL = "prompt_tuning_init_source_model"
 _MANY_LABELS = 50
@@ -136,6 +140,7 @@ class TuningPlan:
             )
         if alike := len(labels) - len({label.casefold() for label in labels}):
             told.append(f"{alike} labels differ from others only in case")
+        told += _nearly_equal(labels, self.records)
         if same := len(labels) - len(set(known.ids)):
             told.append(
                 f"{same} labels have the same tokens as others, cut at max_target_length or as the tokenizer "
@@ -428,3 +433,20 @@ def _fit_context(given: Mapping[str, Any], decided: Decided, checkpoint: Checkpo
             if length < value(name):
                 fitted[name] = (length, f"the context of {checkpoint.name}")
     return fitted
+
+
+def _nearly_equal(labels: Sequence[str], records: Records) -> list[str]:
+    """Rare labels that look like slips of common ones; by the records that have them, since their texts are
+    nothing for a log."""
+    counts = Counter(record.output.strip() for record in records.items)
+    first = {record.output.strip(): record.number for record in reversed(records.items)}
+    common = [label for label in labels if counts[label] > _RARE]
+    pairs = [
+        f"{first[rare]} ({counts[rare]} such) and {first[alike[0]]} ({counts[alike[0]]})"
+        for rare in labels
+        if 0 < counts[rare] <= _RARE and (alike := get_close_matches(rare, common, 1, _ALIKE))
+    ]
+    if not pairs:
+        return []
+    more = f", and {len(pairs) - _PAIRS_TOLD} pairs more" if len(pairs) > _PAIRS_TOLD else ""
+    return [f"labels that are nearly equal: those of records {', '.join(pairs[:_PAIRS_TOLD])}{more}"]

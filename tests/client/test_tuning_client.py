@@ -91,3 +91,22 @@ def test_a_training_is_a_line() -> None:
     assert repr(training("t.1")) == "<Training 't.1' of 'mood', RUNNING>"
     at = Progress(5, 20, 1, 0.5, None, 0.3, 1.0, 1.0, 1.0, 1.0)
     assert repr(training("t.1", at)) == "<Training 't.1' of 'mood', RUNNING, update 5 of 20>"
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (
+            {"num_epoch": 3},
+            "num_epoch: 3 is not allowed. Allowed: no parameter has this name; is it num_epochs?",
+        ),
+        ({"xyzzy": 3}, "no parameter has this name; those of docs/parameters.md"),
+        ({"num_epochs": "many"}, "num_epochs: 'many' is not allowed. Allowed: a whole number from 1"),
+        ({"learning_rate": [1]}, r"learning_rate: \[1\] is not allowed. Allowed: a number above 0"),
+        ({"prompt_tuning_init_method": 10**30}, "prompt_tuning_init_method: .* Allowed: .*RANDOM"),
+    ],
+)
+def test_what_is_no_parameter_is_refused_by_its_name(given: dict[str, Any], told: str) -> None:
+    with TuningClient("localhost:1") as client, pytest.raises(ServerError, match=told) as error:
+        client.tune("mood", base_model="tiny-t5", records=RECORDS, **given)
+    assert error.value.status == "INVALID_ARGUMENT"

@@ -159,7 +159,7 @@ def test_a_client_that_knows_nothing_but_reflection(port: int) -> None:
             "Evaluate",
             "TrainSource",
             "PauseTraining", "ResumeTraining", "ListPrompts", "GetPrompt", "DownloadPrompt",
-            "Tokenize", "Detokenize", "Describe", "ListNodes",
+            "Tokenize", "Detokenize", "Describe", "ListNodes", "RemovePrompt",
         }  # fmt: skip
         assert described.methods_by_name["WatchTraining"].server_streaming
 

@@ -10,7 +10,7 @@ from caikit.interfaces.nlp.data_model import ClassificationTrainRecord
 from caikit_pt import GenerationTrainRecord
 from caikit_pt.errors import InvalidParameter, InvalidRecord
 from caikit_pt.settings import Settings
-from caikit_pt.tuning.plan import TuningPlan, make_plan
+from caikit_pt.tuning.plan import TuningPlan, _nearly_equal, make_plan
 from caikit_pt.tuning.records import Record, read_records
 from caikit_pt.tuning.verbalizer import Verbalizer
 from tests.conftest import BASE_MODELS, LLAMA, SETTINGS, T5
@@ -141,3 +141,16 @@ def test_models_without_an_end_of_context_take_any_length() -> None:
 def test_a_verbalizer_takes_the_text_as_it_is(template: str, rendered: str) -> None:
     """Also where the text looks like a template or a pattern itself."""
     assert Verbalizer(template).render("a {{input}} b") == rendered
+
+
+def test_labels_that_may_be_slips_are_named_by_their_records() -> None:
+    """Their texts are nothing for a log."""
+    outputs = ["billing"] * 5 + ["shipping"] * 5 + ["biling", "Shipping", "returns", "shiping"]
+    records = read_records([{"input": "a", "output": one} for one in outputs], "train_stream")
+    (told,) = _nearly_equal(sorted(set(outputs)), records)
+    assert told.startswith("labels that are nearly equal: those of records ")
+    pairs = ("11 (1 such) and 1 (5)", "12 (1 such) and 6 (5)", "14 (1 such) and 6 (5)")
+    assert all(pair in told for pair in pairs)
+    assert "13" not in told
+    assert not any(label in told for label in outputs)
+    assert _nearly_equal(["billing", "shipping"], records) == []

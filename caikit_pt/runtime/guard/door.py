@@ -166,6 +166,7 @@ _SERVICES: dict[str, dict[str, Door]] = {
         # A tokenizer is read.
         "GetPrompt": Door(GENERATE, TRAININGS, models=("model_name",)),
         # Who may put another in its place may have it.
+        "RemovePrompt": Door(TUNE, TRAININGS, models=("model_name",)),
         "DownloadPrompt": Door(TUNE, WATCHES, models=("model_name",)),
         "Tokenize": Door(GENERATE, ANSWERS, models=("model_name",)),
         "Detokenize": Door(GENERATE, ANSWERS, models=("model_name",)),
