@@ -1,12 +1,17 @@
 # The server for a GPU node: `docker run --gpus all`. CUDA's libraries come with the torch wheels, the driver from the host.
+# Without a GPU: `docker build --build-arg TORCH_INDEX=...` with the index of torch's CPU wheels, which pytorch.org names,
+# leaves their 5 GB out. `--build-arg EXTRAS=web,ray` adds what an executor or a tracker needs (pyproject.toml).
 FROM python:3.12-slim AS build
+ARG EXTRAS=web
+ARG TORCH_INDEX=
 WORKDIR /src
 RUN python -m venv /opt/caikit_pt
 COPY constraints.txt pyproject.toml README.md LICENSE ./
 COPY caikit_pt caikit_pt
 # The same constraints as everywhere else; a constraint on what the build itself needs, too.
 RUN /opt/caikit_pt/bin/pip install --no-cache-dir -U -c constraints.txt pip setuptools \
-    && /opt/caikit_pt/bin/pip install --no-cache-dir --no-build-isolation -c constraints.txt '.[web]'
+    && /opt/caikit_pt/bin/pip install --no-cache-dir --no-build-isolation -c constraints.txt \
+        ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} ".[$EXTRAS]"
 
 FROM python:3.12-slim
 RUN useradd --uid 1000 --create-home caikit \
