@@ -70,6 +70,7 @@ _MIGRATIONS = (
     ALTER TABLE jobs ADD COLUMN heard INTEGER NOT NULL DEFAULT 0;
     ALTER TABLE jobs ADD COLUMN is_open INTEGER NOT NULL DEFAULT 0;
     ALTER TABLE jobs ADD COLUMN memory INTEGER NOT NULL DEFAULT 0;
+    CREATE INDEX jobs_by_end ON jobs (ended);
     """,
 )
 
@@ -143,6 +144,10 @@ class JobStore:
                 "INSERT OR IGNORE INTO events VALUES (?, ?, ?, ?, ?)",
                 [(job.number, one.number, one.time, one.kind, _text(one.data)) for one in events],
             )
+
+    def ids(self) -> frozenset[str]:
+        """Of all jobs there are."""
+        return frozenset(row[0] for row in self._database.read("SELECT id FROM jobs"))
 
     def find(self, id: str) -> Job | None:
         """The job with this id."""
@@ -228,9 +233,9 @@ class JobStore:
 
     def ended_since(self, time: float) -> Sequence[Job]:
         """The jobs that ended later than `time` (seconds since 1970), in this order."""
-        marks = ", ".join("?" * len(TERMINAL))
-        query = f"SELECT * FROM jobs WHERE state IN ({marks}) AND ended > ? ORDER BY ended"
-        return [as_job(row) for row in self._database.read(query, (*TERMINAL, time))]
+        # No other has an end; by this index alone it takes as long among a million.
+        query = "SELECT * FROM jobs WHERE ended > ? ORDER BY ended"
+        return [as_job(row) for row in self._database.read(query, (time,))]
 
     def ahead_of(self, job: Job) -> int:
         """Jobs that wait and have their turns before `job`."""
@@ -338,9 +343,8 @@ class JobStore:
     def delete_ended_before(self, time: float) -> Sequence[str]:
         """Forgets the jobs that ended before `time`, with their events; their ids."""
         with self._database.writing() as connection:
-            marks = ", ".join("?" * len(TERMINAL))
-            query = f"DELETE FROM jobs WHERE state IN ({marks}) AND ended < ? RETURNING id"
-            return [row[0] for row in connection.execute(query, (*TERMINAL, time)).fetchall()]
+            deleted = connection.execute("DELETE FROM jobs WHERE ended < ? RETURNING id", (time,))
+            return [row[0] for row in deleted.fetchall()]
 
     # ---- trackers ----
 

@@ -145,8 +145,11 @@ class StateDirectory:
 
     def _recover(self) -> None:
         """What ran when an earlier server ended is queued again; what isn't a whole submission goes."""
+        known = self.store.ids()
         for folder in folders(self._jobs):
-            self._take_over(folder)
+            # There may be a million of them, and what they hold is in the store.
+            if folder.directory.name not in known:
+                self._take_over(folder)
         for state in (RUNNING, *WAITING):
             for job in self.store.search(states=[state], limit=_ALL):
                 if not self.supervisor.folder(job.id).job():
@@ -157,12 +160,13 @@ class StateDirectory:
                     self.store.move(job.id, QUEUED)
 
     def _take_over(self, folder: JobFolder) -> None:
+        """One that the store doesn't know."""
         job = folder.job()
         if not folder.accepted:
             folder.remove()
         elif job is None:
             _LOG.warning("the files of %s in state_dir can't be read", folder.directory.name)
-        elif self.store.find(job.id) is None:
+        else:
             _LOG.warning("training %s wasn't in the database, and is taken over from its folder", job.id)
             self.store.add(job)
 

@@ -293,7 +293,7 @@ def test_an_evaluation_under_way_is_finished(server: Server) -> None:
         time.sleep(1.0)
         assert not report.done()
         server.process.terminate()
-        assert report.result()["records"] == 3000
+        assert report.result(60)["records"] == 3000
     assert server.process.wait(30) == 0
 
 
@@ -304,7 +304,7 @@ def test_an_evaluation_is_cut_off_at_the_end_of_the_grace_period(server: Server)
         report = pool.submit(evaluating, server.port, 5000)
         time.sleep(1.5)
         assert server.stop() < 15
-        error: Any = report.exception()
+        error: Any = report.exception(60)
         assert (error.status, error.reason, error.retry_seconds) == ("UNAVAILABLE", "SERVER_STOPPING", 1.0)
         assert "the 1 seconds are over" in str(error)
     assert server.process.returncode == 0

@@ -27,7 +27,8 @@ def test_a_poll_that_the_store_fails_is_to_be_tried_again(
     """caikit makes UNAVAILABLE of it, and INTERNAL without a reason of any other error."""
     store, trainer = JobStore(tmp_path), PromptTuningTrainer(aconfig.Config({}), "default")
     store.add(job("one"))
-    state: Any = SimpleNamespace(store=store, supervisor=SimpleNamespace(cancel=None), stop=lambda: None)
+    supervisor = SimpleNamespace(cancel=None, executor=SimpleNamespace(why_not=lambda: ""))
+    state: Any = SimpleNamespace(store=store, supervisor=supervisor, stop=lambda: None)
     trainer._state = state
     future = trainer.get_model_future("one")
     assert future.get_info().status.name == "QUEUED"

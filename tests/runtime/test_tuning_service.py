@@ -176,7 +176,7 @@ def test_the_turns_of_a_page_are_looked_up_once(tmp_path: Path, monkeypatch: pyt
         return turns()
 
     monkeypatch.setattr(store, "_turns", look)
-    trainer: Any = SimpleNamespace(store=store, job=store.find)
+    trainer: Any = SimpleNamespace(store=store, job=store.find, why_not="")
     request = ListTrainingsRequest().to_proto()
     found = TuningServicer(trainer).ListTrainings(request, Context(1)).trainings
     assert [one.queued_before for one in found] == [4, 3, 2, 1, 0]
