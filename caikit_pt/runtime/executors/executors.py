@@ -12,6 +12,7 @@ from caikit_pt.errors import InvalidParameter, StateUnavailable
 from caikit_pt.runtime.executors.cluster import Cluster
 from caikit_pt.runtime.executors.cluster_executor import ClusterExecutor
 from caikit_pt.runtime.executors.executor import Executor
+from caikit_pt.runtime.executors.fork_server import NATIVE_CACHES
 from caikit_pt.runtime.executors.kubernetes_cluster import KubernetesCluster
 from caikit_pt.runtime.executors.kubernetes_job import JobTemplate, pod_in
 from caikit_pt.runtime.executors.local import LocalExecutor
@@ -74,7 +75,13 @@ def _environment(now: Settings, root: Path) -> Mapping[str, str]:
     kernels are the same, and what was found to be the fastest on one isn't tried for again on the next."""
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, int(now.executor.cpus)))
     kernel = {"LINEAR_KERNEL": now.linear_kernel} if now.linear_kernel else {}
-    return {"OMP_NUM_THREADS": threads, "CACHE_DIR": str((root / "cache").absolute()), **kernel}
+    waits = os.environ.get("OMP_WAIT_POLICY", "PASSIVE")
+    own = {
+        "OMP_NUM_THREADS": threads,
+        "OMP_WAIT_POLICY": waits,
+        "CACHE_DIR": str((root / "cache").absolute()),
+    }
+    return {**NATIVE_CACHES, **own, **kernel}
 
 
 def _id(root: Path) -> str:

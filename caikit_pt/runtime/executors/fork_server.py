@@ -32,7 +32,7 @@ NUMBER = Struct("i")
 _NAME = "training"
 # oneDNN and the layer of torch above it keep code and scratch space for each of 1,024 shapes of products, and
 # hardly two forward passes have the same. With fewer a training takes as long, and half the memory.
-_NATIVE_CACHES = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "256", "LRU_CACHE_CAPACITY": "64"}
+NATIVE_CACHES = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "256", "LRU_CACHE_CAPACITY": "64"}
 # No copy of a process that has asked CUDA for its GPUs can use them: NVML is asked instead.
 _UNTOUCHED_GPUS = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
 
@@ -134,7 +134,7 @@ class ForkServer:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 env={
-                    **_NATIVE_CACHES,
+                    **NATIVE_CACHES,
                     **os.environ,
                     "PYTHONPATH": os.pathsep.join(paths),
                 },
