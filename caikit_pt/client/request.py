@@ -10,6 +10,7 @@ from typing import Any
 
 from caikit_pt.client.server_error import ServerError
 from caikit_pt.errors import InvalidParameter, InvalidRecord
+from caikit_pt.parameters.table import Parameter
 from caikit_pt.parameters.tuning import TUNING_PARAMETERS, task_by_name
 from caikit_pt.training import Training
 from caikit_pt.tuning.record_fields import Asked
@@ -157,14 +158,20 @@ def _check_names(request: Mapping[str, Any]) -> None:
 
 def _culprit(kind: Any, request: Mapping[str, Any]) -> InvalidParameter | None:
     """What a message of class `kind` has no room for."""
-    from google.protobuf import json_format
-
     for parameter in TUNING_PARAMETERS:
-        if (value := request.get(parameter.name)) is None:
-            continue
-        inner = {parameter.path: {parameter.name: value}} if parameter.path else {parameter.name: value}
-        try:
-            json_format.ParseDict({"parameters": inner}, kind())
-        except json_format.ParseError:
+        value = request.get(parameter.name)
+        if value is not None and not has_room(kind, parameter, value):
             return InvalidParameter(parameter.field, value, parameter.allowed())
     return None
+
+
+def has_room(kind: Any, parameter: Parameter, value: Any) -> bool:
+    """Whether a train request of class `kind` can hold `value`; whether it may is the server's to say."""
+    from google.protobuf import json_format
+
+    inner = {parameter.path: {parameter.name: value}} if parameter.path else {parameter.name: value}
+    try:
+        json_format.ParseDict({"parameters": inner}, kind())
+    except (json_format.ParseError, TypeError, ValueError):
+        return False
+    return True

@@ -310,9 +310,9 @@ def reasons(store: JobStore, job: Job, ahead: int | None = None, why_not: str = 
 
 def _where_it_stands(store: JobStore, job: Job, ahead: int | None, why_not: str) -> list[str]:
     if job.state == QUEUED:
-        told = store.last_event(job, [kinds.STATE, kinds.WAITING_FOR, kinds.DEATH])
         if why_not:
             return [f"No training can begin now: {why_not}"]
+        told = store.last_event(job, [kinds.STATE, kinds.WAITING_FOR, kinds.DEATH])
         if told and told.kind == kinds.WAITING_FOR:
             return [told.data["text"]]
         ahead = store.ahead_of(job) if ahead is None else ahead

@@ -1,1 +1,1 @@
-"""What runs inside caikit's server: the trainer, the data sources, errors with their status."""
+"""What runs jobs: processes of this machine, or those of a cluster."""

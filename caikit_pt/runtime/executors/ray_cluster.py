@@ -49,8 +49,7 @@ class RayCluster(Cluster):
         self._seen_at = -_SECONDS_SEEN
         # When what was started lately was started; it may not have been seen yet.
         self._started: dict[str, float] = {}
-        self._thread = threading.Thread(target=self._look, name="ray", daemon=True)
-        self._thread.start()
+        threading.Thread(target=self._look, name="ray", daemon=True).start()
 
     @property
     def generation(self) -> int:
@@ -124,12 +123,15 @@ class RayCluster(Cluster):
     def _check_seen(self) -> None:
         """Raises OSError where nobody knows what there is now."""
         if time.monotonic() > self._seen_at + _SECONDS_SEEN:
-            raise OSError(self._why_not or f"{self.name} at {self._address} doesn't answer")
+            raise self._silence()
+
+    def _silence(self) -> OSError:
+        return OSError(self._why_not or f"{self.name} at {self._address} doesn't answer")
 
     def _ask(self, verb: str, **what: Any) -> Any:
         driver = self._driver
         if driver is None:
-            raise OSError(self._why_not or f"{self.name} at {self._address} doesn't answer")
+            raise self._silence()
         return driver.ask(verb, _SECONDS_TO_ANSWER, **what)
 
     def _look(self) -> None:

@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from google.protobuf import json_format
-
 from caikit_pt.client.message import struct
+from caikit_pt.client.request import has_room
 from caikit_pt.errors import shown
 from caikit_pt.web.openai.fields import Fields
 from caikit_pt.web.parameters import parameter_of
@@ -83,14 +82,9 @@ def shown_of(note: Mapping[str, Any], parameters: Mapping[str, Any], table: Tabl
 
 def check(kind: Any, table: Table, name: str, value: Any, field: str) -> None:
     """Raises Refused for what the server's message has no room for; the server sees to the rest."""
-    row = table.rows.get(name, {"name": name})
-    path = row.get("path")
-    inner = {path: {name: value}} if path else {name: value}
-    try:
-        json_format.ParseDict({"parameters": inner}, kind())
-    except (json_format.ParseError, TypeError, ValueError):
-        allowed = parameter_of(row).allowed()
-        raise Refused(f"{field}: {shown(value)} is not allowed. Allowed: {allowed}", field) from None
+    parameter = parameter_of(table.rows.get(name, {"name": name}))
+    if not has_room(kind, parameter, value):
+        raise Refused(f"{field}: {shown(value)} is not allowed. Allowed: {parameter.allowed()}", field)
 
 
 def _both(fields: Fields) -> tuple[dict[str, Any], dict[str, Any]]:

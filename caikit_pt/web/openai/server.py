@@ -16,6 +16,7 @@ from caikit_pt.client.server_error import ServerError
 from caikit_pt.errors import CaikitPtError, shown
 from caikit_pt.training import PROMPT, Training
 from caikit_pt.web.caller import token_of
+from caikit_pt.web.filling import fill
 from caikit_pt.web.link import Link
 from caikit_pt.web.refusal import Refused
 
@@ -156,10 +157,7 @@ def message_of(kind: Any, values: Mapping[str, Any], names: Mapping[str, str]) -
     made = kind()
     for name, value in values.items():
         try:
-            if isinstance(value, list):
-                getattr(made, name).extend(value)
-            else:
-                setattr(made, name, value)
+            fill(made, name, value)
         except (TypeError, ValueError):
             field = names.get(name, name)
             allowed = f"a value that a request has room for ({_ROOM})"

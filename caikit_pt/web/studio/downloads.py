@@ -22,7 +22,7 @@ from caikit_pt.web.studio.pages import readable
 from caikit_pt.web.studio.server import Server, server_of
 
 # No event of a training that goes on for so long: that is all of its log so far.
-_SECONDS_QUIET, _SECONDS_TO_SETTLE = 1.0, 2.0
+_SECONDS_QUIET = 1.0
 _DOTS_AN_INCH = 150
 
 
@@ -83,7 +83,7 @@ async def _last(request: Request, server: Server, id: str) -> int:
     """The number of the last event that there is by now; 0 where nobody can tell."""
     with suppress(CaikitPtError):
         async with hub_of(request).watching(server, id) as watch:
-            await watch.settled(_SECONDS_TO_SETTLE)
+            await watch.settled()
             return watch.last
     return 0
 

@@ -30,6 +30,7 @@ _SECONDS_BETWEEN_LISTS = 2.0
 _SECONDS_BETWEEN_PLACES, _SECONDS_BETWEEN_LOOKS = 3.0, 0.25
 # A caller who may no longer see what he sees is found out by then.
 _SECONDS_OF_A_WATCH = 300.0
+_SECONDS_TO_SETTLE = 2.0
 # No event for so long: it has told all that there is.
 _SECONDS_QUIET = 0.15
 _LONGEST_PAUSE = 5.0
@@ -101,10 +102,10 @@ class Watch(_Shared):
         self._state, self._is_quiet = "", False
         super().__init__()
 
-    async def settled(self, seconds: float) -> None:
-        """Returns when it has told what there is, after `seconds` in any case. Raises ServerError."""
+    async def settled(self) -> None:
+        """Returns when it has told what there is, after two seconds in any case. Raises ServerError."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(_SECONDS_TO_SETTLE):
                 while not (self.is_over or self._is_quiet or self.away):
                     seen, changed = self.last, self._changed
                     with suppress(TimeoutError):

@@ -18,6 +18,7 @@ from caikit_pt.errors import InvalidParameter
 from caikit_pt.runtime import tuning_messages as messages
 from caikit_pt.training import Event, Training
 from caikit_pt.web.caller import token_of
+from caikit_pt.web.filling import fill
 from caikit_pt.web.link import Link
 from caikit_pt.web.studio.answers import Description, as_description
 
@@ -102,7 +103,11 @@ class Server:
         stubs = self.link.stubs
         asked = stubs.messages.ServerStreamingTextGenerationTaskRequest(text=text, preserve_input_text=False)
         for name_of_field, value in parameters.items():
-            _set(asked, name_of_field, value)
+            try:
+                fill(asked, name_of_field, value)
+            except (TypeError, ValueError):
+                allowed = "a value that fits into a request"
+                raise InvalidParameter(name_of_field, value, allowed) from None
         async with aclosing(self.link.stream(stubs.stream, asked, self.token, name)) as found:  # type: ignore[type-var]
             async for part in found:
                 yield part
@@ -147,14 +152,3 @@ class Server:
 def server_of(request: Request) -> Server:
     """As the one asks it who sent `request`."""
     return Server(request.app.state.door.link, token_of(request))
-
-
-def _set(message: Any, name: str, value: Any) -> None:
-    """Raises InvalidParameter for a value that there is no room for."""
-    try:
-        if isinstance(value, (list, tuple)):
-            getattr(message, name).extend(value)
-        else:
-            setattr(message, name, value)
-    except (TypeError, ValueError):
-        raise InvalidParameter(name, value, "a value that fits into a request") from None

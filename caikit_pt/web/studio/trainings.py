@@ -24,7 +24,6 @@ from caikit_pt.web.studio.tables import in_words, of_comparison, of_parameters, 
 
 STATES = ("QUEUED", "RUNNING", "PAUSED", "COMPLETED", "CANCELED", "ERRORED")
 _MOST_COMPARED = 4
-_SECONDS_TO_SETTLE = 2.0
 # Nothing like a share, or drawn with the training's loss.
 _NO_SHARES = ("loss", "teacher_loss", "perplexity")
 LOOKS = ("line-1", "line-2 dashed", "line-3 dotted", "line-4 dashed dotted")
@@ -57,7 +56,7 @@ async def one(request: Request) -> Response:
     last, events, scores, phase, missing = 0, list[Event](), dict[str, Any](), "", ""
     try:
         async with hub_of(request).watching(server, id) as watch:
-            await watch.settled(_SECONDS_TO_SETTLE)
+            await watch.settled()
             last, events, scores, phase = watch.last, list(watch.told), _scores_of(watch), watch.phase
     except CaikitPtError as error:
         # All but what happens is there all the same.
@@ -128,7 +127,7 @@ async def points(request: Request) -> Response:
     id, server = request.path_params["id"], server_of(request)
     try:
         async with hub_of(request).watching(server, id) as watch:
-            await watch.settled(_SECONDS_TO_SETTLE)
+            await watch.settled()
             last, scores = watch.last, _scores_of(watch)
             training = await server.training(id)
     except CaikitPtError as error:
@@ -145,7 +144,7 @@ async def events(request: Request) -> Response:
     hub = hub_of(request)
     try:
         async with hub.watching(server, id) as watch:
-            await watch.settled(_SECONDS_TO_SETTLE)
+            await watch.settled()
     except CaikitPtError as error:
         return answer_to(error)
 

@@ -39,15 +39,14 @@ def nodes() -> Iterator[RayNodes]:
         yield made
 
 
+def server_of(nodes: RayNodes, directory: Path, **settings: object) -> Server:
+    more = {"CHECKPOINT_SECONDS": 0.3, "MAX_ATTEMPTS": 100, **settings}
+    return Server(directory, EXECUTOR_KIND="ray", EXECUTOR_ADDRESS=nodes.address, **more)
+
+
 @pytest.fixture
 def server(nodes: RayNodes, tmp_path: Path) -> Iterator[Server]:
-    made = Server(
-        tmp_path,
-        EXECUTOR_KIND="ray",
-        EXECUTOR_ADDRESS=nodes.address,
-        CHECKPOINT_SECONDS=0.3,
-        MAX_ATTEMPTS=100,
-    )
+    made = server_of(nodes, tmp_path)
     yield made
     made.close()
 
@@ -159,8 +158,7 @@ def test_it_is_paused_resumed_and_cancelled(server: Server, t5: BaseModel) -> No
 
 
 def test_what_has_no_room_says_what_it_needs(nodes: RayNodes, tmp_path: Path, t5: BaseModel) -> None:
-    asked = {"EXECUTOR_CPUS": "64", "EXECUTOR_LABELS": "zone=a"}
-    server = Server(tmp_path, EXECUTOR_KIND="ray", EXECUTOR_ADDRESS=nodes.address, **asked)
+    server = server_of(nodes, tmp_path, EXECUTOR_CPUS=64, EXECUTOR_LABELS="zone=a")
     try:
         client = server.start()
         id = client.tune("large", base_model=t5.checkpoint.name, records=RECORDS, **QUICK)
@@ -176,13 +174,7 @@ def test_what_has_no_room_says_what_it_needs(nodes: RayNodes, tmp_path: Path, t5
 def test_no_job_is_lost_whatever_dies(tmp_path: Path, llama: BaseModel, t5: BaseModel) -> None:
     """20 jobs; a node is killed, then the head, then the server."""
     with ray_nodes(2) as nodes:
-        server = Server(
-            tmp_path,
-            EXECUTOR_KIND="ray",
-            EXECUTOR_ADDRESS=nodes.address,
-            CHECKPOINT_SECONDS=0.3,
-            MAX_ATTEMPTS=100,
-        )
+        server = server_of(nodes, tmp_path)
         try:
             client = server.start()
             jobs = {}
