@@ -371,7 +371,9 @@ def test_watchers_leave_threads_to_others(servers: list[Server], tmp_path: Path)
     assert error.value.status == "RESOURCE_EXHAUSTED"
     watching.pop().close()  # type: ignore[attr-defined]
     wait_for(lambda: _watches(client, id))
-    assert client.cancel(id) == CANCELED
+    client.cancel(id)
+    # Where the machine has much to do, the RPC doesn't wait for the end.
+    wait_for(lambda: client.training(id).state == CANCELED)
 
 
 def _watches(client: TuningClient, id: str) -> bool:

@@ -36,6 +36,20 @@ def text(browser: Chrome, css: str) -> str:
         return ""
 
 
+def click(browser: Chrome, css: str) -> None:
+    """What a page draws anew while it is looked for is found again."""
+    from selenium.common.exceptions import StaleElementReferenceException
+
+    def is_clicked() -> bool:
+        try:
+            find(browser, css).click()
+        except StaleElementReferenceException:
+            return False
+        return True
+
+    wait_for(is_clicked)
+
+
 def put(browser: Chrome, name: str, value: str) -> None:
     box = find(browser, f"[name={name}]")
     browser.execute_script("arguments[0].closest('details')?.setAttribute('open', '')", box)
@@ -63,22 +77,24 @@ def test_a_training_is_begun_by_the_form_watched_and_cancelled(browser: Chrome, 
     filled(browser, site, "begun", num_virtual_tokens="4", num_epochs="50", batch_size="1")
     # What it would do is told as one types.
     wait_for(lambda: "updates" in text(browser, "#check"))
-    find(browser, "[data-testid=train]").click()
+    click(browser, "[data-testid=train]")
     wait_for(lambda: "/trainings/" in browser.current_url)
     wait_for(lambda: text(browser, "#state") == "running")
 
     def drawn() -> int:
-        return len(str(find(browser, "svg .line-1").get_dom_attribute("points")))
+        # In the page, in one step: the curve is drawn anew with every report.
+        points = "return document.querySelector('svg .line-1')?.getAttribute('points') ?? ''"
+        return len(str(browser.execute_script(points)))
 
     wait_for(lambda: "update" in text(browser, "#where") and drawn() > 0)
     first = drawn()
     wait_for(lambda: drawn() > first)
-    find(browser, "[data-testid=pause]").click()
+    click(browser, "[data-testid=pause]")
     wait_for(lambda: text(browser, "#state") == "paused")
-    find(browser, "[data-testid=resume]").click()
+    click(browser, "[data-testid=resume]")
     wait_for(lambda: text(browser, "#state") in ("queued", "running"))
-    find(browser, "[data-testid=cancel]").click()
-    find(browser, "[data-testid=really-cancel]").click()
+    click(browser, "[data-testid=cancel]")
+    click(browser, "[data-testid=really-cancel]")
     wait_for(lambda: text(browser, "#state") == "canceled")
     (training,) = site.client.trainings(model_name="begun")
     assert training.state == "CANCELED"
@@ -117,7 +133,7 @@ def test_what_may_not_be_is_refused_in_the_words_of_the_server(
     # As one types, and again when it is sent.
     wait_for(lambda: text(browser, f"#e-{field}").startswith(f"{field}: "))
     assert not told or text(browser, f"#e-{field}") == told
-    find(browser, "[data-testid=train]").click()
+    click(browser, "[data-testid=train]")
     wait_for(lambda: text(browser, "#refusal") != "")
     assert text(browser, f"#e-{field}").startswith(told or f"{field}: ")
     assert find(browser, f"[name={field}]").get_dom_attribute("value") == value
@@ -143,7 +159,7 @@ def test_a_file_is_looked_through_line_by_line(browser: Chrome, site: Site, tmp_
 def test_a_prompt_is_tried_beside_its_base(browser: Chrome, site: Site) -> None:
     browser.get(f"{site.address}/prompts/mood")
     put(browser, "text", "The lamp is awful")
-    find(browser, "[data-testid=ask]").click()
+    click(browser, "[data-testid=ask]")
     wait_for(lambda: text(browser, "#tuned-end") != "" and text(browser, "#untuned-end") != "")
     assert text(browser, "#tuned") == site.client.generate("mood", "The lamp is awful")
     assert text(browser, "#untuned") == site.client.generate("mood", "The lamp is awful", untuned=True)
@@ -152,7 +168,7 @@ def test_a_prompt_is_tried_beside_its_base(browser: Chrome, site: Site) -> None:
 def test_a_hostile_answer_is_text(browser: Chrome, site: Site) -> None:
     browser.get(f"{site.address}/prompts/hostile")
     put(browser, "text", "The lamp is awful")
-    find(browser, "[data-testid=ask]").click()
+    click(browser, "[data-testid=ask]")
     wait_for(lambda: text(browser, "#tuned-end") != "")
     answer = site.client.generate("hostile", "The lamp is awful")
     assert answer in HOSTILE
@@ -223,7 +239,7 @@ def test_without_a_script_every_page_is_there(browser: Chrome, site: Site) -> No
     try:
         browser.get(f"{site.address}/prompts/mood")
         find(browser, "[name=text]").send_keys("The lamp is awful")
-        find(browser, "[data-testid=ask]").click()
+        click(browser, "[data-testid=ask]")
         wait_for(lambda: text(browser, "#tuned") == site.client.generate("mood", "The lamp is awful"))
         browser.get(site.address)
         assert find(browser, "#trainings tbody tr")
