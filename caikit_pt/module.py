@@ -68,7 +68,7 @@ from caikit_pt.soft_prompt import artifact
 from caikit_pt.soft_prompt.artifact import TunedPrompt
 from caikit_pt.soft_prompt.config_file import check_config
 from caikit_pt.soft_prompt.initial import FIELD, Predecessor, published
-from caikit_pt.soft_prompt.publication import replacing
+from caikit_pt.soft_prompt.publication import publication_of, replacing
 from caikit_pt.status import caikit_errors
 from caikit_pt.tracking.recording import recording
 from caikit_pt.tuning.contender import Contender
@@ -128,6 +128,8 @@ class PeftPromptTuning(ModuleBase):
         tuned.check_base(base.checkpoint)
         self.tuned = tuned
         self.base = base
+        # Which publication it was loaded from; None where it wasn't.
+        self.publication: Optional[tuple[int, int]] = None
         self._verbalizer = Verbalizer(tuned.verbalizer, tuned.separator)
 
     def __repr__(self) -> str:
@@ -584,6 +586,8 @@ class PeftPromptTuning(ModuleBase):
         where its server can't be reached.
         """
         with caikit_errors():
+            # First: what is published while it is read is another.
+            publication = publication_of(Path(model_path)) if isinstance(model_path, str) else None
             tuned = _read(model_path)
             if base_model is not None:
                 return cls(tuned, base_model)
@@ -591,7 +595,9 @@ class PeftPromptTuning(ModuleBase):
             try:
                 checkpoint = locate(tuned.base_model_name, now)
                 tuned.check_base(checkpoint)
-                return cls(tuned, base_for(checkpoint, now))
+                loaded = cls(tuned, base_for(checkpoint, now))
+                loaded.publication = publication
+                return loaded
             except InvalidParameter as error:
                 raise BaseModelUnavailable(
                     f"The base model of this prompt, {tuned.base_model_name!r}, can't be read. "

@@ -192,6 +192,7 @@ class Settings:
     preload: tuple[str, ...] = _default("preload")
     drain_seconds: float = _default("drain_seconds")
     state_dir: str = _default("state_dir")
+    database: str = _default("database")
     slots: int = _default("slots")
     prepare_trainings: bool = _default("prepare_trainings")
     max_queued: int = _default("max_queued")
@@ -262,6 +263,7 @@ _ROWS = ParameterTable(
     row("reflection", bool),
     row("drain_seconds", float, 0),
     row("state_dir", str),
+    row("database", str),
     row("slots", int, 0),
     row("prepare_trainings", bool),
     row("max_queued", int, 0),

@@ -104,9 +104,13 @@ class Attendant:
             note = self._ledger.pause if slot.paused else self._ledger.queue_again
             note(slot.job)
 
+    def _is_wanted(self, slot: Slot) -> bool:
+        """Also not by whoever has taken it over. Raises StateUnavailable where nobody can tell."""
+        return not (slot.canceled or self._slots.closed) and self._ledger.is_held(slot.job)
+
     def _publish(self, slot: Slot) -> None:
         made = self._ledger.folder(slot.job.id).run(slot.job.fence).artifact
-        name = self._publisher.publish(slot.job, made, lambda: not (slot.canceled or self._slots.closed))
+        name = self._publisher.publish(slot.job, made, lambda: self._is_wanted(slot))
         if name:
             self._ledger.end(slot.job, COMPLETED, self._publisher.reasons(slot.job, made, name))
         elif slot.canceled:

@@ -7,6 +7,7 @@ import errno
 import socket
 import tempfile
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,7 @@ def check() -> list[str]:
     trackers(now.tracking)
     tracing.check(now.tracing.endpoint)
     doubtful += executors.check(now)
+    _check_database(now.database)
     _check_directories(config, now)
     _check_tls(config)
     _check_access(now)
@@ -81,6 +83,25 @@ def check() -> list[str]:
     except InvalidParameter as error:
         raise InvalidParameter(as_set("device"), error.value, error.allowed) from None
     return doubtful
+
+
+def _check_database(address: str) -> None:
+    """What it holds is told nowhere: there may be a secret in it."""
+    if not address:
+        return
+    field, told = as_set("database"), "what it is set to"
+    if find_spec("psycopg_pool") is None:
+        raise InvalidParameter(field, told, "unset, or pip install 'caikit-pt[postgresql]'")
+    from psycopg import ProgrammingError
+    from psycopg.conninfo import conninfo_to_dict
+
+    try:
+        parts = conninfo_to_dict(address)
+    except ProgrammingError:
+        allowed = "postgresql://USER@HOST/DATABASE, or NAME=VALUE NAME=VALUE ... as libpq takes them"
+        raise InvalidParameter(field, told, allowed) from None
+    if "password" in parts:
+        raise InvalidParameter(field, told, "one without a password, which is in PGPASSWORD or in PGPASSFILE")
 
 
 def _value(config: Mapping[str, Any], name: str) -> Any:

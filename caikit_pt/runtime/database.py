@@ -1,38 +1,52 @@
-"""An SQLite database that any thread may read and write.
+"""What jobs are kept in: a file of this server's own (sqlite_database.py), or a PostgreSQL database that many
+servers share (postgres_database.py).
 
-Written ahead (WAL) and synchronously: what a call returned for is there after the power fails.
+Queries are in the SQL that both know; a value's place is `?`.
 """
 
 from __future__ import annotations
 
-import logging
-import os
-import sqlite3
 import threading
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
-from pathlib import Path
-from typing import Any
-
-from caikit_pt.errors import StateUnavailable
-
-_LOG = logging.getLogger(__name__)
-_LOCK_SECONDS = 10.0
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
 
 
-class Database:
-    """The one in `file`, which is made where it isn't there."""
+class Row(Protocol):
+    """A row of an answer: its values in order, and by the names of their columns."""
 
-    def __init__(self, file: Path) -> None:
-        self._file = file
-        self._local = threading.local()
+    def __getitem__(self, key: int | str, /) -> Any: ...
+
+    def keys(self) -> Sequence[str]:
+        """The names of its columns."""
+        ...
+
+
+class Transaction(ABC):
+    """All of its statements happen, or none."""
+
+    @abstractmethod
+    def execute(self, statement: str, values: Sequence[Any] = ()) -> list[Any]:
+        """The rows that a query has, or a RETURNING."""
+
+
+class Database(ABC):
+    """Any thread may read and write. What a call returned for is there after the power fails.
+
+    Everything raises StateUnavailable where that can't be done now.
+    """
+
+    # Whether other servers may be at it, too.
+    is_shared = False
+
+    def __init__(self) -> None:
         self._changed = threading.Condition()
         self._changes = 0
 
     @property
     def changes(self) -> int:
-        """Grows with every write of this process."""
+        """Grows with every write of this process, and with those of others that it hears of."""
         return self._changes
 
     def wait_for_change(self, seen: int, seconds: float) -> int:
@@ -41,100 +55,42 @@ class Database:
             self._changed.wait_for(lambda: self._changes != seen, seconds)
             return self._changes
 
-    def migrate(self, steps: Sequence[str]) -> None:
-        """Brings it up to date; its `user_version` is how many of the `steps` it has been through.
-
-        Raises StateUnavailable where it is of a later release.
-        """
-        with self.writing() as connection:
-            version = connection.execute("PRAGMA user_version").fetchone()[0]
-            if version > len(steps):
-                raise StateUnavailable(
-                    f"{self._file.name} in state_dir has schema {version}, from a later release; this one "
-                    f"knows schemas up to {len(steps)}. Run that release, or name another state_dir."
-                )
-            for step in steps[version:]:
-                for statement in filter(str.strip, step.split(";")):
-                    connection.execute(statement)
-            connection.execute(f"PRAGMA user_version = {len(steps)}")
-
-    @property
-    def _connection(self) -> sqlite3.Connection:
-        """One for each thread."""
-        found: sqlite3.Connection | None = getattr(self._local, "connection", None)
-        if found is None:
-            found = _open(self._file)
-            self._local.connection = found
-        return found
-
-    def read(self, query: str, values: Sequence[Any] = ()) -> list[Any]:
-        """All rows that a query has. Raises StateUnavailable."""
-        with state_errors():
-            return self._connection.execute(query, values).fetchall()
-
-    @contextmanager
-    def writing(self) -> Iterator[sqlite3.Connection]:
-        """A transaction that has the lock from its start, so that it can't fail half-way for want of it.
-
-        Raises StateUnavailable.
-        """
-        with state_errors():
-            connection = self._connection
-            connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield connection
-                connection.execute("COMMIT")
-            except BaseException:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
-                raise
+    def _tell_of_change(self) -> None:
         with self._changed:
             self._changes += 1
             self._changed.notify_all()
 
+    @abstractmethod
+    def migrate(self, steps: Sequence[str]) -> None:
+        """Brings its tables up to date; it knows how many of the `steps` it has been through. Raises
+        StateUnavailable where it is of a later release, too."""
 
-def _open(file: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(file, timeout=_LOCK_SECONDS, isolation_level=None, check_same_thread=False)
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = FULL")
-    connection.execute("PRAGMA foreign_keys = ON")
-    connection.row_factory = sqlite3.Row
-    return connection
+    @abstractmethod
+    def read(self, query: str, values: Sequence[Any] = ()) -> list[Any]:
+        """All rows that a query has."""
 
+    @abstractmethod
+    def writing(self) -> AbstractContextManager[Transaction]:
+        """A transaction that no other is beside, from its start on, so that it can't fail half-way."""
 
-def _is_sound(file: Path) -> bool:
-    try:
-        with closing(sqlite3.connect(file, timeout=_LOCK_SECONDS)) as connection:
-            return bool(connection.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok")
-    except sqlite3.OperationalError:
-        raise  # locked, or not readable: not damaged
-    except sqlite3.DatabaseError:
-        return False
+    @abstractmethod
+    def matching(self, column: str, globs: Sequence[str]) -> tuple[str, Sequence[str]]:
+        """A condition, and its values: `column` matches one of some globs of `*` and `[c]`, a `c` that means
+        itself."""
 
-
-def set_aside_if_damaged(file: Path) -> Path | None:
-    """Where a damaged one has gone; None where it is sound. Raises StateUnavailable where nobody can tell."""
-    with state_errors():
-        return _set_aside(file) if file.exists() and not _is_sound(file) else None
+    @abstractmethod
+    def close(self) -> None:
+        """Nobody will ask it any more."""
 
 
-def _set_aside(file: Path) -> Path:
-    """A damaged database makes room for a new one. Nothing of it is deleted."""
-    aside = file.with_name(f"{file.name}.damaged-{time.time_ns()}")
-    for ending in ("", "-wal", "-shm"):
-        part = file.with_name(file.name + ending)
-        if part.exists():
-            os.replace(part, aside.with_name(aside.name + ending))
-    _LOG.error(
-        "%s is damaged; it is kept as %s, and what can be read of it is taken over", file.name, aside.name
+def statements(step: str) -> list[str]:
+    """Those of a step of a migration."""
+    return [one for one in step.split(";") if one.strip()]
+
+
+def schema_of_a_later_release(where: str, version: int, known: int) -> str:
+    """What is said where a database has been through more steps than this release knows."""
+    return (
+        f"{where} has schema {version}, from a later release; this one knows schemas up to {known}. Run that "
+        "release, or name another"
     )
-    return aside
-
-
-@contextmanager
-def state_errors() -> Iterator[None]:
-    """Raises StateUnavailable in the place of SQLite's errors."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        raise StateUnavailable(f"The jobs in state_dir can't be read or written now: {error}") from error

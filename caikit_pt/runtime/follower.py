@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import shutil
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -39,10 +40,10 @@ class _Place:
 
 
 class Follower:
-    """The trainings in `store`, for one tracker."""
+    """The trainings in `store`, for one tracker, as long as it is on this server to tell."""
 
-    def __init__(self, store: JobStore, tracker: Tracker) -> None:
-        self._store, self._tracker = store, tracker
+    def __init__(self, store: JobStore, tracker: Tracker, is_to_tell: Callable[[], bool]) -> None:
+        self._store, self._tracker, self._is_to_tell = store, tracker, is_to_tell
         self._places: dict[str, _Place] = {}
         self._failures = 0  # in a row
         self._stopping = threading.Event()
@@ -62,7 +63,10 @@ class Follower:
         while not self._stopping.is_set():
             seen = self._store.changes
             try:
-                self.look()
+                if self._is_to_tell():
+                    self.look()
+                else:
+                    self._places.clear()
             except StateUnavailable as error:
                 _LOG.warning("trainings can't be tracked now: %s", error)
             self._stopping.wait(min(_LONGEST_PAUSE, _SECONDS_BETWEEN_LOOKS * 2**self._failures))

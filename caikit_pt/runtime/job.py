@@ -49,6 +49,10 @@ class Job:
     # Of that run, so many reports are noted, and whether nobody has noted its end.
     heard: int = 0
     is_open: bool = False
+    # The server that has it while it is under way, or asked for in a cluster; empty: none.
+    owner: str = ""
+    # The state that whoever has it is asked to put it into.
+    wish: str = ""
     # Bytes that its training is predicted to take on its device; 0: nobody knows.
     memory: int = 0
 

@@ -11,7 +11,11 @@ When a job has ended, only job.json, log.txt and outcome.json stay: training rec
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
+import time
+import uuid
 from collections.abc import Iterator
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -38,18 +42,36 @@ class JobFolder:
         self.log = directory / "log.txt"
 
     def create(self, job: Job, plan: Plan) -> None:
-        """Writes what the job needs; on disk when this returns, and gone where it fails."""
-        self.directory.mkdir(parents=True, mode=0o700)
+        """Writes what the job needs; on disk when this returns, and gone where it fails. Raises
+        FileExistsError where it is there already."""
+        new = self.directory.with_name(f".{job.id}.{uuid.uuid4().hex[:12]}")
+        new.mkdir(parents=True, mode=0o700)
         try:
-            making_of(job.makes).write(plan, self.directory)
-            # Last: a folder without it is no job.
+            making_of(job.makes).write(plan, new)
             accepted = {name: value for name, value in asdict(job).items() if name in _ACCEPTED}
-            write_json(self.directory / _JOB, accepted)
-            to_disk(self.directory)
+            write_json(new / _JOB, accepted)
+            to_disk(new)
+            self._name(new)
             sync(self.directory.parent)
         except BaseException:
-            shutil.rmtree(self.directory, ignore_errors=True)
+            shutil.rmtree(new, ignore_errors=True)
             raise
+
+    def _name(self, new: Path) -> None:
+        try:
+            new.rename(self.directory)
+        except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                raise FileExistsError(error.errno, os.strerror(error.errno), self.directory.name) from None
+            raise
+
+    @property
+    def age(self) -> float:
+        """Seconds since something was last added to it or removed; 0 where it is gone."""
+        try:
+            return time.time() - self.directory.stat().st_mtime
+        except OSError:
+            return 0.0
 
     def plan(self) -> Any:
         """The plan as it was accepted.
@@ -74,7 +96,7 @@ class JobFolder:
     @property
     def accepted(self) -> bool:
         """Whether it was ever a whole submission."""
-        return (self.directory / _JOB).exists()
+        return not self.directory.name.startswith(".") and (self.directory / _JOB).exists()
 
     def job(self) -> Job | None:
         """What was accepted, in the state that outcome.json tells; None where this is no job's folder."""

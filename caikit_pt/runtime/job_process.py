@@ -62,6 +62,8 @@ class JobProcess:
                     _settle(Path(order.folder), order.environment)
                 run = self._runs[order.job] = JobRun(self.reports, order)
                 run.thread.start()
+                if order.shared:
+                    threading.Thread(target=run.leave_to_others, daemon=True).start()
                 if order.alone:
                     threading.Thread(target=self._stop_after, args=(run,), daemon=True).start()
             elif command[LEAVE] in self._runs:

@@ -23,12 +23,14 @@ from caikit_pt.runtime.job_folder import JobFolder
 from caikit_pt.runtime.making import Terms
 from caikit_pt.runtime.order import Order
 from caikit_pt.runtime.reports import BROKEN, FAILED, FINISHED, INTERRUPTED, Report, Reporter
+from caikit_pt.runtime.run_folder import last_run
 from caikit_pt.tuning.failure import explained, told
 from caikit_pt.tuning.progress import Progress
 from caikit_pt.tuning.snapshot import Snapshots
 
 _LOG = logging.getLogger(__name__)
 _SECONDS_TO_LEAVE = 15.0
+_SECONDS_BETWEEN_LOOKS = 1.0
 # Between two reports of progress: the share of the time so far, but no less and no more.
 _PROGRESS_SHARE, _LEAST_SECONDS, _MOST_SECONDS = 0.001, 0.5, 10.0
 
@@ -51,7 +53,7 @@ class JobRun:
 
     def _run(self) -> None:
         try:
-            with nullcontext() if self._order.alone else self._alone(), told():
+            with self._alone(), told():
                 self._files.begin()
                 self._train()
             self._tell(FINISHED)
@@ -67,10 +69,24 @@ class JobRun:
             _LOG.exception("the training was ended")
             self._tell(BROKEN, text=str(explained(error)))
 
+    def leave_to_others(self) -> None:
+        """Stops when a later run of the job is there, or it has ended and its files are gone."""
+        was_there = False
+        while self.thread.is_alive():
+            is_there = self._files.directory.is_dir()
+            if last_run(self._folder.directory) > self._order.fence or (was_there and not is_there):
+                self.stop()
+                return
+            was_there = is_there
+            self.thread.join(_SECONDS_BETWEEN_LOOKS)
+
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """In a cluster the server makes the directory: where it is gone, nobody waits for the run."""
-        with _alone_with(self._folder):
+        if self._order.alone:
+            yield
+            return
+        with nullcontext() if self._order.shared else _alone_with(self._folder):
             self._files.directory.mkdir(parents=True, exist_ok=True)
             yield
 

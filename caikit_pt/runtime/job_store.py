@@ -1,7 +1,11 @@
-"""Every job that was ever accepted, with its events, in an SQLite database.
+"""Every job that was ever accepted, with its events, in a database.
 
 Any thread may call, and what a call returned for is there after the power fails. A job's folder holds the
 same facts as files, for the day the database is damaged. Every method raises StateUnavailable.
+
+A job that is under way is had by one server, its `owner`, in the run that its `fence` counts. What is noted
+of a job as somebody has found it, `held`, is noted as long as both are the same, and else left out: another
+server may have taken it over meanwhile.
 """
 
 from __future__ import annotations
@@ -10,15 +14,17 @@ import json
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from caikit_pt.runtime import job as kinds
-from caikit_pt.runtime.database import Database, set_aside_if_damaged, state_errors
+from caikit_pt.runtime.database import Database, Row, Transaction
 from caikit_pt.runtime.job import ARTIFACT, COMPLETED, PROGRESS, QUEUED, RUNNING, STATES, TERMINAL, Event, Job
+from caikit_pt.runtime.servers import Servers
+from caikit_pt.runtime.sqlite_database import SqliteDatabase, set_aside_if_damaged, state_errors
 
 DATABASE = "jobs.sqlite3"
 _MIGRATIONS = (
@@ -72,27 +78,49 @@ _MIGRATIONS = (
     ALTER TABLE jobs ADD COLUMN memory INTEGER NOT NULL DEFAULT 0;
     CREATE INDEX jobs_by_end ON jobs (ended);
     """,
+    """
+    ALTER TABLE jobs ADD COLUMN owner TEXT NOT NULL DEFAULT '';
+    ALTER TABLE jobs ADD COLUMN wish TEXT NOT NULL DEFAULT '';
+    CREATE INDEX jobs_by_owner ON jobs (owner) WHERE owner != '';
+    CREATE TABLE servers (
+        number INTEGER PRIMARY KEY AUTOINCREMENT,
+        id TEXT NOT NULL UNIQUE,
+        name TEXT NOT NULL,
+        beat INTEGER NOT NULL DEFAULT 0
+    );
+    """,
 )
 
 _JSON = frozenset({"parameters", "reasons", "progress"})
 
 
 class JobStore:
-    """The jobs in `directory`; those that haven't ended yet are for `trackers` to tell of."""
+    """The jobs in `directory`, or in the PostgreSQL database at an `address`; those that haven't ended yet
+    are for `trackers` to tell of."""
 
-    def __init__(self, directory: Path, trackers: Sequence[str] = ()) -> None:
+    def __init__(self, directory: Path, trackers: Sequence[str] = (), address: str = "") -> None:
         """Raises StateUnavailable where the database is from a later release, or can't be opened."""
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         file = directory / DATABASE
         self._trackers = tuple(trackers)
-        damaged = set_aside_if_damaged(file)
-        self._database = Database(file)
+        damaged = None if address else set_aside_if_damaged(file)
+        self._database = _shared(address) if address else SqliteDatabase(file)
         self._database.migrate(_MIGRATIONS)
+        self.servers = Servers(self._database)
         for job, events in salvaged(damaged) if damaged else ():
             self._take_over(job, events)
         if trackers:
-            with self._database.writing() as connection:
-                self._begin_to_track(connection, f"state NOT IN {TERMINAL}")
+            with self._database.writing() as transaction:
+                self._begin_to_track(transaction, f"state NOT IN {TERMINAL}")
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other servers may have it, too."""
+        return self._database.is_shared
+
+    def close(self) -> None:
+        """Nobody will ask it any more."""
+        self._database.close()
 
     # ---- jobs ----
 
@@ -114,19 +142,17 @@ class JobStore:
             job.fence,
             job.memory,
         )
-        with self._database.writing() as connection:
-            connection.execute(
+        with self._database.writing() as transaction:
+            added = transaction.execute(
                 "INSERT INTO jobs (id, model_name, path, digest, parameters, state, submitted, started,"
                 " ended, reasons, tenant, makes, fence, memory)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-                " ON CONFLICT (id) DO NOTHING",
+                " ON CONFLICT (id) DO NOTHING RETURNING number",
                 row,
             )
-            added = connection.execute("SELECT changes()").fetchone()[0]
-            if added:
-                number = connection.execute("SELECT last_insert_rowid()").fetchone()[0]
-                _add_event(connection, number, kinds.STATE, {"state": job.state})
-                self._begin_to_track(connection, f"number = {number}")
+            for (number,) in added:
+                _add_event(transaction, number, kinds.STATE, {"state": job.state})
+                self._begin_to_track(transaction, f"number = {number}")
         found = self.find(job.id)
         assert found is not None
         return found
@@ -135,15 +161,17 @@ class JobStore:
         """As it was in another database."""
         values = {field.name: getattr(job, field.name) for field in fields(job)}
         values |= {name: _text(values[name]) for name in _JSON}
-        with self._database.writing() as connection:
-            connection.execute(
-                f"INSERT OR IGNORE INTO jobs ({', '.join(values)}) VALUES ({', '.join('?' * len(values))})",
+        with self._database.writing() as transaction:
+            transaction.execute(
+                f"INSERT INTO jobs ({', '.join(values)}) VALUES ({', '.join('?' * len(values))})"
+                " ON CONFLICT DO NOTHING",
                 tuple(values.values()),
             )
-            connection.executemany(
-                "INSERT OR IGNORE INTO events VALUES (?, ?, ?, ?, ?)",
-                [(job.number, one.number, one.time, one.kind, _text(one.data)) for one in events],
-            )
+            for one in events:
+                transaction.execute(
+                    "INSERT INTO events VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                    (job.number, one.number, one.time, one.kind, _text(one.data)),
+                )
 
     def ids(self) -> frozenset[str]:
         """Of all jobs there are."""
@@ -163,20 +191,21 @@ class JobStore:
         """
         turns = self._turns()
         running = self._database.read("SELECT path FROM jobs WHERE state = ?", (RUNNING,))
-        # `besides` may be under way and queued, where a cluster hasn't begun yet.
-        taken = {row["path"] for row in (*running, *(one for one in turns if one["id"] in besides))}
+        # What is under way may be queued, where a cluster hasn't begun yet.
+        begun = {row["id"] for row in turns if row["owner"] or row["id"] in besides}
+        taken = {row["path"] for row in (*running, *(one for one in turns if one["id"] in begun))}
         ready = set()
         for row in sorted(turns, key=lambda row: int(row["number"])):
-            if row["id"] not in besides and row["path"] not in taken:
+            if row["id"] not in begun and row["path"] not in taken:
                 ready.add(row["id"])
             taken.add(row["path"])
         return next((self.find(row["id"]) for row in turns if row["id"] in ready), None)
 
-    def _turns(self) -> list[sqlite3.Row]:
+    def _turns(self) -> list[Row]:
         """Jobs that wait, in the order of their turns: whose tenant has fewest running or before them, of
         these whose tenant has waited longest since one of his began."""
         queued = self._database.read(
-            "SELECT number, id, path, tenant FROM jobs WHERE state = ? ORDER BY number", (QUEUED,)
+            "SELECT number, id, path, tenant, owner FROM jobs WHERE state = ? ORDER BY number", (QUEUED,)
         )
         tenants = {row["tenant"] for row in queued}
         if len(tenants) < 2:
@@ -258,14 +287,15 @@ class JobStore:
         """The latest jobs first: in one of `states`, of one name, submitted from `since` up to `until`
         (0: no bound), with numbers below `before` (0: from the last on), of models that one of the globs
         `names` matches (None: of all)."""
-        conditions: list[str] = ["1"]
+        conditions: list[str] = ["TRUE"]
         values: list[Any] = []
         if states:
             conditions.append(f"state IN ({', '.join('?' * len(states))})")
             values += states
         if names is not None:
-            conditions.append(f"({' OR '.join(['model_name GLOB ?'] * len(names)) or '0'})")
-            values += names
+            condition, globs = self._database.matching("model_name", names)
+            conditions.append(condition)
+            values += globs
         for condition, value in (
             ("model_name = ?", model_name),
             ("submitted >= ?", since),
@@ -278,73 +308,103 @@ class JobStore:
         query = f"SELECT * FROM jobs WHERE {' AND '.join(conditions)} ORDER BY number DESC LIMIT ?"
         return [as_job(row) for row in self._database.read(query, (*values, limit))]
 
-    def move(self, id: str, state: str, reasons: Sequence[str] = ()) -> bool:
+    def move(self, id: str, state: str, reasons: Sequence[str] = (), held: Job | None = None) -> bool:
         """Puts a job into `state`; whether it was possible: where a job has ended, it stays.
 
         QUEUED again keeps the start; a terminal state has an end no earlier than the submission.
         """
         now, runs, ends = time.time(), state == RUNNING, state in TERMINAL
-        with self._database.writing() as connection:
-            moved = connection.execute(
+        is_held, values = _held(held)
+        with self._database.writing() as transaction:
+            moved = transaction.execute(
                 "UPDATE jobs SET state = ?, reasons = ?,"
                 " started = CASE WHEN ? THEN COALESCE(started, ?) ELSE started END,"
-                " ended = CASE WHEN ? THEN MAX(submitted, ?) ELSE NULL END"
-                f" WHERE id = ? AND state NOT IN ({', '.join('?' * len(TERMINAL))}) AND state != ?"
+                " ended = CASE WHEN NOT ? THEN NULL WHEN submitted > ? THEN submitted ELSE ? END"
+                f" WHERE id = ? AND state NOT IN ({', '.join('?' * len(TERMINAL))}) AND state != ? {is_held}"
                 " RETURNING number",
-                (
-                    state,
-                    _text(list(reasons)),
-                    runs,
-                    now,
-                    ends,
-                    now,
-                    id,
-                    *TERMINAL,
-                    state,
-                ),
-            ).fetchone()
-            if moved:
-                _add_event(connection, moved[0], kinds.STATE, {"state": state, "reasons": list(reasons)})
+                (state, _text(list(reasons)), runs, now, ends, now, now, id, *TERMINAL, state, *values),
+            )
+            for (number,) in moved:
+                _add_event(transaction, number, kinds.STATE, {"state": state, "reasons": list(reasons)})
             if not runs:
                 # Also of a job that was queued all along.
-                connection.execute("UPDATE jobs SET is_open = 0 WHERE id = ?", (id,))
-        return moved is not None
+                release = "UPDATE jobs SET is_open = 0, owner = '', wish = '' WHERE id = ?"
+                transaction.execute(f"{release} {is_held}", (id, *values))
+        return bool(moved)
 
-    def next_run(self, id: str, above: int, state: str) -> Job | None:
-        """A job that is queued, in `state` and with the number of a new run, which is `above` those that its
-        folder knows; None where it isn't queued any more."""
+    def next_run(self, id: str, above: int, state: str, owner: str = "") -> Job | None:
+        """A job that is queued and that no server has, now in `state`, had by `owner`, and with the number of
+        a new run, which is `above` those that its folder knows. None where it isn't to be had any more, or
+        the others hold the owner for dead."""
         now = time.time()
-        with self._database.writing() as connection:
-            begun = connection.execute(
-                "UPDATE jobs SET fence = MAX(fence, ?) + 1, heard = 0, is_open = 1, state = ?,"
+        with self._database.writing() as transaction:
+            begun = transaction.execute(
+                "UPDATE jobs SET fence = (CASE WHEN fence > ? THEN fence ELSE ? END) + 1, heard = 0,"
+                " is_open = 1, state = ?, owner = ?,"
                 " started = CASE WHEN ? THEN COALESCE(started, ?) ELSE started END"
-                " WHERE id = ? AND state = ? RETURNING number",
-                (above, state, state == RUNNING, now, id, QUEUED),
-            ).fetchone()
-            if begun and state != QUEUED:
-                _add_event(connection, begun[0], kinds.STATE, {"state": state, "reasons": []})
+                " WHERE id = ? AND state = ? AND owner = ''"
+                " AND (? = '' OR EXISTS (SELECT 1 FROM servers WHERE servers.id = ?)) RETURNING number",
+                (above, above, state, owner, state == RUNNING, now, id, QUEUED, owner, owner),
+            )
+            for (number,) in begun if state != QUEUED else ():
+                _add_event(transaction, number, kinds.STATE, {"state": state, "reasons": []})
         return self.find(id) if begun else None
 
-    def count_death(self, id: str, reason: str) -> int:
-        """The process of a job has died without a new snapshot; how often that was so, in a row."""
-        with self._database.writing() as connection:
-            row = connection.execute(
-                "UPDATE jobs SET deaths = deaths + 1, is_open = 0 WHERE id = ? RETURNING number, deaths",
-                (id,),
-            ).fetchone()
-            _add_event(connection, row[0], kinds.DEATH, {"text": reason})
-        return int(row[1])
+    def is_held(self, held: Job) -> bool:
+        """Whether a job is still in the run that it was found in, and had by who had it."""
+        is_held, values = _held(held)
+        query = f"SELECT 1 FROM jobs WHERE id = ? {is_held}"
+        return bool(self._database.read(query, (held.id, *values)))
 
-    def forget_deaths(self, id: str) -> None:
+    def open_runs(self) -> Collection[tuple[str, int]]:
+        """The jobs and numbers of runs whose ends nobody has noted."""
+        query = "SELECT id, fence FROM jobs WHERE state IN (?, ?) AND is_open = 1"
+        return {(row[0], row[1]) for row in self._database.read(query, (QUEUED, RUNNING))}
+
+    def wish(self, held: Job, state: str) -> None:
+        """Whoever has the job is asked to put it into `state`; '' is a wish no longer."""
+        is_held, values = _held(held)
+        with self._database.writing() as transaction:
+            transaction.execute(f"UPDATE jobs SET wish = ? WHERE id = ? {is_held}", (state, held.id, *values))
+
+    def owned_by(self, owner: str) -> Sequence[str]:
+        """The ids of the jobs that a server has."""
+        return [row[0] for row in self._database.read("SELECT id FROM jobs WHERE owner = ?", (owner,))]
+
+    def wishes(self, owner: str) -> Sequence[Job]:
+        """The jobs of `owner` of which something is wished."""
+        query = "SELECT * FROM jobs WHERE owner = ? AND wish != ''"
+        return [as_job(row) for row in self._database.read(query, (owner,))]
+
+    def count_death(self, held: Job, reason: str) -> int:
+        """The process of a job has died without a new snapshot; how often that was so, in a row. 0 where it
+        is another's now."""
+        is_held, values = _held(held)
+        with self._database.writing() as transaction:
+            rows = transaction.execute(
+                f"UPDATE jobs SET deaths = deaths + 1, is_open = 0 WHERE id = ? {is_held}"
+                " RETURNING number, deaths",
+                (held.id, *values),
+            )
+            for number, _ in rows:
+                _add_event(transaction, number, kinds.DEATH, {"text": reason})
+        return int(rows[0][1]) if rows else 0
+
+    def forget_deaths(self, held: Job) -> None:
         """The job has got further than ever before."""
-        with self._database.writing() as connection:
-            connection.execute("UPDATE jobs SET deaths = 0 WHERE id = ? AND deaths > 0", (id,))
+        is_held, values = _held(held)
+        with self._database.writing() as transaction:
+            transaction.execute(
+                f"UPDATE jobs SET deaths = 0 WHERE id = ? AND deaths > 0 {is_held}", (held.id, *values)
+            )
 
     def delete_ended_before(self, time: float) -> Sequence[str]:
         """Forgets the jobs that ended before `time`, with their events; their ids."""
-        with self._database.writing() as connection:
-            deleted = connection.execute("DELETE FROM jobs WHERE ended < ? RETURNING id", (time,))
-            return [row[0] for row in deleted.fetchall()]
+        with self._database.writing() as transaction:
+            return [
+                row[0]
+                for row in transaction.execute("DELETE FROM jobs WHERE ended < ? RETURNING id", (time,))
+            ]
 
     # ---- trackers ----
 
@@ -355,32 +415,37 @@ class JobStore:
 
     def set_tracked(self, id: str, tracker: str) -> None:
         """All of the job has been told, or nothing more will be."""
-        with self._database.writing() as connection:
-            connection.execute(
+        with self._database.writing() as transaction:
+            transaction.execute(
                 "DELETE FROM tracked WHERE tracker = ? AND job = (SELECT number FROM jobs WHERE id = ?)",
                 (tracker, id),
             )
 
-    def _begin_to_track(self, connection: sqlite3.Connection, condition: str) -> None:
+    def _begin_to_track(self, transaction: Transaction, condition: str) -> None:
         for tracker in self._trackers:
-            connection.execute(
-                f"INSERT OR IGNORE INTO tracked SELECT number, ? FROM jobs WHERE {condition}", (tracker,)
+            transaction.execute(
+                f"INSERT INTO tracked SELECT number, ? FROM jobs WHERE {condition} ON CONFLICT DO NOTHING",
+                (tracker,),
             )
 
     # ---- events ----
 
-    def add_event(self, id: str, kind: str, data: Mapping[str, Any], heard: int = 0) -> None:
+    def add_event(
+        self, id: str, kind: str, data: Mapping[str, Any], heard: int = 0, held: Job | None = None
+    ) -> None:
         """Something that happened to a job. Progress is kept beside the job, too. Where it is a report with a
         number, so many of its run are `heard`."""
-        with self._database.writing() as connection:
-            row = connection.execute("SELECT number FROM jobs WHERE id = ?", (id,)).fetchone()
-            if row is None:
-                return
-            _add_event(connection, row[0], kind, data)
-            if kind == PROGRESS:
-                connection.execute("UPDATE jobs SET progress = ? WHERE number = ?", (_text(data), row[0]))
-            if heard:
-                connection.execute("UPDATE jobs SET heard = ? WHERE number = ?", (heard, row[0]))
+        is_held, values = _held(held)
+        with self._database.writing() as transaction:
+            query = f"SELECT number FROM jobs WHERE id = ? {is_held}"
+            for (number,) in transaction.execute(query, (id, *values)):
+                _add_event(transaction, number, kind, data)
+                if kind == PROGRESS:
+                    transaction.execute(
+                        "UPDATE jobs SET progress = ? WHERE number = ?", (_text(data), number)
+                    )
+                if heard:
+                    transaction.execute("UPDATE jobs SET heard = ? WHERE number = ?", (heard, number))
 
     def events(
         self, job: Job, after: int = 0, limit: int = 1000, kinds: Sequence[str] = ()
@@ -442,14 +507,26 @@ def _rows(connection: sqlite3.Connection, query: str, *values: Any) -> list[sqli
     return rows
 
 
-def _add_event(connection: sqlite3.Connection, job: int, kind: str, data: Mapping[str, Any]) -> None:
-    connection.execute(
+def _add_event(transaction: Transaction, job: int, kind: str, data: Mapping[str, Any]) -> None:
+    transaction.execute(
         "INSERT INTO events SELECT ?, COALESCE(MAX(number), 0) + 1, ?, ?, ? FROM events WHERE job = ?",
         (job, time.time(), kind, _text(data), job),
     )
 
 
-def as_job(row: sqlite3.Row) -> Job:
+def _held(job: Job | None) -> tuple[str, tuple[Any, ...]]:
+    """The condition that a job is as it was found, with its values; none where anybody may note it."""
+    return ("AND fence = ? AND owner = ?", (job.fence, job.owner)) if job else ("", ())
+
+
+def _shared(address: str) -> Database:
+    """An extra of the package has it."""
+    from caikit_pt.runtime.postgres_database import PostgresDatabase
+
+    return PostgresDatabase(address)
+
+
+def as_job(row: Row) -> Job:
     """A row of `jobs`, of this schema or an earlier one."""
     values = {name: row[name] for name in row.keys()}  # noqa: SIM118
     if "is_open" in values:
@@ -459,7 +536,7 @@ def as_job(row: sqlite3.Row) -> Job:
     return Job(**values)
 
 
-def as_event(row: sqlite3.Row) -> Event:
+def as_event(row: Row) -> Event:
     """A row of `events`."""
     return Event(row["number"], row["time"], row["kind"], json.loads(row["data"]))
 

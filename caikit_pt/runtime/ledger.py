@@ -24,7 +24,8 @@ class Ledger:
     """Of the jobs in `store`, whose folders are in `root`.
 
     A job that dies is queued again, to go on from its last snapshot, unless it has died `max_attempts` times
-    without getting any further. Every method raises StateUnavailable, except `note` and `settle`.
+    without getting any further. Every method raises StateUnavailable, except `note` and `settle`. What is
+    said of a job that another server has taken over meanwhile is left out.
     """
 
     def __init__(self, store: JobStore, root: Path, max_attempts: int) -> None:
@@ -39,31 +40,36 @@ class Ledger:
         if report.kind == kinds.WARNING:
             _LOG.warning("training of %s: %s", job.model_name, report.data["text"])
         try:
-            self._store.add_event(job.id, report.kind, report.data, report.number)
+            self._store.add_event(job.id, report.kind, report.data, report.number, job)
             if report.kind == kinds.SNAPSHOT:
-                self._store.forget_deaths(job.id)
+                self._store.forget_deaths(job)
         except StateUnavailable as error:
             _LOG.warning("an event of %s is lost: %s", job.id, error)
+
+    def is_held(self, job: Job) -> bool:
+        """Whether nobody else has taken it over."""
+        return self._store.is_held(job)
 
     def begin(self, job: Job) -> None:
         """It is under way, if it wasn't before. What the store doesn't take now is made up for at its end."""
         try:
-            self._store.move(job.id, RUNNING)
+            self._store.move(job.id, RUNNING, (), job)
         except StateUnavailable as error:
             _LOG.warning("that %s has begun can't be noted: %s", job.id, error)
 
     def queue_again(self, job: Job) -> None:
         """It goes on later, from its last snapshot."""
-        self._store.move(job.id, QUEUED)
+        self._store.move(job.id, QUEUED, (), job)
 
     def pause(self, job: Job) -> None:
         """It goes on when it is resumed, from its last snapshot."""
-        self._store.move(job.id, PAUSED)
+        self._store.move(job.id, PAUSED, (), job)
 
     def died(self, job: Job, reason: str) -> None:
         """Its process has ended, and another may get further."""
         _LOG.warning("training of %s: %s", job.model_name, reason)
-        if self._store.count_death(job.id, reason) < self._max_attempts:
+        deaths = self._store.count_death(job, reason)
+        if deaths < self._max_attempts:
             self.queue_again(job)
             return
         told = self._store.events(job, kinds=[kinds.DEATH], limit=_MOST_DEATHS)
@@ -71,7 +77,7 @@ class Ledger:
 
     def end(self, job: Job, state: str, reasons: Sequence[str] = ()) -> None:
         """It has ended in `state`; one that had ended before stays as it is."""
-        if not self._store.move(job.id, state, reasons):
+        if not self._store.move(job.id, state, reasons, job):
             return
         ended = self._store.find(job.id)
         assert ended is not None
@@ -87,7 +93,7 @@ class Ledger:
         except Exception as error:
             _LOG.exception("the end of a job failed")
             reason = str(explained(error))
-            self._insist(job, lambda: self._store.move(job.id, ERRORED, [reason]))
+            self._insist(job, lambda: self._store.move(job.id, ERRORED, [reason], job))
 
     def _insist(self, job: Job, note: Callable[[], object]) -> None:
         while True:

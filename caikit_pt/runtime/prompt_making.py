@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import threading
 from collections.abc import Callable, Mapping
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +53,14 @@ class PromptMaking(Making[TuningPlan, Preflight]):
 
     def publish(self, job: Job, made: Path, check: Callable[[], None]) -> str:
         """In the place of what had the name before."""
-        with self._publishing, replacing(Path(job.path), mark=job.id) as new:
-            for file in made.iterdir():
-                shutil.copy(file, new)
-            check()
+        path = Path(job.path)
+        with self._publishing:
+            with replacing(path, f"{job.id}-{job.fence}", check) as new:
+                for file in made.iterdir():
+                    shutil.copy(file, new)
+            # Of earlier runs, whose servers were killed or stand still.
+            for left in path.parent.glob(f".{escape(path.name)}.{escape(job.id)}-*"):
+                shutil.rmtree(left, ignore_errors=True)
         return job.model_name
 
     def place(self, job: Job, name: str) -> Path:

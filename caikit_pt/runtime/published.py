@@ -19,7 +19,7 @@ from caikit_pt.module import PeftPromptTuning
 from caikit_pt.paths import check_plain_name, check_scarcity, inside
 from caikit_pt.runtime.room import Room
 from caikit_pt.soft_prompt.config_file import CONFIG, is_of
-from caikit_pt.soft_prompt.publication import adding
+from caikit_pt.soft_prompt.publication import adding, publication_of
 from caikit_pt.status import caikit_errors
 
 
@@ -46,8 +46,16 @@ class PublishedPrompts(ModelManager):
             if not self._makes_room(error.__cause__):
                 raise
             return self.retrieve_model(model_id)
+        if self._is_stale(model_id, model):
+            self._forget(model_id)
+            return self.retrieve_model(model_id)
         self._room.use(model_id, model)
         return model
+
+    def _is_stale(self, model_id: str, model: Any) -> bool:
+        """Whether another server has replaced or removed what this one has loaded."""
+        loaded, known = self.loaded_models.get(model_id), getattr(model, "publication", None)
+        return loaded is not None and known is not None and publication_of(Path(loaded.path())) != known
 
     def _makes_room(self, error: BaseException | None) -> bool:
         """For a base model that memory had none for, where it is told how much."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from caikit_pt.runtime import job as kinds
 from caikit_pt.runtime.job import Job
@@ -25,7 +26,7 @@ class Publisher:
     def publish(self, job: Job, made: Path, wanted: Callable[[], bool]) -> str:
         """Tries again for as long as the disk won't have it; the name it has now. Empty, and nothing is
         changed, where the job is no longer `wanted`. Raises StateUnavailable."""
-        self._store.add_event(job.id, kinds.PHASE, {"phase": "publishing"})
+        self._tell(job, kinds.PHASE, {"phase": "publishing"})
         try:
             while not (name := self._published(job, made, wanted)):
                 time.sleep(_SECONDS_BETWEEN_TRIES)
@@ -33,9 +34,9 @@ class Publisher:
             return ""
         making = making_of(job.makes)
         self._on_published(job.path)
-        self._store.add_event(job.id, kinds.VERDICT, making.verdict(made))
+        self._tell(job, kinds.VERDICT, making.verdict(made))
         place = str(making.place(job, name))
-        self._store.add_event(job.id, kinds.ARTIFACT, {"model_name": name, "path": place})
+        self._tell(job, kinds.ARTIFACT, {"model_name": name, "path": place})
         return name
 
     def reasons(self, job: Job, made: Path, name: str) -> Sequence[str]:
@@ -56,7 +57,10 @@ class Publisher:
 
     def _warn_once(self, job: Job, text: str) -> None:
         if text not in self._warnings(job):
-            self._store.add_event(job.id, kinds.WARNING, {"text": text})
+            self._tell(job, kinds.WARNING, {"text": text})
+
+    def _tell(self, job: Job, kind: str, data: Mapping[str, Any]) -> None:
+        self._store.add_event(job.id, kind, data, held=job)
 
     def _warnings(self, job: Job) -> Sequence[str]:
         told = self._store.events(job, kinds=[kinds.WARNING], limit=_MOST_WARNINGS)

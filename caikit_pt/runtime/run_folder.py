@@ -22,12 +22,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from caikit_pt.errors import StateUnavailable
 from caikit_pt.soft_prompt.publication import sync
 
+_TRIES_TO_COPY, _SECONDS_BETWEEN_TRIES = 3, 1.5
 _RUNS, _BEGUN, _CLAIMED = "runs", "begun", "claimed"
 
 
@@ -67,12 +69,15 @@ class RunFolder:
     def begin(self) -> None:
         """Takes over what the last run that began has kept, and removes what is left of that: what it writes
         from now on counts for nothing. Raises OSError, and StateUnavailable where a later run is there."""
-        for kept, own in self._left():
-            if kept.is_dir() and not own.exists():
-                new = own.with_name(f".{own.name}.new")
-                shutil.rmtree(new, ignore_errors=True)
-                shutil.copytree(kept, new)
-                os.replace(new, own)
+        for left in reversed(range(_TRIES_TO_COPY)):
+            try:
+                self._take_over()
+                break
+            except OSError:
+                if not left:
+                    raise
+                # The run before may live, and write, until it sees that this one is there.
+                time.sleep(_SECONDS_BETWEEN_TRIES)
         self.snapshots.mkdir(exist_ok=True)
         if not self.is_last:
             raise StateUnavailable("a later run of this job is under way")
@@ -81,6 +86,14 @@ class RunFolder:
         for earlier in runs(self._job):
             if int(earlier.name) < self.fence:
                 shutil.rmtree(earlier, ignore_errors=True)
+
+    def _take_over(self) -> None:
+        for kept, own in self._left():
+            if kept.is_dir() and not own.exists():
+                new = own.with_name(f".{own.name}.new")
+                shutil.rmtree(new, ignore_errors=True)
+                shutil.copytree(kept, new)
+                os.replace(new, own)
 
     def _left(self) -> Iterator[tuple[Path, Path]]:
         """What the run before has, beside what it is to be here. One that died while it began had only

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import fcntl
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
+from socket import gethostname
 from typing import IO
 
 from caikit_pt import call
@@ -17,12 +19,13 @@ from caikit_pt.errors import CaikitPtError, InvalidParameter, StateUnavailable, 
 from caikit_pt.runtime import job as kinds
 from caikit_pt.runtime.executors.executors import executor_of
 from caikit_pt.runtime.follower import Follower
-from caikit_pt.runtime.job import ERRORED, PAUSED, QUEUED, RUNNING, WAITING, Job
+from caikit_pt.runtime.job import ERRORED, QUEUED, WAITING, Job
 from caikit_pt.runtime.job_folder import JobFolder, folders
 from caikit_pt.runtime.job_store import JobStore
+from caikit_pt.runtime.lease import Lease
 from caikit_pt.runtime.making import AnyPlan, Found, Making, Plan
 from caikit_pt.runtime.makings import making_of
-from caikit_pt.runtime.supervisor import Supervisor
+from caikit_pt.runtime.supervisor import FILES_ARE_GONE, Supervisor
 from caikit_pt.runtime.training_quotas import TrainingQuotas
 from caikit_pt.settings import Settings
 from caikit_pt.tracking.trackers import trackers
@@ -34,11 +37,12 @@ _SECONDS_TO_TRACK = 0.5
 # More records than these are tokenised only when their turn comes.
 _MOST_LOOKED_THROUGH = 10_000
 _ALL = 1_000_000
-_GONE = "Its files in state_dir are gone, or can't be read. Submit it again."
+_SECONDS_OF_A_LEFTOVER = 3600.0
 
 
 class StateDirectory:
-    """Its jobs are run, tracked and remembered by this process, and by no other meanwhile."""
+    """Its jobs are run, tracked and remembered by this process; by no other meanwhile, but where they share a
+    database."""
 
     def __init__(self, now: Settings, on_published: Callable[[str], None]) -> None:
         """Takes over what an earlier server has left; `on_published` is told the path of each new prompt.
@@ -50,15 +54,19 @@ class StateDirectory:
         self._settings = now
         self._submitting = threading.Lock()
         root = Path(now.state_dir).absolute()
-        self._lock = _locked(root)
+        self._lock = _locked(root, shared=bool(now.database))
         tracking = trackers(now.tracking)
-        self.store = JobStore(root, [tracker.name for tracker in tracking])
+        self.store = JobStore(root, [tracker.name for tracker in tracking], now.database)
         self.quotas = TrainingQuotas(now.quotas, self.store)
         self._jobs = root / "jobs"
-        executor, slots = executor_of(now, root)
-        self.supervisor = Supervisor(self.store, self._jobs, slots, now, executor, on_published)
-        self._followers = [Follower(self.store, tracker) for tracker in tracking]
+        executor, slots = executor_of(now, root, self.store.open_runs)
+        self._lease = Lease(self.store, f"{gethostname()} (process {os.getpid()})")
+        self.supervisor = Supervisor(self.store, self._lease, self._jobs, slots, now, executor, on_published)
+        self._followers = [
+            Follower(self.store, tracker, lambda: self._lease.is_first) for tracker in tracking
+        ]
         self._recover()
+        self._lease.start(self.supervisor)
         self.supervisor.start()
         for follower in self._followers:
             follower.start()
@@ -68,9 +76,11 @@ class StateDirectory:
         self.supervisor.stop()
         for follower in self._followers:
             follower.stop(_SECONDS_TO_TRACK)
+        self._lease.stop()
 
     def close(self) -> None:
         """Another may have it."""
+        self.store.close()
         self._lock.close()
 
     def accept(self, job: Job, plan: Plan) -> Job:
@@ -114,6 +124,9 @@ class StateDirectory:
         folder = self.supervisor.folder(job.id)
         try:
             folder.create(job, plan)
+        except FileExistsError:
+            # Another server has it, or had and ended before its row was written.
+            return self._accepted(job, folder)
         except OSError as error:
             raise StateUnavailable(
                 f"The training isn't accepted, since it can't be written: {error.strerror or error}"
@@ -123,6 +136,15 @@ class StateDirectory:
         except CaikitPtError:
             folder.remove()
             raise
+
+    def _accepted(self, job: Job, folder: JobFolder) -> Job:
+        there = folder.job()
+        if there is None:
+            raise StateUnavailable(f"The training isn't accepted: the files of {job.id} can't be read")
+        self.store.add(there)
+        known = self._known(job)
+        assert known is not None
+        return known
 
     def _warn(self, job: Job, warnings: Iterable[str]) -> None:
         try:
@@ -144,26 +166,23 @@ class StateDirectory:
             )
 
     def _recover(self) -> None:
-        """What ran when an earlier server ended is queued again; what isn't a whole submission goes."""
+        """What isn't a whole submission goes. What was under way is the supervisor's, which has the lease."""
         known = self.store.ids()
         for folder in folders(self._jobs):
             # There may be a million of them, and what they hold is in the store.
             if folder.directory.name not in known:
                 self._take_over(folder)
-        for state in (RUNNING, *WAITING):
-            for job in self.store.search(states=[state], limit=_ALL):
-                if not self.supervisor.folder(job.id).job():
-                    self.store.move(job.id, ERRORED, [_GONE])
-                elif state != PAUSED and self.supervisor.take_over(job):
-                    continue
-                elif state == RUNNING:
-                    self.store.move(job.id, QUEUED)
+        for job in self.store.search(states=WAITING, limit=_ALL):
+            if not job.owner and not self.supervisor.folder(job.id).job():
+                self.store.move(job.id, ERRORED, [FILES_ARE_GONE], job)
 
     def _take_over(self, folder: JobFolder) -> None:
         """One that the store doesn't know."""
         job = folder.job()
         if not folder.accepted:
-            folder.remove()
+            # Another server may be writing it.
+            if not self.store.is_shared or folder.age > _SECONDS_OF_A_LEFTOVER:
+                folder.remove()
         elif job is None:
             _LOG.warning("the files of %s in state_dir can't be read", folder.directory.name)
         else:
@@ -171,23 +190,26 @@ class StateDirectory:
             self.store.add(job)
 
 
-def _locked(root: Path) -> IO[str]:
-    """The lock of a `state_dir`: two servers would run each job twice. Raises StateUnavailable."""
+def _locked(root: Path, shared: bool) -> IO[str]:
+    """The lock of a `state_dir`: two servers would run each job twice, but for those that have a `shared`
+    database. Raises StateUnavailable."""
     try:
         root.mkdir(parents=True, exist_ok=True, mode=0o700)
         lock = (root / "lock").open("a")
     except OSError as error:
         raise StateUnavailable(f"state_dir {root} can't be written: {error.strerror}") from error
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     deadline, told = time.monotonic() + _SECONDS_FOR_ANOTHER_SERVER, False
     while True:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, kind | fcntl.LOCK_NB)
             return lock
         except BlockingIOError:
             if time.monotonic() > deadline:
                 lock.close()
                 raise StateUnavailable(
-                    f"state_dir {root} is in use by another server. Give each server one of its own."
+                    f"state_dir {root} is in use by another server. Give each server one of its own, or one "
+                    "database to all of them."
                 ) from None
             if not told:
                 text = "state_dir %s is in use by another server: waiting up to %.0f seconds for its end"

@@ -17,9 +17,10 @@ from caikit_pt.errors import StateUnavailable
 from caikit_pt.runtime.attendant import Attendant
 from caikit_pt.runtime.executors.executor import Executor, Run
 from caikit_pt.runtime.executors.placement import Placement
-from caikit_pt.runtime.job import CANCELED, PAUSED, QUEUED, RUNNING, Job
+from caikit_pt.runtime.job import CANCELED, ERRORED, PAUSED, QUEUED, RUNNING, TERMINAL, Job
 from caikit_pt.runtime.job_folder import JobFolder
 from caikit_pt.runtime.job_store import JobStore
+from caikit_pt.runtime.lease import Lease
 from caikit_pt.runtime.ledger import Ledger
 from caikit_pt.runtime.order import Order
 from caikit_pt.runtime.publisher import Publisher
@@ -34,16 +35,18 @@ _SECONDS_TO_STOP, _SECONDS_TO_DIE = 9.0, 1.0
 _SECONDS_TO_LEAVE = 3.0
 _SECONDS_TO_CANCEL = 5.0
 _TRIES_TO_COPY = 3
+FILES_ARE_GONE = "Its files in state_dir are gone, or can't be read. Submit it again."
 # A cluster that has taken no run is asked again then.
 _SECONDS_OF_REST = 5.0
 
 
 class Supervisor:
-    """Keeps as many jobs of `store` running by `executor` as there are `slots`."""
+    """Keeps as many jobs of `store` running by `executor` as there are `slots`, under a `lease`."""
 
     def __init__(
         self,
         store: JobStore,
+        lease: Lease,
         root: Path,
         slots: int,
         now: Settings,
@@ -51,7 +54,8 @@ class Supervisor:
         on_published: Callable[[str], None],
     ) -> None:
         """The folders of jobs are in `root`; `on_published` is told where each prompt is."""
-        self._store, self._settings = store, now
+        self._store, self._lease, self._settings = store, lease, now
+        self._granting = set[str]()
         self._slots, self.executor = Slots(slots), executor
         self._told_why_not, self._rests_until = "", 0.0
         self._ledger = Ledger(store, root, now.max_attempts)
@@ -76,14 +80,14 @@ class Supervisor:
 
         Raises StateUnavailable where it waits, and the store can't be written.
         """
-        with self._slots.lock:
-            slot = self._slots.find(job.id)
-            if slot is None:
-                self._ledger.end(job, CANCELED)
-                return
+
+        def here(slot: Slot) -> Run | None:
             slot.canceled, run = True, slot.run
             if run is not None and self._slots.of(run) == [slot]:
                 run.kill()
+            return run
+
+        run = self._change(job, CANCELED, here, lambda found: self._ledger.end(found, CANCELED))
         if run is not None:
             self._ask_to_leave(run, job, _SECONDS_TO_LEAVE)
         self._slots.wait_until_free(job.id, _SECONDS_TO_CANCEL)
@@ -94,47 +98,111 @@ class Supervisor:
 
         Raises StateUnavailable where it waits, and the store can't be written.
         """
-        with self._slots.lock:
-            slot = self._slots.find(job.id)
-            if slot is None:
-                self._ledger.pause(job)
-                return
+        paused = list[Slot]()
+
+        def here(slot: Slot) -> Run | None:
             if slot.trained:
-                return
+                return None
+            paused.append(slot)
             slot.paused, run = True, slot.run
             if run is not None and self._slots.of(run) == [slot]:
                 run.over = run.paused = True
                 run.stop()
+            return run
+
+        run = self._change(job, PAUSED, here, self._ledger.pause)
         if run is not None:
             self._ask_to_leave(run, job, _SECONDS_TO_STOP)
-        self._slots.wait_until_free(job.id, _SECONDS_TO_CANCEL)
-        with self._slots.lock:
-            # It may have been on its way back to the queue; who has resumed it meanwhile has the last word.
-            if slot.paused and self._is(job, QUEUED):
-                self._ledger.pause(job)
+        for slot in paused:
+            self._slots.wait_until_free(job.id, _SECONDS_TO_CANCEL)
+            with self._slots.lock:
+                # It may have been on its way back to the queue; who has resumed it meanwhile has the last
+                # word.
+                found = self._store.find(job.id)
+                if slot.paused and found and found.state == QUEUED:
+                    self._ledger.pause(found)
+
+    def _change(
+        self, job: Job, state: str, here: Callable[[Slot], Run | None], waits: Callable[[Job], object]
+    ) -> Run | None:
+        """Does `here` where the job is under way here; its process, where there is one. Does `waits` where no
+        server has it; asks the one that has, and waits for it a while."""
+        deadline = time.monotonic() + _SECONDS_TO_CANCEL
+        while time.monotonic() < deadline:
+            with self._slots.lock:
+                if slot := self._slots.find(job.id):
+                    return here(slot)
+                seen, found = self._store.changes, self._store.find(job.id)
+                if found is None or found.state in (state, *TERMINAL):
+                    return None
+                if found.owner in ("", self._lease.id):
+                    # Where another server takes it in this moment, nothing is changed.
+                    waits(found)
+                    continue
+                if found.wish != state:
+                    self._store.wish(found, state)
+            self._store.wait_for_change(seen, _SECONDS_BETWEEN_TRIES)
+        return None
 
     def resume(self, job: Job) -> None:
         """Queues a job that is paused; any other stays as it is. Raises StateUnavailable."""
         with self._slots.lock:
             if slot := self._slots.find(job.id):
                 slot.paused = False
-            if self._is(job, PAUSED):
-                self._ledger.queue_again(job)
+            found = self._store.find(job.id)
+            if found and found.state == PAUSED:
+                self._ledger.queue_again(found)
+            elif found and found.wish == PAUSED:
+                self._store.wish(found, "")
         self.wake()
 
-    def _is(self, job: Job, state: str) -> bool:
-        """Whether it is in `state` now."""
-        found = self._store.find(job.id)
-        return found is not None and found.state == state
+    # ---- what other servers had, or were asked for: see Heir ----
 
-    def take_over(self, job: Job) -> bool:
-        """Whether a job that an earlier server began goes on; it is attended to from now on."""
-        run = self.executor.found(job, self.folder(job.id))
-        if run is None:
-            return False
-        self._slots.hold(job, run)
-        self._attendant.attend(run, f"job {job.id}")
-        return True
+    def give_up(self) -> None:
+        """See Heir."""
+        for run in self._slots.runs:
+            run.let_go()
+
+    def inherit(self) -> None:
+        """See Heir."""
+        with self._slots.lock:
+            taken = [id for id in self._store.owned_by(self._lease.id) if self._slots.find(id) is None]
+        for id in taken:
+            if (job := self._store.find(id)) and job.owner == self._lease.id:
+                self._take_over(job)
+
+    def grant(self, wishes: Sequence[Job]) -> None:
+        """See Heir."""
+        for job in wishes:
+            with self._slots.lock:
+                if job.id in self._granting or self._slots.find(job.id) is None:
+                    continue
+                self._granting.add(job.id)
+            threading.Thread(target=self._grant, args=(job,), name=f"wish {job.id}", daemon=True).start()
+
+    def _grant(self, job: Job) -> None:
+        try:
+            self.cancel(job) if job.wish == CANCELED else self.pause(job)
+        except StateUnavailable as error:
+            _LOG.warning("what is wished of %s is tried again: %s", job.id, error)
+        finally:
+            with self._slots.lock:
+                self._granting.discard(job.id)
+
+    def _take_over(self, job: Job) -> None:
+        """A job that a server which is no more has begun."""
+        folder = self.folder(job.id)
+        if not folder.job():
+            self._ledger.end(job, ERRORED, [FILES_ARE_GONE])
+        elif run := self.executor.found(job, folder):
+            self._slots.hold(job, run)
+            self._attendant.attend(run, f"job {job.id}")
+        elif job.wish == CANCELED:
+            self._ledger.end(job, CANCELED)
+        elif job.wish == PAUSED:
+            self._ledger.pause(job)
+        else:
+            self._ledger.queue_again(job)
 
     def stop(self) -> None:
         """Every training that doesn't outlive the server keeps a snapshot and is queued again. Takes less
@@ -185,7 +253,7 @@ class Supervisor:
         return True
 
     def _may_start(self) -> bool:
-        if time.monotonic() < self._rests_until:
+        if time.monotonic() < self._rests_until or not self._lease.is_held:
             return False
         told, self._told_why_not = self._told_why_not, self.executor.why_not()
         if self._told_why_not not in ("", told):
@@ -209,7 +277,8 @@ class Supervisor:
         if job is None:
             return None
         above = last_run(self.folder(job.id).directory)
-        return self._store.next_run(job.id, above, QUEUED if self.executor.outlives else RUNNING)
+        state = QUEUED if self.executor.outlives else RUNNING
+        return self._store.next_run(job.id, above, state, self._lease.id)
 
     def _run(self, slot: Slot) -> None:
         run, is_new = self._run_for(slot)
@@ -259,6 +328,7 @@ class Supervisor:
             seconds=self._settings.checkpoint_seconds,
             told=job.progress.get("step", 0),
             alone=self.executor.outlives,
+            shared=self._store.is_shared,
         )
 
     def _company(self, job: Job) -> Run | None:

@@ -7,24 +7,27 @@ import errno
 import os
 import shutil
 import threading
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from caikit_pt.errors import InvalidParameter
 
 _PUBLISHING = threading.Lock()
+_TRIES_TO_SEE, _SECONDS_BETWEEN_TRIES = 2, 0.02
 _HERE, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
 
 
 @contextmanager
-def replacing(target: Path, mark: str = "") -> Iterator[Path]:
+def replacing(target: Path, mark: str = "", check: Callable[[], None] = lambda: None) -> Iterator[Path]:
     """A new directory beside `target` to write into; afterwards it is `target`.
 
-    A model that was there is replaced; anything else raises InvalidParameter. Files are on disk
-    before the name appears. Where the body raises, nothing changes and nothing is left behind; what a process
-    that was killed has left behind goes with the next try of the same `mark`.
+    A model that was there is replaced; anything else raises InvalidParameter. Files are on disk before the
+    name appears. Where the body raises, nothing changes and nothing is left behind; what a process that was
+    killed has left behind goes with the next try of the same `mark`. Where `check` raises, before it has its
+    name or right after, all is as before: whoever stood still in between may have lost the right to it.
     """
     target = target.absolute()
     check_replaceable(target)
@@ -37,8 +40,11 @@ def replacing(target: Path, mark: str = "") -> Iterator[Path]:
     try:
         yield new
         to_disk(new)
+        check()
         with _PUBLISHING:
+            was_there = target.exists()
             _exchange(new, target, old)
+            _check_again(check, new, target, old if old.exists() else new if was_there else None)
         sync(target.parent)
     finally:
         shutil.rmtree(new, ignore_errors=True)
@@ -65,6 +71,20 @@ def adding(target: Path) -> Iterator[Path]:
         sync(target.parent)
     finally:
         shutil.rmtree(hidden, ignore_errors=True)
+
+
+def publication_of(directory: Path) -> tuple[int, int] | None:
+    """What tells one publication in `directory` from the next, which is another directory; None where there
+    is none."""
+    for left in reversed(range(_TRIES_TO_SEE)):
+        try:
+            found = os.stat(directory)
+            return found.st_ino, found.st_mtime_ns
+        except FileNotFoundError:
+            # Where a file system can't exchange two names, the old one is away for a moment.
+            if left:
+                time.sleep(_SECONDS_BETWEEN_TRIES)
+    return None
 
 
 def remove(target: Path) -> None:
@@ -114,6 +134,20 @@ def _exchange(new: Path, target: Path, old: Path) -> None:
     except BaseException:
         if old.exists() and not target.exists():
             old.rename(target)
+        raise
+
+
+def _check_again(check: Callable[[], None], new: Path, target: Path, before: Path | None) -> None:
+    """Takes back what was published, where `check` raises; what was there `before` comes back."""
+    try:
+        check()
+    except BaseException:
+        if before is None:
+            target.rename(new)
+        elif not _swap(before, target):
+            target.rename(target.with_name(f"{before.name}.back"))
+            before.rename(target)
+            shutil.rmtree(target.with_name(f"{before.name}.back"), ignore_errors=True)
         raise
 
 

@@ -79,7 +79,7 @@ def events(store: JobStore, job: Job, kind: str) -> list[Any]:
 
 def test_all_that_happens_is_told_as_it_happens(store: JobStore, job: Job) -> None:
     board = Board()
-    follower = Follower(store, board)
+    follower = Follower(store, board, lambda: True)
     follower.look()
     assert board.requests == 0
     store.move("a", RUNNING)
@@ -113,7 +113,7 @@ def test_other_ends(store: JobStore, job: Job, state: str, ended: str, told: str
     store.move("a", RUNNING)
     store.move("a", state, ["line 3: “a text of the user”"] if state == ERRORED else [])
     board = Board()
-    Follower(store, board).look()
+    Follower(store, board, lambda: True).look()
     assert (board.state, "".join(board.told)) == (ended, told)
     assert not board.kept
     assert not store.to_track("Board")
@@ -122,7 +122,7 @@ def test_other_ends(store: JobStore, job: Job, state: str, ended: str, told: str
 def test_what_never_began_is_not_told_of(store: JobStore, job: Job) -> None:
     store.move("a", CANCELED)
     board = Board()
-    Follower(store, board).look()
+    Follower(store, board, lambda: True).look()
     assert (board.requests, board.state) == (0, "")
     assert not store.to_track("Board")
 
@@ -130,7 +130,7 @@ def test_what_never_began_is_not_told_of(store: JobStore, job: Job) -> None:
 def test_the_address_stands_in_events_and_status(store: JobStore, job: Job) -> None:
     store.move("a", RUNNING)
     for _ in range(2):  # servers, one after the other
-        Follower(store, Board()).look()
+        Follower(store, Board(), lambda: True).look()
     assert events(store, job, kinds.TRACKING) == [{"tracker": "Board", "text": "Board: board/1"}]
     found = store.find("a")
     assert found is not None
@@ -149,12 +149,12 @@ def test_a_tracker_that_is_down_is_told_later_and_warned_of_once(store: JobStore
             raise ConnectionError("refused")
 
     board = Board(answer)
-    follower = Follower(store, board)
+    follower = Follower(store, board, lambda: True)
     store.move("a", RUNNING)
     progress(store, 1, 3)
     for _ in range(3):
         follower.look()
-    Follower(store, board).look()
+    Follower(store, board, lambda: True).look()
     assert events(store, job, kinds.WARNING) == [{"text": "Board is asked again: ConnectionError: refused"}]
     store.move("a", CANCELED)
     down = False
@@ -175,7 +175,7 @@ def test_one_training_that_is_refused_holds_no_other_up(store: JobStore, job: Jo
 
     for id in ("a", "b"):
         store.move(id, RUNNING)
-    Follower(store, Board(answer)).look()
+    Follower(store, Board(answer), lambda: True).look()
     assert events(store, job, kinds.WARNING) == [{"text": "Board refuses it: no"}]
     assert not events(store, other, kinds.WARNING)
     assert [one.id for one in store.to_track("Board")] == ["b"]
@@ -186,7 +186,7 @@ def test_the_prompt_of_another_training_is_not_taken_for_its_own(store: JobStore
     store.add_event("a", kinds.VERDICT, {**VERDICT, "course": "flat"})
     store.move("a", COMPLETED)
     board = Board()
-    Follower(store, board).look()
+    Follower(store, board, lambda: True).look()
     assert board.state == "FINISHED"
     assert not board.kept
     (warning,) = events(store, job, kinds.WARNING)
@@ -195,7 +195,7 @@ def test_the_prompt_of_another_training_is_not_taken_for_its_own(store: JobStore
 
 def test_a_training_that_is_queued_again_is_told_of_when_it_goes_on(store: JobStore, job: Job) -> None:
     board = Board()
-    follower = Follower(store, board)
+    follower = Follower(store, board, lambda: True)
     store.move("a", RUNNING)
     progress(store, 1, 2)
     store.move("a", QUEUED)
@@ -215,7 +215,7 @@ def test_what_has_not_ended_when_a_tracker_is_set_is_told_of(tmp_path: Path) -> 
 
 
 def test_the_thread_ends_with_the_server(store: JobStore, job: Job) -> None:
-    follower = Follower(store, Board())
+    follower = Follower(store, Board(), lambda: True)
     follower.start()
     store.move("a", RUNNING)
     store.move("a", CANCELED)

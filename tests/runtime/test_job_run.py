@@ -79,6 +79,7 @@ def test_whatever_ends_a_training_is_told_with_what_to_do(
         seconds=60.0,
         told=0,
         alone=False,
+        shared=False,
     )
     JobRun(reports, order)._run()
     end = reports.sent[-1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from caikit_pt.errors import StateUnavailable
-from caikit_pt.runtime import database, job_store
+from caikit_pt.runtime import job_store, sqlite_database
 from caikit_pt.runtime.job import (
     CANCELED,
     COMPLETED,
@@ -27,6 +28,7 @@ from caikit_pt.runtime.job import (
     Job,
 )
 from caikit_pt.runtime.job_store import DATABASE, JobStore
+from caikit_pt.runtime.sqlite_database import SqliteDatabase
 
 
 def job(id: str, submitted: float = 1000.0, model_name: str = "model", path: str = "") -> Job:
@@ -40,15 +42,27 @@ def job(id: str, submitted: float = 1000.0, model_name: str = "model", path: str
     )
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def address(request: pytest.FixtureRequest) -> str:
+    """Of an empty PostgreSQL database, or none."""
+    return str(request.getfixturevalue("postgres").database()) if request.param == "postgresql" else ""
+
+
 @pytest.fixture
-def store(tmp_path: Path) -> JobStore:
-    return JobStore(tmp_path)
+def store(tmp_path: Path, address: str) -> Iterator[JobStore]:
+    store = JobStore(tmp_path, address=address)
+    yield store
+    store.close()
 
 
-def test_a_job_is_there_for_whoever_opens_the_database_next(store: JobStore, tmp_path: Path) -> None:
+def test_a_job_is_there_for_whoever_opens_the_database_next(
+    store: JobStore, tmp_path: Path, address: str
+) -> None:
     added = store.add(job("one"))
     assert (added.number, added.state, added.parameters["base_model"]) == (1, QUEUED, "tiny-t5")
-    assert JobStore(tmp_path).find("one") == added
+    again = JobStore(tmp_path, address=address)
+    assert again.find("one") == added
+    again.close()
     assert store.find("other") is None
 
 
@@ -134,9 +148,9 @@ def test_a_clock_that_jumps_back(store: JobStore, monkeypatch: pytest.MonkeyPatc
 
 def test_deaths_are_counted_until_there_is_progress(store: JobStore) -> None:
     added = store.add(job("one"))
-    assert [store.count_death("one", "gone") for _ in range(3)] == [1, 2, 3]
-    store.forget_deaths("one")
-    assert store.count_death("one", "gone again") == 1
+    assert [store.count_death(added, "gone") for _ in range(3)] == [1, 2, 3]
+    store.forget_deaths(added)
+    assert store.count_death(added, "gone again") == 1
     texts = [event.data["text"] for event in store.events(added, kinds=[DEATH])]
     assert texts == ["gone", "gone", "gone", "gone again"]
 
@@ -225,7 +239,7 @@ def test_a_later_schema_is_left_alone(tmp_path: Path) -> None:
 def test_a_locked_database_is_waited_for_and_then_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database, "_LOCK_SECONDS", 0.3)
+    monkeypatch.setattr(sqlite_database, "_LOCK_SECONDS", 0.3)
     store = JobStore(tmp_path)
     store.add(job("one"))
     other = sqlite3.connect(tmp_path / DATABASE, isolation_level=None)
@@ -248,6 +262,7 @@ def test_a_damaged_database_gives_what_it_still_has(tmp_path: Path, page: str) -
         store.move(f"job-{number}", RUNNING)
     for step in range(300):
         store.add_event("job-7", PROGRESS, {"step": step, "points": [[step, 0.5]]})
+    assert isinstance(store._database, SqliteDatabase)
     store._database._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     store._database._connection.close()
     file = tmp_path / DATABASE

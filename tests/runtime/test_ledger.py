@@ -30,7 +30,7 @@ def test_deaths_are_counted_until_a_snapshot_is_newer(store: JobStore, tmp_path:
     for reason in ("SIGSEGV", "SIGBUS"):
         store.move("a", RUNNING)
         ledger.died(one, reason)
-        store.forget_deaths("a")
+        store.forget_deaths(one)
         assert (store.find("a") or one).state == QUEUED
     for reason in ("no memory", "exit code 3"):
         store.move("a", RUNNING)

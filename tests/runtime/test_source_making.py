@@ -128,7 +128,7 @@ def test_a_tracker_keeps_the_version_that_was_published(made: Path, tmp_path: Pa
         store.move(id, COMPLETED)
     shutil.rmtree(root / "group" / "mine" / "2")
     board = Board()
-    Follower(store, board).look()
+    Follower(store, board, lambda: True).look()
     assert board.kept == [("", ["adapter_config.json", "adapter_model.safetensors", "manifest.json"])]
     assert [store.published_as(one) for one in store.search()] == ["group/mine/2", "group/mine/1"]
     two = store.find("two")

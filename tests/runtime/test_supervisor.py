@@ -11,6 +11,7 @@ from caikit_pt.errors import StateUnavailable
 from caikit_pt.runtime.executors.local import LocalExecutor
 from caikit_pt.runtime.job import CANCELED, ERRORED, PAUSED, QUEUED, RUNNING
 from caikit_pt.runtime.job_store import JobStore
+from caikit_pt.runtime.lease import Lease
 from caikit_pt.runtime.supervisor import Supervisor
 from tests.conftest import SETTINGS
 
@@ -28,7 +29,8 @@ def store(tmp_path: Path) -> JobStore:
 def supervisor(store: JobStore, root: Path, max_attempts: int = 2) -> Supervisor:
     """With a slot, and without a process."""
     settings = replace(SETTINGS, max_attempts=max_attempts)
-    return Supervisor(store, root, 1, settings, LocalExecutor(False), on_published=lambda path: None)
+    lease = Lease(store, "here")
+    return Supervisor(store, lease, root, 1, settings, LocalExecutor(False), on_published=lambda path: None)
 
 
 def test_nothing_that_a_start_fails_with_ends_the_search_for_jobs(
@@ -141,7 +143,7 @@ def test_who_is_resumed_while_it_stops_is_queued(store: JobStore, tmp_path: Path
     assert (store.find("a") or job("a")).state == QUEUED
     # And the other way round: its end has been noted, and the slot isn't free yet.
     slot.paused = True
-    store.move("a", RUNNING)
+    slot.job = store.next_run("a", 1, RUNNING, slot.job.owner) or slot.job
     pausing._attendant._set_aside(slot)
     assert (store.find("a") or job("a")).state == PAUSED
     pausing.resume(slot.job)

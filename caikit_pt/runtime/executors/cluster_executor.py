@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Collection, Mapping, Sequence
-from weakref import WeakSet
+from collections.abc import Callable, Collection, Mapping, Sequence
 
+from caikit_pt.errors import StateUnavailable
 from caikit_pt.runtime.executors.cluster import Cluster
-from caikit_pt.runtime.executors.cluster_run import ClusterRun
+from caikit_pt.runtime.executors.cluster_run import ClusterRun, run_name
 from caikit_pt.runtime.executors.executor import Executor
 from caikit_pt.runtime.executors.node import GIB, Node, Resources
 from caikit_pt.runtime.executors.placement import Placement
@@ -23,15 +23,21 @@ _SECONDS_BETWEEN_SWEEPS = 15.0
 
 class ClusterExecutor(Executor):
     """`each`: what a run needs of a node; where its memory is 0, what its training is predicted to take.
-    `environment`: what its process has to see, on whatever node."""
+    `environment`: what its process has to see, on whatever node. `open_runs`: the jobs and numbers of runs
+    that a server attends to, this one or another; raises StateUnavailable."""
 
     outlives = True
 
-    def __init__(self, cluster: Cluster, each: Resources, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        each: Resources,
+        environment: Mapping[str, str],
+        open_runs: Callable[[], Collection[tuple[str, int]]],
+    ) -> None:
         self._cluster, self._each, self.environment = cluster, each, environment
+        self._open_runs = open_runs
         self._closing = threading.Event()
-        self._runs = WeakSet[ClusterRun]()
-        self._lock = threading.Lock()
 
     @property
     def closed(self) -> bool:
@@ -57,10 +63,7 @@ class ClusterExecutor(Executor):
 
     def run_of(self, job: Job, folder: JobFolder) -> ClusterRun:
         """See Executor."""
-        run = ClusterRun(self._cluster, job, folder.run(job.fence), self._needs(job), lambda: self.closed)
-        with self._lock:
-            self._runs.add(run)
-        return run
+        return ClusterRun(self._cluster, job, folder.run(job.fence), self._needs(job), lambda: self.closed)
 
     def found(self, job: Job, folder: JobFolder) -> ClusterRun | None:
         """See Executor."""
@@ -89,15 +92,12 @@ class ClusterExecutor(Executor):
         strangers = set[str]()
         while not self._closing.wait(_SECONDS_BETWEEN_SWEEPS):
             try:
-                found = set(self._cluster.running()) - self._own()
+                found = set(self._cluster.running())
+                found -= {run_name(*run) for run in self._open_runs()}
                 # Whoever is new may just have been started.
                 for name in found & strangers:
                     _LOG.warning("%s is ended in %s: nobody waits for it", name, self._cluster.name)
                     self._cluster.kill(name)
                 strangers = found
-            except OSError:
+            except (OSError, StateUnavailable):
                 continue
-
-    def _own(self) -> set[str]:
-        with self._lock:
-            return {run.name for run in self._runs if not run.over}

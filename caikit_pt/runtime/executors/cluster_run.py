@@ -34,6 +34,11 @@ _SECONDS_FOR_FILES = 3.0
 _SECONDS_TO_A_REASON, _SECONDS_BETWEEN_REASONS = 5.0, 60.0
 
 
+def run_name(job: str, fence: int) -> str:
+    """Of a run of a job, in the cluster."""
+    return f"{job}-{fence}"
+
+
 class ClusterRun(Run):
     """`closed`: whether the server ends; the run goes on then."""
 
@@ -41,13 +46,14 @@ class ClusterRun(Run):
         self, cluster: Cluster, job: Job, files: RunFolder, needs: Resources, closed: Callable[[], bool]
     ) -> None:
         super().__init__()
-        self.name = f"{job.id}-{job.fence}"
+        self.name = run_name(job.id, job.fence)
         self._cluster, self._files, self._needs, self._closed = cluster, files, needs, closed
         self._job, self._heard = job.id, job.heard
         # The cluster has been asked for it, or has turned it down.
         self._is_asked, self._is_settled, self._refusal = False, threading.Event(), ""
         # It has told something, at some time.
         self._is_under_way = bool(job.heard)
+        self._is_let_go = False
         self._generation = cluster.generation
         self._offset = self._lines = 0
         self._beat = b"", 0.0
@@ -103,11 +109,15 @@ class ClusterRun(Run):
         """See Run. Who listens to it sees to that, for it may take seconds."""
         self.killed = self.over = True
 
+    def let_go(self) -> None:
+        """See Run. Whoever has it finds it again."""
+        self._is_let_go = True
+
     def reports(self) -> Iterator[Report]:
         """See Run."""
         self._is_settled.wait()
         asked, reason_at, text = 0.0, time.monotonic() + _SECONDS_TO_A_REASON, ""
-        while not self._closed():
+        while not (self._closed() or self._is_let_go):
             if self._refusal:
                 yield Report(self._job, FAILED, {"text": f"{self._cluster.name} refuses it: {self._refusal}"})
                 return

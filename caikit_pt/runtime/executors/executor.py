@@ -46,6 +46,10 @@ class Run(ABC):
         """It and all its children, at once."""
 
     @abstractmethod
+    def let_go(self) -> None:
+        """Its jobs are another server's from now on."""
+
+    @abstractmethod
     def reports(self) -> Iterator[Report]:
         """All that it tells, until nothing more will come."""
 

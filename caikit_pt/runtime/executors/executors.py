@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -48,15 +48,18 @@ def check(now: Settings) -> list[str]:
     return ["join_trainings counts for nothing in a cluster"] if now.join_trainings else []
 
 
-def executor_of(now: Settings, root: Path) -> tuple[Executor, int]:
-    """It, and how many jobs it runs at the same time. `root` is the directory of the server's state. Raises
-    StateUnavailable where that can't be written, or nobody says which cluster is meant."""
+def executor_of(
+    now: Settings, root: Path, open_runs: Callable[[], Collection[tuple[str, int]]]
+) -> tuple[Executor, int]:
+    """It, and how many jobs it runs at the same time. `root` is the directory of the server's state,
+    `open_runs` tells of the runs that a server attends to. Raises StateUnavailable where that directory can't
+    be written, or nobody says which cluster is meant."""
     named = now.executor
     if named.kind == LOCAL:
         return LocalExecutor(now.join_trainings), now.slots or _gpus() or 1
     each = Resources(cpus=named.cpus, gpus=named.gpus, memory=named.memory_mib * MIB)
     try:
-        made = ClusterExecutor(_cluster(now, _id(root)), each, _environment(now, root))
+        made = ClusterExecutor(_cluster(now, _id(root)), each, _environment(now, root), open_runs)
         return made, now.slots or _SLOTS_OF_A_CLUSTER
     except OSError as error:
         raise StateUnavailable(f"No trainings can be run by {named.kind}: {error}") from error

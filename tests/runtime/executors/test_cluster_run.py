@@ -82,13 +82,13 @@ def known() -> Known:
 
 @pytest.fixture
 def executor(known: Known) -> ClusterExecutor:
-    return ClusterExecutor(known, EACH, {})
+    return ClusterExecutor(known, EACH, {}, lambda: {("a", 3)})
 
 
 def order(root: Path) -> Order:
     return Order(
         job="a", folder=str(root / "a"), fence=3, device="cpu", environment={}, joined=False, seconds=1.0,
-        told=0, alone=True,
+        told=0, alone=True, shared=False,
     )  # fmt: skip
 
 
@@ -267,7 +267,7 @@ def test_what_a_training_takes_is_what_it_asks_for(known: Known, tmp_path: Path)
         # There it is the GPU's.
         (Resources(cpus=2, gpus=1), 1 * GIB),
     ):
-        executor = ClusterExecutor(known, each, {})
+        executor = ClusterExecutor(known, each, {}, list)
         assert executor.place(needing, ()).device == ("cuda:0" if each.gpus else "cpu")
         executor.run_of(needing, JobFolder(tmp_path / "a")).begin(order(tmp_path))
         assert known.needs[-1] == replace(each, memory=memory)
@@ -277,7 +277,7 @@ def test_what_nobody_attends_to_is_ended(
     known: Known, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("caikit_pt.runtime.executors.cluster_executor._SECONDS_BETWEEN_SWEEPS", 0.05)
-    executor = ClusterExecutor(known, EACH, {})
+    executor = ClusterExecutor(known, EACH, {}, lambda: {("a", 3)})
     run = begun(executor, tmp_path)
     known.names.add("left-1")
     executor.start(prepared=False)

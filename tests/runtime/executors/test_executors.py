@@ -19,7 +19,7 @@ def of(**values: object) -> settings.Settings:
 
 
 def test_this_machine_is_the_default(tmp_path: Path) -> None:
-    executor, slots = executor_of(replace(SETTINGS, slots=3), tmp_path)
+    executor, slots = executor_of(replace(SETTINGS, slots=3), tmp_path, list)
     assert isinstance(executor, LocalExecutor)
     assert (slots, check(SETTINGS), list(tmp_path.iterdir())) == (3, [], [])
     (node,) = executor.nodes()
@@ -66,4 +66,4 @@ def test_without_a_cluster_no_server_starts(monkeypatch: pytest.MonkeyPatch, tmp
     with pytest.raises(
         StateUnavailable, match="No trainings can be run by kubernetes: neither a pod's account"
     ):
-        executor_of(of(kind="kubernetes", pod_template=str(tmp_path / "pod.yaml")), tmp_path)
+        executor_of(of(kind="kubernetes", pod_template=str(tmp_path / "pod.yaml")), tmp_path, list)
