@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= 1
 # And where there are more, those that wait for others sleep.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help demo test whole check serve web protos docs interop harness models attack rolling shapes soak survive cluster vllm perturbed versions versions-oldest versions-newest bench-training bench-quality bench-starts bench-serving bench-jobs bench-guard gpu install clean
+.PHONY: help demo test whole check serve web protos docs interop harness models attack rolling shapes soak survive share cluster vllm perturbed versions versions-oldest versions-newest bench-training bench-quality bench-starts bench-serving bench-jobs bench-guard gpu install clean
 
 help:  ## What can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -90,6 +90,9 @@ rolling: $(INSTALLED)  ## Restart two servers in turns while 64 clients ask them
 
 cluster: $(INSTALLED)  ## Run trainings on a Ray cluster of this machine whose nodes, head and server are killed and frozen (some minutes)
 	WHOLE=1 $(BIN)/python -m pytest tests/runtime/executors/test_ray.py -s
+
+share: $(INSTALLED)  ## Kill, freeze and cut off servers that share a PostgreSQL database, and compare every prompt with its run without (some minutes)
+	WHOLE=1 $(BIN)/python -m pytest tests/runtime/test_sharing.py -s
 
 survive: $(INSTALLED)  ## Kill worker and server twenty times while they train, and compare each prompt with its run without kills
 	KILLS=20 QUEUED=200 $(BIN)/python -m pytest tests/runtime/test_jobs.py -s
