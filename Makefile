@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= 1
 # And where there are more, those that wait for others sleep.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help demo test whole check serve web protos docs interop harness models attack rolling shapes soak survive share cluster vllm perturbed versions versions-oldest versions-newest bench-training bench-quality bench-starts bench-serving bench-jobs bench-guard gpu install clean
+.PHONY: help demo test whole check serve web protos docs interop harness models attack rolling shapes soak survive share cluster vllm perturbed versions versions-oldest versions-newest bench-training bench-quality bench-starts bench-serving bench-jobs bench-scale bench-guard gpu install clean
 
 help:  ## What can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -105,6 +105,9 @@ bench-serving: $(INSTALLED)  ## Measure how fast tuned prompts are served, besid
 
 bench-guard: $(INSTALLED)  ## Measure what the guard in front of every RPC costs, beside caikit's own server (some minutes)
 	$(BIN)/python -m bench.guard
+
+bench-scale: $(INSTALLED)  ## Measure what requests cost beside a million trainings and a hundred thousand prompts (some minutes)
+	$(BIN)/python -m bench.scale
 
 bench-jobs: $(INSTALLED)  ## Measure what jobs cost beside their training, on a real server (about five minutes)
 	$(BIN)/python -m bench.jobs

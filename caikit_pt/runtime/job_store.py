@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing
 from dataclasses import fields
@@ -23,6 +22,7 @@ from typing import Any
 from caikit_pt.runtime import job as kinds
 from caikit_pt.runtime.database import Database, Row, Transaction
 from caikit_pt.runtime.job import ARTIFACT, COMPLETED, PROGRESS, QUEUED, RUNNING, STATES, TERMINAL, Event, Job
+from caikit_pt.runtime.job_queue import JobQueue
 from caikit_pt.runtime.servers import Servers
 from caikit_pt.runtime.sqlite_database import SqliteDatabase, set_aside_if_damaged, state_errors
 
@@ -88,6 +88,8 @@ _MIGRATIONS = (
         name TEXT NOT NULL,
         beat INTEGER NOT NULL DEFAULT 0
     );
+    CREATE INDEX jobs_by_turn ON jobs (state, tenant, number);
+    CREATE INDEX jobs_by_path ON jobs (path, state, number);
     """,
 )
 
@@ -107,6 +109,7 @@ class JobStore:
         self._database = _shared(address) if address else SqliteDatabase(file)
         self._database.migrate(_MIGRATIONS)
         self.servers = Servers(self._database)
+        self.queue = JobQueue(self._database)
         for job, events in salvaged(damaged) if damaged else ():
             self._take_over(job, events)
         if trackers:
@@ -183,49 +186,9 @@ class JobStore:
         return as_job(rows[0]) if rows else None
 
     def next_queued(self, besides: Sequence[str] = ()) -> Job | None:
-        """The job whose turn it is, but for the ids `besides`: tenants take turns, and the jobs of one are in
-        the order of submission.
-
-        Jobs with one path run one after the other, so that what was submitted last is what stays published;
-        one that was paused meanwhile comes when it is resumed.
-        """
-        turns = self._turns()
-        running = self._database.read("SELECT path FROM jobs WHERE state = ?", (RUNNING,))
-        # What is under way may be queued, where a cluster hasn't begun yet.
-        begun = {row["id"] for row in turns if row["owner"] or row["id"] in besides}
-        taken = {row["path"] for row in (*running, *(one for one in turns if one["id"] in begun))}
-        ready = set()
-        for row in sorted(turns, key=lambda row: int(row["number"])):
-            if row["id"] not in begun and row["path"] not in taken:
-                ready.add(row["id"])
-            taken.add(row["path"])
-        return next((self.find(row["id"]) for row in turns if row["id"] in ready), None)
-
-    def _turns(self) -> list[Row]:
-        """Jobs that wait, in the order of their turns: whose tenant has fewest running or before them, of
-        these whose tenant has waited longest since one of his began."""
-        queued = self._database.read(
-            "SELECT number, id, path, tenant, owner FROM jobs WHERE state = ? ORDER BY number", (QUEUED,)
-        )
-        tenants = {row["tenant"] for row in queued}
-        if len(tenants) < 2:
-            return queued
-        running = self._database.read("SELECT tenant FROM jobs WHERE state = ?", (RUNNING,))
-        before = Counter(row["tenant"] for row in running)
-        began = self._last_starts()
-        turns = []
-        for row in queued:
-            turns.append((before[row["tenant"]], began.get(row["tenant"], 0.0), row["number"], row))
-            before[row["tenant"]] += 1
-        return [turn[-1] for turn in sorted(turns, key=lambda turn: turn[:3])]
-
-    def _last_starts(self) -> dict[str, float]:
-        """When the last job of each tenant who has one queued began."""
-        query = (
-            "SELECT tenant, (SELECT MAX(started) FROM jobs WHERE tenant = queued.tenant)"
-            " FROM (SELECT DISTINCT tenant FROM jobs WHERE state = ?) AS queued"
-        )
-        return {row[0]: float(row[1] or 0.0) for row in self._database.read(query, (QUEUED,))}
+        """The job whose turn it is, but for the ids `besides`. One that is paused has none."""
+        id = self.queue.next(besides)
+        return None if id is None else self.find(id)
 
     def count(self, states: Sequence[str], tenant: str | None = None) -> int:
         """Jobs in one of `states`, of all or of one tenant."""
@@ -265,14 +228,6 @@ class JobStore:
         # No other has an end; by this index alone it takes as long among a million.
         query = "SELECT * FROM jobs WHERE ended > ? ORDER BY ended"
         return [as_job(row) for row in self._database.read(query, (time,))]
-
-    def ahead_of(self, job: Job) -> int:
-        """Jobs that wait and have their turns before `job`."""
-        return self.ahead().get(job.id, 0)
-
-    def ahead(self) -> Mapping[str, int]:
-        """Of each job that waits, by its id, how many have their turns before it."""
-        return {row["id"]: number for number, row in enumerate(self._turns())}
 
     def search(
         self,

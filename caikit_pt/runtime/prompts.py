@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import heapq
 import io
 import json
+import os
 import tarfile
-from collections.abc import Iterator, Mapping
+import time
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +40,7 @@ from caikit_pt.soft_prompt.history import Verdict
 _LARGEST_FILE = 2**30
 _CHUNK = 2**20
 _TRIES = 3
+_NANOSECONDS_OF_A_TICK = 10**9
 _SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token")
 
 
@@ -125,14 +129,28 @@ def _files(name: str) -> Mapping[str, bytes]:
 
 def _prompts(base_model: str, after: str) -> Iterator[Prompt]:
     """By name, those behind `after`."""
-    root = Path(caikit.get_config().runtime.local_models_dir or "")
-    with suppress(FileNotFoundError):
-        names = [path.name for path in root.iterdir() if path.name > after]
-        heapq.heapify(names)
-        while names:
-            prompt = _seen(heapq.heappop(names))
-            if prompt and (not base_model or prompt.base_model == base_model):
-                yield prompt
+    names = _names(Path(caikit.get_config().runtime.local_models_dir or ""))
+    for name in islice(names, bisect_right(names, after), None):
+        prompt = _seen(name)
+        if prompt and (not base_model or prompt.base_model == base_model):
+            yield prompt
+
+
+def _names(root: Path) -> Sequence[str]:
+    """What there is in a directory, in order. It is read once, until something comes or goes."""
+    try:
+        changed = root.stat().st_mtime_ns
+        # What changes in the same tick of a file system's clock isn't seen by it.
+        if time.time_ns() - changed < _NANOSECONDS_OF_A_TICK:
+            return sorted(os.listdir(root))
+        return _names_at(root, changed)
+    except FileNotFoundError:
+        return ()
+
+
+@lru_cache(maxsize=1)
+def _names_at(root: Path, changed: int) -> Sequence[str]:
+    return sorted(os.listdir(root))
 
 
 def _seen(name: str) -> Prompt | None:

@@ -188,7 +188,7 @@ class PromptTuningTrainer(ModelTrainerBase):
 
     def nodes(self) -> ListNodesResponse:
         """Where jobs are run, and how many run and wait."""
-        counts, found, problem = self.store.counts(), list[Node](), self.why_not
+        found, problem = list[Node](), self.why_not
         try:
             found = list(self._opened.supervisor.executor.nodes())
         except OSError as error:
@@ -196,8 +196,8 @@ class PromptTuningTrainer(ModelTrainerBase):
         return ListNodesResponse(
             executor=settings.current().executor.kind,
             problem=problem,
-            running=counts[RUNNING],
-            queued=counts[QUEUED],
+            running=self.store.count([RUNNING]),
+            queued=self.store.count([QUEUED]),
             nodes=[_node(one) for one in found],
         )
 
@@ -315,7 +315,7 @@ def _where_it_stands(store: JobStore, job: Job, ahead: int | None, why_not: str)
         told = store.last_event(job, [kinds.STATE, kinds.WAITING_FOR, kinds.DEATH])
         if told and told.kind == kinds.WAITING_FOR:
             return [told.data["text"]]
-        ahead = store.ahead_of(job) if ahead is None else ahead
+        ahead = store.queue.before([job]).get(job.id, 0) if ahead is None else ahead
         return [f"{ahead} queued training{' is' if ahead == 1 else 's are'} before it."]
     at = job.progress
     if job.state == PAUSED:

@@ -126,7 +126,7 @@ class TuningServicer:
             names=_visible(),
         )
         more = str(found[size - 1].number) if len(found) > size else ""
-        ahead = self._store.ahead()
+        ahead = self._store.queue.before(found[:size])
         trainings = [self._training(job, ahead) for job in found[:size]]
         return ListTrainingsResponse(trainings=trainings, next_page_token=more).to_proto()
 
@@ -137,7 +137,7 @@ class TuningServicer:
 
     def _whole(self, job: Job) -> Any:
         """All that GetTraining tells."""
-        training = self._training(job, self._store.ahead())
+        training = self._training(job, self._store.queue.before([job]))
         training.parameters = dict(job.parameters)
         for event in self._store.events(job, kinds=[kinds.VERDICT]):
             training.verdict = dict(event.data)

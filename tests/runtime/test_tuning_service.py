@@ -169,13 +169,13 @@ def test_the_turns_of_a_page_are_looked_up_once(tmp_path: Path, monkeypatch: pyt
     store, looked = JobStore(tmp_path), list[bool]()
     for number in range(5):
         store.add(job(f"job-{number}"))
-    turns = store._turns
+    before = store.queue.before
 
-    def look() -> Any:
+    def look(jobs: Any) -> Any:
         looked.append(True)
-        return turns()
+        return before(jobs)
 
-    monkeypatch.setattr(store, "_turns", look)
+    monkeypatch.setattr(store.queue, "before", look)
     trainer: Any = SimpleNamespace(store=store, job=store.find, why_not="")
     request = ListTrainingsRequest().to_proto()
     found = TuningServicer(trainer).ListTrainings(request, Context(1)).trainings

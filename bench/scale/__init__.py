@@ -1,0 +1,1 @@
+"""What requests cost a server that remembers a million trainings and has a hundred thousand prompts."""
