@@ -1,8 +1,8 @@
 """caikit-pt: the command line.
 
 Answers go to stdout, all else to stderr. Exit codes: 0 done; 1 the training ended in ERRORED, or the
-server refused; 2 the command is wrong; 3 the training was cancelled; 4 the server can't be reached;
-130 Ctrl-C.
+server refused; 2 the command is wrong; 3 the training was cancelled; 4 the server can't be reached; 5 it
+isn't better, and --require-better; 130 Ctrl-C.
 """
 
 from __future__ import annotations

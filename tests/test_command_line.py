@@ -99,6 +99,40 @@ def test_tune_and_watch_as_json(
     assert objects(capfd.readouterr().out) == watched[-1:]
 
 
+def test_what_a_training_has_to_come_to(
+    server: Server, address: str, train: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A prompt that is worth nothing was COMPLETED, with exit code 0."""
+    wrong = tmp_path / "wrong.jsonl"
+    other = {"good": "bad", "bad": "good"}
+    upside_down = [{**record, "output": other[record["output"]]} for record in RECORDS * 3]
+    wrong.write_text("\n".join(map(json.dumps, upside_down)))
+    request = ["tune", "required", f"--base-model={LLAMA}", train, *QUICKLY, "--num-epochs=30", address]
+    command = [*request, "--require-better", f"--seed={SEED}"]
+    assert main([*command, f"--validation={wrong}"]) == 5
+    out, told = capfd.readouterr()
+    assert out == "COMPLETED\n"
+    (first,) = [line for line in told.splitlines() if line.startswith("Worse than ")]
+    assert "accuracy" in first
+    assert "by 24 validation records" in first
+    assert told.endswith("--require-better: the prompt is published, and worse\n")
+    assert main([*command, "--id=required.1"]) == 5
+    assert capfd.readouterr().err.endswith("--require-better: the prompt is published, and unknown\n")
+    assert main(["watch", "required.1", address]) == 0
+    assert main(["watch", "required.1", address, "--require-better"]) == 5
+    right = tmp_path / "right.jsonl"
+    right.write_text("\n".join(map(json.dumps, RECORDS * 10)))
+    assert main([*command, f"--validation={right}", "--id=required.2"]) == 0
+    told = capfd.readouterr().err
+    with TuningClient(f"localhost:{server.port}") as client:
+        training = client.training("required.2")
+    assert training.outcome == training.verdict["outcome"]["found"] == "better"
+    assert training.outcome_text in told.splitlines()
+    assert training.outcome_text == next(one for one in training.reasons if one.startswith("Better than "))
+    with pytest.raises(SystemExit):
+        main([*command, "--detach"])
+
+
 def test_ask(tuned: str, address: str, capfd: pytest.CaptureFixture[str]) -> None:
     request = ["generate", "mood", "The lamp is awful", "--max-new-tokens=3", address]
     assert main(request) == 0
@@ -640,6 +674,8 @@ def test_a_terminal_has_a_bar(address: str, train: str) -> None:
     assert "2/2" in shown
     assert "epoch 2, loss " in shown
     assert "published as bar" in shown
+    # It has a length from the beginning.
+    assert "0update" not in shown
 
 
 def read_all(terminal: int) -> str:

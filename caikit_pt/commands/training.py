@@ -11,7 +11,7 @@ from typing import Any
 from caikit_pt.client import CANCELED, PAUSED, QUEUED, RUNNING, Training
 from caikit_pt.commands.connecting import connected
 from caikit_pt.commands.files import records_of
-from caikit_pt.commands.following import followed, queued
+from caikit_pt.commands.following import add_requirement, followed, queued
 from caikit_pt.commands.options import Commands, add_table, given, help_of
 from caikit_pt.commands.outcome import DONE, FAILED, WrongCommand
 from caikit_pt.commands.output import as_json, known, plain, print_table, time_of, where
@@ -44,9 +44,12 @@ def add_to(commands: Commands) -> None:
     tune = commands.ask("tune", _tune, "tune a prompt, and watch how it goes")
     _add_request(tune)
     tune.add_argument("--id", help="an id of your own: submitted twice, it is one training")
-    tune.add_argument("--detach", action="store_true", help="print the id, and don't watch")
+    until = tune.add_mutually_exclusive_group()
+    until.add_argument("--detach", action="store_true", help="print the id, and don't watch")
+    add_requirement(until)
     watch = commands.ask("watch", _watch, "watch a training until it has ended")
     watch.add_argument("training_id")
+    add_requirement(watch)
     watch.add_argument("--from-event", type=int, default=0, metavar="N", help="what happened behind event N")
     listed = commands.ask("list", _list, "the trainings, the latest first")
     listed.add_argument("--state", action="append", type=str.upper, help="only these; can be repeated")

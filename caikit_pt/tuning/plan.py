@@ -28,6 +28,7 @@ from caikit_pt.parameters.tuning import (
     CLASSIFICATION,
     EXACT_SOURCE_TASK,
     FEWEST_TO_SPLIT,
+    GENERATION,
     MANY_EPOCHS,
     MOST_SPLIT_OFF,
     SOURCE_INIT_METHODS,
@@ -101,6 +102,14 @@ class TuningPlan:
         earlier = self.initial.labels if self.initial else ()
         outputs = (record.output.strip() for records in streams for record in records.items)
         return tuple(sorted({*earlier, *outputs}))
+
+    @property
+    def judged_as(self) -> str:
+        """The task whose metrics validations have: classification also where answers are free and all records
+        together look like it. How they are split, and how many are answered, doesn't change it."""
+        outputs = [record.output for stream in self.streams if stream for record in stream.items]
+        task = self.parameters.tuning_task
+        return CLASSIFICATION if task == GENERATION and label_set(outputs) else task
 
     def answer_labels(self, text: TextSide) -> Labels | None:
         """The `labels` as tokens of `text`; None where answers are free."""
@@ -372,7 +381,7 @@ def _task(records: Records) -> tuple[str, str]:
         return CLASSIFICATION, "the type of the records"
     if label_set([record.output for record in records.items]):
         return CLASSIFICATION, _LIKE_LABELS
-    return "generation", "the type of the records"
+    return GENERATION, "the type of the records"
 
 
 def _place(given: Mapping[str, Any], checkpoint: Checkpoint, settings: Settings) -> Decided:
