@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from caikit_pt.client import ServerError
 from caikit_pt.commands import asking, judging, nodes, prompts, server, sources, training
-from caikit_pt.commands.options import Commands
+from caikit_pt.commands.options import Commands, in_options
 from caikit_pt.commands.outcome import DONE, FAILED, INTERRUPTED, UNREACHABLE, USAGE, WrongCommand
 
 
@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return int(options.run(options))
     except ServerError as error:
-        print(f"{error.status}: {error}", file=sys.stderr)
+        print(f"{error.status}: {in_options(str(error), options)}", file=sys.stderr)
         return UNREACHABLE if error.status == "UNAVAILABLE" else FAILED
     except WrongCommand as error:
         print(f"caikit-pt: {error}", file=sys.stderr)

@@ -92,7 +92,16 @@ TRAIN: dict[str, tuple[dict[str, Any], str, str]] = {
         "train_stream",
         "file_source_base",
     ),
-    "training files on S3": ({"train_stream": {"s3files": {"files": ["a"]}}}, "train_stream", "inline"),
+    "training files on S3": (
+        {"train_stream": {"s3files": {"files": ["a"]}}},
+        "train_stream",
+        "S3 isn't supported. Copy the files into data_streams.file_source_base",
+    ),
+    "validation files on S3": (
+        {"val_stream": {"s3files": {"files": ["a"]}}},
+        "val_stream",
+        "S3 isn't supported",
+    ),
     "training directory above its root": (
         {"train_stream": {"directory": {"dirname": "..", "extension": "jsonl"}}},
         "train_stream",

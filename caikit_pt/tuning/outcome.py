@@ -18,12 +18,12 @@ UNKNOWN = "unknown"
 _ORDER = (WORSE, NO_BETTER, PERHAPS_BETTER, BETTER)
 UNTUNED, MAJORITY = "untuned", "majority"
 _WHO = {UNTUNED: "the untuned base", MAJORITY: "always giving the commonest answer"}
-_MORE_RECORDS = "More validation records (val_stream, validation_share) tell how sure that is."
+_MORE_RECORDS = "More records to validate with tell how sure that is."
 _TEST = "Test it on records that it hasn't seen: caikit-pt evaluate."
 _MORE_EPOCHS = "The loss still falls: try more num_epochs."
 _OF_COURSE = {
     DIVERGED: "The loss rose: try a smaller learning_rate.",
-    FLAT: "The loss hardly fell: try another learning_rate, more num_epochs, or search auto.",
+    FLAT: "The loss hardly fell, if that many updates tell: try more num_epochs or search auto.",
     STILL_IMPROVING: _MORE_EPOCHS,
 }
 _OTHERWISE = (

@@ -428,13 +428,19 @@ def _fit_context(given: Mapping[str, Any], decided: Decided, checkpoint: Checkpo
         open_names = [name for name in lengths if name not in given]
         left = context - tokens - behind - sum(named.values())
         if left < len(open_names):
-            named = named or {"tuning_config.num_virtual_tokens": tokens}
-            field, asked = max(named.items(), key=lambda item: item[1])
+            field, asked = max(named.items(), key=lambda item: item[1], default=("", 0))
+            others = [f"{tokens} virtual tokens"]
+            if asked + left - len(open_names) < 1:
+                # Not even the shortest would do.
+                field, asked, others = "tuning_config.num_virtual_tokens", tokens, []
+            most = asked + left - len(open_names)
+            others += [f"{name} {named.get(name, 1)}" for name in lengths if name != field]
+            allowed = f"at most {most:,}, " if most > 0 else "less of all that has to fit "
             raise InvalidParameter(
                 field,
                 asked,
-                f"{tokens} virtual tokens, {' and '.join(lengths)} that fit into the context of "
-                f"{context} tokens that {checkpoint.name} has, with {behind} for separator and end token",
+                f"{allowed}into the context of {context:,} tokens that {checkpoint.name} has, beside "
+                f"{', '.join(others)} and {behind} for separator and end token",
             )
         for remaining, name in zip(range(len(open_names), 0, -1), reversed(open_names), strict=True):
             length = min(value(name), left // remaining)

@@ -68,7 +68,7 @@ def test_six_records_are_no_proof_and_the_sentence_says_so() -> None:
     told = outcome(["yes", "no"] * 3, ["yes", "no"] * 2 + ["yes", "yes"], ["no"] * 6, True, "settled")
     assert told["found"] == PERHAPS_BETTER
     assert "that may be chance" in told["sentence"]
-    assert "More validation records" in told["next"]
+    assert "More records to validate with" in told["next"]
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_six_records_are_no_proof_and_the_sentence_says_so() -> None:
         ("settled", 1.0, "caikit-pt evaluate"),
         ("still improving", 1.0, "more num_epochs"),
         ("still improving", 0.0, "more num_epochs"),
-        ("flat", 0.0, "another learning_rate"),
+        ("flat", 0.0, "more num_epochs or search auto"),
         ("diverged", 0.0, "smaller learning_rate"),
         ("settled", 0.0, "search auto"),
     ],
