@@ -397,6 +397,11 @@ def test_empty_text_to_tokenize(client: Client, served: str) -> None:
     assert_refused(error.value, "text", "empty")
 
 
+def test_a_text_of_blanks_is_answered(client: Client, served: str) -> None:
+    """A record of blanks teaches nothing and is refused; asked, they are tokens like others."""
+    assert client.predict(served, text="  \n ").generated_tokens > 0
+
+
 def test_a_good_request_still_passes(client: Client) -> None:
     """The rows above differ from this request in one thing each."""
     assert client.train("good", {**QUICK, "base_model": T5}) == "COMPLETED"

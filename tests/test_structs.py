@@ -70,9 +70,8 @@ def test_a_training(server: Server, validates: bool) -> None:
 def test_a_source(server: Server, share: float) -> None:
     with TuningClient(f"localhost:{server.port}") as client:
         tasks = {"first": RECORDS, "second": RECORDS}
-        training = client.wait(
-            client.train_source(f"told-{share}", LLAMA, tasks, validation_share=share, **QUICK)
-        )
+        parameters: dict[str, Any] = {**QUICK, "validation_share": share}
+        training = client.wait(client.train_source(f"told-{share}", LLAMA, tasks, **parameters))
     assert training.state == "COMPLETED"
     assert ("validation_loss" in training.verdict) == bool(share)
     is_as_documented(dict(training.verdict), "`verdict` of a source prompt")
@@ -83,7 +82,8 @@ def test_a_source(server: Server, share: float) -> None:
 def test_a_copy_of_the_state_is_made_while_it_is_written(tmp_path: Path) -> None:
     """By the lines of docs/operations.md: what the log of the database has is in the copy."""
     state, backup = tmp_path / "state", tmp_path / "backup"
-    state.mkdir(), backup.mkdir()
+    state.mkdir()
+    backup.mkdir()
     with closing(sqlite3.connect(state / "jobs.sqlite3")) as live:
         live.execute("PRAGMA journal_mode=WAL")
         live.execute("CREATE TABLE some (id INTEGER)")

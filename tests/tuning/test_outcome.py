@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from caikit_pt.tuning.judged import Judged, differences
 from caikit_pt.tuning.outcome import BETTER, NO_BETTER, PERHAPS_BETTER, WORSE, in_words, outcome, unknown
 
 LABELS = ["yes", "no"] * 20
@@ -86,3 +87,14 @@ def test_what_to_try_next_is_what_the_loss_suggests(course: str, share: float, t
     answers = right_in(LABELS, share)
     assert told in outcome(LABELS, answers, right_in(LABELS, 0.0), True, course)["next"]
     assert unknown(course)["next"]
+
+
+def test_its_interval_is_that_of_the_slow_bootstrap() -> None:
+    """As `evaluate` has it."""
+    tuned, untuned = right_in(LABELS * 5, 0.8), right_in(LABELS[::-1] * 5, 0.4)
+    ours, theirs = (Judged(answers, LABELS * 5, True) for answers in (tuned, untuned))
+    slow = differences(ours, {"untuned": theirs})["untuned"]["accuracy"]
+    quick = outcome(LABELS * 5, tuned, untuned, True, "settled")["untuned"]["difference"]
+    assert quick["value"] == pytest.approx(slow.value)
+    assert quick["low"] == pytest.approx(slow.low, abs=0.015)
+    assert quick["high"] == pytest.approx(slow.high, abs=0.015)
