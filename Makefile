@@ -37,10 +37,11 @@ web: $(INSTALLED)  ## Run OpenAI's API and the studio page on port 8087, for the
 protos: $(INSTALLED)  ## Render protos/ again
 	$(BIN)/python -m tests.render_protos protos
 
-docs: $(INSTALLED)  ## Render docs/parameters.md, docs/errors.md and the table of docs/observability.md again
+docs: $(INSTALLED)  ## Render docs/parameters.md, docs/settings.md, docs/errors.md and the table of docs/observability.md again
 	$(BIN)/python -m tests.render_parameters docs/parameters.md
 	$(BIN)/python -m tests.render_errors docs/errors.md
 	$(BIN)/python -m tests.render_metrics docs/observability.md
+	$(BIN)/python -m tests.render_settings docs/settings.md
 
 interop: $(INSTALLED)  ## Compare with the real caikit-nlp, and run its own client against this server
 	tests/interop/run.sh $(BIN)/python

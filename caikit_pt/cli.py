@@ -1,8 +1,8 @@
 """caikit-pt: the command line.
 
 Answers go to stdout, all else to stderr. Exit codes: 0 done; 1 the training ended in ERRORED, or the
-server refused; 2 the command is wrong; 3 the training was cancelled; 4 the server can't be reached;
-130 Ctrl-C.
+server refused; 2 the command is wrong; 3 the training was cancelled; 4 the server can't be reached; 5 it
+isn't better, and --require-better; 130 Ctrl-C.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from caikit_pt.client import ServerError
 from caikit_pt.commands import asking, judging, nodes, prompts, server, sources, training
-from caikit_pt.commands.options import Commands
+from caikit_pt.commands.options import Commands, in_options
 from caikit_pt.commands.outcome import DONE, FAILED, INTERRUPTED, UNREACHABLE, USAGE, WrongCommand
 
 
@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return int(options.run(options))
     except ServerError as error:
-        print(f"{error.status}: {error}", file=sys.stderr)
+        print(f"{error.status}: {in_options(str(error), options)}", file=sys.stderr)
         return UNREACHABLE if error.status == "UNAVAILABLE" else FAILED
     except WrongCommand as error:
         print(f"caikit-pt: {error}", file=sys.stderr)

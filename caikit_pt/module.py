@@ -5,8 +5,9 @@ The order of the tasks, the name of the class, and the names and order of the ar
 what caikit can turn into protobuf: Optional and Union, no strings.
 """
 
+import errno
 import logging
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import cached_property, wraps
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import (
     Callable,
     Dict,
     Iterable,
+    Iterator,
     List,
     Mapping,
     Optional,
@@ -85,6 +87,16 @@ from caikit_pt.tuning.verbalizer import Verbalizer
 
 # A request for more would hold up whoever shares the engine for seconds.
 _MOST_PROBABILITIES = 500
+# What another place to write to helps against.
+_UNWRITABLE = (
+    errno.EACCES,
+    errno.EEXIST,
+    errno.ENAMETOOLONG,
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EPERM,
+    errno.EROFS,
+)
 _Decay = Optional[Union[Tuple[int, float], ExponentialDecayLengthPenalty]]
 _Made = TypeVar("_Made", bound=Any)
 _Records = Union[DataStream[GenerationTrainRecord], DataStream[ClassificationTrainRecord]]
@@ -569,8 +581,12 @@ class PeftPromptTuning(ModuleBase):
     # ---- on disk ----
 
     def save(self, model_path: str) -> None:
-        """Writes a directory that `load` reads, without the base model; it appears in one piece."""
-        with caikit_errors(), replacing(Path(model_path)) as directory:
+        """Writes a directory that `load` reads, without the base model; it appears in one piece.
+
+        Raises CaikitRuntimeException: INVALID_ARGUMENT where it can't be written there. OSError where there
+        is no room.
+        """
+        with caikit_errors(), _written_to(model_path), replacing(Path(model_path)) as directory:
             saver = ModuleSaver(self, str(directory))
             with saver:
                 saver.update_config(artifact.write(self.tuned, directory))
@@ -603,6 +619,18 @@ class PeftPromptTuning(ModuleBase):
                     f"The base model of this prompt, {tuned.base_model_name!r}, can't be read. "
                     f"It has to be {error.allowed}"
                 ) from error
+
+
+@contextmanager
+def _written_to(model_path: str) -> Iterator[None]:
+    """Raises InvalidParameter where nothing can be written there."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _UNWRITABLE:
+            raise
+        allowed = f"a directory in one that is there and may be written ({error.strerror})"
+        raise InvalidParameter("model_path", model_path, allowed) from error
 
 
 def _read(model_path: Union[str, ModuleConfig]) -> TunedPrompt:

@@ -14,22 +14,25 @@ _SECONDS_BETWEEN_LINES = 5.0
 
 
 class ProgressBar:
-    """A bar with the live loss, and what else happens above it."""
+    """A bar with the live loss, from the first update on, and what else happens above it."""
 
     def __init__(self) -> None:
-        from tqdm.auto import tqdm
-
-        self._bar = tqdm(unit="update", leave=True, file=sys.stderr, dynamic_ncols=True)
+        self._bar: Any = None
 
     def show(self, event: Event) -> None:
         """The next event of the training."""
+        from tqdm.auto import tqdm
+
         at = event.progress
         if at is None:
             if event.kind not in ("verdict", "checkpoint"):
-                self._bar.write(str(event), file=sys.stderr)
+                tqdm.write(str(event), file=sys.stderr)
             return
+        if self._bar is None:
+            self._bar = tqdm(
+                total=at.steps, initial=at.step, unit="update", file=sys.stderr, dynamic_ncols=True
+            )
         if self._bar.total != at.steps:
-            # A notebook's bar has no length otherwise.
             self._bar.reset(at.steps)
         self._bar.n = at.step
         self._bar.set_postfix_str(str(at), refresh=False)
@@ -37,7 +40,8 @@ class ProgressBar:
 
     def close(self) -> None:
         """Leaves it as it is."""
-        self._bar.close()
+        if self._bar is not None:
+            self._bar.close()
 
     def __enter__(self) -> ProgressBar:
         return self

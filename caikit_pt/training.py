@@ -69,20 +69,28 @@ class Event:
             scores = ", ".join(
                 f"{name} {_shown(value)}" for name, value in sorted(self.data["scores"].items())
             )
-            return f"validation at update {self.data['step']}: {scores}{', the best' * self.data['best']}"
+            best = ", the best" * self.data["best"]
+            return f"validation at update {self.data['step']}{self._answered}: {scores}{best}"
         if self.kind == "checkpoint":
             return f"checkpoint at update {self.data['step']}"
         if self.kind == "artifact":
             return f"published as {self.data['model_name']}"
         if self.kind == "verdict":
-            return f"the course of the loss: {self.data.get('course', '')}"
+            told = self.data.get("outcome", {}).get("sentence", "")
+            return told or f"the course of the loss: {self.data.get('course', '')}"
         told = ": ".join(filter(None, (self.state, self.text)))
         return told if self.kind in ("state", "phase") else f"{self.kind}: {told}"
+
+    @property
+    def _answered(self) -> str:
+        """Of a validation, where metrics are of fewer records than the loss."""
+        answers, records = self.data.get("answers", 0), self.data.get("records", 0)
+        return f", metrics of {answers} of {records} records" if answers < records else ""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Training:
-    """A training; `parameters`, `verdict` and `points` only where it was asked for by its id.
+    """A training; `parameters`, `verdict`, `points` and `outcome` only where it was asked for by its id.
 
     It `makes` a prompt, or a source of `tasks`. `path` is the name that is published, of a source with its
     version, once it has one.
@@ -104,6 +112,9 @@ class Training:
     points: Mapping[str, Sequence[Sequence[float]]] = field(default_factory=dict)
     makes: str = PROMPT
     tasks: Sequence[str] = ()
+    # better, perhaps better, no better, worse or unknown; and the same in a sentence, with what to try next.
+    outcome: str = ""
+    outcome_text: str = ""
 
     def __repr__(self) -> str:
         at = f", update {self.progress.step} of {self.progress.steps}" if self.progress else ""

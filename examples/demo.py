@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import tempfile
 import time
 from collections.abc import Sequence
@@ -53,14 +54,14 @@ RUNS = (
 def main() -> int:
     """Runs the demo; 0 where every tuned prompt is clearly better than its base."""
     logging.disable(logging.WARNING)
-    with (
-        tempfile.TemporaryDirectory(prefix="caikit-pt-demo-") as models,
-        server(Path(models)) as port,
-    ):
+    folder = Path(tempfile.mkdtemp(prefix="caikit-pt-demo-"))
+    with server(folder / "models") as port:
         client = Client(port)
         rows = [run_one(client, run) for run in RUNS]
-        with web_door(port, Path(models)) as address:
+        with web_door(port, folder) as address:
             ask_over_http(address, RUNS[0])
+    # Where anything failed its log is still there.
+    shutil.rmtree(folder)
     print_table(rows)
     worse = [row["task"] for row in rows if row["tuned"] - row["base"] < CLEARLY_BETTER]
     if worse:

@@ -14,6 +14,7 @@ import sys
 import termios
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ import torch
 from caikit_pt.base_model.model import BaseModel
 from caikit_pt.cli import main
 from caikit_pt.client import ServerError, TuningClient
+from caikit_pt.commands.moment import moment
 from caikit_pt.module import PeftPromptTuning
 from caikit_pt.soft_prompt.initial import Predecessor
 from caikit_pt.tuning.plan import make_plan
@@ -97,6 +99,40 @@ def test_tune_and_watch_as_json(
     assert watched[-2]["data"]["path"] == "lines"
     assert main(["watch", "lines.1", address, "--json", f"--from-event={len(watched) - 1}"]) == 0
     assert objects(capfd.readouterr().out) == watched[-1:]
+
+
+def test_what_a_training_has_to_come_to(
+    server: Server, address: str, train: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A prompt that is worth nothing was COMPLETED, with exit code 0."""
+    wrong = tmp_path / "wrong.jsonl"
+    other = {"good": "bad", "bad": "good"}
+    upside_down = [{**record, "output": other[record["output"]]} for record in RECORDS * 3]
+    wrong.write_text("\n".join(map(json.dumps, upside_down)))
+    request = ["tune", "required", f"--base-model={LLAMA}", train, *QUICKLY, "--num-epochs=30", address]
+    command = [*request, "--require-better", f"--seed={SEED}"]
+    assert main([*command, f"--validation={wrong}"]) == 5
+    out, told = capfd.readouterr()
+    assert out == "COMPLETED\n"
+    (first,) = [line for line in told.splitlines() if line.startswith("Worse than ")]
+    assert "accuracy" in first
+    assert "by 24 validation records" in first
+    assert told.endswith("--require-better: the prompt is published, and worse\n")
+    assert main([*command, "--id=required.1"]) == 5
+    assert capfd.readouterr().err.endswith("--require-better: the prompt is published, and unknown\n")
+    assert main(["watch", "required.1", address]) == 0
+    assert main(["watch", "required.1", address, "--require-better"]) == 5
+    right = tmp_path / "right.jsonl"
+    right.write_text("\n".join(map(json.dumps, RECORDS * 10)))
+    assert main([*command, f"--validation={right}", "--id=required.2"]) == 0
+    told = capfd.readouterr().err
+    with TuningClient(f"localhost:{server.port}") as client:
+        training = client.training("required.2")
+    assert training.outcome == training.verdict["outcome"]["found"] == "better"
+    assert training.outcome_text in told.splitlines()
+    assert training.outcome_text == next(one for one in training.reasons if one.startswith("Better than "))
+    with pytest.raises(SystemExit):
+        main([*command, "--detach"])
 
 
 def test_ask(tuned: str, address: str, capfd: pytest.CaptureFixture[str]) -> None:
@@ -391,7 +427,7 @@ def test_test_records_that_are_none(
         assert told in error
         assert "secret" not in error
     assert main(["evaluate", "mood", "--test-on-server=test.jsonl", address]) == 1
-    assert "test_stream: 'test.jsonl' is not allowed" in capfd.readouterr().err
+    assert "--test-on-server: 'test.jsonl' is not allowed" in capfd.readouterr().err
 
 
 def test_no_text_of_a_record_is_in_the_log(tuned: str, server: Server) -> None:
@@ -504,6 +540,69 @@ def test_an_address_is_a_host_and_a_port(capfd: pytest.CaptureFixture[str]) -> N
     assert "localhost:8085 by default" in capfd.readouterr().out
 
 
+@pytest.mark.parametrize("text", ["2 days ago", "soon", "3y", "-1d", "2026-13-01", "999999w"])
+def test_what_is_no_time(text: str, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit:
+        main(["list", f"--since={text}"])
+    assert exit.value.code == 2
+    assert f"'{text}' is no time. Allowed: a date (2026-01-31), a moment" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "ago"),
+    [
+        ("30m", timedelta(minutes=30)),
+        ("2h", timedelta(hours=2)),
+        ("3D", timedelta(days=3)),
+        ("1w", timedelta(weeks=1)),
+    ],
+)
+def test_how_long_ago(text: str, ago: timedelta) -> None:
+    assert abs(datetime.now(UTC) - ago - moment(text)) < timedelta(minutes=1)
+
+
+def test_days_and_moments_are_those_of_utc() -> None:
+    today = moment("today")
+    assert (today.hour, today.minute, today.tzinfo) == (0, 0, UTC)
+    assert today - moment("Yesterday") == timedelta(days=1)
+    assert moment("2026-01-31") == datetime(2026, 1, 31, tzinfo=UTC)
+    assert moment("2026-01-31T14:00") == moment("2026-01-31T16:00+02:00")
+
+
+def test_a_model_is_as_good_as_the_id_of_its_latest_training(
+    tuned: str, address: str, train: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """For what only looks; what changes a training wants its id, and is told which that is."""
+    assert main(["show", "mood", address, "--json"]) == 0
+    out, told = capfd.readouterr()
+    assert json.loads(out)["training_id"] == tuned
+    assert told == f"mood: its latest training, {tuned}\n"
+    assert main(["plot", "mood", address, "-o", str(tmp_path / "mood.png")]) == 0
+    assert main(["watch", "mood", address]) == 0
+    capfd.readouterr()
+    for command in ("cancel", "pause", "resume"):
+        assert main([command, "mood", address]) == 1
+        assert capfd.readouterr().err.endswith(f"The latest training of the model mood is {tuned}\n")
+
+
+def test_list_since(tuned: str, address: str, capfd: pytest.CaptureFixture[str]) -> None:
+    for since, found in (("yesterday", True), ("2h", True), ("2026-01-01", True), ("0m", False)):
+        assert main(["list", f"--since={since}", "--model-name=mood", address, "--json"]) == 0
+        assert [one["training_id"] for one in objects(capfd.readouterr().out)] == [tuned] * found
+
+
+def test_a_refusal_names_the_options_that_were_given(
+    address: str, train: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It said train_stream and val_stream to somebody who gave files."""
+    request = ["check", "never", f"--base-model={T5}", *QUICKLY, address]
+    file = train.removeprefix("--train=")
+    assert main([*request, train, f"--validation={file}", "--validation-share=0.5"]) == 1
+    assert "0 or unset where there is a --validation\n" in capfd.readouterr().err
+    assert main([*request, "--train-on-server=nothing.jsonl"]) == 1
+    assert "--train-on-server: " in capfd.readouterr().err
+
+
 def test_health(address: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["health", address]) == 0
     assert capfd.readouterr().out == "SERVING\n"
@@ -555,9 +654,7 @@ def test_other_files_of_records(
     assert main(["check", "never", f"--base-model={T5}", f"--train={file}", *QUICKLY, address, "--json"]) == 0
     out, told = capfd.readouterr()
     assert json.loads(out)["records"] == len(RECORDS) + (ending == "csv")
-    assert re.fullmatch(
-        rf"{file}: \d records of train_stream have a field 'id', which nothing reads .*\n", told
-    )
+    assert re.fullmatch(rf"{file}: \d records have a field 'id', which nothing reads .*\n", told)
 
 
 def test_fields_of_other_names(
@@ -640,6 +737,8 @@ def test_a_terminal_has_a_bar(address: str, train: str) -> None:
     assert "2/2" in shown
     assert "epoch 2, loss " in shown
     assert "published as bar" in shown
+    # It has a length from the beginning.
+    assert "0update [" not in shown
 
 
 def read_all(terminal: int) -> str:

@@ -19,11 +19,13 @@ from caikit_pt.base_model.family import FAMILIES, Family
 from caikit_pt.base_model.serving.side import ServingSide
 from caikit_pt.base_model.text.side import TextSide
 from caikit_pt.base_model.training.side import TrainingSide
+from caikit_pt.settings import _ROWS
 from examples.local_server import ROOT
 from tests.plain_server import CAIKIT
 from tests.render_metrics import rendered as render_metrics
 from tests.render_parameters import render as render_parameters
 from tests.render_protos import render as render_protos
+from tests.render_settings import render as render_settings
 
 PACKAGE = ROOT / "caikit_pt"
 IMPORT_CPU_SECONDS = 2.5
@@ -271,6 +273,14 @@ def test_the_rendered_protos_are_those_of_the_code(tmp_path: Path) -> None:
 
 def test_the_page_of_parameters_is_that_of_the_tables() -> None:
     assert (ROOT / "docs" / "parameters.md").read_text("utf-8") == render_parameters(), "run `make docs`"
+
+
+def test_the_page_of_settings_is_that_of_the_file() -> None:
+    page = (ROOT / "docs" / "settings.md").read_text("utf-8")
+    assert page == render_settings(), "run `make docs`"
+    told = set(re.findall(r"^\| `([\w.]+)` \|", page, re.MULTILINE))
+    wanted = {row.name for row in _ROWS}
+    assert wanted <= told, wanted - told
 
 
 def test_the_table_of_metrics_is_that_of_the_collector() -> None:

@@ -192,3 +192,15 @@ def test_the_studios_limits_are_an_example_file() -> None:
     }.items():
         with pytest.raises(InvalidParameter, match=name):
             check_request({"base_model": "m", name: value}, limits)
+
+
+@pytest.mark.parametrize("path", ["/proc/x", "file/model"])
+def test_a_model_that_can_be_written_nowhere_is_refused_in_words(
+    llama: BaseModel, path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was a FileNotFoundError about a hidden directory with a name of its own."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    model = train(llama, num_epochs=1)
+    with pytest.raises(CaikitRuntimeException, match=f"model_path: '{path}' is not allowed. Allowed: a dir"):
+        model.save(path)

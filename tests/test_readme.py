@@ -69,3 +69,20 @@ def test_the_commands_of_readme_are_targets() -> None:
 def test_links_lead_somewhere() -> None:
     for link in re.findall(r"\]\((?!http)([^)]+)\)", README):
         assert (ROOT / link).exists(), link
+
+
+def test_every_document_is_in_the_index() -> None:
+    index = README.partition("\n## Documents\n")[2].partition("\n## ")[0]
+    assert {f"docs/{file.name}" for file in (ROOT / "docs").glob("*.md")} == set(
+        re.findall(r"\]\((docs/\w+\.md)\)", index)
+    )
+
+
+def test_the_docker_line_fits_the_image() -> None:
+    """What it mounts are volumes of the image, and what it publishes and sets is known there."""
+    image = (ROOT / "Dockerfile").read_text("utf-8")
+    (line,) = re.findall(r"^    (docker run .*) caikit-pt$", README, re.MULTILINE)
+    places = re.findall(r"-v \S+?:(/\S+?)(?::ro)?(?= |$)", line)
+    assert len(places) == 3
+    assert all(f'"{place}"' in image for place in places)
+    assert "8085" in re.findall(r"^EXPOSE (.*)$", image, re.MULTILINE)[0].split()

@@ -92,7 +92,16 @@ TRAIN: dict[str, tuple[dict[str, Any], str, str]] = {
         "train_stream",
         "file_source_base",
     ),
-    "training files on S3": ({"train_stream": {"s3files": {"files": ["a"]}}}, "train_stream", "inline"),
+    "training files on S3": (
+        {"train_stream": {"s3files": {"files": ["a"]}}},
+        "train_stream",
+        "S3 isn't supported. Copy the files into data_streams.file_source_base",
+    ),
+    "validation files on S3": (
+        {"val_stream": {"s3files": {"files": ["a"]}}},
+        "val_stream",
+        "S3 isn't supported",
+    ),
     "training directory above its root": (
         {"train_stream": {"directory": {"dirname": "..", "extension": "jsonl"}}},
         "train_stream",
@@ -386,6 +395,11 @@ def test_empty_text_to_tokenize(client: Client, served: str) -> None:
     with pytest.raises(grpc.RpcError) as error:
         client.tokenize(served, "")
     assert_refused(error.value, "text", "empty")
+
+
+def test_a_text_of_blanks_is_answered(client: Client, served: str) -> None:
+    """A record of blanks teaches nothing and is refused; asked, they are tokens like others."""
+    assert client.predict(served, text="  \n ").generated_tokens > 0
 
 
 def test_a_good_request_still_passes(client: Client) -> None:

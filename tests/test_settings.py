@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from caikit_pt import config_files
+from caikit_pt.client import DEFAULT_ADDRESS
 from caikit_pt.errors import InvalidParameter
 from caikit_pt.settings import Settings, Tracking, typed
 from examples.local_server import ROOT
@@ -213,3 +214,9 @@ def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
         cwd=ROOT,
         env={**os.environ, **environment},
     )
+
+
+def test_the_address_that_clients_ask_by_default_is_that_of_the_settings() -> None:
+    """It stands in each, since a client reads no settings of a server."""
+    told = yaml.safe_load((ROOT / "caikit_pt" / "config.yml").read_text("utf-8"))
+    assert f"localhost:{told['runtime']['grpc']['port']}" == told["web"]["server"] == DEFAULT_ADDRESS

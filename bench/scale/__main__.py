@@ -1,5 +1,4 @@
-"""Prints what requests cost beside many jobs and prompts, as Markdown: a full server beside a nearly empty
-one.
+"""Prints what requests cost beside many jobs and prompts, as Markdown: a full server by a nearly empty one.
 
 python -m bench.scale               10,000 queued, 1,000,000 past, 100,000 prompts; some minutes
 python -m bench.scale --quick       does it run?
@@ -175,15 +174,24 @@ def _measure(contender: Contender, kind: str, ask: Ask, counts: bool) -> None:
         contender.cpu.setdefault(kind, []).append(1000 * cpu)
 
 
-            def _table(contenders: list[Contender], turns: int) -> str: few, many = contenders titles =
-            [f"{one.queued:,} / {one.past:,} / {one.prompts:,}" for one in contenders] lines = [ f"Medians of
-            {turns} requests, one at a time, the two servers in turns; CPU is the server's mean (its " "clock
-            ticks every 10 ms).", "", f"| queued / past / prompts | {titles[0]}, ms | {titles[1]}, ms | ratio
-            | CPU ms | CPU ms |", "| --- | --- | --- | --- | --- | --- |", ] for kind in _ASKS: times =
-            [statistics.median(one.milliseconds[kind]) for one in (few, many)] cpu =
-            [statistics.fmean(one.cpu[kind]) for one in (few, many)] lines.append( f"| {kind} | {times[0]:.2f}
-            | {times[1]:.2f} | {times[1] / times[0]:.2f} | {cpu[0]:.1f} | {cpu[1]:.1f} |" ) return
-            "\n".join(lines)
+def _table(contenders: list[Contender], turns: int) -> str:
+    few, many = contenders
+    titles = [f"{one.queued:,} / {one.past:,} / {one.prompts:,}" for one in contenders]
+    lines = [
+        f"Medians of {turns} requests, one at a time, the two servers in turns. CPU is the server's mean, by a "
+        "clock that ticks every 10 ms.",
+        "",
+        f"| queued / past / prompts | {titles[0]}, ms | {titles[1]}, ms | ratio | CPU ms | CPU ms |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for kind in _ASKS:
+        times = [statistics.median(one.milliseconds[kind]) for one in (few, many)]
+        cpu = [statistics.fmean(one.cpu[kind]) for one in (few, many)]
+        lines.append(
+            f"| {kind} | {times[0]:.2f} | {times[1]:.2f} | {times[1] / times[0]:.2f}"
+            f" | {cpu[0]:.1f} | {cpu[1]:.1f} |"
+        )
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,8 @@ def as_training(message: Any) -> Training:
         # A server of an earlier release makes prompts alone, and doesn't say so.
         makes=message.makes or PROMPT,
         tasks=list(message.tasks),
+        outcome=message.outcome,
+        outcome_text=message.outcome_text,
     )
 
 

@@ -27,7 +27,7 @@ def records_of(file: Path, stream: str, asked: Asked) -> Records:
     except InvalidRecord as error:
         raise WrongCommand(in_file(file, error)) from None
     for doubt in field_doubts(records):
-        print(f"{file}: {doubt}", file=sys.stderr)
+        print(f"{file}: {doubt.replace(f' of {stream}', '')}", file=sys.stderr)
     return records
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from typing import Any
 
 from caikit_pt.client import CANCELED, COMPLETED, ENDED, Event, TuningClient
-from caikit_pt.commands.outcome import DONE, FAILED, INTERRUPTED, WAS_CANCELED
+from caikit_pt.commands.outcome import DONE, FAILED, INTERRUPTED, NOT_BETTER, WAS_CANCELED
 from caikit_pt.commands.output import as_json, known
 from caikit_pt.errors import CaikitPtError
 from caikit_pt.progress_bar import ProgressBar
+from caikit_pt.tuning.outcome import BETTER
 
 _ENDS = {COMPLETED: DONE, CANCELED: WAS_CANCELED}
 
@@ -45,7 +47,24 @@ def followed(client: TuningClient, id: str, from_event: int, options: argparse.N
         for reason in training.reasons:
             print(reason, file=sys.stderr)
         print(training.state)
+    if (
+        training.state == COMPLETED
+        and getattr(options, "require_better", False)
+        and training.outcome != BETTER
+    ):
+        print(f"--require-better: the prompt is published, and {training.outcome}", file=sys.stderr)
+        return NOT_BETTER
     return _ENDS.get(training.state, FAILED)
+
+
+def add_requirement(parser: Any) -> None:
+    """The option of what a training has to come to."""
+    parser.add_argument(
+        "--require-better",
+        action="store_true",
+        help=f"exit code {NOT_BETTER} unless the verdict is that the prompt is better than its untuned base, "
+        "and than always giving the commonest answer",
+    )
 
 
 def tell_lost(error: CaikitPtError) -> None:

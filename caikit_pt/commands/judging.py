@@ -8,6 +8,7 @@ from pathlib import Path
 from caikit_pt import comparison, evaluation_report
 from caikit_pt.commands.connecting import connected
 from caikit_pt.commands.files import check_picture, check_writable, draw, records_of, write
+from caikit_pt.commands.naming import NAMED, training_of
 from caikit_pt.commands.options import Commands, boolean, help_of
 from caikit_pt.commands.outcome import DONE, WrongCommand
 from caikit_pt.commands.output import as_json
@@ -33,11 +34,11 @@ _MOST_WRONG = 1_000_000
 def add_to(commands: Commands) -> None:
     """All of them."""
     plot = commands.ask("plot", _plot, "write the loss curves as PNG")
-    plot.add_argument("training_id")
+    plot.add_argument("training_id", help=NAMED)
     plot.add_argument("-o", "--output", type=Path)
     _add_evaluation(commands.ask("evaluate", _evaluate, "what a tuned prompt is worth on test records"))
     compare = commands.ask("compare", _compare, "trainings side by side")
-    compare.add_argument("training_id", nargs="+")
+    compare.add_argument("training_id", nargs="+", help=NAMED)
     compare.add_argument("-o", "--output", type=Path, metavar="PNG", help="their loss curves in one plot")
 
 
@@ -71,7 +72,7 @@ def _add_evaluation(parser: argparse.ArgumentParser) -> None:
 def _plot(options: argparse.Namespace) -> int:
     check_picture(options.output)
     with connected(options) as client:
-        training = client.training(options.training_id)
+        training = training_of(client, options.training_id)
     output = options.output or Path(f"{training.training_id}.png")
     draw(training.plot(), output)
     print(output)
@@ -115,7 +116,7 @@ def _compare(options: argparse.Namespace) -> int:
     if options.output:
         check_picture(options.output)
     with connected(options) as client:
-        trainings = [client.training(id) for id in dict.fromkeys(options.training_id)]
+        trainings = [training_of(client, named) for named in dict.fromkeys(options.training_id)]
     found = comparison.comparison(trainings)
     print(as_json(found) if options.json else "\n".join(comparison.lines(found)))
     if options.output:

@@ -13,6 +13,7 @@ from caikit_pt.parameters.table import Parameter, ParameterTable
 
 Run = Callable[[argparse.Namespace], int]
 _MOST_IN_FLIGHT = 1000
+_STREAMS = {"train_stream": "train", "val_stream": "validation", "test_stream": "test"}
 
 
 class Commands:
@@ -66,6 +67,15 @@ def add_table(parser: argparse.ArgumentParser, table: ParameterTable, besides: I
                 metavar=None if parameter.choices else parameter.kind.__name__.upper(),
                 help=help_of(parameter),
             )
+
+
+def in_options(text: str, options: argparse.Namespace) -> str:
+    """What a server says of the streams of a request, by the options that they were given by."""
+    for stream, name in _STREAMS.items():
+        if hasattr(options, name):
+            on_server = getattr(options, f"{name}_on_server")
+            text = text.replace(stream, f"--{name}-on-server" if on_server else f"--{name}")
+    return text
 
 
 def given(options: argparse.Namespace, table: ParameterTable) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-DONE, FAILED, USAGE, WAS_CANCELED, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 4, 130
+DONE, FAILED, USAGE, WAS_CANCELED, UNREACHABLE, NOT_BETTER, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
 
 
 class WrongCommand(Exception):

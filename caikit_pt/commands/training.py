@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import asdict
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from caikit_pt.client import CANCELED, PAUSED, QUEUED, RUNNING, Training
 from caikit_pt.commands.connecting import connected
 from caikit_pt.commands.files import records_of
-from caikit_pt.commands.following import followed, queued
+from caikit_pt.commands.following import add_requirement, followed, queued
+from caikit_pt.commands.moment import ALLOWED, moment
+from caikit_pt.commands.naming import NAMED, hinting, training_of
 from caikit_pt.commands.options import Commands, add_table, given, help_of
 from caikit_pt.commands.outcome import DONE, FAILED, WrongCommand
 from caikit_pt.commands.output import as_json, known, plain, print_table, time_of, where
@@ -44,16 +45,19 @@ def add_to(commands: Commands) -> None:
     tune = commands.ask("tune", _tune, "tune a prompt, and watch how it goes")
     _add_request(tune)
     tune.add_argument("--id", help="an id of your own: submitted twice, it is one training")
-    tune.add_argument("--detach", action="store_true", help="print the id, and don't watch")
+    until = tune.add_mutually_exclusive_group()
+    until.add_argument("--detach", action="store_true", help="print the id, and don't watch")
+    add_requirement(until)
     watch = commands.ask("watch", _watch, "watch a training until it has ended")
-    watch.add_argument("training_id")
+    watch.add_argument("training_id", help=NAMED)
+    add_requirement(watch)
     watch.add_argument("--from-event", type=int, default=0, metavar="N", help="what happened behind event N")
     listed = commands.ask("list", _list, "the trainings, the latest first")
     listed.add_argument("--state", action="append", type=str.upper, help="only these; can be repeated")
     listed.add_argument("--model-name")
     for name in ("--since", "--until"):
-        listed.add_argument(name, type=datetime.fromisoformat, metavar="TIME", help="of submission, UTC")
-    commands.ask("show", _show, "all that is known of a training").add_argument("training_id")
+        listed.add_argument(name, type=moment, metavar="TIME", help=f"of submission: {ALLOWED}")
+    commands.ask("show", _show, "all that is known of a training").add_argument("training_id", help=NAMED)
     commands.ask("cancel", _cancel, "end a training").add_argument("training_id")
     commands.ask("pause", _pause, "stop a training until it is resumed").add_argument("training_id")
     commands.ask("resume", _resume, "queue a training that is paused").add_argument("training_id")
@@ -93,7 +97,8 @@ def _tune(options: argparse.Namespace) -> int:
 
 def _watch(options: argparse.Namespace) -> int:
     with connected(options) as client:
-        return followed(client, options.training_id, options.from_event, options)
+        id = training_of(client, options.training_id).training_id
+        return followed(client, id, options.from_event, options)
 
 
 def _list(options: argparse.Namespace) -> int:
@@ -121,7 +126,7 @@ def _list(options: argparse.Namespace) -> int:
 
 def _show(options: argparse.Namespace) -> int:
     with connected(options) as client:
-        training = client.training(options.training_id)
+        training = training_of(client, options.training_id)
     if options.json:
         print(as_json(asdict(training)))
         return DONE
@@ -147,19 +152,19 @@ def _show(options: argparse.Namespace) -> int:
 
 
 def _cancel(options: argparse.Namespace) -> int:
-    with connected(options) as client:
+    with connected(options) as client, hinting(client, options.training_id):
         state = client.cancel(options.training_id)
     print(as_json({"training_id": options.training_id, "state": state}) if options.json else state)
     return DONE if state == CANCELED else FAILED
 
 
 def _pause(options: argparse.Namespace) -> int:
-    with connected(options) as client:
+    with connected(options) as client, hinting(client, options.training_id):
         return _told(client.pause(options.training_id), options, PAUSED)
 
 
 def _resume(options: argparse.Namespace) -> int:
-    with connected(options) as client:
+    with connected(options) as client, hinting(client, options.training_id):
         return _told(client.resume(options.training_id), options, QUEUED, RUNNING)
 
 

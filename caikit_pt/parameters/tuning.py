@@ -35,7 +35,7 @@ SOURCE_INIT_METHODS = (AVERAGE_SOURCE, AVERAGE_SOURCE_TASKS, ONLY_SOURCE_SHARED,
 ENCODER = "ENCODER"
 DECODER = "DECODER"
 
-CLASSIFICATION = "classification"
+CLASSIFICATION, GENERATION = "classification", "generation"
 
 OFF, AUTO = "off", "auto"
 NONE, RESIDUAL = "none", "residual"
@@ -235,7 +235,7 @@ TUNING_PARAMETERS = ParameterTable(
         "confined to its labels.",
         source="classification for ClassificationTrainRecords and where outputs are few and repeated, else "
         "generation",
-        choices=(CLASSIFICATION, "generation", "summarization"),
+        choices=(CLASSIFICATION, GENERATION, "summarization"),
     ),
     Parameter(
         "task_learning_rate",

@@ -117,7 +117,8 @@ def _check_directories(config: Mapping[str, Any], now: Settings) -> None:
     there = {name: Path(value) for name in _DIRECTORIES if (value := _value(config, name))}
     for name, path in there.items():
         if not path.is_dir():
-            raise InvalidParameter(as_set(name), str(path), "a directory that is there, or unset")
+            here = "" if path.is_absolute() else f" (relative paths are those of the start, {Path.cwd()})"
+            raise InvalidParameter(as_set(name), str(path), f"a directory that is there, or unset{here}")
     models = Path(_value(config, "runtime.local_models_dir"))
     if models == Path():
         allowed = "a directory for tuned prompts alone"

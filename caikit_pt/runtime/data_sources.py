@@ -19,6 +19,7 @@ from caikit.runtime.service_generation.data_stream_source import (
     FileDataStreamSourcePlugin,
     FilePluginBase,
     ListOfFilesDataStreamSourcePlugin,
+    S3FilesDataStreamSourcePlugin,
 )
 
 from caikit_pt.errors import InvalidParameter
@@ -62,6 +63,22 @@ class ConfinedListOfFiles(_Confined, ListOfFilesDataStreamSourcePlugin):
     """Several files."""
 
     name = "ConfinedListOfFiles"
+
+
+class RefusedS3Files(S3FilesDataStreamSourcePlugin):
+    """Objects in S3, which the messages have a place for, and this server nothing to read them with."""
+
+    name = "RefusedS3Files"
+
+    def to_data_stream(self, *_: Any, **__: Any) -> DataStream:
+        """Raises InvalidParameter."""
+        raise InvalidParameter(
+            "s3files",
+            "a file in S3",
+            "records inline (jsondata), or a file, list_of_files or directory: S3 isn't supported. Copy the "
+            "files into data_streams.file_source_base of the server, or send their records along, as "
+            "caikit-pt tune --train FILE does",
+        )
 
 
 class ConfinedDirectory(_Confined, DirectoryDataStreamSourcePlugin):

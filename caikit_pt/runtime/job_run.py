@@ -6,8 +6,9 @@ import fcntl
 import logging
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from caikit_pt.runtime.making import Terms
 from caikit_pt.runtime.order import Order
 from caikit_pt.runtime.reports import BROKEN, FAILED, FINISHED, INTERRUPTED, Report, Reporter
 from caikit_pt.runtime.run_folder import last_run
+from caikit_pt.tuning.exams import Validated
 from caikit_pt.tuning.failure import explained, told
 from caikit_pt.tuning.progress import Progress
 from caikit_pt.tuning.snapshot import Snapshots
@@ -115,9 +117,9 @@ class JobRun:
         if self._reports.send(report, may_be_dropped=True):
             self._points = []
 
-    def _validated(self, step: int, epoch: int, scores: Mapping[str, float], best: bool) -> None:
-        told = {name: _finite(value) for name, value in scores.items()}
-        self._tell(kinds.VALIDATION, step=step, epoch=epoch, scores=told, best=best)
+    def _validated(self, found: Validated) -> None:
+        scores = {name: _finite(value) for name, value in found.scores.items()}
+        self._tell(kinds.VALIDATION, **{**asdict(found), "scores": scores})
 
     def _kept(self, step: int, seconds: float) -> None:
         self._tell(kinds.SNAPSHOT, step=step, seconds=round(seconds, 4))

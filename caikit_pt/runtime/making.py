@@ -13,6 +13,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from caikit_pt.base_model.loading.checkpoint import Checkpoint
 from caikit_pt.runtime.job import Job
+from caikit_pt.tuning.exams import Validated
 from caikit_pt.tuning.progress import Progress
 from caikit_pt.tuning.records import Records
 from caikit_pt.tuning.snapshot import Snapshots
@@ -54,8 +55,7 @@ Found = TypeVar("Found", bound=Doubtful, covariant=True)
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """How a job is trained, and who is told: of phases, of updates, and of validations (update, epoch, scores
-    by name, and whether that was the best)."""
+    """How a job is trained, and who is told: of phases, of updates, and of validations."""
 
     device: str
     # With the others of its base model, in the same passes.
@@ -63,7 +63,7 @@ class Terms:
     snapshots: Snapshots
     begun: Callable[[str], None]
     updated: Callable[[Progress], None]
-    validated: Callable[[int, int, Mapping[str, float], bool], None]
+    validated: Callable[[Validated], None]
 
 
 class Making(ABC, Generic[AnyPlan, Found]):

@@ -15,7 +15,6 @@ from caikit_pt.runtime.making import Making, Terms
 from caikit_pt.runtime.plan_files import read_plan, write_plan
 from caikit_pt.soft_prompt.history import Verdict
 from caikit_pt.soft_prompt.publication import replacing
-from caikit_pt.tuning.exams import Validated
 from caikit_pt.tuning.plan import TuningPlan
 from caikit_pt.tuning.preflight import Preflight, preflight
 from caikit_pt.tuning.training import Training
@@ -42,13 +41,9 @@ class PromptMaking(Making[TuningPlan, Preflight]):
 
     def make(self, plan: TuningPlan, artifact: Path, terms: Terms) -> None:
         """See Making."""
-
-        def validated(found: Validated) -> None:
-            terms.validated(found.step, found.epoch, found.scores, found.best)
-
         training = Training(plan, terms.device)
         terms.begun("training")
-        tuned = training.run(terms.joined, terms.updated, validated, terms.snapshots)
+        tuned = training.run(terms.joined, terms.updated, terms.validated, terms.snapshots)
         PeftPromptTuning(tuned, training.base).save(str(artifact))
 
     def publish(self, job: Job, made: Path, check: Callable[[], None]) -> str:

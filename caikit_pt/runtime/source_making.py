@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -86,9 +87,9 @@ class _Listener:
         found = one.found
         if one.phase == TEACHERS:
             scores = {f"{one.task}/teacher_{name}": value for name, value in found.scores.items()}
-            self._terms.validated(found.step, found.epoch, scores, found.best)
+            self._terms.validated(replace(found, scores=scores))
         elif one.task:
             self._scores.update({f"{one.task}/{name}": value for name, value in found.scores.items()})
         else:
             scores, self._scores = {**found.scores, **self._scores}, {}
-            self._terms.validated(found.step, found.epoch, scores, found.best)
+            self._terms.validated(replace(found, scores=scores))

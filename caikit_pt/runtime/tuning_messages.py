@@ -50,9 +50,10 @@ class TrainingEvent(DataObjectBase):
 
     `kind` says what else is set: state (state, text), phase (text: loading, training or teachers and sources,
     publishing), progress (progress; data.points: pairs of update and loss since the last), validation (data:
-    step, epoch, scores by name, those of a task as TASK/NAME, best), checkpoint (data: step, seconds),
-    warning and death (text), verdict (data), artifact (data: model_name, path within the directory of models;
-    of a source both are its name with its version), tracking (text, data: tracker).
+    step, epoch, scores by name, those of a task as TASK/NAME, best; of how many `answers` the metrics are and
+    of how many `records` the loss), checkpoint (data: step, seconds), warning and death (text), verdict
+    (data), artifact (data: model_name, path within the directory of models; of a source both are its name
+    with its version), tracking (text, data: tracker).
     """
 
     number: Annotated[int, FieldNumber(1)]
@@ -81,7 +82,10 @@ class ListTrainingsRequest(DataObjectBase):
 @caikit.core.dataobject(package=PACKAGE)
 class Training(DataObjectBase):
     """A training. Only GetTraining fills `parameters` (with `origins`: where each value came from),
-    `verdict` (verdict.json) and `points` (pairs of update and loss) in.
+    `verdict` (verdict.json), `points` (pairs of update and loss), `outcome` (better, perhaps better, no
+    better or worse than its untuned base and than always giving the commonest answer; unknown without
+    validation records) and `outcome_text` (the same in a sentence, with what to try next) in:
+    docs/structs.md.
 
     It `makes` a prompt or a source, which has `tasks`. `path` is where it is published: the name of the model
     in the directory of models, or that of the source with its version, once it has one."""
@@ -102,6 +106,8 @@ class Training(DataObjectBase):
     points: Annotated[Optional[JsonDict], FieldNumber(14)]
     makes: Annotated[str, FieldNumber(15)]
     tasks: Annotated[List[str], FieldNumber(16)]
+    outcome: Annotated[str, FieldNumber(17)]
+    outcome_text: Annotated[str, FieldNumber(18)]
 
 
 @caikit.core.dataobject(package=PACKAGE)

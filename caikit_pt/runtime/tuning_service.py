@@ -47,6 +47,7 @@ from caikit_pt.runtime.tuning_messages import (
     WrongAnswer,
 )
 from caikit_pt.tuning.evaluation import Done, Evaluation
+from caikit_pt.tuning.outcome import in_words
 from caikit_pt.turns import at_work
 
 if TYPE_CHECKING:
@@ -141,6 +142,8 @@ class TuningServicer:
         training.parameters = dict(job.parameters)
         for event in self._store.events(job, kinds=[kinds.VERDICT]):
             training.verdict = dict(event.data)
+            found = event.data.get("outcome", {})
+            training.outcome, training.outcome_text = found.get("found"), in_words(found)
         training.points = self._points(job)
         return training.to_proto()
 

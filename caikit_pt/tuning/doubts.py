@@ -10,7 +10,8 @@ from caikit_pt.tuning.whose import warn
 
 _LOG = logging.getLogger(__name__)
 _LOOKS = 10  # in a training
-_FEWEST_TO_BE_FLAT = 20  # updates
+# Updates. `course` then compares ten with ten; of fewer the noise of a short training looks flat.
+_FEWEST_TO_BE_FLAT = 40
 _WORDS = {FLAT: "the loss is flat", DIVERGED: "the loss is diverging"}
 
 

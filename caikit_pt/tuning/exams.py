@@ -16,12 +16,15 @@ from caikit_pt.tuning.walk import Update
 
 @dataclass(frozen=True, slots=True)
 class Validated:
-    """What a validation found: `scores` by name (loss, perplexity, metrics); whether it is the `best` yet."""
+    """What a validation found: `scores` by name (loss, perplexity, metrics); whether it is the `best` yet.
+    Loss and perplexity are those of all `records`, metrics those of so many `answers`."""
 
     epoch: int
     step: int
     scores: Mapping[str, float]
     best: bool
+    answers: int = 0
+    records: int = 0
 
 
 class Exams:
@@ -45,16 +48,16 @@ class Exams:
         values = scores_of(self._validation, candidates.first.learner.prompt.finished())
         for candidate in candidates:
             candidate.validated(0, 0, values)
-        self._on_validation(Validated(0, 0, values, best=True))
+        self._tell(0, 0, values, best=True)
 
     def tell_again(self, candidate: Candidate, first: float) -> None:
-        """The validations that `candidate` has behind it, from the update `first` on."""
+        """The validations that `candidate` has behind it, of updates behind `first`."""
         lowest = math.inf
         for (epoch, step), scores in candidate.validations.items():
             better = scores["loss"] < lowest
             lowest = min(lowest, scores["loss"])
-            if step >= first:
-                self._on_validation(Validated(epoch, step, scores, better))
+            if step > first:
+                self._tell(epoch, step, scores, better)
 
     def settle(self, candidates: Candidates, update: Update[int]) -> bool:
         """Validates where it is time to; whether the training may stop.
@@ -67,9 +70,14 @@ class Exams:
         candidate = candidates.first
         values = scores_of(self._validation, candidate.learner.prompt.finished())
         better = candidate.validated(update.epoch, update.step, values)
-        self._on_validation(Validated(update.epoch, update.step, values, better))
+        self._tell(update.epoch, update.step, values, better)
         patience = self._parameters.early_stopping_patience
         return 0 < patience <= candidate.validations_since_best
+
+    def _tell(self, epoch: int, step: int, scores: Mapping[str, float], best: bool) -> None:
+        assert self._validation is not None, "whoever tells has looked"
+        answers, records = self._validation.watched, len(self._validation)
+        self._on_validation(Validated(epoch, step, scores, best, answers, records))
 
 
 def is_due(parameters: TuningParameters, step: int, ends_epoch: bool, updates: int) -> bool:

@@ -28,8 +28,7 @@ _UNSPACED = re.compile(
 def scores(task: str, answers: Sequence[str], outputs: Sequence[str]) -> Mapping[str, Estimate]:
     """What a tuning task is judged by, by name: each between 0 and 1, with its 95 % interval.
 
-    classification: accuracy and macro_f1. summarization: rouge_l. generation: exact_match and
-    rouge_l, or accuracy and macro_f1 where `label_set` takes the outputs for labels.
+    classification: accuracy and macro_f1. summarization: rouge_l. generation: exact_match and rouge_l.
     Raises ValueError for another task, without records, and for lists of different length.
     """
     if task not in ("classification", "generation", "summarization"):
@@ -37,7 +36,7 @@ def scores(task: str, answers: Sequence[str], outputs: Sequence[str]) -> Mapping
     if task == "summarization":
         return {"rouge_l": mean_score(rouge_l(answers, outputs))}
     exact = proportion(exact_match(answers, outputs))
-    if task == "classification" or label_set(outputs) is not None:
+    if task == "classification":
         return {"accuracy": exact, "macro_f1": _macro_f1_estimate(answers, outputs)}
     return {"exact_match": exact, "rouge_l": mean_score(rouge_l(answers, outputs))}
 

@@ -28,6 +28,7 @@ from caikit_pt.parameters.tuning import (
     CLASSIFICATION,
     EXACT_SOURCE_TASK,
     FEWEST_TO_SPLIT,
+    GENERATION,
     MANY_EPOCHS,
     MOST_SPLIT_OFF,
     SOURCE_INIT_METHODS,
@@ -101,6 +102,14 @@ class TuningPlan:
         earlier = self.initial.labels if self.initial else ()
         outputs = (record.output.strip() for records in streams for record in records.items)
         return tuple(sorted({*earlier, *outputs}))
+
+    @property
+    def judged_as(self) -> str:
+        """The task whose metrics validations have: classification also where answers are free and all records
+        together look like it. How they are split, and how many are answered, doesn't change it."""
+        outputs = [record.output for stream in self.streams if stream for record in stream.items]
+        task = self.parameters.tuning_task
+        return CLASSIFICATION if task == GENERATION and label_set(outputs) else task
 
     def answer_labels(self, text: TextSide) -> Labels | None:
         """The `labels` as tokens of `text`; None where answers are free."""
@@ -372,7 +381,7 @@ def _task(records: Records) -> tuple[str, str]:
         return CLASSIFICATION, "the type of the records"
     if label_set([record.output for record in records.items]):
         return CLASSIFICATION, _LIKE_LABELS
-    return "generation", "the type of the records"
+    return GENERATION, "the type of the records"
 
 
 def _place(given: Mapping[str, Any], checkpoint: Checkpoint, settings: Settings) -> Decided:
@@ -419,13 +428,19 @@ def _fit_context(given: Mapping[str, Any], decided: Decided, checkpoint: Checkpo
         open_names = [name for name in lengths if name not in given]
         left = context - tokens - behind - sum(named.values())
         if left < len(open_names):
-            named = named or {"tuning_config.num_virtual_tokens": tokens}
-            field, asked = max(named.items(), key=lambda item: item[1])
+            field, asked = max(named.items(), key=lambda item: item[1], default=("", 0))
+            others = [f"{tokens} virtual tokens"]
+            if asked + left - len(open_names) < 1:
+                # Not even the shortest would do.
+                field, asked, others = "tuning_config.num_virtual_tokens", tokens, []
+            most = asked + left - len(open_names)
+            others += [f"{name} {named.get(name, 1)}" for name in lengths if name != field]
+            allowed = f"at most {most:,}, " if most > 0 else "less of all that has to fit "
             raise InvalidParameter(
                 field,
                 asked,
-                f"{tokens} virtual tokens, {' and '.join(lengths)} that fit into the context of "
-                f"{context} tokens that {checkpoint.name} has, with {behind} for separator and end token",
+                f"{allowed}into the context of {context:,} tokens that {checkpoint.name} has, beside "
+                f"{', '.join(others)} and {behind} for separator and end token",
             )
         for remaining, name in zip(range(len(open_names), 0, -1), reversed(open_names), strict=True):
             length = min(value(name), left // remaining)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 _LOG = logging.getLogger(__name__)
 _SECONDS_BETWEEN_LINES = 5.0
@@ -40,15 +41,17 @@ def show_progress(base_model: str, bar: bool) -> Iterator[Callable[[Progress], N
         return
     from tqdm.auto import tqdm
 
-    with tqdm(desc=f"tuning {base_model}", unit="update") as shown:
+    with ExitStack() as ended:
+        shown: list[Any] = []
 
         def advance(progress: Progress) -> None:
-            if shown.total is None:
-                # A notebook's bar has no length otherwise.
-                shown.reset(progress.steps)
+            if not shown:
+                # Now it has a length; a bar that begins without one is "0update [?]".
+                bar = tqdm(desc=f"tuning {base_model}", unit="update", total=progress.steps)
+                shown.append(ended.enter_context(bar))
             loss = f"{progress.loss:.4f}{_validated(progress)}"
-            shown.set_postfix(epoch=progress.epoch, loss=loss, refresh=False)
-            shown.update()
+            shown[0].set_postfix(epoch=progress.epoch, loss=loss, refresh=False)
+            shown[0].update()
 
         yield advance
 

@@ -26,7 +26,8 @@ _SHOWN = 6  # names in an error text
 _TEXT = "text that is not empty"
 _NAMED = (
     "a record with the fields input and output (or text and label, text and labels, prompt and completion, "
-    "instruction and response, or messages of one turn); input_field and output_field name others"
+    "instruction and response, or messages of one turn); input_field and output_field name others. The first "
+    "line of a table is its header: put the names there if it has none"
 )
 _TURN = (
     'two messages, {"role": "user", "content": TEXT} and {"role": "assistant", "content": TEXT}; what '

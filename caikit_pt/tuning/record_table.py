@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain
+from typing import NoReturn
 
 from caikit_pt.errors import InvalidRecord, excerpt
 from caikit_pt.tuning.record_fields import PAIRS
 from caikit_pt.tuning.record_text import LONGEST, Position, Row, Text
 
 _DELIMITERS = ",;\t|"
+_SHOWN = 5  # lines
 # The first line that Excel reads and other programs write for it.
 _SAYS_DELIMITER = re.compile(r'"?sep=([,;|\t])"?')
 
@@ -42,6 +44,7 @@ def of_table(text: Text) -> Iterator[Row]:
 
     table = csv.reader(remembered(), delimiter=delimiter, strict=True)
     names: list[str] = []
+    ragged, count = list[tuple[list[str], Position]](), 0
     while True:
         row.clear()
         at = Position(text.name, blank + table.line_num + 1)
@@ -54,11 +57,18 @@ def of_table(text: Text) -> Iterator[Row]:
                 "a cell with a delimiter, a quote or a line break in double quotes, and quotes in it twice",
             )
         if cells is None:
-            return
+            break
         if not names:
             names = header_of(cells, at)
         elif any(cell.strip() for cell in cells):
-            yield _table_row(names, cells, at, blank + 1)
+            if len(cells) != len(names):
+                count += 1
+                ragged = ragged if count > _SHOWN else [*ragged, (cells, at)]
+            # Behind one all others are looked for: who mends a table wants to know of each.
+            if not ragged:
+                yield _table_row(names, cells, at, blank + 1)
+    if ragged:
+        _refuse_ragged(names, ragged, count)
 
 
 def _delimiter(header: str, at: Position) -> str:
@@ -88,16 +98,21 @@ def _before_bad_quote(line: str, delimiter: str) -> str:
     return ""
 
 
-def _table_row(names: list[str], cells: list[str], at: Position, header: int) -> Row:
-    if len(cells) != len(names):
-        number = min(len(cells), len(names)) + 1
-        found = excerpt(cells[number - 1]) if len(cells) > len(names) else "no cell"
-        raise InvalidRecord(
-            "file",
-            f"{at.name}, line {at.line}, column {number}: {found}",
-            f"{len(names)} cells, as the header has; one with the delimiter in it stands in double quotes",
-        )
+def _refuse_ragged(names: list[str], ragged: Sequence[tuple[list[str], Position]], count: int) -> NoReturn:
+    """The first of `count` rows that have more or fewer cells than the header, and where others are."""
+    (cells, at), *others = ragged
+    number = min(len(cells), len(names)) + 1
+    found = excerpt(cells[number - 1]) if len(cells) > len(names) else "no cell"
+    lines = ", ".join(str(position.line) for _, position in others) + ", …" * (count > len(ragged))
+    more = f"; {count - 1} more rows are like it, in line {lines}" if others else ""
+    raise InvalidRecord(
+        "file",
+        f"{at.name}, line {at.line}, column {number}: {found}{more}",
+        f"{len(names)} cells, as the header has; one with the delimiter in it stands in double quotes",
+    )
 
+
+def _table_row(names: list[str], cells: list[str], at: Position, header: int) -> Row:
     def place(name: str | None) -> str:
         if name is None:
             return f"{at.name}, line {header}, column 1"

@@ -24,6 +24,11 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+# What isn't text, and is taken for it by its name.
+_PACKED = (
+    (b"\x1f\x8b", "gzip", "the same file under a name that ends in .gz, or unpacked: gunzip -k FILE"),
+    (b"PK\x03\x04", "zip, as .zip and .xlsx are", "text: unpacked, or saved as CSV"),
+)
 _IN_UTF8 = "text in UTF-8, or in UTF-16 with a byte order mark"
 
 
@@ -46,6 +51,9 @@ class Text:
     def __iter__(self) -> Iterator[str]:
         at = Position(self.name)
         start = self._read(at)
+        for mark, packed, ending in _PACKED:
+            if start.startswith(mark):
+                at.refuse(f"a file that is packed by {packed}", ending)
         encoding = next((encoding for mark, encoding in _MARKS if start.startswith(mark)), "utf-8")
         decoder = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder(encoding)(), translate=True)
         piece = start

@@ -224,9 +224,9 @@ class _Run:
         self._on_validation(self._validated[-1])
 
     def _tell_again(self, told: float) -> None:
-        """All since the update `told`, whose validations may not have been heard, which come behind it."""
+        """All since the update `told`."""
         for validated in self._validated:
-            if validated.found.step >= told:
+            if validated.found.step > told:
                 self._on_validation(validated)
         for progress in self._told:
             if progress.step > told:
@@ -242,10 +242,7 @@ class _Run:
             "samples": self._samples,
             "tokens": self._tokens,
             "told": [astuple(progress) for progress in self._told],
-            "validated": [
-                (one.phase, one.task, one.found.epoch, one.found.step, dict(one.found.scores), one.found.best)
-                for one in self._validated
-            ],
+            "validated": [(one.phase, one.task, *astuple(one.found)) for one in self._validated],
             "teachers": self._teachers and self._teachers.state_dict(),
             "taught": [dict(prompt.tensors) for prompt in self._taught],
             "sources": None if self._teachers else self._sources.state_dict(),

@@ -91,9 +91,10 @@ class SourceTuning:
         loss = learner.gradients(self._base, self._batch(update), self._teaching)
         rate = learner.learning_rate
         self._curve.updated(update.epoch, update.step, rate, loss, learner.step(loss))
+        # First, so that the progress of this update knows its validation.
+        self._stopped = self._exams.settle(learner, update)
         if is_read_after(update.step, self.mixture.updates, self._base.weights.device):
             self.look()
-        self._stopped = self._exams.settle(learner, update)
 
     def look(self) -> None:
         """Reads the losses, and tells of them. Raises TrainingDiverged."""

@@ -60,7 +60,10 @@ class TaskExams:
         if better:
             self.best = BestSource(source, mean, update.epoch, update.step)
         self._since_best = 0 if better else self._since_best + 1
-        self._on_validation("", Validated(update.epoch, update.step, {"loss": mean}, better))
+        looked_at = [validation for validation in self._validations.values() if validation]
+        answers, records = sum(one.watched for one in looked_at), sum(map(len, looked_at))
+        found = Validated(update.epoch, update.step, {"loss": mean}, better, answers, records)
+        self._on_validation("", found)
         return 0 < self._parameters.early_stopping_patience <= self._since_best
 
     def state_dict(self) -> dict[str, Any]:
@@ -89,7 +92,8 @@ class TaskExams:
         assert validation is not None, "whoever asks has looked"
         values = scores_of(validation, source.prompt_of(number, self._parameters.output_model_types))
         better = self._is_lowest(name, values["loss"])
-        self._on_validation(name, Validated(update.epoch, update.step, values, better))
+        answers, records = validation.watched, len(validation)
+        self._on_validation(name, Validated(update.epoch, update.step, values, better, answers, records))
         return values["loss"]
 
     def _is_lowest(self, name: str, loss: float) -> bool:

@@ -110,7 +110,7 @@ class Tuning:
 
     def go_on(self, state: Mapping[str, Any], told: float) -> None:
         """From where it had this `state_dict`; what it has had to tell since the update `told` is told
-        again. Of that one the validation may not have been heard, which comes behind it."""
+        again."""
         self._meter.start(state["seconds"])
         self._epochs.load_state_dict(state)
         self._candidates.load_state_dict(state)
@@ -139,11 +139,12 @@ class Tuning:
         self._candidates.make(update, losses)
         self._candidates.watch(update.step)
         self._candidates.halve(update.epoch, update.step)
+        # First, so that the progress of this update knows its validation.
+        self.stopped = self._exams.settle(self._candidates, update)
         if is_read_after(update.step, self.updates, self._base.weights.device):
             self.look()
         if len(self._candidates) == 1:
             self._doubts.look(self._candidates.first, update.step)
-        self.stopped = self._exams.settle(self._candidates, update)
 
     def look(self) -> None:
         """Reads the losses, and tells of them. Raises TrainingDiverged."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from caikit_pt.base_model.model import BaseModel
 from caikit_pt.base_model.row import PromptTensors
 from caikit_pt.parameters.generation import GenerationParameters
+from caikit_pt.parameters.tuning import CLASSIFICATION
 from caikit_pt.serving.engine import generate
 from caikit_pt.serving.labels import Labels
 from caikit_pt.serving.request import Request
@@ -16,7 +18,8 @@ from caikit_pt.soft_prompt.prompt import SoftPrompt
 from caikit_pt.tuning.estimate import Estimate, ratio
 from caikit_pt.tuning.examples import Examples, make_examples
 from caikit_pt.tuning.losses import losses
-from caikit_pt.tuning.metrics import calibration_error, exact_match, label_set, scores
+from caikit_pt.tuning.metrics import calibration_error, exact_match, scores
+from caikit_pt.tuning.outcome import outcome
 from caikit_pt.tuning.plan import TuningPlan
 from caikit_pt.tuning.records import Records
 
@@ -56,13 +59,12 @@ class Validation:
     def __init__(
         self, base: BaseModel, records: Records, examples: Examples, task: str, labels: Labels | None = None
     ) -> None:
-        """`labels` are those that served answers are confined to."""
+        """`task` is what it is judged as (`TuningPlan.judged_as`), `labels` are those that served answers are
+        confined to."""
         import torch
 
-        self._base, self._records, self._examples, self._labels = base, records, examples, labels
-        # Decided by all records, so that a look at some of them has the same metrics.
-        few = label_set([record.output for record in records.items])
-        self._task = "classification" if task == "generation" and few else task
+        self._base, self._records, self._examples = base, records, examples
+        self._task, self._labels = task, labels
         # Looks at some of them are at a fair draw: a stream may be sorted by label.
         self._drawn = torch.randperm(
             len(examples), generator=torch.Generator().manual_seed(_DRAW_SEED)
@@ -71,6 +73,11 @@ class Validation:
 
     def __len__(self) -> int:
         return len(self._examples)
+
+    @property
+    def watched(self) -> int:
+        """How many of them are answered while a training runs."""
+        return min(WATCHED, len(self))
 
     @property
     def digest(self) -> str:
@@ -97,6 +104,11 @@ class Validation:
     def right(self, asked: Sequence[Request]) -> list[float]:
         """For each of the `answers`, 1 where it is the expected output, else 0."""
         return exact_match([request.text for request in asked], self._outputs(len(asked)))
+
+    def outcome(self, tuned: Sequence[Request], untuned: Sequence[Request], course: str) -> dict[str, Any]:
+        """What the tuned prompt is worth, by its `answers` and those of the untuned base (outcome.py)."""
+        answers, others = ([request.text for request in asked] for asked in (tuned, untuned))
+        return outcome(self._outputs(len(tuned)), answers, others, self._task == CLASSIFICATION, course)
 
     def scores(
         self,
@@ -170,6 +182,4 @@ def held_out(plan: TuningPlan, base: BaseModel) -> Validation | None:
     if plan.validation is None:
         return None
     examples = make_examples(plan.validation, base.text, plan.parameters)
-    return Validation(
-        base, plan.validation, examples, plan.parameters.tuning_task, plan.answer_labels(base.text)
-    )
+    return Validation(base, plan.validation, examples, plan.judged_as, plan.answer_labels(base.text))

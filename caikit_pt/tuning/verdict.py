@@ -11,6 +11,7 @@ from caikit_pt.soft_prompt.prompt import SoftPrompt
 from caikit_pt.tuning.candidate import Candidate
 from caikit_pt.tuning.course import course, course_sentences
 from caikit_pt.tuning.neighbours import nearest_words
+from caikit_pt.tuning.outcome import in_words, unknown
 from caikit_pt.tuning.validation import JUDGED, Validation
 
 UNTUNED, INITIAL, TUNED = "untuned", "initial", "tuned"
@@ -23,13 +24,15 @@ def verdict(
     contest: Mapping[str, Any] | None = None,
     answers: Sequence[Request] | None = None,
 ) -> dict[str, Any]:
-    """Plain values: how the loss went, which update is kept, the nearest words of each virtual token,
-    and, on the validation records, what the untuned base, the initial and the tuned prompt are worth, each
-    with 95 % intervals; of a search, all its `trials`. `answers` are those of the prompt that is kept, where
-    they are known (`Validation.answers`)."""
+    """Plain values: the `outcome` (outcome.py), how the loss went, which update is kept, the nearest words of
+    each virtual token, and, on the validation records, what the untuned base, the initial and the tuned
+    prompt are worth, each with 95 % intervals; of a search, all its `trials`. `answers` are those of the
+    prompt that is kept, where they are known (`Validation.answers`)."""
     validated = [entry["data"]["value"] for entry in candidate.logs if entry["name"] == "validation_loss"]
+    went = course([point.loss for point in candidate.curve], validated)
     told: dict[str, Any] = {
-        "course": course([point.loss for point in candidate.curve], validated),
+        "outcome": unknown(went),
+        "course": went,
         "kept": candidate.kept,
         "skipped_updates": candidate.skipped,
         "nearest_words": {
@@ -38,11 +41,18 @@ def verdict(
     }
     if validation is not None:
         compared = {UNTUNED: SoftPrompt({}), INITIAL: candidate.initial, TUNED: candidate.prompt}
+        asked = {
+            name: answers
+            if answers is not None and name == TUNED
+            else validation.answers(prompt, JUDGED, calibration=True)
+            for name, prompt in compared.items()
+        }
+        told["outcome"] = validation.outcome(asked[TUNED], asked[UNTUNED], went)
         told["validation_records"] = len(validation)
         told["validation_digest"] = validation.digest
         told["answers"] = min(JUDGED, len(validation))
         told["validation"] = {
-            name: validation.scores(prompt, JUDGED, True, answers if name == TUNED else None).to_dict()
+            name: validation.scores(prompt, JUDGED, True, asked[name]).to_dict()
             for name, prompt in compared.items()
         }
     return {**told, **(contest or {})}
@@ -52,7 +62,8 @@ def sentences(verdict: Mapping[str, Any]) -> list[str]:
     """The verdict for a status: a sentence or two a line."""
     if not verdict:
         return []
-    lines = course_sentences(verdict, _kept_sentence(verdict["kept"]))
+    outcome = in_words(verdict.get("outcome", {}))
+    lines = [*([outcome] if outcome else []), *course_sentences(verdict, _kept_sentence(verdict["kept"]))]
     trials = verdict.get("search", ())
     for trial in trials:
         if trial["kept"]:

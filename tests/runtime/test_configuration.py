@@ -38,6 +38,8 @@ WRONG = {
     "a level": ({"LOG_LEVEL": "loud"}, "info"),
     "models that are not there": ({"BASE_MODELS_DIR": "nowhere"}, "a directory that is there"),
     "data that is not there": ({"DATA_STREAMS_FILE_SOURCE_BASE": "nowhere"}, "a directory that is there"),
+    "a relative path": ({"BASE_MODELS_DIR": "a/b"}, "relative paths are those of the start, /"),
+    "TensorBoard's directory": ({"TRACKING_TENSORBOARD_DIRECTORY": "/proc/x"}, "that this server may write"),
     "the state among the models": ({"STATE_DIR": "models/state"}, "would take its place"),
     "bases among the models": ({"BASE_MODELS_DIR": "models"}, "would take its place"),
     "the models in the state": ({"RUNTIME_LOCAL_MODELS_DIR": "state/models"}, "outside state_dir"),

@@ -348,7 +348,11 @@ def test_events_are_replayed_from_any_point(shared: tuple[Server, TuningClient])
     assert [one["step"] for one in validated] == list(range(1, 41))
     best = [one["scores"]["loss"] for one in validated if one["best"]]
     assert best == sorted(best, reverse=True)
-    assert progress[-1].validation_loss in best
+    # It was the best before the last validation, in the events and in the training alike.
+    last = client.training(id).progress
+    assert last is not None
+    assert progress[-1].validation_loss == last.validation_loss == best[-1]
+    assert all(one["answers"] == one["records"] == 2 for one in validated)
 
 
 def test_a_slow_and_a_vanished_watcher_cost_nothing(shared: tuple[Server, TuningClient]) -> None:

@@ -125,6 +125,35 @@ def test_named_lengths_that_do_not_fit_are_refused() -> None:
     assert plan(LLAMA, num_virtual_tokens=1020).parameters.max_source_length == 1
 
 
+@pytest.mark.parametrize(
+    ("given", "field", "told"),
+    [
+        (
+            {"num_virtual_tokens": 1021},
+            "tuning_config.num_virtual_tokens",
+            "at most 1,020, into the context of 1,024",
+        ),
+        ({"num_virtual_tokens": 900, "max_source_length": 200}, "max_source_length", "at most 121, into"),
+        ({"max_source_length": 1500, "max_target_length": 9}, "max_source_length", "at most 913, into"),
+        (
+            {"num_virtual_tokens": 1500, "max_source_length": 5},
+            "tuning_config.num_virtual_tokens",
+            "at most 1,016, into",
+        ),
+    ],
+)
+def test_a_refusal_says_the_most_that_fits(given: dict[str, Any], field: str, told: str) -> None:
+    """What it refused stood among what is allowed: 1500 is not allowed, allowed: 1500 virtual tokens ..."""
+    with pytest.raises(InvalidParameter) as refusal:
+        plan(LLAMA, **given)
+    assert (refusal.value.field, refusal.value.allowed[: len(told)]) == (field, told)
+    most = int(told.split()[2].rstrip(",").replace(",", ""))
+    name = field.rpartition(".")[2]
+    assert plan(LLAMA, **{**given, name: most})
+    with pytest.raises(InvalidParameter):
+        plan(LLAMA, **{**given, name: most + 1})
+
+
 def test_models_without_an_end_of_context_take_any_length() -> None:
     assert plan(T5, max_source_length=5000, num_virtual_tokens=4096).parameters.max_source_length == 5000
 

@@ -225,6 +225,42 @@ def test_of_many_bad_records_the_first_is_told_and_the_others_by_number(read: An
         read("a.jsonl", "\n".join(lines))
 
 
+def test_all_rows_of_other_lengths_are_told_at_once(read: Any) -> None:
+    """One hid the next, and each took another upload to find."""
+    rows_of = ["a,b", "a,b,c", "", "a,b", "a", "a,b", *["x,y,z"] * 8]
+    with pytest.raises(InvalidRecord) as refusal:
+        read("a.csv", "input,output\n" + "\n".join(rows_of))
+    told = str(refusal.value)
+    assert "a.csv, line 3, column 3: “c”; 9 more rows are like it, in line 6, 8, 9, 10, … is not" in told
+    with pytest.raises(InvalidRecord) as refusal:
+        read("a.csv", "input,output\na,b\na,b,c\n")
+    assert "more rows" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("contents", "found", "expected"),
+    [
+        (gzip.compress(LINE.encode()), "a file that is packed by gzip", "ends in .gz"),
+        (b"PK\x03\x04 and so on", "a file that is packed by zip, as .zip and .xlsx are", "saved as CSV"),
+    ],
+)
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.json"])
+def test_what_is_packed_under_the_name_of_a_text(
+    read: Any, name: str, contents: bytes, found: str, expected: str
+) -> None:
+    """It was "byte 0x8B"."""
+    with pytest.raises(InvalidRecord) as refusal:
+        read(name, contents)
+    assert f"{name}, line 1, column 1: {found}" in str(refusal.value.value)
+    assert expected in refusal.value.allowed
+
+
+def test_a_table_without_a_header_is_told_where_one_goes(read: Any) -> None:
+    with pytest.raises(InvalidRecord) as refusal:
+        read("a.csv", "The lamp is great,good\nThe desk is awful,bad\n")
+    assert "The first line of a table is its header" in refusal.value.allowed
+
+
 def test_no_more_than_an_excerpt_is_told_and_none_in_a_log(read: Any) -> None:
     secret = "swordfish " * 9
     with pytest.raises(InvalidRecord) as refusal:

@@ -9,10 +9,12 @@ import pytest
 from caikit_pt.base_model.model import BaseModel
 from caikit_pt.errors import InvalidParameter
 from caikit_pt.module import PeftPromptTuning
+from caikit_pt.soft_prompt.prompt import SoftPrompt
 from caikit_pt.tuning.examples import make_examples
+from caikit_pt.tuning.exams import Validated
 from caikit_pt.tuning.records import Record, Records, read_records
 from caikit_pt.tuning.tuner import tune
-from caikit_pt.tuning.validation import Validation
+from caikit_pt.tuning.validation import Validation, held_out
 
 from .training import HELD_OUT, PAIRS, plan, validation_loss
 
@@ -109,7 +111,7 @@ def test_answers_are_those_that_a_server_gives(base: BaseModel) -> None:
     tuned = tune(planned, base)
     assert planned.validation is not None
     examples = make_examples(planned.validation, base.text, planned.parameters)
-    validation = Validation(base, planned.validation, examples, "generation")
+    validation = Validation(base, planned.validation, examples, "classification")
     longest = max(len(example.target) for example in examples.items)
     served = PeftPromptTuning(tuned, base)
     expected = [
@@ -141,6 +143,53 @@ def test_losses_of_several_prompts_are_those_of_each(base: BaseModel) -> None:
     for prompt, seen in zip((tuned.prompt.tensors, other, {}), together, strict=True):
         assert seen.value == pytest.approx(validation_loss(planned, base, prompt), rel=1e-5)
         assert seen.low < seen.value < seen.high
+
+
+@pytest.mark.parametrize("share", [0.1, 0.2, 0.5])
+@pytest.mark.parametrize("task", ["classification", "generation"])
+def test_the_metric_is_that_of_all_records_however_they_are_split(
+    llama: BaseModel, share: float, task: str
+) -> None:
+    """It was that of the validation records: accuracy of 40 of them, exact match of 16 or 6 of the same."""
+    validation = held_out(plan(llama, many(60), validation_share=share, tuning_task=task), llama)
+    assert validation is not None
+    for some in (validation, validation.draw(2)):
+        assert set(some.scores(SoftPrompt({})).metrics) == {"accuracy", "macro_f1"}
+
+
+def test_free_texts_that_look_like_labels_in_a_few_records_are_free_texts(llama: BaseModel) -> None:
+    """A validation stream of eight records has but two of the many outputs."""
+    free = [{"input": f"number {n}", "output": f"it is {n}"} for n in range(60)]
+    validation = held_out(plan(llama, free, many(8), tuning_task="generation"), llama)
+    assert validation is not None
+    assert set(validation.scores(SoftPrompt({})).metrics) == {"exact_match", "rouge_l"}
+
+
+# ---- what is told ----
+
+
+@pytest.mark.parametrize("request_", [{}, {"validation_steps": 1}, {"early_stopping_patience": 1}])
+def test_progress_knows_the_validation_of_its_own_update(base: BaseModel, request_: dict[str, Any]) -> None:
+    """The last one showed the best loss from before the last validation."""
+    losses: list[float] = []
+    told: list[tuple[float | None, float | None]] = []
+    tune(
+        plan(base, validation=HELD_OUT, num_epochs=4, **request_),
+        base,
+        lambda at: told.append((at.validation_loss, min(losses, default=None))),
+        on_validation=lambda found: losses.append(found.scores["loss"]),
+    )
+    assert told[-1][0] is not None
+    assert all(seen == known for seen, known in told)
+
+
+def test_how_many_were_answered_is_told(llama: BaseModel) -> None:
+    """All losses, and answers to 32 records: 0.5312 on the way, and 0.475 in the end."""
+    found: list[Validated] = []
+    tune(plan(llama, many(20), many(40), num_epochs=1), llama, on_validation=found.append)
+    assert {(one.answers, one.records) for one in found} == {(32, 40)}
+    share = found[-1].scores["accuracy"]
+    assert share * 32 == round(share * 32)
 
 
 # ---- helpers ----

@@ -56,6 +56,14 @@ def test_a_verdict_is_saved_and_read_back(base: BaseModel, tmp_path: Path) -> No
         assert scores["perplexity"] == pytest.approx(math.exp(scores["loss"]["value"]))
     losses = {name: scores["loss"]["value"] for name, scores in verdict["validation"].items()}
     assert losses["tuned"] < min(losses["untuned"], losses["initial"])
+    outcome, (tuned, untuned) = (
+        verdict["outcome"],
+        (verdict["validation"][name]["accuracy"]["value"] for name in ("tuned", "untuned")),
+    )
+    assert (outcome["metric"], outcome["records"]) == ("accuracy", 8)
+    assert (outcome["tuned"], outcome["untuned"]["value"]) == (tuned, untuned)
+    assert outcome["majority"]["value"] == 0.5
+    assert sentences(verdict)[0] == f"{outcome['sentence']} {outcome['next']}"
 
 
 def test_nearest_words_are_told_of_each_virtual_token_of_each_side(t5: BaseModel) -> None:
@@ -68,9 +76,12 @@ def test_nearest_words_are_told_of_each_virtual_token_of_each_side(t5: BaseModel
 
 def test_without_validation_records_there_is_no_comparison(base: BaseModel) -> None:
     verdict = tune(plan(base), base).verdict
-    assert set(verdict) == {"course", "kept", "skipped_updates", "nearest_words"}
+    assert set(verdict) == {"outcome", "course", "kept", "skipped_updates", "nearest_words"}
     assert verdict["course"] == FLAT
+    assert verdict["outcome"]["found"] == "unknown"
     assert sentences(verdict) == [
+        "Whether the prompt is better than the untuned base isn't known: there were no validation records. "
+        "The loss hardly fell, if that many updates tell: try more num_epochs or search auto.",
         "The course of the loss: flat. Kept is the prompt after epoch 2, update 4.",
     ]
 
@@ -83,7 +94,8 @@ def test_one_validation_record_has_no_interval_and_all_is_finite(base: BaseModel
     assert loss["low"] is None is loss["high"]
     assert math.isfinite(loss["value"])
     assert all_finite(verdict)
-    (_, line) = sentences(verdict)
+    (first, _, line) = sentences(verdict)
+    assert "by 1 validation records" in first
     assert line.startswith("On 1 validation records: ")
     assert f"loss {loss['value']:.3f} [?, ?] with the tuned prompt" in line
 

@@ -14,6 +14,7 @@ from starlette.responses import Response
 from caikit_pt.client.message import struct
 from caikit_pt.client.server_error import ServerError
 from caikit_pt.errors import CaikitPtError, InvalidParameter
+from caikit_pt.tuning.outcome import in_words
 from caikit_pt.web.refusal import answer_to, body_of, code_of
 from caikit_pt.web.sse import event as sent
 from caikit_pt.web.sse import streamed
@@ -22,7 +23,7 @@ from caikit_pt.web.studio.fields import Field, checked, fields_of, values_of
 from caikit_pt.web.studio.pages import described, page, readable
 from caikit_pt.web.studio.records import TAKEN, Brought, RefusedRecords, brought, form_of, text_of
 from caikit_pt.web.studio.server import Server, server_of
-from caikit_pt.web.studio.tables import in_words, of_evaluation, of_parameters, of_verdict
+from caikit_pt.web.studio.tables import of_evaluation, of_parameters, of_verdict
 
 TUNED, UNTUNED = "tuned", "untuned"
 # Of a request's parameters, those that somebody turns who tries a text.
@@ -178,7 +179,7 @@ async def _page(
         about=about,
         prompt=prompt,
         parameters=of_parameters(prompt.parameters),
-        in_words=in_words(prompt.verdict),
+        in_words=in_words(prompt.verdict.get("outcome", {})),
         verdict=of_verdict(prompt.verdict),
         text=text,
         fields=_fields(about, values or {}, {field: str(error)} if error else {}),

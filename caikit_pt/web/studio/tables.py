@@ -11,10 +11,6 @@ from caikit_pt.evaluation_report import label as short
 from caikit_pt.web.studio import shown
 
 _ROLES = ("tuned", "untuned", "against", "majority")
-# Of a metric, whether more is better.
-_LESS_IS_BETTER = ("loss", "perplexity", "calibration_error")
-# What a prompt is judged by first, where it is there.
-_FIRST = ("accuracy", "exact_match", "rouge_l", "loss")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,29 +90,6 @@ def of_verdict(verdict: Mapping[str, Any]) -> list[Table]:
 
 
 _WHO = {"tuned": "tuned prompt", "initial": "prompt it began with", "untuned": "untuned base"}
-
-
-def in_words(verdict: Mapping[str, Any]) -> str:
-    """Whether the prompt is better than its base, and how sure that is."""
-    scores = verdict.get("validation", {})
-    tuned, untuned = scores.get("tuned", {}), scores.get("untuned", {})
-    name = next((one for one in _FIRST if one in tuned and one in untuned), "")
-    if not name:
-        return ""
-    ours, theirs = tuned[name], untuned[name]
-    bounds = [one.get(end) for one in (ours, theirs) for end in ("value", "low", "high")]
-    said = f"{name.replace('_', ' ')} {estimate(ours)} with the prompt, {estimate(theirs)} without"
-    if any(bound is None for bound in bounds):
-        return f"So few validation records tell nothing for certain: {said}."
-    less = name in _LESS_IS_BETTER
-    better, worse = (theirs, ours) if less else (ours, theirs)
-    if better["low"] > worse["high"]:
-        return f"Clearly better than the untuned base: {said}."
-    if worse["low"] > better["high"]:
-        return f"Clearly worse than the untuned base: {said}."
-    leads = (ours["value"] < theirs["value"]) if less else (ours["value"] > theirs["value"])
-    how = "Better than the untuned base, though" if leads else "Not better than the untuned base, and"
-    return f"{how} the intervals overlap, so that may be chance: {said}. More validation records tell more."
 
 
 def of_comparison(told: Mapping[str, Any]) -> list[Table]:

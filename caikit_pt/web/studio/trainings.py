@@ -20,7 +20,7 @@ from caikit_pt.web.studio.hub import Watch, hub_of, told_of
 from caikit_pt.web.studio.pages import page, readable, to
 from caikit_pt.web.studio.row import row
 from caikit_pt.web.studio.server import Server, server_of
-from caikit_pt.web.studio.tables import in_words, of_comparison, of_parameters, of_verdict
+from caikit_pt.web.studio.tables import of_comparison, of_parameters, of_verdict
 
 STATES = ("QUEUED", "RUNNING", "PAUSED", "COMPLETED", "CANCELED", "ERRORED")
 _MOST_COMPARED = 4
@@ -82,7 +82,7 @@ async def one(request: Request) -> Response:
         drawn=metrics,
         metric_names=[curve.name for curve in metrics],
         metric_points=rows(metrics),
-        in_words=in_words(training.verdict),
+        in_words=training.outcome_text,
         verdict=of_verdict(training.verdict),
         parameters=of_parameters(training.parameters),
     )
@@ -118,7 +118,7 @@ async def compared(request: Request) -> Response:
         points=rows(curves),
         tables=of_comparison(told),
         notes=told["notes"],
-        words=[in_words(training.verdict) for training in found],
+        words=[training.outcome_text for training in found],
     )
 
 

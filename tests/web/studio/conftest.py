@@ -8,7 +8,7 @@ import httpx2
 import pytest
 
 from tests.web.site import site
-from tests.web.studio.standin import HOSTILE, VERDICT, StandIn, curve
+from tests.web.studio.standin import HOSTILE, OUTCOME_TEXT, VERDICT, StandIn, curve
 
 
 @pytest.fixture
@@ -26,6 +26,8 @@ def standin() -> Iterator[StandIn]:
         path="mood",
         reasons=["The course of the loss: settled."],
         verdict=VERDICT,
+        outcome="better",
+        outcome_text=OUTCOME_TEXT,
         parameters={
             "num_epochs": 7,
             "learning_rate": 0.25,
@@ -38,7 +40,14 @@ def standin() -> Iterator[StandIn]:
     made.happens(
         "done",
         "validation",
-        data={"step": 9, "epoch": 1, "best": True, "scores": {"loss": 1, "accuracy": 0.5}},
+        data={
+            "step": 9,
+            "epoch": 1,
+            "best": True,
+            "scores": {"loss": 1, "accuracy": 0.5},
+            "answers": 32,
+            "records": 60,
+        },
     )
     made.add("running", reasons=["8 records are few to learn from"])
     made.points["running"] = {"loss": curve(10)}
