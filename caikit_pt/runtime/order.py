@@ -16,6 +16,7 @@ class Order:
     `fence`: its number. `environment`: what its process has to see. `seconds`: between two snapshots. `told`:
     the update that the server has heard of last. `alone`: its process has no other, and ends with it; else
     one of this machine that is still at the job, as that of a server that was killed may be, is waited for.
+    `workers`: how many processes share its updates, this one among them.
     """
 
     job: str
@@ -27,3 +28,4 @@ class Order:
     seconds: float
     told: int
     alone: bool
+    workers: int = 1

@@ -47,7 +47,7 @@ class PromptMaking(Making[TuningPlan, Preflight]):
 
         training = Training(plan, terms.device)
         terms.begun("training")
-        tuned = training.run(terms.joined, terms.updated, validated, terms.snapshots)
+        tuned = training.run(terms.joined, terms.updated, validated, terms.snapshots, terms.crew)
         PeftPromptTuning(tuned, training.base).save(str(artifact))
 
     def publish(self, job: Job, made: Path, check: Callable[[], None]) -> str:

@@ -259,6 +259,7 @@ class Supervisor:
             seconds=self._settings.checkpoint_seconds,
             told=job.progress.get("step", 0),
             alone=self.executor.outlives,
+            workers=self.executor.workers,
         )
 
     def _company(self, job: Job) -> Run | None:

@@ -8,7 +8,7 @@ from caikit_pt.base_model.model import BaseModel
 from caikit_pt.base_model.row import TrainingBatch
 from caikit_pt.parameters.tuning import TuningParameters
 from caikit_pt.soft_prompt.task_prompts import TaskPrompts
-from caikit_pt.tuning.losses import backward
+from caikit_pt.tuning.losses import Backward, backward
 from caikit_pt.tuning.mover import Mover
 from caikit_pt.tuning.teaching import Teaching
 
@@ -24,11 +24,15 @@ class TaskLearner(Mover):
         self.prompts = prompts
 
     def gradients(
-        self, base: BaseModel, batch: TrainingBatch, teaching: Teaching | None = None
+        self,
+        base: BaseModel,
+        batch: TrainingBatch,
+        teaching: Teaching | None = None,
+        backward: Backward = backward,
     ) -> torch.Tensor:
         """Gets those of the loss on `batch`, whose `prompts` are numbers of tasks, and of what their teachers
-        say. Returns the loss without the latter (nats a target token, float32 scalar), the mean over the
-        target tokens of the whole batch."""
+        say. `backward`: who computes them. Returns the loss without the latter (nats a target token, float32
+        scalar), the mean over the target tokens of the whole batch."""
         import torch
 
         self.forget_gradients()
