@@ -45,7 +45,7 @@ class Group:
         """Of who leads: to all others, who hear it."""
         import torch
 
-        if self._group is not None:
+        if self.size > 1:
             self._broadcast(torch.tensor([len(message)]))
             if message:
                 self._broadcast(torch.frombuffer(bytearray(message), dtype=torch.uint8))

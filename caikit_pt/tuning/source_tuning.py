@@ -43,7 +43,7 @@ class SourceTuning:
         """`backward` and `losses`: who computes them. Raises InvalidRecord as `make_examples` does."""
         import torch
 
-        self._plan, self._base, self._on_update, self._backward = plan, base, on_update, backward
+        self._plan, self._base, self._on_update = plan, base, on_update
         self._examples = [
             make_examples(one.records, base.text, one.parameters) for one in plan.tasks.values()
         ]
@@ -54,7 +54,7 @@ class SourceTuning:
         generator = torch.Generator().manual_seed(training.seed)
         initial = initial_prompt(Start(base, training, generator, None)).to(base.weights.device)
         prompts = TaskPrompts(initial, len(plan.tasks), plan.parameters.num_ranks, training, generator)
-        self._learner = TaskLearner(prompts, training, self.mixture.updates)
+        self._learner = TaskLearner(prompts, training, self.mixture.updates, backward)
         self._curve = Curve(self.mixture.updates)
         self._exams = TaskExams(self._validations, training, self.mixture.updates, on_validation)
         self._left = self.mixture.left()
@@ -91,7 +91,7 @@ class SourceTuning:
     def update(self) -> None:
         """Makes the next one. Raises TrainingDiverged where the loss stops being a finite number."""
         update, learner = next(self._left), self._learner
-        loss = learner.gradients(self._base, self._batch(update), self._teaching, self._backward)
+        loss = learner.gradients(self._base, self._batch(update), self._teaching)
         rate = learner.learning_rate
         self._curve.updated(update.epoch, update.step, rate, loss, learner.step(loss))
         if is_read_after(update.step, self.mixture.updates, self._base.weights.device):

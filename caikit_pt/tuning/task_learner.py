@@ -17,22 +17,25 @@ if TYPE_CHECKING:
 
 
 class TaskLearner(Mover):
-    """Moves the `prompts` of all tasks. `updates` are those that it will make in all."""
+    """Moves the `prompts` of all tasks. `updates` are those that it will make in all; `backward` computes
+    their gradients."""
 
-    def __init__(self, prompts: TaskPrompts, parameters: TuningParameters, updates: int) -> None:
+    def __init__(
+        self,
+        prompts: TaskPrompts,
+        parameters: TuningParameters,
+        updates: int,
+        backward: Backward = backward,
+    ) -> None:
         super().__init__(prompts.parameter_groups(), parameters, updates)
-        self.prompts = prompts
+        self.prompts, self._backward = prompts, backward
 
     def gradients(
-        self,
-        base: BaseModel,
-        batch: TrainingBatch,
-        teaching: Teaching | None = None,
-        backward: Backward = backward,
+        self, base: BaseModel, batch: TrainingBatch, teaching: Teaching | None = None
     ) -> torch.Tensor:
         """Gets those of the loss on `batch`, whose `prompts` are numbers of tasks, and of what their teachers
-        say. `backward`: who computes them. Returns the loss without the latter (nats a target token, float32
-        scalar), the mean over the target tokens of the whole batch."""
+        say. Returns the loss without the latter (nats a target token, float32 scalar), the mean over the
+        target tokens of the whole batch."""
         import torch
 
         self.forget_gradients()
@@ -40,7 +43,7 @@ class TaskLearner(Mover):
         tasks = sorted(set(batch.prompts))
         own = TrainingBatch(batch.sources, batch.targets, [tasks.index(task) for task in batch.prompts])
         weight = 1 / batch.target_tokens
-        rows = backward(
+        rows = self._backward(
             base,
             self.prompts.prompts(tasks),
             own,
