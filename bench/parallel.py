@@ -3,8 +3,8 @@
 python -m bench.parallel            what docs/training.md shows, some minutes
 python -m bench.parallel --quick    does it run?
 
-Two workers beside one, in turns, on this machine; and what 64 would do, by measured seconds of their shares and
-of gloo's messages, and by links that are assumed.
+Two workers beside one, in turns, on this machine; and what 64 would do, by measured seconds of their shares
+and of gloo's messages, and by links that are assumed.
 """
 
 from __future__ import annotations
@@ -49,14 +49,14 @@ _WORKERS = (1, 2, 4, 8, 16, 32, 64)
 _LOOPBACK = "127.0.0.1"
 _ROUNDS_OF_MESSAGES = 30
 _SECONDS_TO_BEGIN = 120.0
-# A Llama of 8B on GPUs: parameters, width, virtual tokens, records an update, positions each, and operations a
-# second of matrix products (H100, bfloat16, at 40 % of 989 TFLOP/s).
+# A Llama of 8B on GPUs: parameters, width, virtual tokens, records an update, positions each, and operations
+# a second of matrix products (H100, bfloat16, at 40 % of 989 TFLOP/s).
 _LARGE = (8e9, 4096, 100, 256, 300, 0.4 * 989e12)
 
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """Seconds of a message, and of each of the others that one talks with at the same time; bytes a second."""
+    """Seconds of a message, and the processor's for each of the others that one talks with; bytes a second."""
 
     name: str
     latency: float
@@ -196,7 +196,7 @@ def _timed(updates: Updates, crew: Crew | None, helper: psutil.Process) -> tuple
 
 
 def _simulated(updates: Updates, directory: Path, workers: tuple[int, ...]) -> str:
-    """An update takes as long as the longest of its shares, each of which is timed here, and as its messages."""
+    """An update takes as long as the longest of its shares, each timed here, and as its messages."""
     batch = updates.batches[0]
     whole = updates.errand(batch, 1)
     told, numbers = len(whole.to_bytes()), whole.shares(updates.base, range(1)).shape[1]
@@ -241,12 +241,12 @@ def _simulated(updates: Updates, directory: Path, workers: tuple[int, ...]) -> s
         for count in workers
     ]
     return (
-        f"gloo on loopback: {milliseconds(loopback.latency)} a message, {milliseconds(loopback.each)} for each "
-        f"other worker, {loopback.bandwidth / 1e9:.2f} GB/s; an errand has {told / 1e3:,.0f} kB, "
-        f"{numbers:,} numbers come back\n\n"
+        f"gloo on loopback: {milliseconds(loopback.latency)} a message, {milliseconds(loopback.each)} of the "
+        f"processor for each other worker, {loopback.bandwidth / 1e9:.2f} GB/s; an errand has "
+        f"{told / 1e3:,.0f} kB, {numbers:,} numbers come back\n\n"
         + table(head, rows)
-        + f"\n\nA model of {parameters / 1e9:.0f}B, {tokens} virtual tokens, {records} records of {positions} "
-        f"positions an update, {speed / 1e12:.0f} TFLOP/s a GPU, all of it assumed:\n\n"
+        + f"\n\nA model of {parameters / 1e9:.0f}B, {tokens} virtual tokens, {records} records of "
+        f"{positions} positions an update, {speed / 1e12:.0f} TFLOP/s a GPU, all of it assumed:\n\n"
         + table(("workers", "computes", *head[3:]), large)
     )
 
@@ -273,15 +273,18 @@ def _processor_time(work: Callable[[], object]) -> float:
 def _loopback(directory: Path) -> Link:
     """What a group of threads of this process needs."""
     small, large = 64, 2**20
-    of_two, of_eight = (_exchanged(directory, size, small) for size in (2, 8))
-    much = _exchanged(directory, 2, large)
-    each = max(0.0, (of_eight - of_two) / (2 * 6))
+    of_two, _ = _exchanged(directory, 2, small)
+    _, of_eight = _exchanged(directory, 8, small)
+    much, _ = _exchanged(directory, 2, large)
+    # All eight are in this process, and each talks twice with seven.
+    each = of_eight / (8 * 7 * 2)
     # Two broadcasts, a swap and a gathering.
     return Link("loopback", of_two / 4, each, large * (4 + 12 / 2) / max(1e-9, much - of_two))
 
 
-def _exchanged(directory: Path, size: int, numbers: int) -> float:
-    """Seconds of telling 4 bytes a number and adding so many, the median."""
+def _exchanged(directory: Path, size: int, numbers: int) -> tuple[float, float]:
+    """Seconds of telling 4 bytes a number and adding so many: by the clock, the median; the processor's of
+    all together, the mean."""
     file = directory / f"messages-{size}-{numbers}"
     parts = torch.ones(1, numbers)
 
@@ -297,16 +300,18 @@ def _exchanged(directory: Path, size: int, numbers: int) -> float:
         thread.start()
     group = Group(meeting_in(file, size), 0, size, _LOOPBACK)
     told, seconds = bytes(4 * numbers), []
+    spent = time.process_time()
     for _ in range(_ROUNDS_OF_MESSAGES):
         began = time.perf_counter()
         group.tell(told)
         group.add(parts, size)
         seconds.append(time.perf_counter() - began)
+    spent = time.process_time() - spent
     group.tell(b"")
     for thread in threads:
         thread.join()
     group.leave()
-    return median(seconds)
+    return median(seconds), spent / _ROUNDS_OF_MESSAGES
 
 
 if __name__ == "__main__":
