@@ -56,7 +56,7 @@ _LARGE = (8e9, 4096, 100, 256, 300, 0.4 * 989e12)
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """Seconds of a message, and the processor's for each of the others that one talks with; bytes a second."""
+    """Seconds of a message, and the processor's for each other worker; bytes a second."""
 
     name: str
     latency: float
