@@ -23,7 +23,9 @@ from tests.conftest import LLAMA, SETTINGS
 from tests.runtime.servers import QUICK, RECORDS, Server, signalled, wait_for
 from tests.tuning.crews import tuned_by
 
-WORKERS = 3
+WORKERS = 2
+MINUTES = 300.0
+MANY = [(number, record) for number in range(12) for record in RECORDS]
 LONG: dict[str, Any] = {**QUICK, "base_model": LLAMA, "num_epochs": 10_000}
 
 
@@ -66,7 +68,7 @@ def _step(client: TuningClient, id: str) -> int:
 
 
 def _ended(client: TuningClient, id: str) -> str:
-    wait_for(lambda: client.training(id).state in (COMPLETED, "ERRORED", CANCELED), 180)
+    wait_for(lambda: client.training(id).state in (COMPLETED, "ERRORED", CANCELED), MINUTES)
     return str(client.training(id).state)
 
 
@@ -76,29 +78,27 @@ def _published(server: Server, name: str) -> tuple[torch.Tensor, list[float]]:
     return load_file(file)["prompt"], [one["data"]["value"] for one in lines if one["name"] == "loss"]
 
 
-def test_helpers_that_are_killed_and_who_leads_change_no_bit(
+def test_a_helper_that_is_killed_and_who_leads_change_no_bit(
     shared: tuple[Server, TuningClient], llama: BaseModel
 ) -> None:
     """And the tuned prompt answers."""
     server, client = shared
-    request = {**LONG, "num_epochs": 3_000, "seed": 5}
-    id = client.tune("killed", records=RECORDS, **request)
-    for times in (1, 2):
-        wait_for(lambda times=times: _compute_together(server, id, times), 90)  # type: ignore[misc]
-        reached = _step(client, id)
-        wait_for(lambda reached=reached: _step(client, id) > reached)  # type: ignore[misc]
-        assert signalled(helpers(server)[times - 1], signal.SIGKILL)
-    wait_for(lambda: _compute_together(server, id, 3), 90)
+    request = {**LONG, "num_epochs": 60, "batch_size": 16, "seed": 5}
+    records = [{**record, "input": f"{number} {record['input']} " * 12} for number, record in MANY]
+    id = client.tune("killed", records=records, **request)
+    wait_for(lambda: _compute_together(server, id), MINUTES)
+    (helper,) = helpers(server)
+    assert signalled(helper, signal.SIGKILL)
+    wait_for(lambda: _compute_together(server, id, 2), MINUTES)
+    assert "worker 2 ended with -9" in _log(server, id)
     (lead,) = server.workers()
     assert signalled(lead, signal.SIGKILL)
     assert _ended(client, id) == COMPLETED
     wait_for(lambda: not helpers(server))
     prompt, curve = _published(server, "killed")
-    alone = tuned_by(Crew(WORKERS), make_plan(request, RECORDS, None, SETTINGS), llama)
+    alone = tuned_by(Crew(WORKERS), make_plan(request, records, None, SETTINGS), llama)
     assert torch.equal(prompt, next(iter(alone.prompt.tensors.values())))
     assert curve == [one["data"]["value"] for one in alone.training_logs if one["name"] == "loss"]
-    reasons = client.training(id).reasons
-    assert not any("helper" in reason for reason in reasons)
     assert Client(server.port).predict("killed", "The desk is awful").generated_tokens > 0
 
 
@@ -107,14 +107,14 @@ def test_none_is_left_of_a_training_that_is_cancelled_or_paused(
 ) -> None:
     server, client = shared
     id = client.tune("left", records=RECORDS, **LONG)
-    wait_for(lambda: _compute_together(server, id), 90)
+    wait_for(lambda: _compute_together(server, id), MINUTES)
     client.pause(id)
     assert client.training(id).state == PAUSED
     wait_for(lambda: not helpers(server), 10)
     reached = _step(client, id)
     client.resume(id)
-    wait_for(lambda: _step(client, id) > reached, 90)
-    wait_for(lambda: len(helpers(server)) == WORKERS - 1, 90)
+    wait_for(lambda: _step(client, id) > reached, MINUTES)
+    wait_for(lambda: len(helpers(server)) == WORKERS - 1, MINUTES)
     client.cancel(id)
     assert client.training(id).state == CANCELED
     wait_for(lambda: not helpers(server), 10)
@@ -124,7 +124,7 @@ def test_none_is_left_of_a_server_that_was_killed(tmp_path: Path) -> None:
     server = Server(tmp_path, EXECUTOR_WORKERS=2, OMP_NUM_THREADS=1)
     client = server.start()
     id = client.tune("left", records=RECORDS, **LONG)
-    wait_for(lambda: "2 of 2 workers compute together" in _log(server, id), 90)
+    wait_for(lambda: "2 of 2 workers compute together" in _log(server, id), MINUTES)
     left = [*helpers(server), *server.workers()]
     assert len(left) == 2
     server.kill()
