@@ -2,8 +2,8 @@
 
     torchrun --nproc-per-node 2 tune.py
 
-Each calls `PeftPromptTuning.train` with the same arguments, and each gets the tuned prompt. Whoever has launched
-them begins all of them again where one dies.
+Each calls `PeftPromptTuning.train` with the same arguments, and each gets the tuned prompt. Whoever has
+launched them begins all of them again where one dies.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Workers that torchrun has launched: each gets the prompt that one would make, and one that dies ends all."""
+"""Workers that torchrun has launched: each gets the prompt that one of them leads."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from caikit_pt import train_source
 from caikit_pt.base_model.model import BaseModel
+from caikit_pt.errors import InvalidParameter
 from caikit_pt.tuning import launched
 from caikit_pt.tuning.crew import Crew
 from examples.local_server import ROOT
@@ -67,3 +69,5 @@ def test_who_stands_for_itself_is_no_worker(monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setenv(name, "1")
     assert (launched.workers(), launched.leads()) == (2, False)
     assert (launched.device("cuda"), launched.device("cpu")) == ("cuda:1", "cpu")
+    with pytest.raises(InvalidParameter, match="WORLD_SIZE: 2 is not allowed"):
+        train_source("tiny-llama", {})
