@@ -256,10 +256,10 @@ def _gain(one: float, many: float, workers: int) -> str:
 
 
 def _longest_share(updates: Updates, batch: TrainingBatch, count: int) -> float:
-    """Processor's seconds, the least of three, since only work makes it longer."""
+    """Processor's seconds, the least of two, since only work makes it longer."""
     errand = updates.errand(batch, count)
     return max(
-        min(_processor_time(partial(errand.shares, updates.base, range(own, own + 1))) for _ in range(3))
+        min(_processor_time(partial(errand.shares, updates.base, range(own, own + 1))) for _ in range(2))
         for own in range(count)
     )
 
