@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= 1
 # And where there are more, those that wait for others sleep.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help demo test whole check serve web protos docs interop harness models attack rolling shapes soak survive share cluster vllm perturbed versions versions-oldest versions-newest bench-training bench-quality bench-starts bench-serving bench-jobs bench-scale bench-guard gpu install clean
+.PHONY: help demo test whole check serve web protos docs interop harness models attack rolling shapes soak survive share cluster vllm perturbed versions versions-oldest versions-newest bench-training bench-quality bench-starts bench-serving bench-jobs bench-scale bench-guard bench-parallel gpu install clean
 
 help:  ## What can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -112,6 +112,9 @@ bench-scale: $(INSTALLED)  ## Measure what requests cost beside a million traini
 
 bench-jobs: $(INSTALLED)  ## Measure what jobs cost beside their training, on a real server (about five minutes)
 	$(BIN)/python -m bench.jobs
+
+bench-parallel: $(INSTALLED)  ## Measure two workers of a training beside one, and print what 64 would do (some minutes)
+	$(BIN)/python -m bench.parallel
 
 # With .venv where there is one; on a bare machine with a Python that has torch, transformers and peft.
 gpu: GPU_PYTHON := $(if $(wildcard $(BIN)/python),$(BIN)/python,$(if $(filter command line environment,$(origin PYTHON)),$(PYTHON),python3))

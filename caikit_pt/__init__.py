@@ -92,10 +92,15 @@ def train_source(
     """
     from caikit_pt import settings
     from caikit_pt.base_model.model import BaseModel
+    from caikit_pt.errors import InvalidParameter
+    from caikit_pt.tuning.launched import workers
     from caikit_pt.tuning.progress import show_progress
     from caikit_pt.tuning.source_plan import make_source_plan
     from caikit_pt.tuning.source_training import SourceTraining, snapshots_in, task_data
 
+    if workers() > 1:
+        allowed = "1: a source prompt is shared among workers by a server (executor.workers)"
+        raise InvalidParameter("WORLD_SIZE", workers(), allowed)
     now, resource = settings.current(), base_model if isinstance(base_model, BaseModel) else None
     request = {"base_model": resource.checkpoint.name if resource else base_model, **parameters}
     streams = [task_data(name, given) for name, given in tasks.items()]

@@ -8,8 +8,8 @@ what caikit can turn into protobuf: Optional and Union, no strings.
 import errno
 import logging
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
-from functools import cached_property, wraps
+from dataclasses import asdict, replace
+from functools import cached_property, partial, wraps
 from pathlib import Path
 from typing import (
     Any,
@@ -73,6 +73,7 @@ from caikit_pt.soft_prompt.initial import FIELD, Predecessor, published
 from caikit_pt.soft_prompt.publication import publication_of, replacing
 from caikit_pt.status import caikit_errors
 from caikit_pt.tracking.recording import recording
+from caikit_pt.tuning import launched
 from caikit_pt.tuning.contender import Contender
 from caikit_pt.tuning.evaluation import AGAINST, TUNED, Done, Evaluation
 from caikit_pt.tuning.failure import told
@@ -252,17 +253,25 @@ class PeftPromptTuning(ModuleBase):
         """Does what `plan` says: minutes to hours."""
         now = settings.current()
         with caikit_errors(), told():
-            training = Training(plan)
+            training = Training(plan, launched.device(plan.parameters.device))
+            # Of workers that torchrun has launched one tells.
+            leads, tracking = launched.leads(), now.tracking
+            if not leads:
+                tracking = replace(tracking, mlflow_uri="", tensorboard_directory="")
             with (
-                show_progress(plan.checkpoint.name, progress_bar) as shown,
-                recording(plan, now.tracking) as recorded,
+                show_progress(plan.checkpoint.name, progress_bar and leads) as shown,
+                recording(plan, tracking) as recorded,
             ):
 
                 def on_update(progress: Progress) -> None:
                     shown(progress)
                     recorded.updated(progress)
 
-                tuned = training.run(now.join_trainings, on_update, recorded.validated)
+                run = partial(training.run, now.join_trainings, on_update, recorded.validated)
+                if launched.workers() > 1:
+                    tuned = launched.Launched().tuned(training.base, lambda crew: run(crew=crew))
+                else:
+                    tuned = run()
                 made = cls(tuned, training.base)
                 recorded.tuned(tuned.verdict, made.save)
                 return made

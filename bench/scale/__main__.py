@@ -178,7 +178,7 @@ def _table(contenders: list[Contender], turns: int) -> str:
     few, many = contenders
     titles = [f"{one.queued:,} / {one.past:,} / {one.prompts:,}" for one in contenders]
     lines = [
-        f"Medians of {turns} requests, one at a time, the two servers in turns. CPU is the server's mean, by a "
+        f"Medians of {turns} requests, one at a time, two servers in turns. CPU is the server's mean by a "
         "clock that ticks every 10 ms.",
         "",
         f"| queued / past / prompts | {titles[0]}, ms | {titles[1]}, ms | ratio | CPU ms | CPU ms |",

@@ -29,6 +29,8 @@ from caikit_pt.runtime.reports import Report, Reporter
 
 # From a wish to stop to the end, whatever is under way: SIGTERM's ten seconds less what the server needs.
 _SECONDS_TO_STOP = 7.0
+# The environment variable that says how many threads compute.
+THREADS = "OMP_NUM_THREADS"
 _LIKELY_TO_BE_KILLED = "500"  # of 1,000: sooner than the server, where memory runs out
 
 
@@ -92,6 +94,11 @@ class Warnings(logging.Handler):
 def _settle(folder: Path, environment: Mapping[str, str]) -> None:
     """The process belongs to a job now: the log is the job's, and the GPUs are."""
     os.environ.update(environment)
+    if threads := environment.get(THREADS):
+        import torch
+
+        # It is imported already, and has looked before.
+        torch.set_num_threads(int(threads))
     with JobFolder(folder).log.open("ab") as log:
         os.dup2(log.fileno(), 2)
         os.dup2(log.fileno(), 1)

@@ -20,11 +20,13 @@ from caikit_pt.errors import (
     TrainingInterrupted,
 )
 from caikit_pt.runtime import job as kinds
+from caikit_pt.runtime.helper_processes import HelperProcesses
 from caikit_pt.runtime.job_folder import JobFolder
 from caikit_pt.runtime.making import Terms
 from caikit_pt.runtime.order import Order
 from caikit_pt.runtime.reports import BROKEN, FAILED, FINISHED, INTERRUPTED, Report, Reporter
 from caikit_pt.runtime.run_folder import last_run
+from caikit_pt.tuning.crew import Crew
 from caikit_pt.tuning.exams import Validated
 from caikit_pt.tuning.failure import explained, told
 from caikit_pt.tuning.progress import Progress
@@ -96,15 +98,32 @@ class JobRun:
         if self._files.artifact.is_dir():
             return
         self._tell(kinds.PHASE, phase="loading")
-        terms = Terms(
-            device=self._order.device,
-            joined=self._order.joined,
-            snapshots=self._snapshots,
-            begun=lambda phase: self._tell(kinds.PHASE, phase=phase),
-            updated=self._progress,
-            validated=self._validated,
+        with self._crew() as crew:
+            terms = Terms(
+                device=self._order.device,
+                joined=self._order.joined,
+                crew=crew,
+                snapshots=self._snapshots,
+                begun=lambda phase: self._tell(kinds.PHASE, phase=phase),
+                updated=self._progress,
+                validated=self._validated,
+            )
+            self._folder.make(self._files.artifact, terms)
+
+    @contextmanager
+    def _crew(self) -> Iterator[Crew | None]:
+        """Whose processes begin now, and end with it."""
+        order = self._order
+        if order.workers == 1:
+            yield None
+            return
+        helpers = HelperProcesses(
+            order.workers - 1, self._folder.directory, order.device, self._files.directory
         )
-        self._folder.make(self._files.artifact, terms)
+        try:
+            yield Crew(order.workers, helpers)
+        finally:
+            helpers.close()
 
     def _progress(self, progress: Progress) -> None:
         """A report now and then, with all losses since the last."""

@@ -13,6 +13,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from caikit_pt.base_model.loading.checkpoint import Checkpoint
 from caikit_pt.runtime.job import Job
+from caikit_pt.tuning.crew import Crew
 from caikit_pt.tuning.exams import Validated
 from caikit_pt.tuning.progress import Progress
 from caikit_pt.tuning.records import Records
@@ -60,6 +61,8 @@ class Terms:
     device: str
     # With the others of its base model, in the same passes.
     joined: bool
+    # Who shares its updates; None: nobody.
+    crew: Crew | None
     snapshots: Snapshots
     begun: Callable[[str], None]
     updated: Callable[[Progress], None]

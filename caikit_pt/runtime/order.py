@@ -17,6 +17,7 @@ class Order:
     the update that the server has heard of last. `alone`: its process has no other, and ends with it; else
     one of this machine that is still at the job, as that of a server that was killed may be, is waited for.
     `shared`: another server may take the job over; the process leaves it when it sees a later run.
+    `workers`: how many processes share its updates, this one among them.
     """
 
     job: str
@@ -29,3 +30,4 @@ class Order:
     told: int
     alone: bool
     shared: bool
+    workers: int = 1

@@ -43,7 +43,7 @@ class PromptMaking(Making[TuningPlan, Preflight]):
         """See Making."""
         training = Training(plan, terms.device)
         terms.begun("training")
-        tuned = training.run(terms.joined, terms.updated, terms.validated, terms.snapshots)
+        tuned = training.run(terms.joined, terms.updated, terms.validated, terms.snapshots, terms.crew)
         PeftPromptTuning(tuned, training.base).save(str(artifact))
 
     def publish(self, job: Job, made: Path, check: Callable[[], None]) -> str:

@@ -3,6 +3,7 @@
     begun                there once everything that the run before had kept is here, too
     snapshots/           of the training (tuning/snapshot.py)
     artifact/            what was made, until it is published
+    workers-*            where those meet that share a training (helper_processes.py)
 
 and, of a run in a cluster, whose files are all that it and the server tell each other:
 

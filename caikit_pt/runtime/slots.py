@@ -54,7 +54,7 @@ class Slots:
         """Those that a job has for itself."""
         with self.lock:
             placements = [slot.placement for slot in self._taken.values()]
-            return {one.gpu for one in placements if one is not None and one.gpu is not None}
+            return {gpu for one in placements if one is not None for gpu in one.gpus}
 
     def take(self, choose: Callable[[Sequence[str]], Job | None]) -> Slot | None:
         """A slot for the job that `choose` finds besides those with the ids it gets; None without either."""

@@ -40,7 +40,7 @@ class SourceMaking(Making[SourcePlan, SourcePreflight]):
         """In passes of its own: tasks have theirs together already."""
         training = SourceTraining(plan, terms.device)
         listener = _Listener(terms)
-        trained = training.run(listener.updated, listener.validated, terms.snapshots)
+        trained = training.run(listener.updated, listener.validated, terms.snapshots, terms.crew)
         with replacing(artifact) as new:
             trained.write(new)
 

@@ -329,6 +329,7 @@ class Supervisor:
             told=job.progress.get("step", 0),
             alone=self.executor.outlives,
             shared=self._store.is_shared,
+            workers=self.executor.workers,
         )
 
     def _company(self, job: Job) -> Run | None:

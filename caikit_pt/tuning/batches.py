@@ -7,8 +7,10 @@ forward passes changes nothing but time and memory.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
 
 from caikit_pt.base_model.budget import Budget
@@ -94,6 +96,22 @@ def passes(
         )
         for rows in cut
     ]
+
+
+def shares(costs: Sequence[int], count: int) -> list[range]:
+    """`count` runs of rows, all in their order, whose `costs` come to much the same; some may be empty.
+
+    An order that knows nothing of lengths gives each share long rows and short ones.
+    """
+    sums = [0, *accumulate(cost * count for cost in costs)]
+
+    def cut(number: int) -> int:
+        aim = sums[-1] // count * number
+        above = bisect_left(sums, aim)
+        nearer_below = above and aim - sums[above - 1] < sums[above] - aim
+        return above - 1 if nearer_below else above
+
+    return [range(*ends) for ends in pairwise([0, *map(cut, range(1, count)), len(costs)])]
 
 
 def _slices(items: list[int], size: int) -> Iterator[list[int]]:

@@ -9,7 +9,7 @@ from caikit_pt.base_model.model import BaseModel
 from caikit_pt.base_model.row import TrainingBatch
 from caikit_pt.parameters.tuning import TuningParameters
 from caikit_pt.soft_prompt.prompt import TrainablePrompt
-from caikit_pt.tuning.losses import backward
+from caikit_pt.tuning.losses import Backward, backward
 from caikit_pt.tuning.mover import Mover
 
 if TYPE_CHECKING:
@@ -25,9 +25,13 @@ class Learner(Mover):
 
 
 def gradients(
-    base: BaseModel, learners: Sequence[Learner], batches: Sequence[TrainingBatch]
+    base: BaseModel,
+    learners: Sequence[Learner],
+    batches: Sequence[TrainingBatch],
+    backward: Backward = backward,
 ) -> list[torch.Tensor]:
     """Gives each learner the gradients of its loss on a batch of its own; all rows share forward passes.
+    `backward`: who computes them.
 
     Returns the losses (nats a target token, float32 scalars), each the mean over the target tokens of the
     learner's whole batch. Nothing that a learner gets depends on the others, but for rounding.
@@ -45,7 +49,7 @@ def gradients(
     )
     of_rows = [weight for weight, size in zip(weights, sizes, strict=True) for _ in range(size)]
     prompts = [learner.prompt.tensors() for learner in learners]
-    rows = backward(base, prompts, together, of_rows).split(sizes)  # type: ignore[no-untyped-call]
+    rows = backward(base, prompts, together, of_rows, None).split(sizes)  # type: ignore[no-untyped-call]
     return [row.sum(dtype=torch.float32) * weight for row, weight in zip(rows, weights, strict=True)]
 
 

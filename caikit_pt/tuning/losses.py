@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -31,6 +31,7 @@ class Lessons:
     temperature: float
     states: float
     layers: Collection[int] = (LAST,)
+    teachers: Sequence[PromptTensors] = ()
 
     @property
     def asked(self) -> Collection[int]:
@@ -72,8 +73,7 @@ def backward(
         with recomputing(budget.recompute):
             step = step_for(base, prompts, batch)
         parts = passes(batch, base, prompts, budget)
-        dtype = torch.promote_types(base.weights.dtype, torch.float32)
-        told = torch.tensor([weights[row] for part in parts for row in part.rows], dtype=dtype)
+        told = torch.tensor([weights[row] for part in parts for row in part.rows], dtype=gradient_type(base))
         factors, order = upload([told, _order(parts)], base.weights.device)
         seen = []
         for part, own in zip(parts, torch.split(factors, [len(part.rows) for part in parts]), strict=True):
@@ -89,6 +89,19 @@ def backward(
     step, together = base.training.memory.fit(compute, keeps_activations=True)
     step.finish()
     return together
+
+
+Losses = Callable[[BaseModel, Sequence[PromptTensors], TrainingBatch], "torch.Tensor"]
+Backward = Callable[
+    [BaseModel, Sequence[PromptTensors], TrainingBatch, Sequence[float], Lessons | None], "torch.Tensor"
+]
+
+
+def gradient_type(base: BaseModel) -> torch.dtype:
+    """What gradients of soft prompts in front of `base` have: float32, or what has more digits."""
+    import torch
+
+    return torch.promote_types(base.weights.dtype, torch.float32)
 
 
 def _taught(lessons: Lessons, batch: TrainingBatch, targets: Targets) -> torch.Tensor | float:

@@ -10,13 +10,17 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from caikit_pt.errors import InvalidParameter
 from caikit_pt.settings import Settings
 from caikit_pt.soft_prompt.trained_source import TrainedSource
+from caikit_pt.tuning.crew import Crew
 from caikit_pt.tuning.failure import told
+from caikit_pt.tuning.learner import gradients
+from caikit_pt.tuning.losses import backward, losses
 from caikit_pt.tuning.snapshot import Snapshots
 from caikit_pt.tuning.source_plan import FIELD, SourcePlan, TaskData
 from caikit_pt.tuning.source_progress import SourceProgress, TaskValidated
@@ -41,11 +45,15 @@ class SourceTraining:
         on_update: Callable[[SourceProgress], None],
         on_validation: Callable[[TaskValidated], None] | None = None,
         snapshots: Snapshots | None = None,
+        crew: Crew | None = None,
     ) -> TrainedSource:
-        """Minutes to hours. Raises what `tune_source` does, and a CaikitPtError for whatever else ends it."""
+        """Minutes to hours; by a `crew`, where there is one. Raises what `tune_source` does, and a
+        CaikitPtError for whatever else ends it."""
+        learn, look = (crew.backward, crew.losses) if crew else (backward, losses)
+        compute = partial(gradients, backward=learn)
         with told():
             return tune_source(
-                self.plan, self.base, on_update, snapshots=snapshots, on_validation=on_validation
+                self.plan, self.base, on_update, compute, snapshots, on_validation, learn, look
             )
 
 

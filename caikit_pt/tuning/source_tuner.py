@@ -24,6 +24,7 @@ from caikit_pt.soft_prompt.trained_source import TrainedSource
 from caikit_pt.tuning.curve import Point
 from caikit_pt.tuning.exams import Validated
 from caikit_pt.tuning.learner import Gradients, gradients
+from caikit_pt.tuning.losses import Backward, Losses, backward, losses
 from caikit_pt.tuning.snapshot import Snapshots
 from caikit_pt.tuning.source_plan import SourcePlan
 from caikit_pt.tuning.source_progress import SOURCES, TEACHERS, SourceProgress, TaskValidated
@@ -62,10 +63,13 @@ def tune_source(
     gradients: Gradients = gradients,
     snapshots: Snapshots | None = None,
     on_validation: Callable[[TaskValidated], None] | None = None,
+    backward: Backward = backward,
+    losses: Losses = losses,
 ) -> TrainedSource:
     """Trains the source prompt that `plan` describes in front of the frozen `base`.
 
-    `gradients` computes those of the teachers. With `snapshots` it goes on from the newest, if there is one,
+    `gradients` computes those of the teachers, `backward` those of what learns from them, and `losses` those
+    of validation records. With `snapshots` it goes on from the newest, if there is one,
     and keeps more; on the CPU it ends with the same bits as if it had never been interrupted. Raises what
     `tune` does; InvalidParameter also for states of layers that can't be had of the base model, and for
     snapshots of another training.
@@ -77,7 +81,7 @@ def tune_source(
     with ending.waits_for_this(), no_denormals():
         check_training(base.training, plan.training.output_model_types)
         plan.check_states(base)
-        run = _Run(plan, base, on_update or ignore, on_validation or ignore)
+        run = _Run(plan, base, on_update or ignore, on_validation or ignore, backward, losses)
         run.begin(snapshots)
         while not run.over:
             if ending.is_near():
@@ -97,12 +101,14 @@ class _Run:
         base: BaseModel,
         on_update: Callable[[SourceProgress], None],
         on_validation: Callable[[TaskValidated], None],
+        backward: Backward,
+        losses: Losses,
     ) -> None:
         self._plan = plan
         self._on_update, self._on_validation = on_update, on_validation
-        self._sources = SourceTuning(plan, base, self._updated, self._examined)
+        self._sources = SourceTuning(plan, base, self._updated, self._examined, backward, losses)
         self._teachers = (
-            Teachers(plan.teachers, base, self._taught_round, self._teacher_examined)
+            Teachers(plan.teachers, base, self._taught_round, self._teacher_examined, losses)
             if plan.parameters.has_teachers
             else None
         )

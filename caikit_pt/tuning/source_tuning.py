@@ -16,6 +16,7 @@ from caikit_pt.tuning.course import course
 from caikit_pt.tuning.curve import Curve, Point, is_read_after
 from caikit_pt.tuning.examples import make_examples
 from caikit_pt.tuning.exams import Validated
+from caikit_pt.tuning.losses import Backward, Losses, backward, losses
 from caikit_pt.tuning.mixture import Mixture, OfTask
 from caikit_pt.tuning.source_plan import SourcePlan
 from caikit_pt.tuning.task_exams import TaskExams
@@ -36,22 +37,24 @@ class SourceTuning:
         base: BaseModel,
         on_update: Callable[[Point], None],
         on_validation: Callable[[str, Validated], None],
+        backward: Backward = backward,
+        losses: Losses = losses,
     ) -> None:
-        """Raises InvalidRecord as `make_examples` does."""
+        """`backward` and `losses`: who computes them. Raises InvalidRecord as `make_examples` does."""
         import torch
 
         self._plan, self._base, self._on_update = plan, base, on_update
         self._examples = [
             make_examples(one.records, base.text, one.parameters) for one in plan.tasks.values()
         ]
-        self._validations = {name: held_out(one, base) for name, one in plan.tasks.items()}
+        self._validations = {name: held_out(one, base, losses) for name, one in plan.tasks.items()}
         training, packed = plan.training, base.training.trains_packed
         lengths = [examples.lengths for examples in self._examples]
         self.mixture = Mixture(lengths, plan.parameters.most_records, training, by_length=not packed)
         generator = torch.Generator().manual_seed(training.seed)
         initial = initial_prompt(Start(base, training, generator, None)).to(base.weights.device)
         prompts = TaskPrompts(initial, len(plan.tasks), plan.parameters.num_ranks, training, generator)
-        self._learner = TaskLearner(prompts, training, self.mixture.updates)
+        self._learner = TaskLearner(prompts, training, self.mixture.updates, backward)
         self._curve = Curve(self.mixture.updates)
         self._exams = TaskExams(self._validations, training, self.mixture.updates, on_validation)
         self._left = self.mixture.left()

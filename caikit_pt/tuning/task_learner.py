@@ -8,7 +8,7 @@ from caikit_pt.base_model.model import BaseModel
 from caikit_pt.base_model.row import TrainingBatch
 from caikit_pt.parameters.tuning import TuningParameters
 from caikit_pt.soft_prompt.task_prompts import TaskPrompts
-from caikit_pt.tuning.losses import backward
+from caikit_pt.tuning.losses import Backward, backward
 from caikit_pt.tuning.mover import Mover
 from caikit_pt.tuning.teaching import Teaching
 
@@ -17,11 +17,18 @@ if TYPE_CHECKING:
 
 
 class TaskLearner(Mover):
-    """Moves the `prompts` of all tasks. `updates` are those that it will make in all."""
+    """Moves the `prompts` of all tasks. `updates` are those that it will make in all; `backward` computes
+    their gradients."""
 
-    def __init__(self, prompts: TaskPrompts, parameters: TuningParameters, updates: int) -> None:
+    def __init__(
+        self,
+        prompts: TaskPrompts,
+        parameters: TuningParameters,
+        updates: int,
+        backward: Backward = backward,
+    ) -> None:
         super().__init__(prompts.parameter_groups(), parameters, updates)
-        self.prompts = prompts
+        self.prompts, self._backward = prompts, backward
 
     def gradients(
         self, base: BaseModel, batch: TrainingBatch, teaching: Teaching | None = None
@@ -36,7 +43,7 @@ class TaskLearner(Mover):
         tasks = sorted(set(batch.prompts))
         own = TrainingBatch(batch.sources, batch.targets, [tasks.index(task) for task in batch.prompts])
         weight = 1 / batch.target_tokens
-        rows = backward(
+        rows = self._backward(
             base,
             self.prompts.prompts(tasks),
             own,

@@ -18,6 +18,7 @@ from caikit_pt.errors import TrainingDiverged
 from caikit_pt.soft_prompt.prompt import SoftPrompt
 from caikit_pt.tuning.exams import Validated
 from caikit_pt.tuning.learner import Gradients
+from caikit_pt.tuning.losses import Losses, losses
 from caikit_pt.tuning.plan import TuningPlan
 from caikit_pt.tuning.progress import Progress
 from caikit_pt.tuning.tuning import Tuning
@@ -43,14 +44,16 @@ class Teachers:
         base: BaseModel,
         on_round: Callable[[Round], None],
         on_validation: Callable[[str, Validated], None],
+        losses: Losses = losses,
     ) -> None:
-        """Raises InvalidRecord as `make_examples` does."""
+        """`losses`: who computes those of validation records. Raises InvalidRecord as `make_examples`
+        does."""
         self._base, self._on_round = base, on_round
         # What isn't told yet, of each.
         self._heard: dict[str, deque[Progress]] = {name: deque() for name in plans}
         self._told = 0
         self._tunings = {
-            name: Tuning(plan, base, self._heard[name].append, partial(on_validation, name))
+            name: Tuning(plan, base, self._heard[name].append, partial(on_validation, name), losses)
             for name, plan in plans.items()
         }
 

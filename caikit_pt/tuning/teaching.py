@@ -34,7 +34,7 @@ class Teaching:
 
     def lessons(self, tasks: Sequence[int], batch: TrainingBatch) -> Lessons:
         """Those of the rows of `batch`, which are behind the prompts of `tasks`."""
-        step, prompts = self._step(tasks, batch)
+        step, prompts, teachers = self._step(tasks, batch)
         return Lessons(
             step,
             prompts,
@@ -42,13 +42,17 @@ class Teaching:
             temperature=self._parameters.distillation_temperature,
             states=self._parameters.state_weight,
             layers=self._layers,
+            teachers=teachers,
         )
 
-    def _step(self, tasks: Sequence[int], batch: TrainingBatch) -> tuple[Step, Sequence[int]]:
-        """A step with the prompts of `tasks`, and their numbers there."""
+    def _step(
+        self, tasks: Sequence[int], batch: TrainingBatch
+    ) -> tuple[Step, Sequence[int], Sequence[PromptTensors]]:
+        """A step with the prompts of `tasks`, their numbers there, and all that it has."""
         if self._kept and all(batch.sources):
-            return self._kept, tasks
-        return step_for(self._base, [self._prompts[task] for task in tasks], batch), range(len(tasks))
+            return self._kept, tasks, self._prompts
+        own = [self._prompts[task] for task in tasks]
+        return step_for(self._base, own, batch), range(len(tasks)), own
 
     @property
     def _fits(self) -> bool:

@@ -5,13 +5,16 @@ The one way to do it, in a server's job and in Python.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 
 from caikit_pt.soft_prompt.artifact import TunedPrompt
+from caikit_pt.tuning.crew import Crew
 from caikit_pt.tuning.exams import Validated
 from caikit_pt.tuning.joining import round_of
-from caikit_pt.tuning.learner import gradients
+from caikit_pt.tuning.learner import Gradients, gradients
+from caikit_pt.tuning.losses import losses
 from caikit_pt.tuning.plan import TuningPlan
 from caikit_pt.tuning.progress import Progress
 from caikit_pt.tuning.snapshot import Snapshots
@@ -35,8 +38,20 @@ class Training:
         on_update: Callable[[Progress], None],
         on_validation: Callable[[Validated], None],
         snapshots: Snapshots | None = None,
+        crew: Crew | None = None,
     ) -> TunedPrompt:
-        """Minutes to hours. `joined`: with the others of this base model. Raises what `tune` does."""
-        company = round_of(self.base).member() if joined else nullcontext(gradients)
-        with company as compute:
-            return tune(self.plan, self.base, on_update, compute, snapshots, on_validation)
+        """Minutes to hours. `joined`: with the others of this base model, unless it has a `crew`. Raises what
+        `tune` does."""
+        look = crew.losses if crew else losses
+        with self._company(joined, crew) as compute:
+            return tune(self.plan, self.base, on_update, compute, snapshots, on_validation, look)
+
+    @contextmanager
+    def _company(self, joined: bool, crew: Crew | None) -> Iterator[Gradients]:
+        if crew:
+            yield partial(gradients, backward=crew.backward)
+        elif joined:
+            with round_of(self.base).member() as together:
+                yield together
+        else:
+            yield gradients

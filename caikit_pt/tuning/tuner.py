@@ -16,6 +16,7 @@ from caikit_pt.errors import TrainingInterrupted
 from caikit_pt.soft_prompt.artifact import TunedPrompt
 from caikit_pt.tuning.exams import Validated
 from caikit_pt.tuning.learner import Gradients, gradients
+from caikit_pt.tuning.losses import Losses, losses
 from caikit_pt.tuning.plan import TuningPlan
 from caikit_pt.tuning.progress import Progress
 from caikit_pt.tuning.snapshot import Snapshots
@@ -31,10 +32,12 @@ def tune(
     gradients: Gradients = gradients,
     snapshots: Snapshots | None = None,
     on_validation: Callable[[Validated], None] | None = None,
+    losses: Losses = losses,
 ) -> TunedPrompt:
     """Trains the soft prompt that `plan` describes in front of the frozen `base`.
 
     `gradients` computes those of an update; another than the default may do so for several trainings.
+    `losses` computes those of validation records.
     With `snapshots` it goes on from the newest, if there is one, and keeps more; on the CPU it ends with the
     same bits as if it had never been interrupted. Raises TrainingDiverged where the loss stops being a finite
     number, TrainingInterrupted where `snapshots.stop` is set or the process ends, InvalidRecord as
@@ -47,7 +50,7 @@ def tune(
 
     with ending.waits_for_this(), no_denormals():
         check_training(base.training, plan.parameters.output_model_types)
-        tuning = Tuning(plan, base, on_update or ignore, on_validation or ignore)
+        tuning = Tuning(plan, base, on_update or ignore, on_validation or ignore, losses)
         _begin(tuning, snapshots)
         while (wish := tuning.wish()) is not None:
             if ending.is_near():

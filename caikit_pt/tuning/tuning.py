@@ -28,6 +28,7 @@ from caikit_pt.tuning.epochs import Epochs
 from caikit_pt.tuning.examples import make_examples
 from caikit_pt.tuning.exams import Exams, Validated
 from caikit_pt.tuning.learner import Learner
+from caikit_pt.tuning.losses import Losses, losses
 from caikit_pt.tuning.meter import Meter
 from caikit_pt.tuning.plan import TuningPlan
 from caikit_pt.tuning.progress import Progress
@@ -60,11 +61,13 @@ class Tuning:
         base: BaseModel,
         on_update: Callable[[Progress], None],
         on_validation: Callable[[Validated], None],
+        losses: Losses = losses,
     ) -> None:
-        """Raises InvalidRecord as `make_examples` does."""
+        """`losses`: who computes those of validation records. Raises InvalidRecord as `make_examples`
+        does."""
         self._plan, self._base, self._on_update = plan, base, on_update
         self._examples = make_examples(plan.records, base.text, plan.parameters)
-        self._validation = held_out(plan, base)
+        self._validation = held_out(plan, base, losses)
         self._epochs = Epochs(self._examples, plan.parameters, by_length=not base.training.trains_packed)
         contest = contest_of(plan, base, self._examples, self._validation, self._epochs.updates)
         self._candidates = Candidates(plan, base, self._epochs, contest)

@@ -17,7 +17,7 @@ from caikit_pt.serving.request import Request
 from caikit_pt.soft_prompt.prompt import SoftPrompt
 from caikit_pt.tuning.estimate import Estimate, ratio
 from caikit_pt.tuning.examples import Examples, make_examples
-from caikit_pt.tuning.losses import losses
+from caikit_pt.tuning.losses import Losses, losses
 from caikit_pt.tuning.metrics import calibration_error, exact_match, scores
 from caikit_pt.tuning.outcome import outcome
 from caikit_pt.tuning.plan import TuningPlan
@@ -57,14 +57,20 @@ class Validation:
     """The records that a training is judged by."""
 
     def __init__(
-        self, base: BaseModel, records: Records, examples: Examples, task: str, labels: Labels | None = None
+        self,
+        base: BaseModel,
+        records: Records,
+        examples: Examples,
+        task: str,
+        labels: Labels | None = None,
+        losses: Losses = losses,
     ) -> None:
         """`task` is what it is judged as (`TuningPlan.judged_as`), `labels` are those that served answers are
-        confined to."""
+        confined to; `losses` computes those of the records."""
         import torch
 
         self._base, self._records, self._examples = base, records, examples
-        self._task, self._labels = task, labels
+        self._task, self._labels, self._losses = task, labels, losses
         # Looks at some of them are at a fair draw: a stream may be sorted by label.
         self._drawn = torch.randperm(
             len(examples), generator=torch.Generator().manual_seed(_DRAW_SEED)
@@ -91,11 +97,11 @@ class Validation:
         drawn = sorted(self._drawn[:count])
         records = replace(self._records, items=tuple(self._records.items[index] for index in drawn))
         examples = replace(self._examples, items=tuple(self._examples.items[index] for index in drawn))
-        return Validation(self._base, records, examples, self._task, self._labels)
+        return Validation(self._base, records, examples, self._task, self._labels, self._losses)
 
     def row_losses(self, prompts: Sequence[PromptTensors]) -> list[list[float]]:
         """For each of `prompts`, the summed loss of each record; they share their forward passes."""
-        return row_losses(self._base, prompts, self._examples)
+        return row_losses(self._base, prompts, self._examples, self._losses)
 
     def loss(self, rows: Sequence[float]) -> Estimate:
         """The mean over all target tokens, of the summed losses of the records."""
@@ -164,7 +170,9 @@ class Validation:
         return [self._records.items[index].output for index in self._drawn[:count]]
 
 
-def row_losses(base: BaseModel, prompts: Sequence[PromptTensors], examples: Examples) -> list[list[float]]:
+def row_losses(
+    base: BaseModel, prompts: Sequence[PromptTensors], examples: Examples, losses: Losses = losses
+) -> list[list[float]]:
     """For each of `prompts`, the summed loss of each of `examples`; they share their forward passes."""
     together = examples.batch(
         [*range(len(examples))] * len(prompts),
@@ -174,12 +182,14 @@ def row_losses(base: BaseModel, prompts: Sequence[PromptTensors], examples: Exam
     return rows
 
 
-def held_out(plan: TuningPlan, base: BaseModel) -> Validation | None:
-    """What the training of `plan` is judged by; None where it has no records for that.
+def held_out(plan: TuningPlan, base: BaseModel, losses: Losses = losses) -> Validation | None:
+    """What the training of `plan` is judged by; None where it has no records for that. `losses` computes
+    those of these records.
 
     Raises InvalidRecord as `make_examples` does.
     """
     if plan.validation is None:
         return None
     examples = make_examples(plan.validation, base.text, plan.parameters)
-    return Validation(base, plan.validation, examples, plan.judged_as, plan.answer_labels(base.text))
+    labels = plan.answer_labels(base.text)
+    return Validation(base, plan.validation, examples, plan.judged_as, labels, losses)

@@ -65,6 +65,13 @@ class LeafPrompts:
         """The prompt of each row of `batch`."""
         return [self.prompts[index] for index in batch.prompt_of_rows]
 
+    def take(self, gradients: Tensor) -> None:
+        """Those of all leaves, one behind another [N], computed elsewhere."""
+        sizes = [leaf.numel() for leaf in self._leaves.tensors]
+        parts = torch.split(gradients, sizes)
+        for leaf, own in zip(self._leaves.tensors, parts, strict=True):
+            leaf.grad = own.view_as(leaf).to(leaf)
+
     def carry_on(self) -> None:
         """See `Leaves`."""
         self._leaves.carry_on()

@@ -22,9 +22,10 @@ _SECONDS_BETWEEN_SWEEPS = 15.0
 
 
 class ClusterExecutor(Executor):
-    """`each`: what a run needs of a node; where its memory is 0, what its training is predicted to take.
-    `environment`: what its process has to see, on whatever node. `open_runs`: the jobs and numbers of runs
-    that a server attends to, this one or another; raises StateUnavailable."""
+    """`each`: what each of so many `workers` of a run, all on one node, needs of that; where its memory is 0,
+    what the training is predicted to take. `environment`: what processes have to see, on whatever node.
+    `open_runs`: the jobs and numbers of runs that a server attends to, this one or another; raises
+    StateUnavailable."""
 
     outlives = True
 
@@ -34,9 +35,10 @@ class ClusterExecutor(Executor):
         each: Resources,
         environment: Mapping[str, str],
         open_runs: Callable[[], Collection[tuple[str, int]]],
+        workers: int = 1,
     ) -> None:
         self._cluster, self._each, self.environment = cluster, each, environment
-        self._open_runs = open_runs
+        self._open_runs, self.workers = open_runs, workers
         self._closing = threading.Event()
 
     @property
@@ -85,7 +87,8 @@ class ClusterExecutor(Executor):
     def _needs(self, job: Job) -> Resources:
         # On a GPU the weights are in a memory that clusters don't count.
         memory = self._each.memory or _LIBRARIES + (0 if self._each.gpus else job.memory)
-        return Resources(cpus=self._each.cpus, gpus=self._each.gpus, memory=memory)
+        count, each = self.workers, self._each
+        return Resources(cpus=count * each.cpus, gpus=count * each.gpus, memory=count * memory)
 
     def _sweep(self) -> None:
         """Ends runs that nobody attends to: the cluster couldn't be reached when they were given up."""

@@ -65,6 +65,8 @@ class Executor(ABC):
     joins = False
     # Whether a run goes on when the server ends; the next one finds it again.
     outlives = False
+    # Processes that share the updates of a training.
+    workers = 1
     # What every process of it has to see.
     environment: Mapping[str, str] = {}
 

@@ -29,8 +29,9 @@ _SLOTS_OF_A_CLUSTER = 64
 def check(now: Settings) -> list[str]:
     """What is doubtful about the executor. Raises InvalidParameter for one that can't be."""
     named = now.executor
+    doubts = _doubts_of_workers(now)
     if named.kind == LOCAL:
-        return []
+        return doubts
     if find_spec(named.kind) is None:
         allowed = f"{LOCAL}, or pip install 'caikit-pt[{named.kind}]'"
         raise InvalidParameter(as_set("executor.kind"), named.kind, allowed)
@@ -45,7 +46,24 @@ def check(now: Settings) -> list[str]:
             told = getattr(error, "strerror", None) or error
             allowed = f"a file with a PodTemplateSpec ({told})"
             raise InvalidParameter(as_set("executor.pod_template"), named.pod_template, allowed) from None
-    return ["join_trainings counts for nothing in a cluster"] if now.join_trainings else []
+    return ["join_trainings counts for nothing in a cluster"] if now.join_trainings else doubts
+
+
+def _doubts_of_workers(now: Settings) -> list[str]:
+    """Raises InvalidParameter for more than this machine has GPUs."""
+    workers, is_local = now.executor.workers, now.executor.kind == LOCAL
+    if workers == 1:
+        return []
+    gpus, processors = _gpus() if is_local and now.device != "cpu" else 0, os.cpu_count() or 1
+    if gpus and workers > gpus:
+        allowed = f"at most {gpus}, the GPUs of this machine; or device: cpu"
+        raise InvalidParameter(as_set("executor.workers"), workers, allowed)
+    doubts = []
+    if now.join_trainings:
+        doubts.append("join_trainings counts for nothing with executor.workers: each training has its own")
+    if is_local and not gpus and workers > processors:
+        doubts.append(f"executor.workers is {workers}, and this machine has {processors} processors")
+    return doubts
 
 
 def executor_of(
@@ -56,10 +74,12 @@ def executor_of(
     be written, or nobody says which cluster is meant."""
     named = now.executor
     if named.kind == LOCAL:
-        return LocalExecutor(now.join_trainings), now.slots or _gpus() or 1
+        slots = now.slots or max(1, _gpus() // named.workers)
+        return LocalExecutor(now.join_trainings, named.workers), slots
     each = Resources(cpus=named.cpus, gpus=named.gpus, memory=named.memory_mib * MIB)
     try:
-        made = ClusterExecutor(_cluster(now, _id(root)), each, _environment(now, root), open_runs)
+        cluster, environment = _cluster(now, _id(root)), _environment(now, root)
+        made = ClusterExecutor(cluster, each, environment, open_runs, named.workers)
         return made, now.slots or _SLOTS_OF_A_CLUSTER
     except OSError as error:
         raise StateUnavailable(f"No trainings can be run by {named.kind}: {error}") from error

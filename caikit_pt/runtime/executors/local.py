@@ -13,13 +13,18 @@ from caikit_pt.runtime.executors.node import Node, Resources
 from caikit_pt.runtime.executors.placement import Placement, placed
 from caikit_pt.runtime.job import Job
 from caikit_pt.runtime.job_folder import JobFolder
+from caikit_pt.runtime.job_process import THREADS
 
 
 class LocalExecutor(Executor):
-    """`joins`: whether trainings of one base model share a process."""
+    """`joins`: whether trainings of one base model share a process. `workers`: how many processes share the
+    updates of one; then each has its own."""
 
-    def __init__(self, joins: bool) -> None:
-        self.joins = joins
+    def __init__(self, joins: bool, workers: int = 1) -> None:
+        self.joins, self.workers = joins and workers == 1, workers
+        # Each would take all processors for itself.
+        if workers > 1 and THREADS not in os.environ:
+            self.environment = {THREADS: str(max(1, (os.cpu_count() or 1) // workers))}
         self._forks = ForkServer()
 
     @property
@@ -42,7 +47,7 @@ class LocalExecutor(Executor):
 
     def place(self, job: Job, taken: Collection[int]) -> Placement:
         """See Executor."""
-        return placed(job, taken, self.joins)
+        return placed(job, taken, self.joins, self.workers)
 
     def run_of(self, job: Job, folder: JobFolder) -> Child:
         """See Executor."""

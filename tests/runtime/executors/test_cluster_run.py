@@ -271,6 +271,9 @@ def test_what_a_training_takes_is_what_it_asks_for(known: Known, tmp_path: Path)
         assert executor.place(needing, ()).device == ("cuda:0" if each.gpus else "cpu")
         executor.run_of(needing, JobFolder(tmp_path / "a")).begin(order(tmp_path))
         assert known.needs[-1] == replace(each, memory=memory)
+        both = ClusterExecutor(known, each, {}, list, workers=2)
+        both.run_of(needing, JobFolder(tmp_path / "a")).begin(order(tmp_path))
+        assert known.needs[-1] == Resources(cpus=4, gpus=2 * each.gpus, memory=2 * memory)
 
 
 def test_what_nobody_attends_to_is_ended(

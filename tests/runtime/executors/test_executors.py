@@ -67,3 +67,20 @@ def test_without_a_cluster_no_server_starts(monkeypatch: pytest.MonkeyPatch, tmp
         StateUnavailable, match="No trainings can be run by kubernetes: neither a pod's account"
     ):
         executor_of(of(kind="kubernetes", pod_template=str(tmp_path / "pod.yaml")), tmp_path, list)
+
+
+def test_workers_have_what_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of GPUs one each, of processors a part each; and trainings aren't joined."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    monkeypatch.setattr("caikit_pt.runtime.executors.executors._gpus", lambda: 4)
+    now = replace(of(workers=2), join_trainings=True)
+    assert [told.partition(" ")[0] for told in check(now)] == ["join_trainings"]
+    executor, slots = executor_of(now, tmp_path, list)
+    assert (slots, executor.workers, executor.joins) == (2, 2, False)
+    assert executor.environment == {"OMP_NUM_THREADS": "4"}
+    executor.close()
+    with pytest.raises(InvalidParameter, match=r"executor.workers: 5 .* at most 4, the GPUs"):
+        check(of(workers=5))
+    (told,) = check(replace(of(workers=9), device="cpu"))
+    assert told == "executor.workers is 9, and this machine has 8 processors"
