@@ -165,6 +165,10 @@ def test_a_client_of_two_addresses_loses_nothing(two: list[Server]) -> None:
     check(ask_while_restarting(address, two))
 
 
+def test_a_client_that_chooses_by_the_prompt_loses_nothing(two: list[Server]) -> None:
+    check(ask_while_restarting(",".join(f"127.0.0.1:{server.port}" for server in two), two))
+
+
 @pytest.mark.skipif(NGINX is None, reason="nginx isn't installed")
 def test_clients_of_nginx_lose_nothing(two: list[Server], tmp_path: Path) -> None:
     with nginx(tmp_path, [server.port for server in two]) as port:
