@@ -23,9 +23,10 @@ if TYPE_CHECKING:
 
 # One that is gone, or about to end, is asked last for so long.
 _SECONDS_TO_REST = 1.0
-# The share of all requests under way that one may have, in shares of what each would have if all had the same
-# (consistent hashing with bounded loads); so many at once cost an engine little more than one.
-_MOST_OF_FAIR, _FEW = 1.25, 16
+# What one may have of all requests under way, in shares of what each would have if all had the same
+# (consistent hashing with bounded loads): less, and chance alone sends prompts to where they aren't. So many
+# at once cost an engine little more than one.
+_MOST_OF_FAIR, _FEW = 2.0, 16
 # What stands in front of an address that gRPC reads by itself, commas and all.
 _SCHEMES = ("ipv4:", "ipv6:", "dns:", "unix:", "unix-abstract:")
 

@@ -56,18 +56,23 @@ class ReplicatedChannel:
             replica.channel.close()
 
     def _servers(self, method: str) -> _Servers:
-        return _Servers(self._replicas, of_trainings="Train" in method.rpartition("/")[2])
+        return _Servers(self._replicas, about_trainings(method))
+
+
+def about_trainings(method: str) -> bool:
+    """Whether the RPC /SERVICE/METHOD is about trainings: their names say so."""
+    return "Train" in method.rpartition("/")[2]
 
 
 class _Servers:
     """Those that are asked by one RPC."""
 
-    def __init__(self, replicas: Replicas, of_trainings: bool) -> None:
-        self.replicas, self._of_trainings = replicas, of_trainings
+    def __init__(self, replicas: Replicas, about_trainings: bool) -> None:
+        self.replicas, self._about_trainings = replicas, about_trainings
 
     def order(self, metadata: _Metadata) -> list[Replica]:
         """Whom to ask, one after the other."""
-        if self._of_trainings:
+        if self._about_trainings:
             return [self.replicas.all[0]]
         return self.replicas.order(dict(metadata).get(_PROMPT, ""))
 
