@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= 1
 # And where there are more, those that wait for others sleep.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help demo test whole check serve web protos docs interop harness models attack rolling shapes soak survive share cluster vllm perturbed versions versions-oldest versions-newest bench-training bench-quality bench-starts bench-serving bench-jobs bench-scale bench-guard bench-parallel gpu install clean
+.PHONY: help demo test whole check serve web protos docs interop harness models attack rolling shapes soak survive share cluster vllm perturbed versions versions-oldest versions-newest bench-training bench-quality bench-starts bench-serving bench-replicas bench-jobs bench-scale bench-guard bench-parallel gpu install clean
 
 help:  ## What can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -109,6 +109,9 @@ bench-guard: $(INSTALLED)  ## Measure what the guard in front of every RPC costs
 
 bench-scale: $(INSTALLED)  ## Measure what requests cost beside a million trainings and a hundred thousand prompts (some minutes)
 	$(BIN)/python -m bench.scale
+
+bench-replicas: $(INSTALLED)  ## Measure three servers asked by prompt and at random, and even and skewed traffic over 10,000 prompts (about ten minutes)
+	$(BIN)/python -m bench.replicas
 
 bench-jobs: $(INSTALLED)  ## Measure what jobs cost beside their training, on a real server (about five minutes)
 	$(BIN)/python -m bench.jobs

@@ -534,6 +534,10 @@ def test_an_address_is_a_host_and_a_port(capfd: pytest.CaptureFixture[str]) -> N
             main(["list", f"--server={text}"])
         assert exit.value.code == 2
         assert f"HOST:PORT is expected, such as localhost:8085, and not '{text}'" in capfd.readouterr().err
+    for text, told in (("a:1,", "HOST:PORT is expected"), ("a:1,a:1", "each server once is expected")):
+        with pytest.raises(SystemExit):
+            main(["list", f"--server={text}"])
+        assert told in capfd.readouterr().err
     assert main(["list", f"--server=[::1]:{free_port()}"]) == 4
     with pytest.raises(SystemExit):
         main(["list", "--help"])
@@ -606,6 +610,18 @@ def test_a_refusal_names_the_options_that_were_given(
 def test_health(address: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["health", address]) == 0
     assert capfd.readouterr().out == "SERVING\n"
+    assert main(["health", f"{address},localhost:{free_port()}"]) == 4
+    assert capfd.readouterr().out == "SERVING\n"
+
+
+def test_one_of_several_servers_is_enough(
+    tuned: str, server: Server, train: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    several = f"--server=localhost:{server.port},localhost:{free_port()}"
+    for _ in range(2):
+        assert main(["generate", "mood", "The lamp is awful", "--max-new-tokens=3", several]) == 0
+        assert capfd.readouterr().out.startswith("bad")
+    assert main(["evaluate", "mood", train.replace("--train", "--test"), several]) == 0
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
-"""The dashboard and the alerts ask for what a server exposes, and for nothing else."""
+"""The dashboard and the alerts ask for what a server exposes, and for nothing else; proxies know prompts and
+trainings as the client does."""
 
 from __future__ import annotations
 
@@ -6,13 +7,17 @@ import json
 import re
 from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from caikit_pt.client.replicated_channel import about_trainings
+from caikit_pt.runtime.guard.door import MODEL_ID
 from caikit_pt.runtime.metrics import HISTOGRAM, MEASURES
 from examples.local_server import ROOT
+from tests.runtime.nginx import config_of
 
 DEPLOY = ROOT / "deploy"
 # Of prometheus_client, about its own process.
@@ -114,3 +119,41 @@ def test_variables_of_the_dashboard_are_labels() -> None:
     for variable in dashboard()["templating"]["list"][1:]:
         name, label = re.findall(r"label_values\((\w+), (\w+)\)", variable["query"]["query"])[0]
         assert label in exposed()[name] | ADDED
+
+
+def test_proxies_choose_by_the_header_that_names_a_prompt() -> None:
+    variable = MODEL_ID.replace("-", "_")
+    text = config_of(8000, [8001, 8002, 8003])
+    assert f"hash $http_{variable} consistent;\n" in text
+    assert re.findall(r"server 127\.0\.0\.1:(\d+) max_fails", text) == ["8001", "8002", "8003"]
+    assert [one["route"].get("hash_policy") for one in routes()] == [
+        None,
+        [{"header": {"header_name": MODEL_ID}}],
+    ]
+
+
+def routes() -> list[dict[str, Any]]:
+    envoy = yaml.safe_load((DEPLOY / "envoy" / "caikit_pt.yaml").read_text("utf-8"))["static_resources"]
+    (listener,) = envoy["listeners"]
+    manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
+    found: list[dict[str, Any]] = manager["route_config"]["virtual_hosts"][0]["routes"]
+    assert {one["route"]["cluster"] for one in found} == {one["name"] for one in envoy["clusters"]}
+    return found
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "protos").glob("*.proto")), ids=lambda file: file.stem)
+def test_what_is_about_trainings_goes_to_one_server(file: Path) -> None:
+    """By the client and by Envoy alike."""
+    text = file.read_text("utf-8")
+    route = routes()[0]["match"]["safe_regex"]["regex"]
+    for method in re.findall(r"^ *rpc (\w+)\(", text, re.MULTILINE):
+        assert bool(re.fullmatch(route, f"/a.Service/{method}")) == about_trainings(f"/a.Service/{method}")
+
+
+def test_what_names_a_training_is_about_trainings() -> None:
+    text = "".join(file.read_text("utf-8") for file in sorted((ROOT / "protos").glob("*.proto")))
+    messages = dict(re.findall(r"^message (\w+) \{(.*?)^\}", text, re.MULTILINE | re.DOTALL))
+    rpcs = re.findall(r"^ *rpc (\w+)\((?:\w+\.)*(\w+)\)", text, re.MULTILINE)
+    named = {method for method, asked in rpcs if " training_id = " in messages[asked]}
+    assert {"WatchTraining", "CancelTraining", "TrainSource"} <= named
+    assert {method for method in named if not about_trainings(f"/a.Service/{method}")} == set()

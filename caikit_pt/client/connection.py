@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from caikit_pt.client.message import plain
+from caikit_pt.client.replicas import Replica, Replicas, addresses
 from caikit_pt.client.request import MESSAGE_BYTES
-from caikit_pt.client.retries import options
+from caikit_pt.client.retries import options, options_of_several
 from caikit_pt.client.security import Security
 from caikit_pt.client.server_error import ServerError, server_error
 
@@ -19,12 +20,15 @@ if TYPE_CHECKING:
 class Connection:
     """Whatever asks the server asks here."""
 
-    def __init__(self, address: str, channel: grpc.Channel | None, security: Security | None = None) -> None:
+    def __init__(
+        self,
+        address: str | Sequence[str],
+        channel: grpc.Channel | None,
+        security: Security | None = None,
+    ) -> None:
         """A `channel` of one's own is closed with the connection. Raises InvalidParameter."""
         security = security or Security()
-        if channel is None:
-            security.check(address)
-        self._channel = channel or security.channel(address, options(MESSAGE_BYTES))
+        self._channel = channel or _channel(addresses(address), security)
         self._who = security.metadata
 
     def close(self) -> None:
@@ -65,6 +69,17 @@ class Connection:
         return [*self._who, *([("mm-model-id", model_name)] if model_name else [])]
 
 
+def _channel(addresses: Sequence[str], security: Security) -> Any:
+    for address in addresses:
+        security.check(address)
+    if len(addresses) == 1:
+        return security.channel(addresses[0], options(MESSAGE_BYTES))
+    from caikit_pt.client.replicated_channel import ReplicatedChannel
+
+    several = options_of_several(MESSAGE_BYTES)
+    return ReplicatedChannel(Replicas([Replica(one, security.channel(one, several)) for one in addresses]))
+
+
 class Call:
     """A request under way, whose errors are ServerErrors."""
 
@@ -87,7 +102,7 @@ class Call:
 class Stubs:
     """caikit makes messages and stubs of the installed module; it takes a second or two."""
 
-    def __init__(self, channel: grpc.Channel) -> None:
+    def __init__(self, channel: Any) -> None:
         from caikit.runtime.service_factory import ServicePackageFactory as Factory
 
         import caikit_pt  # noqa: F401

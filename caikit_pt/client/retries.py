@@ -10,6 +10,11 @@ from typing import Any
 
 # In all, and as many as gRPC allows: some three seconds of a server that restarts, or another one at once.
 _ATTEMPTS = 5
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 2.0  # seconds; each is twice the one before
+# The same, where several servers are asked in turns and gRPC asks none of them again.
+PAUSES = tuple(min(_FIRST_PAUSE * 2**attempt, _LONGEST_PAUSE) for attempt in range(_ATTEMPTS - 1))
+# For a connection to come about where another server can be asked instead; and after which it is tried again.
+_CONNECT_MS, _FIRST_CONNECT_MS = 5000, 500
 # The latter is what gRPC makes of a request that meets the message that its connection ends, and of one that
 # comes when thousands haven't been looked at yet. One that its client cancels isn't asked again.
 LOST = ("UNAVAILABLE", "CANCELLED")
@@ -26,28 +31,42 @@ _SERVICES = (
 def options(message_bytes: int) -> list[tuple[str, Any]]:
     """Of a channel, whose messages have up to `message_bytes`."""
     return [
-        *((f"grpc.max_{way}_message_length", message_bytes) for way in ("send", "receive")),
+        *_of_messages(message_bytes),
         # A message is kept until it can't be asked again: training records, too.
         ("grpc.per_rpc_retry_buffer_size", message_bytes),
         ("grpc.enable_retries", 1),
-        ("grpc.service_config", json.dumps(_service_config())),
+        ("grpc.service_config", json.dumps({**_SPREAD, **_RETRIED})),
     ]
 
 
-def _service_config() -> dict[str, Any]:
-    return {
-        # An address may be that of several servers: ipv4:10.0.0.1:8085,10.0.0.2:8085, or a name with several.
-        "loadBalancingConfig": [{"round_robin": {}}],
-        "methodConfig": [
-            {
-                "name": [{"service": service} for service in _SERVICES],
-                "retryPolicy": {
-                    "maxAttempts": _ATTEMPTS,
-                    "initialBackoff": "0.2s",
-                    "maxBackoff": "2s",
-                    "backoffMultiplier": 2,
-                    "retryableStatusCodes": list(LOST),
-                },
-            }
-        ],
-    }
+def options_of_several(message_bytes: int) -> list[tuple[str, Any]]:
+    """Of a channel to one of several servers: another one is asked where it doesn't answer."""
+    return [
+        *_of_messages(message_bytes),
+        ("grpc.service_config", json.dumps(_SPREAD)),
+        ("grpc.min_reconnect_backoff_ms", _CONNECT_MS),
+        ("grpc.initial_reconnect_backoff_ms", _FIRST_CONNECT_MS),
+        ("grpc.max_reconnect_backoff_ms", _CONNECT_MS),
+    ]
+
+
+def _of_messages(message_bytes: int) -> list[tuple[str, Any]]:
+    return [(f"grpc.max_{way}_message_length", message_bytes) for way in ("send", "receive")]
+
+
+# An address may be that of several servers: ipv4:10.0.0.1:8085,10.0.0.2:8085, or a name with several.
+_SPREAD: dict[str, Any] = {"loadBalancingConfig": [{"round_robin": {}}]}
+_RETRIED: dict[str, Any] = {
+    "methodConfig": [
+        {
+            "name": [{"service": service} for service in _SERVICES],
+            "retryPolicy": {
+                "maxAttempts": _ATTEMPTS,
+                "initialBackoff": f"{_FIRST_PAUSE}s",
+                "maxBackoff": f"{_LONGEST_PAUSE:g}s",
+                "backoffMultiplier": 2,
+                "retryableStatusCodes": list(LOST),
+            },
+        }
+    ],
+}

@@ -43,7 +43,7 @@ class TuningClient:
 
     def __init__(
         self,
-        address: str = DEFAULT_ADDRESS,
+        address: str | Sequence[str] = DEFAULT_ADDRESS,
         channel: grpc.Channel | None = None,
         *,
         tls: bool | None = None,
@@ -52,9 +52,12 @@ class TuningClient:
         key: Pem | None = None,
         token: str = "",
     ) -> None:
-        """`address` may be that of several servers: ipv4:HOST:PORT,HOST:PORT. With TLS where `tls` says so,
-        or a certificate is given: `ca`, those that the server's is checked by, `cert` and `key`, the client's
-        own, each a file or PEM. `token` says who asks.
+        """`address`: HOST:PORT, or those of several servers of the same prompts, as a list or separated by
+        commas: each prompt prefers one of them, which keeps its keys and values, and trainings are the first
+        one's (`replicas.py`). gRPC spreads over those of ipv4:HOST:PORT,HOST:PORT or of a name with several.
+
+        With TLS where `tls` says so, or a certificate is given: `ca`, those that the server's is checked by,
+        `cert` and `key`, the client's own, each a file or PEM. `token` says who asks.
 
         A `channel` of one's own is closed with the client. On others what is safe to send twice is sent again
         where a server can't be reached or ends (`retries.py`). Raises InvalidParameter for what contradicts
@@ -361,7 +364,7 @@ class TuningClient:
         report: dict[str, Any] = {}
         wrong: list[dict[str, Any]] = []
         message = evaluation_message(model_name, records, file, request)
-        for event in self._connection.stream(self._stubs.tuning.Evaluate, message):
+        for event in self._connection.stream(self._stubs.tuning.Evaluate, message, model_name):
             if event.HasField("wrong"):
                 names = event.wrong.DESCRIPTOR.fields_by_name
                 wrong.append({name: getattr(event.wrong, name) for name in names})

@@ -47,7 +47,8 @@ class Commands:
         self, name: str, run: Run, help: str, server: str | None, told: str
     ) -> argparse.ArgumentParser:
         added = self.add(name, run, help)
-        added.add_argument("--server", type=address, default=server, metavar="HOST:PORT", help=told)
+        told = f"or several of the same prompts, separated by commas; {told}"
+        added.add_argument("--server", type=addresses, default=server, metavar="HOST:PORT", help=told)
         add_security(added)
         added.add_argument("--json", action="store_true", help="JSON on stdout, an object a line")
         return added
@@ -95,6 +96,14 @@ def address(text: str) -> str:
         raise argparse.ArgumentTypeError(
             f"HOST:PORT is expected, such as {DEFAULT_ADDRESS}, and not {text!r}"
         )
+    return text
+
+
+def addresses(text: str) -> str:
+    """HOST:PORT, or several of them. Raises ArgumentTypeError."""
+    found = [address(one) for one in text.split(",")]
+    if len(set(found)) < len(found):
+        raise argparse.ArgumentTypeError(f"each server once is expected, and not {text!r}")
     return text
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -55,19 +56,21 @@ def _health(options: argparse.Namespace) -> int:
     import grpc
     from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-    server, channel = _reached(options)
-    with channel:
-        try:
-            asked = health_pb2.HealthCheckRequest(service="live" if options.live else "")
-            answer = health_pb2_grpc.HealthStub(channel).Check(asked, timeout=5)
-        except grpc.RpcError as error:
-            raise ServerError("UNAVAILABLE", f"{server} doesn't answer ({error.code().name})") from error
-    print(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
-    return DONE if answer.status == health_pb2.HealthCheckResponse.SERVING else FAILED
+    found = []
+    for server, channel in _reached(options):
+        with channel:
+            try:
+                asked = health_pb2.HealthCheckRequest(service="live" if options.live else "")
+                answer = health_pb2_grpc.HealthStub(channel).Check(asked, timeout=5)
+            except grpc.RpcError as error:
+                raise ServerError("UNAVAILABLE", f"{server} doesn't answer ({error.code().name})") from error
+        found.append(answer.status)
+        print(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
+    return DONE if set(found) == {health_pb2.HealthCheckResponse.SERVING} else FAILED
 
 
-def _reached(options: argparse.Namespace) -> tuple[str, Any]:
-    """The address of the server that is asked, and a channel to it. Raises WrongCommand."""
+def _reached(options: argparse.Namespace) -> Iterator[tuple[str, Any]]:
+    """The address of each server that is asked, and a channel to it. Raises WrongCommand."""
     asked, server = security(options), options.server
     names: list[tuple[str, object]] = []
     if server is None:
@@ -83,6 +86,7 @@ def _reached(options: argparse.Namespace) -> tuple[str, Any]:
             certificate = own.certificate if own.key else None
             asked = Security(ca=own.certificate, cert=certificate, key=own.key)
     try:
-        return server, asked.channel(server, names)
+        for one in server.split(","):
+            yield one, asked.channel(one, names)
     except InvalidParameter as error:
         raise WrongCommand(str(error)) from None

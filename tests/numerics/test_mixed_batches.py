@@ -14,6 +14,8 @@ import torch
 from caikit_pt.base_model.model import BaseModel
 from caikit_pt.base_model.row import Row
 from caikit_pt.base_model.serving.batch import Prefill
+from caikit_pt.base_model.serving.causal import CausalServing
+from caikit_pt.base_model.serving.prompt_cache import PromptCache
 from caikit_pt.parameters.generation import GenerationParameters
 from caikit_pt.parameters.tuning import DECODER, ENCODER
 from caikit_pt.serving.engine import generate
@@ -36,7 +38,7 @@ from .answers import (
     words,
 )
 from .cases import every_case, peft_cases
-from .families import SEQ2SEQ_FAMILIES, SLIDING_WINDOW, Zoo
+from .families import CAUSAL_FAMILIES, SEQ2SEQ_FAMILIES, SLIDING_WINDOW, Zoo
 from .precision import everything_in_float64
 from .references import (
     peft_answer,
@@ -57,6 +59,38 @@ def test_a_mixed_batch_equals_its_single_runs(zoo: Zoo, family: str, parts: tupl
     for row, answer in zip(rows, greedy_by_cohort(base, rows), strict=True):
         assert_same(answer, greedy(base, [row])[0])
         assert_same(answer, plain_answer(base, row, answer.tokens))
+
+
+@pytest.mark.parametrize("family", [*CAUSAL_FAMILIES, "phi3_longrope"])
+def test_prompts_that_are_missed_together_are_what_they_are_alone(
+    zoo: Zoo, family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of several lengths, in front of short rows and of long ones, in float64, in passes of three at most."""
+    monkeypatch.setattr("caikit_pt.base_model.serving.causal._PROMPT_POSITIONS", 9)
+    base = zoo.model(family, "float64")
+    serving = base.serving
+    if not serving.serves_batched:
+        pytest.skip("rows are read from their beginning")
+    assert isinstance(serving, CausalServing)
+    lengths = [(3, 4), (3, 20), (5, 4), (3, 7), (5, 20), (3, 9), (3, 5)]
+    rows = [
+        Row({DECODER: soft_prompt(base, prompt, seed)}, base.text.source_ids(words(text, seed)))
+        for seed, (prompt, text) in enumerate(lengths)
+    ]
+    own = serving.prompts
+    try:
+        with everything_in_float64(), torch.inference_mode():
+            serving.prompts = PromptCache()
+            together = serving.prompt_cells([*rows, rows[0]])
+            assert (serving.prompts.misses, serving.prompts.hits) == (len(rows), 1)
+            for row, cells in zip([*rows, rows[0]], together, strict=True):
+                serving.prompts = PromptCache()
+                (alone,) = serving.prompt_cells([row])
+                for layer, expected in zip(cells, alone, strict=True):
+                    for tensor, other in zip(layer, expected, strict=True):
+                        torch.testing.assert_close(tensor, other, rtol=0, atol=ROUNDING)
+    finally:
+        serving.prompts = own
 
 
 @every_case

@@ -7,14 +7,11 @@ from __future__ import annotations
 
 import os
 import random
-import shutil
-import subprocess
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,9 +24,10 @@ from caikit_pt.client import ServerError, TuningClient
 from caikit_pt.module import PeftPromptTuning
 from caikit_pt.soft_prompt.artifact import TunedPrompt
 from caikit_pt.soft_prompt.prompt import SoftPrompt
-from examples.local_server import ROOT, free_port
+from examples.local_server import ROOT
 from tests.conftest import LLAMA
-from tests.runtime.servers import Server, wait_for
+from tests.runtime.nginx import NGINX, nginx
+from tests.runtime.servers import Server
 
 CLIENTS = int(os.environ.get("ROLLING_CLIENTS", "16"))
 # Of each client. Restarts go on for as long as they ask, and there are two at least.
@@ -38,8 +36,6 @@ TEXTS = ("the kettle is dreadful", "the lamp from your shop", "I want my money b
 # Each with its seed: they answer differently.
 PROMPTS = {"first": 0, "second": 2}
 ASKED: dict[str, Any] = {"max_new_tokens": 4, "min_new_tokens": 4}
-NGINX = shutil.which("nginx") or shutil.which("/usr/sbin/nginx")
-CONFIG = ROOT / "deploy" / "nginx" / "caikit_pt.conf"
 
 
 def save(base: BaseModel, seed: int, directory: Path) -> None:
@@ -165,46 +161,11 @@ def test_a_client_of_two_addresses_loses_nothing(two: list[Server]) -> None:
     check(ask_while_restarting(address, two))
 
 
+def test_a_client_that_chooses_by_the_prompt_loses_nothing(two: list[Server]) -> None:
+    check(ask_while_restarting(",".join(f"127.0.0.1:{server.port}" for server in two), two))
+
+
 @pytest.mark.skipif(NGINX is None, reason="nginx isn't installed")
 def test_clients_of_nginx_lose_nothing(two: list[Server], tmp_path: Path) -> None:
     with nginx(tmp_path, [server.port for server in two]) as port:
         check(ask_while_restarting(f"127.0.0.1:{port}", two))
-
-
-@contextmanager
-def nginx(directory: Path, servers: list[int]) -> Iterator[int]:
-    """nginx with the configuration of deploy/, whose addresses are those of tests; its port."""
-    port, text = free_port(), CONFIG.read_text()
-    for old, new in {
-        "listen 8085 http2;": f"listen 127.0.0.1:{port} http2;",
-        "server caikit-pt-1:8085 ": f"server 127.0.0.1:{servers[0]} ",
-        "server caikit-pt-2:8085 ": f"server 127.0.0.1:{servers[1]} ",
-    }.items():
-        assert text.count(old) == 1, old
-        text = text.replace(old, new)
-    places = "".join(
-        f"{kind}_temp_path {directory}/{kind};\n"
-        for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    )
-    config = directory / "nginx.conf"
-    config.write_text(
-        f"daemon off;\nworker_processes 1;\npid {directory}/nginx.pid;\nerror_log {directory}/nginx.log;\n"
-        f"events {{ worker_connections 4096; }}\nhttp {{\naccess_log off;\n{places}{text}\n}}\n"
-    )
-    assert NGINX is not None
-    process = subprocess.Popen([NGINX, "-e", f"{directory}/nginx.log", "-c", str(config)])
-    try:
-        wait_for(lambda: _answers(f"127.0.0.1:{port}", process), 10)
-        yield port
-    finally:
-        process.terminate()
-        process.wait(10)
-
-
-def _answers(address: str, process: subprocess.Popen[bytes]) -> bool:
-    assert process.poll() is None, "nginx has ended"
-    try:
-        with TuningClient(address) as client:
-            return bool(client.generate("first", TEXTS[0], **ASKED))
-    except ServerError:
-        return False

@@ -28,6 +28,9 @@ from caikit_pt.base_model.serving.side import ServingSide
 from caikit_pt.base_model.serving.static import StaticStore
 from caikit_pt.parameters.tuning import DECODER
 
+# Of soft prompts that are computed in one pass.
+_PROMPT_POSITIONS = 512
+
 
 class CausalServing(ServingSide):
     """The serving side of decoder-only models."""
@@ -56,16 +59,24 @@ class CausalServing(ServingSide):
             logits = last_logits(self.weights, embeddings, mask, last=predicted + 1)
         return logits[0, :-1].float()
 
-    def prompt_cells(self, row: Row) -> PromptCells:
-        """The keys and values of the soft prompt in front of `row`, kept for other rows of this prompt."""
-        if DECODER not in row.prompt:
-            return ()
-        length = self.text.served_positions(row, len(row.answer))
-        return self.prompts.get(
-            row.prompt[DECODER],
-            lambda prompt: _prompt_cells(self.weights, prompt, length),
-            self.weights.length_class(length),
-        )
+    def prompt_cells(self, rows: Sequence[Row]) -> list[PromptCells]:
+        """The keys and values of the soft prompt in front of each of `rows`, kept for other rows of these
+        prompts."""
+        own = [number for number, row in enumerate(rows) if DECODER in row.prompt]
+        prompts = [rows[number].prompt[DECODER] for number in own]
+        lengths = [self.text.served_positions(rows[number], len(rows[number].answer)) for number in own]
+
+        def compute(places: Sequence[int]) -> Sequence[PromptCells]:
+            missed = [(prompts[place], lengths[place]) for place in places]
+            return _prompts_cells(self.weights, missed)
+
+        classes = map(self.weights.length_class, lengths)
+        cells: list[PromptCells] = [()] * len(rows)
+        for number, found in zip(
+            own, self.prompts.get(list(zip(prompts, classes, strict=True)), compute), strict=True
+        ):
+            cells[number] = found
+        return cells
 
 
 class CausalDecoding(Decoding):
@@ -94,7 +105,7 @@ class CausalPrefill(Prefill):
     def __init__(self, side: CausalServing, rows: Sequence[Row]) -> None:
         self.rows, self.parcel = rows, Parcel(side.weights.device)
         self._weights = side.weights
-        prefixes = [side.prompt_cells(row) for row in rows]
+        prefixes = side.prompt_cells(rows)
         self.prefix_lengths = [prefix[0][0].shape[1] if prefix else 0 for prefix in prefixes]
         self.text_lengths = [len(row.ids) + len(row.answer) for row in rows]
         lengths = [sum(both) for both in zip(self.prefix_lengths, self.text_lengths, strict=True)]
@@ -203,18 +214,39 @@ class CausalStore(StaticStore):
         self._timeline.grown()
 
 
-def _prompt_cells(weights: FrozenWeights, prompt: Tensor, length: int) -> PromptCells:
-    """The keys and values [heads, P, D] of a soft prompt [P, H] in every layer, computed.
+def _prompts_cells(weights: FrozenWeights, prompts: Sequence[tuple[Tensor, int]]) -> list[PromptCells]:
+    """The keys and values [heads, P, D] of soft prompts [P, H] in every layer, computed, each for rows of so
+    many positions in all. Those of one length share passes: a pass of few positions mostly reads weights."""
+    cells: list[PromptCells] = [()] * len(prompts)
+    by_length: dict[int, list[int]] = {}
+    for number, (prompt, _) in enumerate(prompts):
+        by_length.setdefault(len(prompt), []).append(number)
+    for length, numbers in by_length.items():
+        most = max(1, _PROMPT_POSITIONS // max(1, length))
+        for begin in range(0, len(numbers), most):
+            together = numbers[begin : begin + most]
+            found = _cells_together(weights, [prompts[number] for number in together])
+            for number, one in zip(together, found, strict=True):
+                cells[number] = one
+    return cells
 
-    They are for rows of `length` positions in all.
-    """
-    embeddings = sent(prompt, weights.device).to(weights.dtype)[None]
+
+def _cells_together(weights: FrozenWeights, prompts: Sequence[tuple[Tensor, int]]) -> list[PromptCells]:
+    """Of b soft prompts of one length, in one pass."""
+    embeddings = torch.stack([sent(prompt, weights.device).to(weights.dtype) for prompt, _ in prompts])
     mask = torch.ones(embeddings.shape[:2], dtype=torch.long, device=weights.device)
+    lengths = torch.tensor([[length] for _, length in prompts])
     cache = DynamicCache()
-    with row_lengths(torch.full((1, 1), length, device=weights.device)):
+    with row_lengths(sent(lengths, weights.device)):
         last_logits(weights, embeddings, mask, last=1, cache=cache)
     layers: list[Any] = cache.layers
-    return [(layer.keys[0], layer.values[0]) for layer in layers]
+    if len(prompts) == 1:
+        return [[(layer.keys[0], layer.values[0]) for layer in layers]]
+    # Copies: else each would hold all of them for as long as it is kept.
+    return [
+        [(layer.keys[row].clone(), layer.values[row].clone()) for layer in layers]
+        for row in range(len(prompts))
+    ]
 
 
 def _started(prefixes: Sequence[PromptCells], longest: int) -> DynamicCache:

@@ -40,26 +40,44 @@ class PromptCache:
         return len(self._kept)
 
     def get(
-        self, prompt: Tensor, compute: Callable[[Tensor], PromptCells], length_class: bool = False
-    ) -> PromptCells:
-        """The cells of `prompt` [P, H] in front of rows of one length class, computed if they aren't kept."""
-        key = _content(prompt), length_class
+        self,
+        prompts: Sequence[tuple[Tensor, bool]],
+        compute: Callable[[Sequence[int]], Sequence[PromptCells]],
+    ) -> list[PromptCells]:
+        """The cells of each prompt [P, H] in front of rows of one length class, the bool.
+
+        `compute` is given the places of those that aren't kept, each prompt once, and returns their cells.
+        """
+        keys = [(_content(prompt), length_class) for prompt, length_class in prompts]
+        found: dict[tuple[bytes, bool], PromptCells] = {}
+        missed: dict[tuple[bytes, bool], int] = {}
         with self._lock:
-            if (cells := self._kept.get(key)) is not None:
-                self._kept.move_to_end(key)
-                self.hits += 1
-                self.positions_found += len(prompt)
-                return cells
-            self.misses += 1
-            self.positions_missed += len(prompt)
-        cells = compute(prompt)
-        with self._lock:
-            if key not in self._kept and _size(cells) <= self.budget:
-                self._kept[key] = cells
-                self.bytes += _size(cells)
-                while self.bytes > self.budget:
-                    self.bytes -= _size(self._kept.popitem(last=False)[1])
-        return cells
+            for place, key in enumerate(keys):
+                length = len(prompts[place][0])
+                if key in self._kept:
+                    found[key] = self._kept[key]
+                    self._kept.move_to_end(key)
+                if key in found or key in missed:
+                    self.hits += 1
+                    self.positions_found += length
+                else:
+                    missed[key] = place
+                    self.misses += 1
+                    self.positions_missed += length
+        if missed:
+            computed = zip(missed, compute(list(missed.values())), strict=True)
+            with self._lock:
+                for key, cells in computed:
+                    found[key] = cells
+                    self._keep(key, cells)
+        return [found[key] for key in keys]
+
+    def _keep(self, key: tuple[bytes, bool], cells: PromptCells) -> None:
+        if key not in self._kept and _size(cells) <= self.budget:
+            self._kept[key] = cells
+            self.bytes += _size(cells)
+            while self.bytes > self.budget:
+                self.bytes -= _size(self._kept.popitem(last=False)[1])
 
     def clear(self) -> None:
         """Forgets all of them: memory is wanted elsewhere."""
