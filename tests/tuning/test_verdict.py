@@ -100,15 +100,14 @@ def test_one_validation_record_has_no_interval_and_all_is_finite(base: BaseModel
     assert f"loss {loss['value']:.3f} [?, ?] with the tuned prompt" in line
 
 
-def test_a_loss_that_is_no_number_stays_out_of_the_files(
-    llama: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_loss_that_is_no_number_stays_out_of_the_files(llama: BaseModel, tmp_path: Path) -> None:
     """Only here: the validation itself overflows, and nothing of it may be NaN in JSON."""
-    monkeypatch.setattr(
-        "caikit_pt.tuning.validation.losses",
-        lambda base, prompts, batch: torch.full((len(batch.sources),), math.nan),
+    tuned = tune(
+        plan(llama, validation=HELD_OUT),
+        llama,
+        losses=lambda base, prompts, batch: torch.full((len(batch.sources),), math.nan),
     )
-    model = PeftPromptTuning(tune(plan(llama, validation=HELD_OUT), llama), llama)
+    model = PeftPromptTuning(tuned, llama)
     verdict = saved(model, tmp_path / "model")
     assert all_finite(verdict)
     assert verdict["course"] == "diverged"
