@@ -49,8 +49,10 @@ def render() -> str:
 
 
 def _commented(lines: list[str]) -> Iterator[tuple[str, str]]:
-    """Each setting with what stands above it; one that has nothing of its own with that of its section."""
+    """Each setting with what stands above it; one that has nothing of its own with that of those before it in
+    its section, or with the section's."""
     above: list[str] = []
+    before: dict[int, str] = {}
     sections: list[tuple[int, str, str]] = []
     for line in lines:
         found = re.match(r"( *)([A-Za-z_][\w.]*):(?: |$)", line)
@@ -59,8 +61,10 @@ def _commented(lines: list[str]) -> Iterator[tuple[str, str]]:
         elif found:
             indent = len(found[1])
             sections = [one for one in sections if one[0] < indent]
-            told = " ".join(above) or (sections[-1][2] if sections else "")
+            before = {one: told for one, told in before.items() if one <= indent}
+            told = " ".join(above) or before.get(indent) or (sections[-1][2] if sections else "")
             above = []
+            before[indent] = told
             yield ".".join([*(name for _, name, _ in sections), found[2]]), told.replace("|", "\\|")
             sections.append((indent, found[2], told))
         elif not line.strip():
