@@ -29,7 +29,7 @@ from .servers import QUICK, RECORDS, Server, wait_for
 from .test_jobs import LONG, ended, state, step, tuned
 
 # Long enough to be found at work.
-_SOME: dict[str, Any] = {**QUICK, "num_epochs": 1500}
+_SOME: dict[str, Any] = {**QUICK, "num_epochs": 600}
 _SECONDS = 240.0
 
 
@@ -163,14 +163,15 @@ def test_what_another_server_trains_is_paused_resumed_and_cancelled(pair: Group)
 def test_what_one_publishes_the_others_serve_at_once(pair: Group) -> None:
     """A new one, one in its place, and none."""
     told = list[str]()
-    for seed in (1, 2):
-        id = pair.clients[0].tune("served", base_model=LLAMA, records=RECORDS, seed=seed, **QUICK)
+    for good, bad in (("good", "bad"), ("yes", "no")):
+        records = [{**one, "output": good if one["output"] == "good" else bad} for one in RECORDS]
+        id = pair.clients[0].tune("served", base_model=LLAMA, records=records, **QUICK)
         assert ended(pair.clients[1], id) == COMPLETED
-        answers = [client.generate("served", "The lamp is", max_new_tokens=16) for client in pair.clients]
+        answers = [client.generate("served", "The lamp is great") for client in pair.clients]
         assert answers[0] == answers[1]
         told += answers[:1]
-    # Otherwise nobody would see it.
-    assert told[0] != told[1]
+    assert told[0] in ("good", "bad")
+    assert told[1] in ("yes", "no")
     pair.clients[0].remove("served")
     with pytest.raises(ServerError) as error:
         pair.clients[1].generate("served", "The lamp is")
@@ -196,7 +197,7 @@ def test_what_a_killed_server_had_another_goes_on_with(group: Group, t5: BaseMod
 def test_a_server_that_stood_still_spoils_nothing(group: Group, llama: BaseModel) -> None:
     for _ in range(3):
         group.add()
-    request = {**_SOME, "num_epochs": 2500}
+    request = {**_SOME, "num_epochs": 1500}
     id = group.clients[0].tune("frozen", base_model=LLAMA, records=RECORDS, **request)
     still = group.at(id)
     everybody(group.servers[still], signal.SIGSTOP)
@@ -247,7 +248,8 @@ def _answers(client: TuningClient) -> bool:
 def test_all_wait_for_a_database_that_is_away(group: Group, postgres: Postgres, t5: BaseModel) -> None:
     for _ in range(2):
         group.add()
-    id = group.clients[0].tune("away", base_model=T5, records=RECORDS, **_SOME)
+    request = {**_SOME, "num_epochs": 1500}
+    id = group.clients[0].tune("away", base_model=T5, records=RECORDS, **request)
     group.at(id)
     postgres.stop()
     with pytest.raises(ServerError) as error:
@@ -256,7 +258,7 @@ def test_all_wait_for_a_database_that_is_away(group: Group, postgres: Postgres, 
     postgres.start()
     wait_for(lambda: all(_answers(client) for client in group.clients), 60)
     assert ended(group.clients[1], id, _SECONDS) == COMPLETED
-    group.check_bits("away", t5, _SOME)
+    group.check_bits("away", t5, request)
 
 
 def test_no_job_is_lost_whatever_becomes_of_whom(
@@ -270,7 +272,7 @@ def test_no_job_is_lost_whatever_becomes_of_whom(
     bases, jobs = (llama, t5), dict[str, int]()
     for number in range(12):
         base = bases[number % 2].checkpoint.name
-        request = {**_SOME, "num_epochs": 600, "seed": number}
+        request = {**_SOME, "seed": number}
         id = group.clients[number % 3].tune(f"job-{number}", base_model=base, records=RECORDS, **request)
         jobs[id] = number
     time.sleep(5)
@@ -291,5 +293,5 @@ def test_no_job_is_lost_whatever_becomes_of_whom(
     runs = {number: group.row(id)[2] for id, number in jobs.items()}
     print(f"runs of each job: {runs}")
     for number in jobs.values():
-        request = {**_SOME, "num_epochs": 600, "seed": number}
+        request = {**_SOME, "seed": number}
         group.check_bits(f"job-{number}", bases[number % 2], request)
