@@ -56,7 +56,7 @@ from caikit_pt.data_model import (
     TuningConfig,
 )
 from caikit_pt.ending import waits_for_this
-from caikit_pt.errors import BaseModelUnavailable, InvalidParameter
+from caikit_pt.errors import BaseModelUnavailable, CaikitPtError, InvalidParameter
 from caikit_pt.parameters.generation import GENERATION_PARAMETERS, GenerationParameters
 from caikit_pt.paths import check_scarcity
 from caikit_pt.plotting import curves_of, figure_of
@@ -88,6 +88,8 @@ from caikit_pt.tuning.verbalizer import Verbalizer
 
 # A request for more would hold up whoever shares the engine for seconds.
 _MOST_PROBABILITIES = 500
+# A prompt may be published anew while it is read.
+_TRIES_TO_READ = 3
 # What another place to write to helps against.
 _UNWRITABLE = (
     errno.EACCES,
@@ -611,9 +613,7 @@ class PeftPromptTuning(ModuleBase):
         where its server can't be reached.
         """
         with caikit_errors():
-            # First: what is published while it is read is another.
-            publication = publication_of(Path(model_path)) if isinstance(model_path, str) else None
-            tuned = _read(model_path)
+            tuned, publication = _read_whole(model_path)
             if base_model is not None:
                 return cls(tuned, base_model)
             now = settings.current()
@@ -640,6 +640,23 @@ def _written_to(model_path: str) -> Iterator[None]:
             raise
         allowed = f"a directory in one that is there and may be written ({error.strerror})"
         raise InvalidParameter("model_path", model_path, allowed) from error
+
+
+def _read_whole(model_path: Union[str, ModuleConfig]) -> Tuple[TunedPrompt, Optional[Tuple[int, int]]]:
+    """A tuned prompt whose files are all of one publication, and which that is. Raises DamagedArtifact."""
+    # caikit has read its config.yml, and that of another may be there now.
+    directory = model_path if isinstance(model_path, str) else str(model_path.model_path)
+    left = _TRIES_TO_READ
+    while True:
+        left, publication = left - 1, publication_of(Path(directory))
+        try:
+            tuned = _read(directory)
+        except (CaikitPtError, OSError):
+            if left and publication != publication_of(Path(directory)):
+                continue
+            raise
+        if not left or publication == publication_of(Path(directory)):
+            return tuned, publication
 
 
 def _read(model_path: Union[str, ModuleConfig]) -> TunedPrompt:

@@ -13,10 +13,11 @@ import grpc
 import pytest
 from caikit.runtime.types.caikit_runtime_exception import CaikitRuntimeException
 
-from caikit_pt.errors import StateUnavailable
+from caikit_pt import module
+from caikit_pt.errors import DamagedArtifact, StateUnavailable
 from caikit_pt.module import PeftPromptTuning
 from caikit_pt.runtime.published import PublishedPrompts
-from caikit_pt.soft_prompt.publication import adding
+from caikit_pt.soft_prompt.publication import adding, publication_of, replacing
 
 SOUND = {"config.yml": f"module_id: {PeftPromptTuning.MODULE_ID}\n".encode(), "a": b"1"}
 OF_ANOTHER = {"config.yml": b"module_id: 00110203-0405-0607-0809-0a0b02dd0e0f\n"}
@@ -89,3 +90,53 @@ def test_a_name_that_comes_meanwhile_stays(models: Path) -> None:
     with pytest.raises(FileExistsError):
         ours.__exit__(None, None, None)
     assert not any((models / "one").iterdir())
+
+
+@pytest.mark.parametrize("torn", [False, True])
+def test_what_is_read_is_of_one_publication(
+    models: Path, monkeypatch: pytest.MonkeyPatch, torn: bool
+) -> None:
+    """It is published anew while it is read; at times what was read so far doesn't fit what is read then."""
+    deploy(models, SOUND)
+    found, reads = models / "one", list[bytes]()
+
+    def read(directory: str) -> bytes:
+        reads.append((found / "a").read_bytes())
+        if len(reads) == 1:
+            with replacing(found) as new:
+                (new / "config.yml").write_bytes(SOUND["config.yml"])
+                (new / "a").write_bytes(b"2")
+            if torn:
+                raise DamagedArtifact("files don't fit")
+        return reads[-1]
+
+    monkeypatch.setattr("caikit_pt.module._read", read)
+    read_now: tuple[Any, Any] = module._read_whole(str(found))
+    assert read_now == (b"2", publication_of(found))
+    assert reads == [b"1", b"2"]
+    # And what is damaged stays so.
+    monkeypatch.setattr("caikit_pt.module._read", _fail)
+    with pytest.raises(DamagedArtifact):
+        module._read_whole(str(found))
+
+
+def _fail(directory: str) -> None:
+    raise DamagedArtifact("files don't fit")
+
+
+def test_a_publication_that_has_lost_its_right_is_taken_back(models: Path) -> None:
+    """Between the last look and the new name somebody stood still, and another has published meanwhile."""
+    for before in (None, b"1"):
+        if before:
+            deploy(models, SOUND)
+        looks = iter([True, False])
+
+        def check(looks: Iterator[bool] = looks) -> None:
+            if not next(looks):
+                raise KeyError("not ours any more")
+
+        with pytest.raises(KeyError), replacing(models / "one", "job-1", check) as new:
+            (new / "a").write_bytes(b"2")
+        assert [path.name for path in models.iterdir()] == (["one"] if before else [])
+        if before:
+            assert (models / "one" / "a").read_bytes() == before
