@@ -52,7 +52,7 @@ class Attendant:
 
     def _take(self, run: Run, report: Report) -> None:
         slot = self._slots.find(report.job)
-        if slot is None or slot.run is not run:
+        if slot is None or slot.run is not run or run.is_let_go:
             return
         if not slot.begun and report.kind != WAITING_FOR:
             slot.begun = True

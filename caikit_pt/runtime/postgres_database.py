@@ -70,6 +70,8 @@ class PostgresDatabase(Database):
             min_size=1,
             max_size=_MOST_CONNECTIONS,
             timeout=_SECONDS_FOR_A_CONNECTION,
+            # After so many seconds it is tried again by the next who asks, and not at ever longer intervals.
+            reconnect_timeout=2.0,
             kwargs={**_OF_CONNECTIONS, "cursor_factory": ClientCursor, "row_factory": _rows},
             configure=_settle,
             # One that has died while it wasn't needed is no reason to fail.

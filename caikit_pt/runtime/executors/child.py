@@ -65,6 +65,7 @@ class Child(Run):
 
     def let_go(self) -> None:
         """See Run. Whoever has them begins from their snapshots."""
+        self.is_let_go = True
         self.kill()
 
     def reports(self) -> Iterator[Report]:

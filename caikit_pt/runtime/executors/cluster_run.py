@@ -53,7 +53,6 @@ class ClusterRun(Run):
         self._is_asked, self._is_settled, self._refusal = False, threading.Event(), ""
         # It has told something, at some time.
         self._is_under_way = bool(job.heard)
-        self._is_let_go = False
         self._generation = cluster.generation
         self._offset = self._lines = 0
         self._beat = b"", 0.0
@@ -111,13 +110,13 @@ class ClusterRun(Run):
 
     def let_go(self) -> None:
         """See Run. Whoever has it finds it again."""
-        self._is_let_go = True
+        self.is_let_go = True
 
     def reports(self) -> Iterator[Report]:
         """See Run."""
         self._is_settled.wait()
         asked, reason_at, text = 0.0, time.monotonic() + _SECONDS_TO_A_REASON, ""
-        while not (self._closed() or self._is_let_go):
+        while not (self._closed() or self.is_let_go):
             if self._refusal:
                 yield Report(self._job, FAILED, {"text": f"{self._cluster.name} refuses it: {self._refusal}"})
                 return

@@ -23,6 +23,8 @@ class Run(ABC):
         self.goes_on = False
         # No job may be given to it any more.
         self.over = False
+        # Its jobs are another server's: what it still tells is for nobody.
+        self.is_let_go = False
 
     @property
     def is_blameless(self) -> bool:
