@@ -24,7 +24,7 @@ class Told:
 
     def __init__(self, *reports: Report) -> None:
         self._reports = reports
-        self.over = self.is_blameless = self.goes_on = False
+        self.over = self.is_blameless = self.goes_on = self.is_let_go = False
 
     def reports(self) -> tuple[Report, ...]:
         return self._reports
@@ -60,6 +60,20 @@ def test_every_end_is_noted_and_frees_the_slot(reports: list[Report], state: str
     assert (store.find("a") or job("a")).state == state
     assert child.over
     assert slots.take(lambda _: job("b")) is not None
+
+
+def test_what_another_server_has_now_is_not_heard_out(tmp_path: Path) -> None:
+    """Each note would wait for a store that can't be reached, and the slot for all of them."""
+    store, slots = JobStore(tmp_path), Slots(1)
+    store.add(job("a"))
+    store.move("a", RUNNING)
+    slot = slots.take(lambda _: store.find("a"))
+    assert slot is not None
+    child: Any = Told(Report("a", "warning", {"text": "late"}), Report("a", FAILED, {"text": "late"}))
+    slot.run, child.is_let_go, child.is_blameless = child, True, True
+    Attendant(slots, Ledger(store, tmp_path, 3), Publisher(store, lambda path: None))._attend(child)
+    assert (store.find("a") or job("a")).state == QUEUED
+    assert [event.kind for event in store.events(slot.job)] == ["state", "state", "state"]
 
 
 def test_a_slot_is_free_where_not_even_the_failure_can_be_noted(
