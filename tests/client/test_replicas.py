@@ -14,8 +14,9 @@ import grpc
 import pytest
 
 from caikit_pt.client import ServerError, TuningClient
-from caikit_pt.client.replicas import Replica, Replicas, addresses
+from caikit_pt.client.servers import addresses
 from caikit_pt.errors import InvalidParameter
+from caikit_pt.replicas import Replica, Replicas
 from tests.conftest import T5
 from tests.runtime.nginx import NGINX, nginx
 from tests.runtime.servers import QUICK, RECORDS, wait_for
@@ -24,9 +25,8 @@ PROMPTS = [f"prompt-{number}" for number in range(3000)]
 NAMES = ("a:1", "b:1", "c:1")
 
 
-def replicas(*names: str, clock: Any = time.monotonic) -> Replicas:
-    channel: Any = None
-    return Replicas([Replica(name, channel) for name in names], clock)
+def replicas(*names: str, clock: Any = time.monotonic) -> Replicas[Replica]:
+    return Replicas([Replica(name) for name in names], clock)
 
 
 def preferred(*names: str) -> dict[str, str]:
