@@ -88,7 +88,7 @@ class Server(Replica):
         """Raises BackendUnavailable."""
         try:
             return await self._client.get(path, timeout=_CONNECT_SECONDS)
-        except httpx2.TransportError as error:
+        except httpx2.RequestError as error:
             raise self._gone(error) from error
 
     def _checked(self, chunk: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -117,7 +117,7 @@ class Server(Replica):
             return WaitedTooLong(f"No token came from {self} within max_wait_seconds")
         return self._gone(error)
 
-    def _gone(self, error: httpx2.TransportError) -> BackendUnavailable:
+    def _gone(self, error: httpx2.RequestError) -> BackendUnavailable:
         kind = type(error).__name__
         return BackendUnavailable(f"{self} can't be reached, or went away ({kind}). Try again later")
 

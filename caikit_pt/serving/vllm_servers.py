@@ -113,13 +113,13 @@ class Servers:
         if self._replicas.rests(server):
             return
         self._replicas.lost(server, inf)
-        _LOG.warning("%s is asked last until it is well: %s", server, str(error))
+        _LOG.warning("%s. It is asked last until it is well", str(error).removesuffix(_AGAIN))
         _begin(partial(_check, self._replicas, server), self._checks)
 
 
 async def _check(replicas: Replicas[Server], server: Server) -> None:
     """Again and again, until it is well."""
-    while replicas.rests(server):
+    while True:
         await asyncio.sleep(_SECONDS_TO_CHECK)
         try:
             await server.check()
@@ -127,6 +127,7 @@ async def _check(replicas: Replicas[Server], server: Server) -> None:
             continue
         replicas.found(server)
         _LOG.info("%s is well, and asked again", server)
+        return
 
 
 def _all(errors: Sequence[CaikitPtError]) -> CaikitPtError:
