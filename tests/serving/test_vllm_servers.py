@@ -238,8 +238,9 @@ def test_one_that_is_set_up_wrong_is_not_passed_over(fakes: list[Fake], first: F
     assert all(there.up)
 
 
-def test_one_that_hangs_costs_a_request_and_no_other(fakes: list[Fake], first: Fake) -> None:
+def test_one_that_hangs_costs_a_request_and_no_other(fakes: list[Fake]) -> None:
     there = asked(fakes, max_wait_seconds=2)
+    [first] = has_grown(fakes, there.answer)
     first.pause, first.health = 30, 503
     with pytest.raises(WaitedTooLong, match=first.address):
         there.answer()
