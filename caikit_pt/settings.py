@@ -23,10 +23,10 @@ _TASKS = (*TUNING_PARAMETERS["tuning_task"].choices, "default")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Remote:
-    """Base models whose name matches a pattern are served by vLLM at an address, as `model`."""
+    """Base models whose name matches a pattern are served by vLLM at each of some addresses, as `model`."""
 
     base_model: str
-    vllm: str
+    vllm: tuple[str, ...]
     model: str
 
 
@@ -410,7 +410,8 @@ def _limits(value: Any) -> Limits:
 
 
 def _remotes(value: Any) -> tuple[Remote, ...]:
-    return tuple(_remote(entry) for entry in _list("backends", value))
+    """caikit reads each file twice."""
+    return tuple(dict.fromkeys(_remote(entry) for entry in _list("backends", value)))
 
 
 def _names(value: Any) -> tuple[str, ...]:
@@ -424,12 +425,25 @@ def _names(value: Any) -> tuple[str, ...]:
 def _remote(entry: Any) -> Remote:
     """An entry of `backends`. Raises InvalidParameter where it isn't one."""
     named = dict(entry) if isinstance(entry, Mapping) else {}
-    whole = set(named) == {"base_model", "vllm", "model"} and all(named.values())
-    if not whole or not str(named["vllm"]).startswith(("http://", "https://")):
-        raise InvalidParameter(
-            "backends", _plain(entry), "{base_model: PATTERN, vllm: http://HOST:PORT, model: NAME} for each"
-        )
-    return Remote(**{name: str(value).rstrip("/") for name, value in named.items()})
+    if set(named) != {"base_model", "vllm", "model"} or not all(named.values()):
+        form = "{base_model: PATTERN, vllm: [http://HOST:PORT, ...], model: NAME} for each"
+        raise InvalidParameter("backends", _plain(entry), form)
+    addresses = _addresses(named.pop("vllm"))
+    return Remote(vllm=addresses, **{name: str(value) for name, value in named.items()})
+
+
+def _addresses(given: Any) -> tuple[str, ...]:
+    """Of vLLM servers: a list, or one or some with commas in between. Raises InvalidParameter."""
+    one_by_one = given if isinstance(given, list | tuple) else str(given).split(",")
+    found = tuple(str(address).strip().rstrip("/") for address in one_by_one)
+    for address in found:
+        if not re.fullmatch(r"https?://[^\s/@?#]+(/[^\s@?#]*)?", address):
+            # Callers and metrics are told of it.
+            allowed = "http://HOST:PORT or https://HOST:PORT, without credentials, or a list of them"
+            raise InvalidParameter("backends, vllm", "…" if "@" in address else address, allowed)
+        if found.count(address) > 1:
+            raise InvalidParameter("backends, vllm", address, "each address once")
+    return found
 
 
 def _tracking(value: Any) -> Tracking:

@@ -36,8 +36,9 @@ ROOMS = {
     "parameters": set(),
     "base_model": {"parameters"},
     "soft_prompt": {"parameters", "base_model"},
+    "replicas": set(),
     # Requests take turns by who asks.
-    "serving": {"call", "parameters", "base_model", "soft_prompt"},
+    "serving": {"call", "parameters", "base_model", "replicas", "soft_prompt"},
     # A training is judged by answers as the server gives them.
     "tuning": {"call", "parameters", "base_model", "soft_prompt", "serving", "turns"},
     # Trainings in this process are told of here; those of a server, in runtime.
@@ -86,7 +87,16 @@ ROOMS = {
     "progress_bar": {"training"},
     # ---- clients ----
     "asking": set(),
-    "client": {"asking", "comparison", "parameters", "progress_bar", "runtime", "training", "tuning"},
+    "client": {
+        "asking",
+        "comparison",
+        "parameters",
+        "progress_bar",
+        "replicas",
+        "runtime",
+        "training",
+        "tuning",
+    },
     "prediction": {"asking", "client", "tuning"},
     # A process of its own; of runtime it knows what goes over the wire.
     "web": {

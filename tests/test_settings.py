@@ -14,8 +14,13 @@ import yaml
 from caikit_pt import config_files
 from caikit_pt.client import DEFAULT_ADDRESS
 from caikit_pt.errors import InvalidParameter
-from caikit_pt.settings import Settings, Tracking, typed
+from caikit_pt.settings import Remote, Settings, Tracking, typed
 from examples.local_server import ROOT
+
+
+def backends(vllm: Any) -> dict[str, Any]:
+    return {"backends": [{"base_model": "*", "vllm": vllm, "model": "served"}]}
+
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "a word for a number": ({"max_queued": "abc"}, "max_queued: 'abc' .* a whole number from 0 up"),
@@ -74,6 +79,17 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "a quota that there isn't": ({"quotas": {"each": {"tokens": 1}}}, "quotas.each: 'tokens' .* tokens_per"),
     "a negative quota": ({"quotas": {"all": {"stored_mib": -1}}}, "quotas.all.stored_mib: -1 .* from 0 up"),
     "backends as text": ({"backends": "http://host"}, "backends: 'http://host' .* a list"),
+    "a backend without a model": (
+        {"backends": [{"base_model": "*", "vllm": "http://a"}]},
+        "backends: .* for each",
+    ),
+    "no address": (backends(["http://a:8000", "b:8000"]), "backends, vllm: 'b:8000' .* http://HOST:PORT"),
+    "a missing address": (backends("http://a:8000,"), "backends, vllm: '' .* http://HOST:PORT"),
+    "no list of addresses": (backends({"a": 8000}), "backends, vllm: .* http://HOST:PORT"),
+    "an address twice": (
+        backends("http://a:8000, http://a:8000/"),
+        "backends, vllm: 'http://a:8000' .* once",
+    ),
 }
 
 
@@ -82,6 +98,24 @@ def test_what_a_setting_may_not_hold(case: str) -> None:
     values, told = WRONG[case]
     with pytest.raises(InvalidParameter, match=told):
         typed(values)
+
+
+@pytest.mark.parametrize(
+    ("given", "addresses"),
+    [
+        ("http://a:8000", ("http://a:8000",)),
+        ("http://a:8000, https://b:8000/", ("http://a:8000", "https://b:8000")),
+        (["http://a:8000/llama", "http://[::1]:8000"], ("http://a:8000/llama", "http://[::1]:8000")),
+    ],
+)
+def test_servers_of_a_backend(given: Any, addresses: tuple[str, ...]) -> None:
+    assert typed(backends(given)).backends == (Remote(base_model="*", vllm=addresses, model="served"),)
+
+
+def test_credentials_of_a_backend_are_not_told() -> None:
+    with pytest.raises(InvalidParameter, match=r"backends, vllm: .*without credentials") as raised:
+        typed(backends("https://me:hidden@host:8000"))
+    assert "hidden" not in str(raised.value)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ class Vllm:
     """Answers loads; the CPU seconds are those of the server's processes alone."""
 
     def __init__(self, checkpoint: Checkpoint, address: str, process: int) -> None:
-        remote = Remote(base_model="*", vllm=address, model=checkpoint.name)
+        remote = Remote(base_model="*", vllm=(address,), model=checkpoint.name)
         settings = Settings(base_models_dir=str(checkpoint.directory.parent), backends=(remote,))
         self._base = base_for(checkpoint, settings)
         self._backend = backend_for(self._base, settings)

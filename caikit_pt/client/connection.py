@@ -7,11 +7,12 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from caikit_pt.client.message import plain
-from caikit_pt.client.replicas import Replica, Replicas, addresses
 from caikit_pt.client.request import MESSAGE_BYTES
 from caikit_pt.client.retries import options, options_of_several
 from caikit_pt.client.security import Security
 from caikit_pt.client.server_error import ServerError, server_error
+from caikit_pt.client.servers import Server, addresses
+from caikit_pt.replicas import Replicas
 
 if TYPE_CHECKING:
     import grpc
@@ -77,7 +78,7 @@ def _channel(addresses: Sequence[str], security: Security) -> Any:
     from caikit_pt.client.replicated_channel import ReplicatedChannel
 
     several = options_of_several(MESSAGE_BYTES)
-    return ReplicatedChannel(Replicas([Replica(one, security.channel(one, several)) for one in addresses]))
+    return ReplicatedChannel(Replicas([Server(one, security.channel(one, several)) for one in addresses]))
 
 
 class Call:

@@ -16,9 +16,10 @@ from typing import Any, TypeAlias
 
 import grpc
 
-from caikit_pt.client.replicas import Replica, Replicas
 from caikit_pt.client.retries import LOST, PAUSES
 from caikit_pt.client.server_error import server_error
+from caikit_pt.client.servers import Server
+from caikit_pt.replicas import Replicas
 
 _Metadata: TypeAlias = Sequence[tuple[str, str]]
 _PROMPT = "mm-model-id"
@@ -33,7 +34,7 @@ class ReplicatedChannel:
     one that knows it; all else to the first that answers.
     """
 
-    def __init__(self, replicas: Replicas) -> None:
+    def __init__(self, replicas: Replicas[Server]) -> None:
         self._replicas = replicas
 
     def unary_unary(self, method: str, *serializers: Any, **more: Any) -> _Answers:
@@ -67,23 +68,23 @@ def about_trainings(method: str) -> bool:
 class _Servers:
     """Those that are asked by one RPC."""
 
-    def __init__(self, replicas: Replicas, about_trainings: bool) -> None:
+    def __init__(self, replicas: Replicas[Server], about_trainings: bool) -> None:
         self.replicas, self._about_trainings = replicas, about_trainings
 
-    def order(self, metadata: _Metadata) -> list[Replica]:
+    def order(self, metadata: _Metadata) -> list[Server]:
         """Whom to ask, one after the other."""
         if self._about_trainings:
             return [self.replicas.all[0]]
         return self.replicas.order(dict(metadata).get(_PROMPT, ""))
 
-    def tries(self, metadata: _Metadata) -> Iterator[Replica]:
+    def tries(self, metadata: _Metadata) -> Iterator[Server]:
         """The same again and again, with pauses in between."""
         yield from self.order(metadata)
         for pause in PAUSES:
             time.sleep(pause * random.uniform(0.8, 1.2))
             yield from self.order(metadata)
 
-    def passed_over(self, replica: Replica, error: Any) -> bool:
+    def passed_over(self, replica: Server, error: Any) -> bool:
         """Whether another server may be asked for what ended with `error` at `replica`."""
         if error.code().name not in LOST:
             return False
@@ -96,7 +97,7 @@ class _Servers:
 class _Answers:
     """Asks for one answer."""
 
-    def __init__(self, servers: _Servers, rpcs: Mapping[Replica, Any]) -> None:
+    def __init__(self, servers: _Servers, rpcs: Mapping[Server, Any]) -> None:
         self._servers, self._rpcs = servers, rpcs
 
     def __call__(self, request: Any, metadata: _Metadata = ()) -> Any:
@@ -123,7 +124,7 @@ class _Answers:
 class _Coming:
     """An answer under way."""
 
-    def __init__(self, servers: _Servers, metadata: _Metadata, ask: Callable[[Replica], Any]) -> None:
+    def __init__(self, servers: _Servers, metadata: _Metadata, ask: Callable[[Server], Any]) -> None:
         self._servers, self._ask_of = servers, ask
         self._left = iter(servers.order(metadata))
         # The call that was the last.
@@ -141,14 +142,14 @@ class _Coming:
         self._cancelled = True
         self._call.cancel()
 
-    def _ask(self, replica: Replica) -> None:
+    def _ask(self, replica: Server) -> None:
         self._servers.replicas.began(replica)
         self._call = self._ask_of(replica)
         if self._cancelled:
             self._call.cancel()
         self._call.add_done_callback(partial(self._end, replica))
 
-    def _end(self, replica: Replica, call: Any) -> None:
+    def _end(self, replica: Server, call: Any) -> None:
         """In a thread of gRPC's."""
         self._servers.replicas.ended(replica)
         again = not self._cancelled and call.code() and self._servers.passed_over(replica, call)
@@ -162,7 +163,7 @@ class _Coming:
 class _Streams:
     """Asks for several answers."""
 
-    def __init__(self, servers: _Servers, rpcs: Mapping[Replica, Any]) -> None:
+    def __init__(self, servers: _Servers, rpcs: Mapping[Server, Any]) -> None:
         self._servers, self._rpcs = servers, rpcs
 
     def __call__(self, request: Any, metadata: _Metadata = ()) -> _Stream:
@@ -174,7 +175,7 @@ class _Streams:
 class _Stream:
     """Answers that come; from another server only as long as none has come."""
 
-    def __init__(self, servers: _Servers, tries: Iterator[Replica], ask: Callable[[Replica], Any]) -> None:
+    def __init__(self, servers: _Servers, tries: Iterator[Server], ask: Callable[[Server], Any]) -> None:
         self._servers, self._tries, self._ask = servers, tries, ask
         self._call: Any = None
 

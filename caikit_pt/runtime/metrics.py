@@ -31,6 +31,7 @@ from caikit_pt.errors import StateUnavailable
 from caikit_pt.runtime import refusals
 from caikit_pt.runtime.job import RUNNING
 from caikit_pt.runtime.job_store import JobStore
+from caikit_pt.serving.backends import servers_asked
 from caikit_pt.serving.engine import Engine
 from caikit_pt.serving.statistics import Histogram
 from caikit_pt.serving.worker import Worker, workers
@@ -294,6 +295,14 @@ def _weights(_: Place) -> Values:
     return [((name,), size) for name, size in found.items()]
 
 
+def _backends(_: Place) -> Values:
+    found: dict[tuple[str, str], bool] = {}
+    for model, address, is_asked in servers_asked():
+        key = _name(model), address
+        found[key] = found.get(key, True) and is_asked
+    return [(key, float(up)) for key, up in found.items()]
+
+
 OF_PROCESS = (
     Measure("caikit_pt_base_models", GAUGE, "Base models in memory.", (), lambda _: [((), len(POOL))]),
     Measure(
@@ -302,6 +311,13 @@ OF_PROCESS = (
         "Weights in memory, without copies packed for a kernel.",
         ("model_name",),
         _weights,
+    ),
+    Measure(
+        "caikit_pt_backend_up",
+        GAUGE,
+        "1 where a vLLM server is asked; 0 where it has failed and isn't well yet (docs/vllm.md).",
+        ("model_name", "address"),
+        _backends,
     ),
     Measure("caikit_pt_prompts", GAUGE, "Tuned prompts in memory.", (), lambda p: [((), p.prompts())]),
     Measure(

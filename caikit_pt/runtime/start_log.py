@@ -80,7 +80,7 @@ def _guard(runtime: Mapping[str, Any]) -> str:
 
 
 def _base_models(now: Settings) -> str:
-    remote = [f"{one.base_model} at {one.vllm}" for one in now.backends]
+    remote = [f"{one.base_model} at {' and '.join(one.vllm)}" for one in now.backends]
     if not now.base_models_dir:
         return ", ".join(["those of the Hugging Face cache", *remote])
     root = Path(now.base_models_dir)

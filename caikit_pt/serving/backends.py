@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
+from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,7 @@ _LOCK = threading.Lock()
 
 
 def base_for(checkpoint: Checkpoint, settings: Settings) -> LanguageModel:
-    """The one copy of `checkpoint` here; only its text side where the settings name a server for it.
+    """The one copy of `checkpoint` here; only its text side where the settings name servers for it.
 
     Raises InvalidParameter where it can't be loaded, BackendUnavailable and BackendMismatch.
     """
@@ -43,8 +44,18 @@ def backend_for(base: LanguageModel, settings: Settings) -> Backend:
     return VllmBackend(base, settings.max_waiting_requests)
 
 
+def servers_asked() -> Iterator[tuple[str, str, bool]]:
+    """The servers of all base models that are elsewhere: the model's name, the address, and whether it is
+    asked, or has failed and isn't well yet."""
+    # The lock is held while servers are asked what they have.
+    models = [reference() for reference in _REMOTE.valuerefs()]
+    for model in filter(None, models):
+        for server in model.text.servers.all:
+            yield model.checkpoint.name, server.address, model.text.servers.is_asked(server)
+
+
 def _remote(name: str, settings: Settings) -> Remote | None:
-    """The first server whose pattern matches the name of a base model (case-insensitive)."""
+    """The first entry whose pattern matches the name of a base model (case-insensitive)."""
     for remote in settings.backends:
         if fnmatchcase(name.lower(), remote.base_model.lower()):
             return remote
@@ -53,15 +64,16 @@ def _remote(name: str, settings: Settings) -> Remote | None:
 
 def _at(remote: Remote, checkpoint: Checkpoint, settings: Settings) -> VllmModel:
     from caikit_pt.serving.vllm_server import Server
+    from caikit_pt.serving.vllm_servers import Servers
     from caikit_pt.serving.vllm_text import VllmModel, VllmText
 
     key = (str(checkpoint.directory), checkpoint.fingerprint, remote)
     with _LOCK:
         model = _REMOTE.get(key)
         if model is None:
-            server = Server(remote.vllm, remote.model, settings.max_wait_seconds)
-            model = VllmModel(VllmText(checkpoint, server))
-            # Where it can't be reached, or has other models, that shows now.
+            servers = [Server(one, remote.model, settings.max_wait_seconds) for one in remote.vllm]
+            model = VllmModel(VllmText(checkpoint, Servers(servers)))
+            # Where none can be reached, or one has other models, that shows now.
             _ = model.text.context_length
             _REMOTE[key] = model
         return model

@@ -97,7 +97,7 @@ def body(request: Request, text: VllmText) -> bytes:
             "tokens that text can be written for (no <prompt_embeds> among them, and truncate_input_tokens "
             f"leaves a whole word), for the base model {text.checkpoint.name} is served by vLLM",
         )
-    plain = json.dumps({"model": text.server.model, **_fields(request, text)}).encode()
+    plain = json.dumps({"model": text.servers.model, **_fields(request, text)}).encode()
     # The prompt's megabytes are copied, and never looked at again.
     return b"".join(
         (
@@ -120,7 +120,7 @@ def _fields(request: Request, text: VllmText) -> dict[str, Any]:
         "add_special_tokens": False,
         "add_generation_prompt": False,
         "return_token_ids": True,
-        "cache_salt": _cache_salt(request.prompt, text),
+        "cache_salt": cache_salt(request.prompt, text),
         "max_tokens": request.most_tokens,
         "min_tokens": min(parameters.min_new_tokens, request.most_tokens),
         "stop_token_ids": sorted(text.end_ids),
@@ -159,8 +159,8 @@ def choices(labels: Labels, ids: Sequence[int], text: VllmText) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _cache_salt(prompt: SoftPrompt, text: VllmText) -> str:
-    """What keeps the server's prefix cache from taking one prompt for another.
+def cache_salt(prompt: SoftPrompt, text: VllmText) -> str:
+    """What keeps a server's prefix cache from taking one prompt for another.
 
     Its keys leave open which positions are embeddings (vllm#56655). With one prompt, the same always are.
     """

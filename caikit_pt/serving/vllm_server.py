@@ -1,18 +1,14 @@
-"""A vLLM server as an HTTP client sees it: what it serves, a stream of chunks, and its errors."""
+"""A vLLM server as an HTTP client sees it: what it serves, how it is, a stream of chunks, and its errors."""
 
 from __future__ import annotations
 
-import asyncio
 import json
-import threading
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from concurrent.futures import Future
-from functools import cached_property, partial
-from typing import Any, TypeVar
+from collections.abc import AsyncGenerator, Mapping
+from functools import cached_property
+from typing import Any
 
 import httpx2
 
-from caikit_pt.ending import start
 from caikit_pt.errors import (
     BackendMismatch,
     BackendUnavailable,
@@ -21,44 +17,43 @@ from caikit_pt.errors import (
     TooManyRequests,
     WaitedTooLong,
 )
-
-Result = TypeVar("Result")
+from caikit_pt.replicas import Replica
 
 _CONNECT_SECONDS = 5.0
 _SHOWN = 300  # characters of what a server says
 
 
-class Server:
-    """One served model. All requests to it go through one thread, whoever waits for them."""
+class Server(Replica):
+    """One served model at one address. Its requests are made in one thread, and errors are its own."""
 
     def __init__(self, address: str, model: str, wait_seconds: float) -> None:
         """`wait_seconds`: how long it may take to the next token."""
-        self.address, self.model = address, model
-        self._tasks: set[Future[Any]] = set()
+        super().__init__(address)
+        self.model = model
         self._wait_seconds = wait_seconds
 
     def __str__(self) -> str:
         return f"the vLLM server at {self.address}"
 
-    def start(self, work: Callable[[], Awaitable[Result]]) -> Future[Result]:
-        """Does `work` in the thread of all servers."""
-        task = asyncio.run_coroutine_threadsafe(_done(work), _loop())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
+    async def context_length(self) -> int | None:
+        """Positions that it was started with, soft prompt included.
 
-    @property
-    def under_way(self) -> int:
-        """Requests that it is answering, or has in its queue."""
-        return len(self._tasks)
-
-    @cached_property
-    def context_length(self) -> int | None:
-        """Positions that the server was started with, soft prompt included.
-
-        Asked once. Raises BackendUnavailable, and BackendMismatch where it serves other models.
+        Raises BackendUnavailable, and BackendMismatch where it serves other models.
         """
-        return self.start(self._ask_context_length).result()
+        response = await self._get("/v1/models")
+        if response.status_code != httpx2.codes.OK:
+            raise self._refusal(response.status_code, _message(response.content))
+        served = {entry["id"]: entry.get("max_model_len") for entry in response.json()["data"]}
+        if self.model not in served:
+            raise BackendMismatch(f"{self} has no model {self.model!r}; it has {', '.join(served)}"[:_SHOWN])
+        return served[self.model] and int(served[self.model])
+
+    async def check(self) -> None:
+        """Raises BackendUnavailable where it isn't there, or says that it isn't well."""
+        response = await self._get("/health")
+        # A proxy in between may know no such page.
+        if response.status_code >= httpx2.codes.INTERNAL_SERVER_ERROR:
+            raise self._refusal(response.status_code, _message(response.content))
 
     async def chunks(self, body: bytes) -> AsyncGenerator[Mapping[str, Any]]:
         """What it answers to a request for a chat completion that is streamed.
@@ -89,17 +84,12 @@ class Server:
             trust_env=False,
         )
 
-    async def _ask_context_length(self) -> int | None:
+    async def _get(self, path: str) -> httpx2.Response:
+        """Raises BackendUnavailable."""
         try:
-            response = await self._client.get("/v1/models", timeout=_CONNECT_SECONDS)
-        except httpx2.TransportError as error:
-            raise self._failure(error) from error
-        if response.status_code != httpx2.codes.OK:
-            raise self._refusal(response.status_code, _message(response.content))
-        served = {entry["id"]: entry.get("max_model_len") for entry in response.json()["data"]}
-        if self.model not in served:
-            raise BackendMismatch(f"{self} has no model {self.model!r}; it has {', '.join(served)}"[:_SHOWN])
-        return served[self.model] and int(served[self.model])
+            return await self._client.get(path, timeout=_CONNECT_SECONDS)
+        except httpx2.RequestError as error:
+            raise self._gone(error) from error
 
     def _checked(self, chunk: Mapping[str, Any]) -> Mapping[str, Any]:
         """`chunk`, where it isn't the news of a failure."""
@@ -125,6 +115,9 @@ class Server:
         """The error for a request that was never answered, or not to its end."""
         if isinstance(error, httpx2.ReadTimeout):
             return WaitedTooLong(f"No token came from {self} within max_wait_seconds")
+        return self._gone(error)
+
+    def _gone(self, error: httpx2.RequestError) -> BackendUnavailable:
         kind = type(error).__name__
         return BackendUnavailable(f"{self} can't be reached, or went away ({kind}). Try again later")
 
@@ -136,22 +129,3 @@ def _message(body: bytes) -> str:
     except (ValueError, KeyError, TypeError):
         said = body.decode(errors="replace")
     return str(said)[:_SHOWN]
-
-
-async def _done(work: Callable[[], Awaitable[Result]]) -> Result:
-    # Called only here: a coroutine that is cancelled before it has begun would complain.
-    return await work()
-
-
-_LOOPS: list[asyncio.AbstractEventLoop] = []
-_LOCK = threading.Lock()
-
-
-def _loop() -> asyncio.AbstractEventLoop:
-    """The event loop of all servers, in a thread that starts with the first request."""
-    with _LOCK:
-        if not _LOOPS:
-            loop = asyncio.new_event_loop()
-            start(loop.run_forever, partial(loop.call_soon_threadsafe, loop.stop), "vllm")
-            _LOOPS.append(loop)
-        return _LOOPS[0]

@@ -13,19 +13,19 @@ from caikit_pt.base_model.family import CAUSAL
 from caikit_pt.base_model.loading.checkpoint import Checkpoint
 from caikit_pt.base_model.text.causal import CausalText
 from caikit_pt.errors import InvalidParameter
-from caikit_pt.serving.vllm_server import Server
+from caikit_pt.serving.vllm_servers import Servers
 
 # vLLM puts it where the soft prompt stands, and lets its tokenizer read it together with the text.
 _PLACEHOLDER = "<prompt_embeds>"
 
 
 class VllmText(CausalText):
-    """The text side of a base model whose weights a vLLM server has.
+    """The text side of a base model whose weights vLLM servers have.
 
     Raises InvalidParameter for a model that vLLM can't put a soft prompt in front of.
     """
 
-    def __init__(self, checkpoint: Checkpoint, server: Server) -> None:
+    def __init__(self, checkpoint: Checkpoint, servers: Servers) -> None:
         if checkpoint.family != CAUSAL:
             raise InvalidParameter(
                 "base_model",
@@ -34,11 +34,11 @@ class VllmText(CausalText):
                 "to no other",
             )
         super().__init__(checkpoint, checkpoint.tokenizer, checkpoint.generation_config)
-        self.server = server
+        self.servers = servers
 
     @property
     def context_length(self) -> int | None:
-        lengths = [self.checkpoint.context_length, self.server.context_length]
+        lengths = [self.checkpoint.context_length, self.servers.context_length]
         return min((length for length in lengths if length), default=None)
 
     def keep_last(self, ids: list[int], limit: int) -> list[int]:
@@ -81,7 +81,7 @@ class VllmText(CausalText):
 
 @dataclass(frozen=True)
 class VllmModel:
-    """A base model whose weights a vLLM server has (a `LanguageModel`)."""
+    """A base model whose weights vLLM servers have (a `LanguageModel`)."""
 
     text: VllmText
 

@@ -186,8 +186,12 @@ def test_two_copies_of_a_base_model_are_told_apart(metrics: Metrics, llama: Base
     del first, second
 
 
-def test_every_measure_is_scraped_as_it_is_described(metrics: Metrics, llama: BaseModel) -> None:
+def test_every_measure_is_scraped_as_it_is_described(
+    metrics: Metrics, llama: BaseModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     worker = worker_of(llama)
+    servers = [("elsewhere", "http://a:8000", True)]
+    monkeypatch.setattr("caikit_pt.runtime.metrics.servers_asked", lambda: servers)
     found = scraped(metrics)
     for measure in MEASURES:
         name = f"{measure.exposed}_bucket" if measure.kind == HISTOGRAM else measure.exposed

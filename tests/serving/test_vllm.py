@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import base64
 import contextvars
-import io
 import json
-import threading
 import time
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -50,114 +46,20 @@ from caikit_pt.tuning.evaluation import Evaluation
 from caikit_pt.tuning.records import read_records
 from caikit_pt.tuning.verbalizer import Verbalizer
 from tests.conftest import BASE_MODELS, LLAMA, T5
+from tests.serving.fake_vllm import Fake, running, tensor_of
 
 TEXT = "The kettle from your shop is dreadful"
 PROMPT = SoftPrompt({"DECODER": torch.linspace(-1, 1, 4 * 128).reshape(4, 128)})
 
 
-class Fake(ThreadingHTTPServer):
-    """A vLLM server without a model."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("localhost", 0), _Handler)
-        self.requests: list[dict[str, Any]] = []
-        self.says: list[int] = [300, 301, 302]
-        self.reason = "length"
-        self.reads: list[int] | None = None
-        self.refuses: tuple[int, str] | None = None
-        self.fails: Any = None
-        self.pause = 0.0
-        self.models = {"served": 1024}
-        self.left_alone = threading.Event()
-
-    @property
-    def address(self) -> str:
-        return f"http://localhost:{self.server_port}"
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: Fake
-
-    def log_message(self, *_: Any) -> None:
-        """Says nothing."""
-
-    def do_GET(self) -> None:
-        models = [{"id": name, "max_model_len": length} for name, length in self.server.models.items()]
-        self._send(200, {"data": models})
-
-    def do_POST(self) -> None:
-        request = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        self.server.requests.append({"path": self.path, **request})
-        if self.server.refuses:
-            status, message = self.server.refuses
-            self._send(status, {"error": {"message": message, "code": status}})
-            return
-        self.send_response(200)
-        self.send_header("content-type", "text/event-stream; charset=utf-8")
-        self.end_headers()
-        try:
-            self._stream(request)
-        except OSError:
-            self.server.left_alone.set()
-
-    def _stream(self, request: dict[str, Any]) -> None:
-        first = {"index": 0, "delta": {"role": "user", "content": ""}, "logprobs": None}
-        reads = self.server.reads if self.server.reads is not None else self._reads(request)
-        self._event({"choices": [first], "prompt_token_ids": reads})
-        if self.server.fails:
-            self._event({"error": self.server.fails})
-            return
-        for number, token in enumerate(self.server.says):
-            time.sleep(self.server.pause)
-            last = number == len(self.server.says) - 1
-            choice: dict[str, Any] = {"index": 0, "delta": {"content": "not looked at"}, "token_ids": [token]}
-            choice["finish_reason"] = self.server.reason if last else None
-            if request["logprobs"]:
-                choice["logprobs"] = {"content": [{"token": "", "logprob": -0.5 * number}]}
-            self._event({"choices": [choice]})
-        self.wfile.write(b"data: [DONE]\n\n")
-
-    def _reads(self, request: dict[str, Any]) -> list[int]:
-        """The tokens that a real server would read."""
-        content = request["messages"][0]["content"]
-        rows = len(tensor_of(content[0]["data"]))
-        text = VllmText(locate(LLAMA, Settings(base_models_dir=str(BASE_MODELS))), server=None)  # type: ignore[arg-type]
-        ids: list[int] = text.tokenizer(content[1]["text"], add_special_tokens=False)["input_ids"]
-        return [2048] * rows + ids
-
-    def _event(self, event: dict[str, Any]) -> None:
-        self.wfile.write(f"data: {json.dumps(event)}\n\n".encode())
-        self.wfile.flush()
-
-    def _send(self, status: int, body: dict[str, Any]) -> None:
-        content = json.dumps(body).encode()
-        self.send_response(status)
-        self.send_header("content-type", "application/json")
-        self.send_header("content-length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-
-def tensor_of(data: str) -> torch.Tensor:
-    tensor: torch.Tensor = torch.load(io.BytesIO(base64.b64decode(data)), weights_only=True)
-    return tensor
-
-
 @pytest.fixture
 def fake() -> Iterator[Fake]:
-    server = Fake()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with running() as server:
+        yield server
 
 
 def settings(fake: Fake, **more: Any) -> Settings:
-    remote = Remote(base_model="TINY-*", vllm=fake.address, model="served")
+    remote = Remote(base_model="TINY-*", vllm=(fake.address,), model="served")
     return Settings(base_models_dir=str(BASE_MODELS), backends=(remote,), **more)
 
 
@@ -570,7 +472,7 @@ def test_more_requests_than_may_wait(fake: Fake) -> None:
 def test_a_server_that_is_not_there(fake: Fake) -> None:
     now = Settings(
         base_models_dir=str(BASE_MODELS),
-        backends=(Remote(base_model="*", vllm="http://localhost:9", model="served"),),
+        backends=(Remote(base_model="*", vllm=("http://localhost:9",), model="served"),),
     )
     with pytest.raises(BackendUnavailable, match="localhost:9"):
         base_for(locate(LLAMA, now), now)
@@ -588,7 +490,7 @@ def test_one_text_side_for_all_prompts(fake: Fake) -> None:
 
 
 def test_other_base_models_stay_here(fake: Fake, llama: BaseModel) -> None:
-    remote = Remote(base_model="granite*", vllm=fake.address, model="served")
+    remote = Remote(base_model="granite*", vllm=(fake.address,), model="served")
     now = Settings(base_models_dir=str(BASE_MODELS), device="cpu", backends=(remote,))
     assert base_for(llama.checkpoint, now) is llama
 

@@ -205,7 +205,7 @@ def main() -> int:
     with server(python, directory / "server.log", BASE_MODELS / MODEL) as (address, _):
         print(f"vLLM answers at {address}")
         here = Settings(base_models_dir=str(BASE_MODELS), device="cpu", max_waiting_requests=10_000)
-        remote = Remote(base_model="*", vllm=address, model=MODEL)
+        remote = Remote(base_model="*", vllm=(address,), model=MODEL)
         there = Side(Settings(base_models_dir=str(BASE_MODELS), backends=(remote,)))
         engine = Side(here)
         failed = compare(engine, there) + compare_alike(engine, there, address) + others_work(there, address)
