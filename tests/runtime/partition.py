@@ -34,7 +34,11 @@ class Partition:
         with suppress(OSError):
             while True:
                 one, _ = self._listener.accept()
-                other = socket.create_connection(("127.0.0.1", self._to))
+                try:
+                    other = socket.create_connection(("127.0.0.1", self._to))
+                except OSError:
+                    one.close()
+                    continue
                 for pair in ((one, other), (other, one)):
                     threading.Thread(target=self._pass_on, args=pair, daemon=True).start()
 
