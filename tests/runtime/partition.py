@@ -34,13 +34,14 @@ class Partition:
         with suppress(OSError):
             while True:
                 one, _ = self._listener.accept()
-                try:
-                    other = socket.create_connection(("127.0.0.1", self._to))
-                except OSError:
-                    one.close()
-                    continue
-                for pair in ((one, other), (other, one)):
-                    threading.Thread(target=self._pass_on, args=pair, daemon=True).start()
+                threading.Thread(target=self._connect, args=(one,), daemon=True).start()
+
+    def _connect(self, one: socket.socket) -> None:
+        with one, suppress(OSError), socket.create_connection(("127.0.0.1", self._to)) as other:
+            back = threading.Thread(target=self._pass_on, args=(other, one), daemon=True)
+            back.start()
+            self._pass_on(one, other)
+            back.join()
 
     def _pass_on(self, one: socket.socket, other: socket.socket) -> None:
         with suppress(OSError):
