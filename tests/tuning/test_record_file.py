@@ -62,7 +62,7 @@ def texts(records: Records) -> list[tuple[str, str]]:
         ("empty-rows.csv", "\ninput,output,\na,b,\n,,\n\na,b,c\n"),
         ("quoted.csv", 'input,output\n"a","b"\n"a","b"'),
         ("packed.jsonl.gz", gzip.compress(f"{LINE}\n{LINE}".encode(), mtime=0)),
-        ("packed.csv.gz", gzip.compress(b"input,output\na,b\na,b", mtime=0)),
+        ("packed.csv.gz", gzip.compress(b"input,output\na,b\na,b", mtime=0, mtime=0)),
         ("UP.JSONL", f"{LINE}\n{LINE}"),
         ("Up.Json.GZ", gzip.compress(f"[{LINE},{LINE}]".encode(), mtime=0)),
     ],
@@ -240,7 +240,7 @@ def test_all_rows_of_other_lengths_are_told_at_once(read: Any) -> None:
 @pytest.mark.parametrize(
     ("contents", "found", "expected"),
     [
-        (gzip.compress(LINE.encode()), "a file that is packed by gzip", "ends in .gz"),
+        (gzip.compress(LINE.encode(), mtime=0), "a file that is packed by gzip", "ends in .gz"),
         (b"PK\x03\x04 and so on", "a file that is packed by zip, as .zip and .xlsx are", "saved as CSV"),
     ],
 )
