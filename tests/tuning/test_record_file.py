@@ -62,7 +62,7 @@ def texts(records: Records) -> list[tuple[str, str]]:
         ("empty-rows.csv", "\ninput,output,\na,b,\n,,\n\na,b,c\n"),
         ("quoted.csv", 'input,output\n"a","b"\n"a","b"'),
         ("packed.jsonl.gz", gzip.compress(f"{LINE}\n{LINE}".encode(), mtime=0)),
-        ("packed.csv.gz", gzip.compress(b"input,output\na,b\na,b", mtime=0, mtime=0)),
+        ("packed.csv.gz", gzip.compress(b"input,output\na,b\na,b", mtime=0)),
         ("UP.JSONL", f"{LINE}\n{LINE}"),
         ("Up.Json.GZ", gzip.compress(f"[{LINE},{LINE}]".encode(), mtime=0)),
     ],
