@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -67,7 +68,11 @@ class Connection:
         return Call(rpc.future(request, metadata=self._metadata(model_name)))
 
     def _metadata(self, model_name: str) -> list[tuple[str, str]]:
-        return [*self._who, *([("mm-model-id", model_name)] if model_name else [])]
+        # What no metadata can hold is no model's name, as the server says.
+        return [*self._who, *([("mm-model-id", model_name)] if _PRINTABLE.fullmatch(model_name) else [])]
+
+
+_PRINTABLE = re.compile(r"[ -~]+")
 
 
 def _channel(addresses: Sequence[str], security: Security) -> Any:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import partial
 
 from caikit_pt.runtime.executors.executor import Run
-from caikit_pt.runtime.job import CANCELED, COMPLETED, ERRORED, WAITING_FOR
+from caikit_pt.runtime.job import CANCELED, COMPLETED, ERRORED, PAUSED, WAITING_FOR
 from caikit_pt.runtime.ledger import Ledger
 from caikit_pt.runtime.publisher import Publisher
 from caikit_pt.runtime.reports import BROKEN, ENDS, FAILED, FINISHED, Report
@@ -101,7 +101,8 @@ class Attendant:
     def _set_aside(self, slot: Slot) -> None:
         """It goes on from its last snapshot: when there is a slot again, or when it is resumed."""
         with self._slots.lock:
-            note = self._ledger.pause if slot.paused else self._ledger.queue_again
+            is_paused = slot.paused and not (slot.wished and self._ledger.wish_of(slot.job) != PAUSED)
+            note = self._ledger.pause if is_paused else self._ledger.queue_again
             note(slot.job)
 
     def _is_wanted(self, slot: Slot) -> bool:

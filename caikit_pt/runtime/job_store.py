@@ -21,7 +21,18 @@ from typing import Any
 
 from caikit_pt.runtime import job as kinds
 from caikit_pt.runtime.database import Database, Row, Transaction
-from caikit_pt.runtime.job import ARTIFACT, COMPLETED, PROGRESS, QUEUED, RUNNING, STATES, TERMINAL, Event, Job
+from caikit_pt.runtime.job import (
+    ARTIFACT,
+    CANCELED,
+    COMPLETED,
+    PROGRESS,
+    QUEUED,
+    RUNNING,
+    STATES,
+    TERMINAL,
+    Event,
+    Job,
+)
 from caikit_pt.runtime.job_queue import JobQueue
 from caikit_pt.runtime.servers import Servers
 from caikit_pt.runtime.sqlite_database import SqliteDatabase, set_aside_if_damaged, state_errors
@@ -88,11 +99,13 @@ _MIGRATIONS = (
         name TEXT NOT NULL,
         beat INTEGER NOT NULL DEFAULT 0
     );
+    CREATE TABLE directory (id TEXT NOT NULL);
     CREATE INDEX jobs_by_turn ON jobs (state, tenant, number);
     CREATE INDEX jobs_by_path ON jobs (path, state, number);
     """,
 )
 
+_FIELDS = frozenset(field.name for field in fields(Job))
 _JSON = frozenset({"parameters", "reasons", "progress"})
 
 
@@ -120,6 +133,14 @@ class JobStore:
     def is_shared(self) -> bool:
         """Whether other servers may have it, too."""
         return self._database.is_shared
+
+    def belongs_to(self, directory: str) -> bool:
+        """Whether the folders of its jobs are in the `state_dir` with this id; the first that asks has it."""
+        with self._database.writing() as transaction:
+            known = transaction.execute("SELECT id FROM directory")
+            if not known:
+                transaction.execute("INSERT INTO directory VALUES (?)", (directory,))
+        return not known or known[0][0] == directory
 
     def close(self) -> None:
         """Nobody will ask it any more."""
@@ -268,24 +289,8 @@ class JobStore:
 
         QUEUED again keeps the start; a terminal state has an end no earlier than the submission.
         """
-        now, runs, ends = time.time(), state == RUNNING, state in TERMINAL
-        is_held, values = _held(held)
         with self._database.writing() as transaction:
-            moved = transaction.execute(
-                "UPDATE jobs SET state = ?, reasons = ?,"
-                " started = CASE WHEN ? THEN COALESCE(started, ?) ELSE started END,"
-                " ended = CASE WHEN NOT ? THEN NULL WHEN submitted > ? THEN submitted ELSE ? END"
-                f" WHERE id = ? AND state NOT IN ({', '.join('?' * len(TERMINAL))}) AND state != ? {is_held}"
-                " RETURNING number",
-                (state, _text(list(reasons)), runs, now, ends, now, now, id, *TERMINAL, state, *values),
-            )
-            for (number,) in moved:
-                _add_event(transaction, number, kinds.STATE, {"state": state, "reasons": list(reasons)})
-            if not runs:
-                # Also of a job that was queued all along.
-                release = "UPDATE jobs SET is_open = 0, owner = '', wish = '' WHERE id = ?"
-                transaction.execute(f"{release} {is_held}", (id, *values))
-        return bool(moved)
+            return _move(transaction, id, state, reasons, held)
 
     def next_run(self, id: str, above: int, state: str, owner: str = "") -> Job | None:
         """A job that is queued and that no server has, now in `state`, had by `owner`, and with the number of
@@ -317,23 +322,27 @@ class JobStore:
         return {(row[0], row[1]) for row in self._database.read(query, (QUEUED, RUNNING))}
 
     def wish(self, held: Job, state: str) -> None:
-        """Whoever has the job is asked to put it into `state`; '' is a wish no longer."""
+        """Whoever has the job is asked to put it into `state`; '' is a wish no longer. CANCELED stays one."""
         is_held, values = _held(held)
         with self._database.writing() as transaction:
-            transaction.execute(f"UPDATE jobs SET wish = ? WHERE id = ? {is_held}", (state, held.id, *values))
+            statement = f"UPDATE jobs SET wish = ? WHERE id = ? AND wish != ? {is_held}"
+            transaction.execute(statement, (state, held.id, CANCELED, *values))
 
     def owned_by(self, owner: str) -> Sequence[str]:
         """The ids of the jobs that a server has."""
-        return [row[0] for row in self._database.read("SELECT id FROM jobs WHERE owner = ?", (owner,))]
+        return [
+            row[0]
+            for row in self._database.read("SELECT id FROM jobs WHERE owner = ? AND owner != ''", (owner,))
+        ]
 
     def wishes(self, owner: str) -> Sequence[Job]:
         """The jobs of `owner` of which something is wished."""
-        query = "SELECT * FROM jobs WHERE owner = ? AND wish != ''"
+        query = "SELECT * FROM jobs WHERE owner = ? AND owner != '' AND wish != ''"
         return [as_job(row) for row in self._database.read(query, (owner,))]
 
-    def count_death(self, held: Job, reason: str) -> int:
-        """The process of a job has died without a new snapshot; how often that was so, in a row. 0 where it
-        is another's now."""
+    def count_death(self, held: Job, reason: str, most: int = 1_000_000) -> int:
+        """The process of a job has died without a new snapshot; how often that was so, in a row. Below `most`
+        it is queued again, in the same step. 0 where it is another's now."""
         is_held, values = _held(held)
         with self._database.writing() as transaction:
             rows = transaction.execute(
@@ -343,6 +352,8 @@ class JobStore:
             )
             for number, _ in rows:
                 _add_event(transaction, number, kinds.DEATH, {"text": reason})
+            if rows and rows[0][1] < most:
+                _move(transaction, held.id, QUEUED, (), held)
         return int(rows[0][1]) if rows else 0
 
     def forget_deaths(self, held: Job) -> None:
@@ -353,13 +364,16 @@ class JobStore:
                 f"UPDATE jobs SET deaths = 0 WHERE id = ? AND deaths > 0 {is_held}", (held.id, *values)
             )
 
-    def delete_ended_before(self, time: float) -> Sequence[str]:
-        """Forgets the jobs that ended before `time`, with their events; their ids."""
+    def delete_ended_before(self, time: float, limit: int = 200) -> Sequence[str]:
+        """Forgets jobs that ended before `time`, with their events; their ids. No more than `limit` at once:
+        nobody else writes meanwhile."""
         with self._database.writing() as transaction:
-            return [
-                row[0]
-                for row in transaction.execute("DELETE FROM jobs WHERE ended < ? RETURNING id", (time,))
-            ]
+            deleted = transaction.execute(
+                "DELETE FROM jobs WHERE number IN"
+                " (SELECT number FROM jobs WHERE ended < ? ORDER BY ended LIMIT ?) RETURNING id",
+                (time, limit),
+            )
+        return [row[0] for row in deleted]
 
     # ---- trackers ----
 
@@ -462,6 +476,27 @@ def _rows(connection: sqlite3.Connection, query: str, *values: Any) -> list[sqli
     return rows
 
 
+def _move(transaction: Transaction, id: str, state: str, reasons: Sequence[str], held: Job | None) -> bool:
+    """See JobStore.move."""
+    now, runs, ends = time.time(), state == RUNNING, state in TERMINAL
+    is_held, values = _held(held)
+    moved = transaction.execute(
+        "UPDATE jobs SET state = ?, reasons = ?,"
+        " started = CASE WHEN ? THEN COALESCE(started, ?) ELSE started END,"
+        " ended = CASE WHEN NOT ? THEN NULL WHEN submitted > ? THEN submitted ELSE ? END"
+        f" WHERE id = ? AND state NOT IN ({', '.join('?' * len(TERMINAL))}) AND state != ? {is_held}"
+        " RETURNING number",
+        (state, _text(list(reasons)), runs, now, ends, now, now, id, *TERMINAL, state, *values),
+    )
+    for (number,) in moved:
+        _add_event(transaction, number, kinds.STATE, {"state": state, "reasons": list(reasons)})
+    if not runs:
+        # Also of a job that was queued all along.
+        release = "UPDATE jobs SET is_open = 0, owner = '', wish = '' WHERE id = ?"
+        transaction.execute(f"{release} {is_held}", (id, *values))
+    return bool(moved)
+
+
 def _add_event(transaction: Transaction, job: int, kind: str, data: Mapping[str, Any]) -> None:
     transaction.execute(
         "INSERT INTO events SELECT ?, COALESCE(MAX(number), 0) + 1, ?, ?, ? FROM events WHERE job = ?",
@@ -483,7 +518,8 @@ def _shared(address: str) -> Database:
 
 def as_job(row: Row) -> Job:
     """A row of `jobs`, of this schema or an earlier one."""
-    values = {name: row[name] for name in row.keys()}  # noqa: SIM118
+    # A later release, whose server may be beside this one, may have added columns.
+    values = {name: row[name] for name in row.keys() if name in _FIELDS}  # noqa: SIM118
     if "is_open" in values:
         values["is_open"] = bool(values["is_open"])
     for name in _JSON.intersection(values):

@@ -51,7 +51,8 @@ def serve() -> None:
     except CaikitPtError as error:
         raise SystemExit(f"caikit_pt: {error}") from None
     metrics.expose(metrics.metrics_of(server.trainer.store, lambda: len(prompts.loaded_models)))
-    tracing.begin(settings.current().tracing.endpoint, server.trainer.store)
+    trainer = server.trainer
+    tracing.begin(settings.current().tracing.endpoint, trainer.store, lambda: trainer.is_first)
     start_log.tell(caikit.get_config(), settings.current())
     signals.serve()
     server.start(blocking=False)

@@ -21,6 +21,7 @@ from caikit_pt.runtime.servers import GONE, Server
 _LOG = logging.getLogger(__name__)
 _SECONDS_BETWEEN_BEATS = 1.0
 _SECONDS_BETWEEN_WISHES = 0.1
+_SECONDS_TO_STOP = 2.0
 # Without a beat for so long a server gives up what it has.
 _SECONDS_TO_GIVE_UP = 6.0
 # So many looks at a count that stands still, a second or more apart, are a death. Who doesn't look, since it
@@ -58,6 +59,7 @@ class Lease:
         self._seen: dict[str, _Seen] = {}
         self._is_first = False
         self._lock, self._stopping = threading.Lock(), threading.Event()
+        self._threads = list[threading.Thread]()
         self._last = time.monotonic()
         self._is_held = True
         self.id = self._servers.join(name)
@@ -81,11 +83,14 @@ class Lease:
         heir.inherit()
         if self._store.is_shared:
             for work in (self._live, self._watch):
-                threading.Thread(target=work, name="lease", daemon=True).start()
+                self._threads.append(threading.Thread(target=work, name="lease", daemon=True))
+                self._threads[-1].start()
 
     def stop(self) -> None:
         """What is left here is for others, at once."""
         self._stopping.set()
+        for thread in self._threads:
+            thread.join(_SECONDS_TO_STOP)
         try:
             self._servers.leave(self.id)
         except StateUnavailable as error:
@@ -100,13 +105,14 @@ class Lease:
             try:
                 self._beat(began)
                 told = False
+                self._wait(seen, began + _SECONDS_BETWEEN_BEATS)
             except StateUnavailable as error:
                 if not told:
                     _LOG.warning("other servers can't be shown that this one lives: %s", error)
                 told = True
             except Exception:  # whatever it is, the next beat is due
                 _LOG.exception("a beat failed")
-            self._wait(seen, began + _SECONDS_BETWEEN_BEATS)
+            self._stopping.wait(max(0.0, began + _SECONDS_BETWEEN_BEATS - time.monotonic()))
 
     def _wait(self, seen: int, until: float) -> None:
         """For the next beat. What is wished of jobs here meanwhile needn't wait for it."""
@@ -114,19 +120,18 @@ class Lease:
             now = self._store.wait_for_change(seen, left)
             if now != seen and self._is_held:
                 seen = now
-                try:
-                    self._grant()
-                except StateUnavailable:
-                    self._stopping.wait(max(0.0, until - time.monotonic()))
+                self._grant()
                 self._stopping.wait(_SECONDS_BETWEEN_WISHES)
 
     def _beat(self, began: float) -> None:
-        if not self._is_held:
-            self._come_again()
         if not self._servers.beat(self.id):
             self._lose("the other servers have taken this one for dead")
-            return
+            # As a new one: whatever it had is theirs.
+            self.id = self._servers.join(self._name)
         self._last = began
+        if not self._is_held:
+            self._is_held = True
+            _LOG.warning("this server may have trainings again")
         self._look_at_others()
         assert self._heir is not None
         self._heir.inherit()
@@ -140,22 +145,14 @@ class Lease:
         for one in servers:
             if one not in living and self._servers.bury(one, self.id):
                 _LOG.warning("server %s is gone, and its trainings are taken over", one.name)
+        if self._is_first:
+            self._servers.adopt(self.id)
 
     def _is_dead(self, one: Server) -> bool:
         seen = self._seen.setdefault(one.id, _Seen(one.beat))
         seen.looks = seen.looks + 1 if one.beat == seen.beat else 0
         seen.beat = one.beat
         return one.id != self.id and (one.beat == GONE or seen.looks >= _LOOKS)
-
-    def _come_again(self) -> None:
-        """As a new one, with what nobody has taken over from the old one."""
-        old, self.id = self.id, self._servers.join(self._name)
-        for one in self._servers.all():
-            if one.id == old:
-                self._servers.bury(one, self.id)
-        self._last = time.monotonic()
-        self._is_held = True
-        _LOG.warning("the store is there again, and this server has a lease")
 
     def _grant(self) -> None:
         wishes = self._store.wishes(self.id)

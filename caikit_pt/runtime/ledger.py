@@ -50,6 +50,11 @@ class Ledger:
         """Whether nobody else has taken it over."""
         return self._store.is_held(job)
 
+    def wish_of(self, job: Job) -> str:
+        """The state that other servers ask for now."""
+        found = self._store.find(job.id)
+        return found.wish if found else ""
+
     def begin(self, job: Job) -> None:
         """It is under way, if it wasn't before. What the store doesn't take now is made up for at its end."""
         try:
@@ -68,19 +73,18 @@ class Ledger:
     def died(self, job: Job, reason: str) -> None:
         """Its process has ended, and another may get further."""
         _LOG.warning("training of %s: %s", job.model_name, reason)
-        deaths = self._store.count_death(job, reason)
-        if deaths < self._max_attempts:
-            self.queue_again(job)
+        if self._store.count_death(job, reason, self._max_attempts) < self._max_attempts:
             return
         told = self._store.events(job, kinds=[kinds.DEATH], limit=_MOST_DEATHS)
         self.end(job, ERRORED, [event.data["text"] for event in told])
 
     def end(self, job: Job, state: str, reasons: Sequence[str] = ()) -> None:
         """It has ended in `state`; one that had ended before stays as it is."""
-        if not self._store.move(job.id, state, reasons, job):
-            return
+        self._store.move(job.id, state, reasons, job)
         ended = self._store.find(job.id)
-        assert ended is not None
+        # Also where the last try was noted, and nobody heard so.
+        if ended is None or not ended.ended_for_good:
+            return
         try:
             self.folder(job.id).end(ended)
         except OSError as error:

@@ -93,7 +93,9 @@ class PostgresDatabase(Database):
     def migrate(self, steps: Sequence[str]) -> None:
         """See Database."""
         with self.writing() as transaction:
-            transaction.execute(f"CREATE SCHEMA IF NOT EXISTS {_SCHEMA}")
+            # Who may use a schema needn't be allowed to make one.
+            if transaction.execute(f"SELECT to_regnamespace('{_SCHEMA}') IS NULL")[0][0]:
+                transaction.execute(f"CREATE SCHEMA {_SCHEMA}")
             transaction.execute("CREATE TABLE IF NOT EXISTS schema_version (version BIGINT NOT NULL)")
             version = transaction.execute("SELECT COALESCE(MAX(version), 0) FROM schema_version")[0][0]
             if version > len(steps):
@@ -109,7 +111,11 @@ class PostgresDatabase(Database):
     def read(self, query: str, values: Sequence[Any] = ()) -> list[Any]:
         """See Database."""
         with _state_errors(), self._pool.connection() as connection:
-            return _PostgresTransaction(connection).execute(query, values)
+            try:
+                return _PostgresTransaction(connection).execute(query, values)
+            except psycopg.DataError:
+                # A NUL, or what else no text in there can have.
+                return []
 
     @contextmanager
     def writing(self) -> Iterator[Transaction]:

@@ -56,11 +56,21 @@ class Servers:
         """What `dead` has is had by `heir` from now on, unless it has beaten since; whether that is so."""
         with self._database.writing() as transaction:
             gone = transaction.execute(
-                "DELETE FROM servers WHERE id = ? AND beat = ? RETURNING id", (dead.id, dead.beat)
+                "DELETE FROM servers WHERE id = ? AND beat = ?"
+                " AND EXISTS (SELECT 1 FROM servers AS other WHERE other.id = ? AND other.beat != ?)"
+                " RETURNING id",
+                (dead.id, dead.beat, heir, GONE),
             )
             for _ in gone:
                 transaction.execute("UPDATE jobs SET owner = ? WHERE owner = ?", (heir, dead.id))
         return bool(gone)
+
+    def adopt(self, heir: str) -> None:
+        """What is had by nobody that there is is had by `heir`."""
+        orphans = "owner != '' AND owner NOT IN (SELECT id FROM servers)"
+        if self._database.read(f"SELECT 1 FROM jobs WHERE {orphans} LIMIT 1"):
+            with self._database.writing() as transaction:
+                transaction.execute(f"UPDATE jobs SET owner = ? WHERE {orphans}", (heir,))
 
     def bury_all_but(self, heir: str) -> None:
         """No other lives: what they had, and what nobody has and is under way, is had by `heir`."""
@@ -75,6 +85,7 @@ class Servers:
         with self._database.writing() as transaction:
             transaction.execute("UPDATE servers SET beat = ? WHERE id = ?", (GONE, id))
             transaction.execute(
-                "DELETE FROM servers WHERE id = ? AND NOT EXISTS (SELECT 1 FROM jobs WHERE owner = ?)",
+                "DELETE FROM servers WHERE id = ? AND NOT EXISTS"
+                " (SELECT 1 FROM jobs WHERE owner = ? AND owner != '')",
                 (id, id),
             )

@@ -24,6 +24,8 @@ class Slot:
     canceled: bool = False
     # It is to stop behind a snapshot, until it is resumed.
     paused: bool = False
+    # By another server, which may have been asked to resume it meanwhile.
+    wished: bool = False
     # Its prompt waits to be published, and needs no device for that.
     trained: bool = False
 
@@ -45,9 +47,9 @@ class Slots:
     @property
     def runs(self) -> Sequence[Run]:
         """The processes that work at jobs, the oldest first."""
-        with self.lock:
-            found = [slot.run for slot in self._taken.values() if slot.run is not None]
-            return list(dict.fromkeys(found))
+        # Without the lock: who holds it may wait for a store that is away, and then they are given up.
+        found = [slot.run for slot in list(self._taken.values()) if slot.run is not None]
+        return list(dict.fromkeys(found))
 
     @property
     def gpus(self) -> Collection[int]:

@@ -25,6 +25,7 @@ from caikit_pt.runtime.job_store import JobStore
 from caikit_pt.runtime.lease import Lease
 from caikit_pt.runtime.making import AnyPlan, Found, Making, Plan
 from caikit_pt.runtime.makings import making_of
+from caikit_pt.runtime.state_id import state_id
 from caikit_pt.runtime.supervisor import FILES_ARE_GONE, Supervisor
 from caikit_pt.runtime.training_quotas import TrainingQuotas
 from caikit_pt.settings import Settings
@@ -59,6 +60,8 @@ class StateDirectory:
         self.store = JobStore(root, [tracker.name for tracker in tracking], now.database)
         self.quotas = TrainingQuotas(now.quotas, self.store)
         self._jobs = root / "jobs"
+        if now.database:
+            self._check_directory(root)
         executor, slots = executor_of(now, root, self.store.open_runs)
         self._lease = Lease(self.store, f"{gethostname()} (process {os.getpid()})")
         self.supervisor = Supervisor(self.store, self._lease, self._jobs, slots, now, executor, on_published)
@@ -70,6 +73,23 @@ class StateDirectory:
         self.supervisor.start()
         for follower in self._followers:
             follower.start()
+
+    def _check_directory(self, root: Path) -> None:
+        """Raises StateUnavailable where another one than this has the folders of the jobs in the database."""
+        try:
+            if self.store.belongs_to(state_id(root)):
+                return
+        except OSError as error:
+            raise StateUnavailable(f"state_dir {root} can't be read: {error}") from error
+        raise StateUnavailable(
+            f"state_dir {root} isn't the one of the servers that share this database: is the disk that they "
+            "share mounted there, and is state_dir the same for all of them? Trainings need their folders."
+        )
+
+    @property
+    def is_first(self) -> bool:
+        """Whether what one of many servers does is this one's."""
+        return self._lease.is_first
 
     def stop(self) -> None:
         """Trainings first. What can't be tracked any more is so by the next server."""
@@ -134,8 +154,16 @@ class StateDirectory:
         try:
             return self.store.add(job)
         except CaikitPtError:
-            folder.remove()
+            # It may be there all the same, or another server has accepted it: who asks next takes it over.
+            if not self.store.is_shared and self._is_unknown(job):
+                folder.remove()
             raise
+
+    def _is_unknown(self, job: Job) -> bool:
+        try:
+            return self.store.find(job.id) is None
+        except StateUnavailable:
+            return False
 
     def _accepted(self, job: Job, folder: JobFolder) -> Job:
         there = folder.job()
@@ -168,12 +196,13 @@ class StateDirectory:
     def _recover(self) -> None:
         """What isn't a whole submission goes. What was under way is the supervisor's, which has the lease."""
         known = self.store.ids()
-        for folder in folders(self._jobs):
-            # There may be a million of them, and what they hold is in the store.
-            if folder.directory.name not in known:
-                self._take_over(folder)
-        for job in self.store.search(states=WAITING, limit=_ALL):
-            if not job.owner and not self.supervisor.folder(job.id).job():
+        # There may be a million of them, and what they hold is in the store.
+        strange = [folder for folder in folders(self._jobs) if folder.directory.name not in known]
+        for folder in sorted(strange, key=_submitted):
+            self._take_over(folder)
+        # What one of many servers doesn't see the others may.
+        for job in () if self.store.is_shared else self.store.search(states=WAITING, limit=_ALL):
+            if not self.supervisor.folder(job.id).job():
                 self.store.move(job.id, ERRORED, [FILES_ARE_GONE], job)
 
     def _take_over(self, folder: JobFolder) -> None:
@@ -188,6 +217,12 @@ class StateDirectory:
         else:
             _LOG.warning("training %s wasn't in the database, and is taken over from its folder", job.id)
             self.store.add(job)
+
+
+def _submitted(folder: JobFolder) -> float:
+    """In this order they had their turns."""
+    job = folder.job()
+    return job.submitted if job else 0.0
 
 
 def _locked(root: Path, shared: bool) -> IO[str]:

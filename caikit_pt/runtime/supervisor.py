@@ -104,7 +104,7 @@ class Supervisor:
             if slot.trained:
                 return None
             paused.append(slot)
-            slot.paused, run = True, slot.run
+            slot.paused, slot.wished, run = True, job.wish == PAUSED, slot.run
             if run is not None and self._slots.of(run) == [slot]:
                 run.over = run.paused = True
                 run.stop()
@@ -119,7 +119,7 @@ class Supervisor:
                 # It may have been on its way back to the queue; who has resumed it meanwhile has the last
                 # word.
                 found = self._store.find(job.id)
-                if slot.paused and found and found.state == QUEUED:
+                if slot.paused and not slot.wished and found and found.state == QUEUED:
                     self._ledger.pause(found)
 
     def _change(
@@ -139,7 +139,7 @@ class Supervisor:
                     # Where another server takes it in this moment, nothing is changed.
                     waits(found)
                     continue
-                if found.wish != state:
+                if found.wish not in (state, CANCELED):
                     self._store.wish(found, state)
             self._store.wait_for_change(seen, _SECONDS_BETWEEN_TRIES)
         return None
@@ -178,7 +178,13 @@ class Supervisor:
                 if job.id in self._granting or self._slots.find(job.id) is None:
                     continue
                 self._granting.add(job.id)
-            threading.Thread(target=self._grant, args=(job,), name=f"wish {job.id}", daemon=True).start()
+            try:
+                granting = threading.Thread(
+                    target=self._grant, args=(job,), name=f"wish {job.id}", daemon=True
+                )
+                granting.start()
+            except RuntimeError:  # no thread for it now
+                self._granting.discard(job.id)
 
     def _grant(self, job: Job) -> None:
         try:
@@ -192,7 +198,7 @@ class Supervisor:
     def _take_over(self, job: Job) -> None:
         """A job that a server which is no more has begun."""
         folder = self.folder(job.id)
-        if not folder.job():
+        if not folder.job() and not self._store.is_shared:
             self._ledger.end(job, ERRORED, [FILES_ARE_GONE])
         elif run := self.executor.found(job, folder):
             self._slots.hold(job, run)

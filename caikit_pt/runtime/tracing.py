@@ -12,7 +12,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -204,15 +204,18 @@ def check(endpoint: str) -> None:
         raise InvalidParameter(as_set("tracing.endpoint"), endpoint, allowed) from error
 
 
-def begin(endpoint: str, store: JobStore) -> None:
-    """From now on requests and the trainings in `store` are traced to `endpoint`; empty: nothing is."""
+def begin(endpoint: str, store: JobStore, is_to_tell: Callable[[], bool] = lambda: True) -> None:
+    """From now on requests and, as long as it is on this server to tell of them, the trainings in `store` are
+    traced to `endpoint`; empty: nothing is."""
     if not endpoint:
         return
     from caikit_pt.runtime.otlp import GrpcExporter
 
     use(Traces(GrpcExporter(endpoint)))
     # Daemon: what ends with the process is told by nobody.
-    threading.Thread(target=_follow, args=(store, time.time()), name="traces", daemon=True).start()
+    threading.Thread(
+        target=_follow, args=(store, time.time(), is_to_tell), name="traces", daemon=True
+    ).start()
 
 
 def use(traces: Traces | None) -> None:
@@ -238,12 +241,14 @@ def accepted(id: str, metadata: Mapping[str, str]) -> None:
         _TRACES.accepted(id, metadata)
 
 
-def _follow(store: JobStore, since: float) -> None:
+def _follow(store: JobStore, since: float, is_to_tell: Callable[[], bool]) -> None:
     """Tells of every job that ends, until somebody else is told."""
     traces, seen = _TRACES, -1
     while traces is not None and traces is _TRACES:
         changes = store.changes
-        if changes != seen:
+        if not is_to_tell():
+            since = time.time()
+        elif changes != seen:
             # What can't be read now is so at the next look.
             with suppress(StateUnavailable):
                 since, seen = tell_ended(traces, store, since), changes

@@ -182,6 +182,11 @@ class PromptTuningTrainer(ModelTrainerBase):
         return job
 
     @property
+    def is_first(self) -> bool:
+        """Whether what one of many servers does is this one's."""
+        return self._opened.is_first
+
+    @property
     def why_not(self) -> str:
         """Why no job can begin now, whichever; empty where one can."""
         return self._opened.supervisor.executor.why_not()

@@ -42,9 +42,10 @@ def replacing(target: Path, mark: str = "", check: Callable[[], None] = lambda: 
         to_disk(new)
         check()
         with _PUBLISHING:
-            was_there = target.exists()
+            was_there, own = target.exists(), new.stat().st_ino
             _exchange(new, target, old)
-            _check_again(check, new, target, old if old.exists() else new if was_there else None)
+            before = old if old.exists() else new if was_there else None
+            _check_again(check, own, new, target, before)
         sync(target.parent)
     finally:
         shutil.rmtree(new, ignore_errors=True)
@@ -137,17 +138,19 @@ def _exchange(new: Path, target: Path, old: Path) -> None:
         raise
 
 
-def _check_again(check: Callable[[], None], new: Path, target: Path, before: Path | None) -> None:
-    """Takes back what was published, where `check` raises; what was there `before` comes back."""
+def _check_again(check: Callable[[], None], own: int, new: Path, target: Path, before: Path | None) -> None:
+    """Takes back what was published, which has the inode `own`, where `check` raises; what was there `before`
+    comes back. What others have published meanwhile stays."""
     try:
         check()
     except BaseException:
-        if before is None:
-            target.rename(new)
-        elif not _swap(before, target):
-            target.rename(target.with_name(f"{before.name}.back"))
-            before.rename(target)
-            shutil.rmtree(target.with_name(f"{before.name}.back"), ignore_errors=True)
+        if target.exists() and target.stat().st_ino == own:
+            if before is None:
+                target.rename(new)
+            elif before.exists() and not _swap(before, target):
+                target.rename(target.with_name(f"{before.name}.back"))
+                before.rename(target)
+                shutil.rmtree(target.with_name(f"{before.name}.back"), ignore_errors=True)
         raise
 
 

@@ -148,16 +148,17 @@ class SourceLibrary:
         `check` is called last before that, and what it raises ends it. Raises InvalidSourcePrompt, OSError.
         """
         target = self._target(name)
-        for version in versions_in(target):
-            if trained_by(target / str(version)) == training_id:
-                return f"{name}/{version}"
+
+        def known() -> int | None:
+            own = (one for one in versions_in(target) if trained_by(target / str(one)) == training_id)
+            return next(iter(own), None)
 
         def write(directory: Path) -> None:
             copy_trained(bundle, directory, training_id, default)
             check()
 
         try:
-            return f"{name}/{publish_version(target, write)}"
+            return f"{name}/{publish_version(target, write, known)}"
         except UnusableSource as error:
             raise self._refused(name, str(error)) from error
 

@@ -23,14 +23,19 @@ _LOCK, _NEW = ".lock", ".new"
 _TAKEN = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR)
 
 
-def publish_version(target: Path, write: Callable[[Path], object]) -> int:
-    """A new directory in `target` that `write` fills; its number. Nothing is left where `write` raises.
+def publish_version(
+    target: Path, write: Callable[[Path], object], known: Callable[[], int | None] = lambda: None
+) -> int:
+    """A new directory in `target` that `write` fills; its number, or that of the one that is `known` already.
+    Nothing is left where `write` raises.
 
     Its files are on disk before it has a name that anybody looks for. Raises OSError.
     """
     made = [path for path in (target, *target.parents) if not path.exists()]
     target.mkdir(parents=True, exist_ok=True)
     with _alone(target):
+        if (version := known()) is not None:
+            return version
         for left in target.glob(f".*{_NEW}"):
             shutil.rmtree(left, ignore_errors=True)
         new = target / f".{uuid.uuid4().hex[:12]}{_NEW}"

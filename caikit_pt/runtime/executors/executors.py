@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import uuid
 from collections.abc import Callable, Collection, Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,7 +17,7 @@ from caikit_pt.runtime.executors.kubernetes_job import JobTemplate, pod_in
 from caikit_pt.runtime.executors.local import LocalExecutor
 from caikit_pt.runtime.executors.node import MIB, Resources
 from caikit_pt.runtime.executors.ray_cluster import RayCluster
-from caikit_pt.runtime.json_file import read_json, write_json
+from caikit_pt.runtime.state_id import state_id
 from caikit_pt.settings import Settings, as_set
 
 LOCAL, RAY, KUBERNETES = "local", "ray", "kubernetes"
@@ -78,7 +77,7 @@ def executor_of(
         return LocalExecutor(now.join_trainings, named.workers), slots
     each = Resources(cpus=named.cpus, gpus=named.gpus, memory=named.memory_mib * MIB)
     try:
-        cluster, environment = _cluster(now, _id(root)), _environment(now, root)
+        cluster, environment = _cluster(now, state_id(root)), _environment(now, root)
         made = ClusterExecutor(cluster, each, environment, open_runs, named.workers)
         return made, now.slots or _SLOTS_OF_A_CLUSTER
     except OSError as error:
@@ -105,17 +104,6 @@ def _environment(now: Settings, root: Path) -> Mapping[str, str]:
         "CACHE_DIR": str((root / "cache").absolute()),
     }
     return {**NATIVE_CACHES, **own, **kernel}
-
-
-def _id(root: Path) -> str:
-    """By which a cluster tells this server's runs from those of others. Raises OSError."""
-    file = root / "cluster_id"
-    if not file.exists():
-        write_json(file, uuid.uuid4().hex)
-    try:
-        return str(read_json(file))
-    except ValueError as error:
-        raise OSError(f"{file} can't be read; where no training runs, remove it: {error}") from None
 
 
 def _gpus() -> int:
