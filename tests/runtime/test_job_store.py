@@ -384,3 +384,39 @@ def test_all_turns_are_those_of_each(store: JobStore) -> None:
     assert following is not None
     assert ahead[following.id] == 0
     assert ahead["14"] > ahead["8"] > ahead["2"], "by who runs, and by who began last"
+
+
+def test_old_jobs_go_in_batches(store: JobStore) -> None:
+    for number in range(7):
+        store.add(job(str(number)))
+        store.move(str(number), COMPLETED)
+    gone = [store.delete_ended_before(time.time() + 1, limit=3) for _ in range(4)]
+    assert [list(one) for one in gone] == [["0", "1", "2"], ["3", "4", "5"], ["6"], []]
+
+
+def test_columns_of_a_later_release_are_left_out(store: JobStore) -> None:
+    """Its server has brought the database up to date beside this one."""
+    added = store.add(job("one"))
+    with store._database.writing() as transaction:
+        transaction.execute("ALTER TABLE jobs ADD COLUMN of_later TEXT NOT NULL DEFAULT 'x'")
+    assert store.find("one") == added
+
+
+def test_a_death_is_counted_and_queued_again_in_one_step(store: JobStore) -> None:
+    store.add(job("one"))
+    held = store.next_run("one", 0, RUNNING)
+    assert held is not None
+    assert store.count_death(held, "gone", most=2) == 1
+    found = store.find("one")
+    assert found is not None
+    assert (found.state, found.is_open) == (QUEUED, False)
+    held = store.next_run("one", 0, RUNNING)
+    assert held is not None
+    # Behind the last there is none: it is for whoever counts to end it.
+    assert store.count_death(held, "gone", most=2) == 2
+    assert (store.find("one") or held).state == RUNNING
+
+
+def test_what_no_text_can_be_is_nobodys_id(store: JobStore) -> None:
+    assert store.find("a\0b") is None
+    assert store.search(model_name="a\0b") == []

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from caikit_pt.errors import StateUnavailable
-from caikit_pt.runtime.job import COMPLETED, PAUSED, QUEUED, RUNNING, Job
+from caikit_pt.runtime.job import CANCELED, COMPLETED, PAUSED, QUEUED, RUNNING, Job
 from caikit_pt.runtime.job_store import JobStore
 from caikit_pt.runtime.lease import Lease
+from caikit_pt.runtime.state_id import state_id
 
 from .jobs import job
 from .postgres import Postgres
@@ -153,3 +155,58 @@ def test_a_server_alone_has_what_an_earlier_one_left(tmp_path: Path) -> None:
     assert later.inherited == ["mine"]
     assert later.lease.is_first
     assert len(later.store.servers.all()) == 1
+
+
+def test_who_has_left_is_no_heir(heirs: Made) -> None:
+    """It has looked, and leaves before it takes: what is left would be nobody's."""
+    dead, leaving, other = heirs(), heirs(), heirs()
+    begun(dead, "mine")
+    (seen, *_) = dead.store.servers.all()
+    leaving.store.servers.leave(leaving.lease.id)
+    assert not leaving.store.servers.bury(seen, leaving.lease.id)
+    assert dead.store.owned_by(dead.lease.id) == ["mine"]
+    assert other.store.servers.bury(seen, other.lease.id)
+    assert other.store.owned_by(other.lease.id) == ["mine"]
+
+
+def test_what_nobody_has_is_the_firsts(heirs: Made) -> None:
+    one = heirs()
+    one.store.add(job("stray"))
+    with one.store._database.writing() as transaction:
+        transaction.execute("UPDATE jobs SET owner = 'nobody', state = 'RUNNING'")
+    one.start()
+    wait_for(lambda: one.inherited == ["stray"])
+
+
+def test_no_exception_ends_the_beats(heirs: Made) -> None:
+    one, errors = heirs(), [RuntimeError("can't start new thread"), StateUnavailable("away")]
+
+    def grant(wishes: Sequence[Job]) -> None:
+        if errors:
+            raise errors.pop()
+        one.wishes += [f"{each.id} {each.wish}" for each in wishes]
+
+    one.grant = grant  # type: ignore[method-assign]
+    held = begun(one.start(), "mine")
+    one.store.wish(held, PAUSED)
+    wait_for(lambda: "mine PAUSED" in one.wishes)
+
+
+def test_a_wish_to_cancel_stays(heirs: Made) -> None:
+    one = heirs()
+    held = begun(one, "mine")
+    for state in (PAUSED, CANCELED, PAUSED, ""):
+        one.store.wish(held, state)
+    assert [each.wish for each in one.store.wishes(one.lease.id)] == [CANCELED]
+
+
+def test_a_database_is_of_one_state_directory(tmp_path: Path, postgres: Postgres) -> None:
+    store = JobStore(tmp_path, address=postgres.database())
+    assert [store.belongs_to(id) for id in ("a", "b", "a")] == [True, False, True]
+    store.close()
+
+
+def test_those_that_come_at_once_get_one_id(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        assert len(set(pool.map(lambda _: state_id(tmp_path), range(32)))) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["cluster_id"]

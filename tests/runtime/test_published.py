@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -140,3 +142,26 @@ def test_a_publication_that_has_lost_its_right_is_taken_back(models: Path) -> No
         assert [path.name for path in models.iterdir()] == (["one"] if before else [])
         if before:
             assert (models / "one" / "a").read_bytes() == before
+
+
+def test_what_others_published_meanwhile_is_not_taken_back(models: Path) -> None:
+    """It stood still behind its new name; its heir has tidied up, and a later training has published."""
+    for is_first in (True, False):
+        if not is_first:
+            deploy(models, SOUND)
+
+        def check(seen: list[int]) -> None:
+            seen.append(1)
+            if len(seen) == 2:
+                for left in models.glob(".one.*"):
+                    shutil.rmtree(left)
+                with replacing(models / "one", "job-2") as new:
+                    (new / "config.yml").write_bytes(SOUND["config.yml"])
+                    (new / "a").write_bytes(b"later")
+                raise KeyError("not ours any more")
+
+        with pytest.raises(KeyError), replacing(models / "one", "job-1", partial(check, list[int]())) as new:
+            (new / "config.yml").write_bytes(SOUND["config.yml"])
+            (new / "a").write_bytes(b"2")
+        assert (models / "one" / "a").read_bytes() == b"later"
+        shutil.rmtree(models / "one")

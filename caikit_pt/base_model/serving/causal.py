@@ -216,12 +216,13 @@ class CausalStore(StaticStore):
 
 def _prompts_cells(weights: FrozenWeights, prompts: Sequence[tuple[Tensor, int]]) -> list[PromptCells]:
     """The keys and values [heads, P, D] of soft prompts [P, H] in every layer, computed, each for rows of so
-    many positions in all. Those of one length share passes: a pass of few positions mostly reads weights."""
+    many positions in all. Those of one length, for rows of one class, share passes: a pass of few positions
+    mostly reads weights."""
     cells: list[PromptCells] = [()] * len(prompts)
-    by_length: dict[int, list[int]] = {}
-    for number, (prompt, _) in enumerate(prompts):
-        by_length.setdefault(len(prompt), []).append(number)
-    for length, numbers in by_length.items():
+    alike: dict[tuple[int, bool], list[int]] = {}
+    for number, (prompt, length) in enumerate(prompts):
+        alike.setdefault((len(prompt), weights.length_class(length)), []).append(number)
+    for (length, _), numbers in alike.items():
         most = max(1, _PROMPT_POSITIONS // max(1, length))
         for begin in range(0, len(numbers), most):
             together = numbers[begin : begin + most]
@@ -232,12 +233,13 @@ def _prompts_cells(weights: FrozenWeights, prompts: Sequence[tuple[Tensor, int]]
 
 
 def _cells_together(weights: FrozenWeights, prompts: Sequence[tuple[Tensor, int]]) -> list[PromptCells]:
-    """Of b soft prompts of one length, in one pass."""
-    embeddings = torch.stack([sent(prompt, weights.device).to(weights.dtype) for prompt, _ in prompts])
+    """Of b soft prompts of one length, for rows of one class, in one pass. They go to the device at once."""
+    own = [prompt for prompt, _ in prompts]
+    embeddings = sent(torch.stack(own), weights.device).to(weights.dtype)
     mask = torch.ones(embeddings.shape[:2], dtype=torch.long, device=weights.device)
-    lengths = torch.tensor([[length] for _, length in prompts])
+    longest = max(length for _, length in prompts)
     cache = DynamicCache()
-    with row_lengths(sent(lengths, weights.device)):
+    with row_lengths(torch.full((len(prompts), 1), longest, device=weights.device)):
         last_logits(weights, embeddings, mask, last=1, cache=cache)
     layers: list[Any] = cache.layers
     if len(prompts) == 1:
