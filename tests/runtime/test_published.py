@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -160,8 +160,13 @@ def test_what_others_published_meanwhile_is_not_taken_back(models: Path) -> None
                     (new / "a").write_bytes(b"later")
                 raise KeyError("not ours any more")
 
-        with pytest.raises(KeyError), replacing(models / "one", "job-1", partial(check, list[int]())) as new:
-            (new / "config.yml").write_bytes(SOUND["config.yml"])
-            (new / "a").write_bytes(b"2")
+        with pytest.raises(KeyError):
+            _publish(models / "one", partial(check, list[int]()))
         assert (models / "one" / "a").read_bytes() == b"later"
         shutil.rmtree(models / "one")
+
+
+def _publish(target: Path, check: Callable[[], None]) -> None:
+    with replacing(target, "job-1", check) as new:
+        (new / "config.yml").write_bytes(SOUND["config.yml"])
+        (new / "a").write_bytes(b"2")
