@@ -81,7 +81,7 @@ def test_it_never_ends_worse(llama: BaseModel, search: str) -> None:
     before = predecessor(llama)
     found = tune(continued(before, **QUICK, search=search), llama, gradients=uphill)
     assert found.verdict["kept"] == {"epoch": 0, "step": 0}
-    assert "Kept is the prompt that it went on from" in sentences(found.verdict)[0]
+    assert any("Kept is the prompt that it went on from" in one for one in sentences(found.verdict))
     assert equal(found.prompt, before.tuned.prompt)
 
 
