@@ -45,7 +45,7 @@ def replacing(target: Path, mark: str = "", check: Callable[[], None] = lambda: 
             was_there, own = target.exists(), new.stat().st_ino
             _exchange(new, target, old)
             before = old if old.exists() else new if was_there else None
-            _check_again(check, own, new, target, before)
+        _check_again(check, own, new, target, before)
         sync(target.parent)
     finally:
         shutil.rmtree(new, ignore_errors=True)
@@ -144,14 +144,20 @@ def _check_again(check: Callable[[], None], own: int, new: Path, target: Path, b
     try:
         check()
     except BaseException:
-        if target.exists() and target.stat().st_ino == own:
-            if before is None:
-                target.rename(new)
-            elif before.exists() and not _swap(before, target):
-                target.rename(target.with_name(f"{before.name}.back"))
-                before.rename(target)
-                shutil.rmtree(target.with_name(f"{before.name}.back"), ignore_errors=True)
+        with _PUBLISHING:
+            if target.exists() and target.stat().st_ino == own:
+                _take_back(new, target, before)
         raise
+
+
+def _take_back(new: Path, target: Path, before: Path | None) -> None:
+    if before is None:
+        target.rename(new)
+    elif before.exists() and not _swap(before, target):
+        aside = target.with_name(f"{before.name}.back")
+        target.rename(aside)
+        before.rename(target)
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _swap(one: Path, other: Path) -> bool:
