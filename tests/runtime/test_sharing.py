@@ -29,7 +29,7 @@ from .servers import QUICK, RECORDS, Server, wait_for
 from .test_jobs import LONG, ended, state, step, tuned
 
 # Long enough to be found at work.
-_SOME: dict[str, Any] = {**QUICK, "num_epochs": 600}
+_SOME: dict[str, Any] = {**QUICK, "num_epochs": 400}
 _SECONDS = 240.0
 
 
