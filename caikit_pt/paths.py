@@ -7,6 +7,7 @@ import io
 import os
 import re
 import stat
+import tempfile
 from pathlib import Path
 
 from caikit_pt.errors import CaikitPtError, InvalidParameter, OutOfMemory, TooManyOpenFiles
@@ -92,6 +93,17 @@ def scarcity(error: BaseException | None) -> CaikitPtError | None:
             return OutOfMemory("The system has no memory to open a file with. Try again")
         error = error.__cause__ or error.__context__
     return None
+
+
+def check_writable(directory: Path, setting: str, allowed: str) -> None:
+    """Before what needs it finds out; the directory is there afterwards. Raises InvalidParameter where it
+    can't be written to: `setting` may be what is `allowed`."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            pass
+    except OSError as error:
+        raise InvalidParameter(setting, str(directory), f"{allowed} ({error.strerror})") from None
 
 
 def check_file(path: Path) -> None:

@@ -25,21 +25,26 @@ def server(models: Path, settings: Mapping[str, str] | None = None) -> Iterator[
     `settings` are environment variables that override runtime_config.yaml.
     """
     port = free_port()
-    environment = {
+    environment = environment_of(port, models, models.with_suffix(".state"), settings or {})
+    log = models.with_suffix(".log")
+    print(f"Starting the server on port {port}; its log: {log}", flush=True)
+    with running(environment, port, log):
+        yield port
+
+
+def environment_of(port: int, models: Path, state: Path, settings: Mapping[str, str]) -> dict[str, str]:
+    """Of a server on `port` that has these directories for itself; `settings` override the rest."""
+    return {
         **os.environ,
         "CONFIG_FILES": str(ROOT / "runtime_config.yaml"),
         "RUNTIME_GRPC_PORT": str(port),
         "RUNTIME_METRICS_ENABLED": "false",
         "RUNTIME_LOCAL_MODELS_DIR": str(models),
-        "STATE_DIR": str(models.with_suffix(".state")),
+        "STATE_DIR": str(state),
         # Nobody chooses between servers here.
         "DRAIN_SECONDS": "0",
-        **(settings or {}),
+        **settings,
     }
-    log = models.with_suffix(".log")
-    print(f"Starting the server on port {port}; its log: {log}", flush=True)
-    with running(environment, port, log):
-        yield port
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from pathlib import Path
 import psutil
 
 from caikit_pt.client import COMPLETED, TuningClient
-from examples.local_server import ROOT, free_port, running
+from examples.local_server import environment_of, free_port, running
 
 _BARE, _GUARDED = "caikit's own server", "with the guard"
 _STARTS = {_BARE: "caikit.runtime", _GUARDED: "caikit_pt.runtime"}
@@ -79,17 +79,8 @@ def _serving(name: str, directory: Path) -> Iterator[Contender]:
     """The first trains the prompt that both serve."""
     port, models = free_port(), directory / "models"
     models.mkdir(exist_ok=True)
-    environment = {
-        **os.environ,
-        "CONFIG_FILES": str(ROOT / "runtime_config.yaml"),
-        "RUNTIME_LIBRARY": "caikit_pt",
-        "RUNTIME_GRPC_PORT": str(port),
-        "RUNTIME_METRICS_ENABLED": "false",
-        "RUNTIME_LOCAL_MODELS_DIR": str(models),
-        "STATE_DIR": str(directory / name / "state"),
-        "OMP_NUM_THREADS": "1",
-        "OMP_WAIT_POLICY": "PASSIVE",
-    }
+    settings = {"RUNTIME_LIBRARY": "caikit_pt", "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+    environment = environment_of(port, models, directory / name / "state", settings)
     with (
         running(environment, port, Path(os.devnull), module=_STARTS[name]) as process,
         TuningClient(f"localhost:{port}") as client,

@@ -26,7 +26,7 @@ import psutil
 
 from caikit_pt.client import COMPLETED, RUNNING, TuningClient
 from caikit_pt.runtime.job_store import DATABASE, JobStore
-from examples.local_server import ROOT, free_port, running
+from examples.local_server import environment_of, free_port, running
 
 _RECORDS = [
     {"input": f"The {thing} is great", "output": "good"} for thing in ("kettle", "lamp", "desk", "mixer")
@@ -113,17 +113,8 @@ def _serving(directory: Path, queued: int, past: int, prompts: int) -> Iterator[
 @contextmanager
 def _server(models: Path, state: Path) -> Iterator[tuple[TuningClient, psutil.Process]]:
     port = free_port()
-    environment = {
-        **os.environ,
-        "CONFIG_FILES": str(ROOT / "runtime_config.yaml"),
-        "RUNTIME_GRPC_PORT": str(port),
-        "RUNTIME_METRICS_ENABLED": "false",
-        "RUNTIME_LOCAL_MODELS_DIR": str(models),
-        "STATE_DIR": str(state),
-        "MAX_QUEUED": "1000000",
-        "OMP_NUM_THREADS": "1",
-        "OMP_WAIT_POLICY": "PASSIVE",
-    }
+    settings = {"MAX_QUEUED": "1000000", "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+    environment = environment_of(port, models, state, settings)
     with (
         running(environment, port, Path(os.devnull)) as process,
         TuningClient(f"localhost:{port}") as client,

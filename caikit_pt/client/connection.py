@@ -18,6 +18,8 @@ from caikit_pt.replicas import Replicas
 if TYPE_CHECKING:
     import grpc
 
+_PRINTABLE = re.compile(r"[ -~]+")
+
 
 class Connection:
     """Whatever asks the server asks here."""
@@ -70,9 +72,6 @@ class Connection:
     def _metadata(self, model_name: str) -> list[tuple[str, str]]:
         # What no metadata can hold is no model's name, as the server says.
         return [*self._who, *([("mm-model-id", model_name)] if _PRINTABLE.fullmatch(model_name) else [])]
-
-
-_PRINTABLE = re.compile(r"[ -~]+")
 
 
 def _channel(addresses: Sequence[str], security: Security) -> Any:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import socket
-import tempfile
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,6 +15,7 @@ from alog.alog import g_alog_name_to_level
 from caikit_pt import config_files, settings
 from caikit_pt.base_model.loading.device import resolve_device
 from caikit_pt.errors import InvalidParameter
+from caikit_pt.paths import check_writable
 from caikit_pt.runtime import connections, preload, tracing
 from caikit_pt.runtime.certificates import Certificates
 from caikit_pt.runtime.executors import executors
@@ -141,13 +141,7 @@ def _check_directories(config: Mapping[str, Any], now: Settings) -> None:
                 "where a tuned prompt of the same name would take its place",
             )
     _check_state(now, models, there.get("data_streams.file_source_base"))
-    try:
-        models.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=models):
-            pass
-    except OSError as error:
-        allowed = f"a directory that this server may write ({error.strerror})"
-        raise InvalidParameter(as_set("runtime.local_models_dir"), str(models), allowed) from None
+    check_writable(models, as_set("runtime.local_models_dir"), "a directory that this server may write")
 
 
 def _check_state(now: Settings, models: Path, data: Path | None) -> None:

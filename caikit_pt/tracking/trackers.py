@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 from caikit_pt.errors import InvalidParameter
+from caikit_pt.paths import check_writable
 from caikit_pt.settings import Tracking, as_set
 from caikit_pt.tracking.mlflow import MLflow
 from caikit_pt.tracking.tensorboard import TensorBoard
@@ -28,20 +28,10 @@ def trackers(tracking: Tracking) -> Sequence[Tracker]:
     if tracking.tensorboard_directory:
         name = "tracking.tensorboard.directory"
         _need(name, tracking.tensorboard_directory, "caikit-pt[tensorboard]", "tensorboard")
-        _check_writable(name, Path(tracking.tensorboard_directory))
+        allowed = "unset, or a directory that this server may write"
+        check_writable(Path(tracking.tensorboard_directory), as_set(name), allowed)
         made.append(TensorBoard(tracking.tensorboard_directory))
     return made
-
-
-def _check_writable(setting: str, directory: Path) -> None:
-    """Before the first training finds out. The directory is there afterwards."""
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=directory):
-            pass
-    except OSError as error:
-        allowed = f"unset, or a directory that this server may write ({error.strerror})"
-        raise InvalidParameter(as_set(setting), str(directory), allowed) from None
 
 
 def _need(setting: str, value: str, requirement: str, *packages: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import time
@@ -13,7 +12,7 @@ from pathlib import Path
 import psutil
 
 from caikit_pt.client import TuningClient
-from examples.local_server import ROOT, SECONDS_TO_START, free_port, started, wait_until_serving
+from examples.local_server import SECONDS_TO_START, environment_of, free_port, started, wait_until_serving
 
 QUICK = {"num_virtual_tokens": 4, "num_epochs": 2, "batch_size": 8}
 RECORDS = [
@@ -47,16 +46,7 @@ class Server:
 
     def start_within(self, seconds: float) -> TuningClient:
         """Raises SystemExit where it isn't ready by then; it goes on."""
-        environment = {
-            **os.environ,
-            "CONFIG_FILES": str(ROOT / "runtime_config.yaml"),
-            "RUNTIME_GRPC_PORT": str(self.port),
-            "RUNTIME_METRICS_ENABLED": "false",
-            "RUNTIME_LOCAL_MODELS_DIR": str(self.models),
-            "STATE_DIR": str(self.state),
-            "DRAIN_SECONDS": "0",
-            **self._settings,
-        }
+        environment = environment_of(self.port, self.models, self.state, self._settings)
         self._process = started(environment, self.log, module=self.program, mode="a")
         wait_until_serving(self._process, self.port, seconds)
         return TuningClient(f"localhost:{self.port}")

@@ -64,8 +64,8 @@ class Child(Run):
                 os.killpg(self._process.pid, signal.SIGKILL)
 
     def let_go(self) -> None:
-        """See Run. Whoever has them begins from their snapshots."""
-        self.is_let_go = True
+        """See Run. Nobody else finds it."""
+        super().let_go()
         self.kill()
 
     def reports(self) -> Iterator[Report]:

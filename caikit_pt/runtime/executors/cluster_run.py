@@ -108,10 +108,6 @@ class ClusterRun(Run):
         """See Run. Who listens to it sees to that, for it may take seconds."""
         self.killed = self.over = True
 
-    def let_go(self) -> None:
-        """See Run. Whoever has it finds it again."""
-        self.is_let_go = True
-
     def reports(self) -> Iterator[Report]:
         """See Run."""
         self._is_settled.wait()

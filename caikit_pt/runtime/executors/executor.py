@@ -47,9 +47,9 @@ class Run(ABC):
     def kill(self) -> None:
         """It and all its children, at once."""
 
-    @abstractmethod
     def let_go(self) -> None:
-        """Its jobs are another server's from now on."""
+        """Its jobs are another server's from now on, which finds it again, or begins from their snapshots."""
+        self.is_let_go = True
 
     @abstractmethod
     def reports(self) -> Iterator[Report]:
