@@ -30,6 +30,7 @@ from caikit_pt.soft_prompt.publication import sync, to_disk
 
 _JOB, _OUTCOME = "job.json", "outcome.json"
 _KEPT = (_JOB, _OUTCOME, "log.txt")
+_TRIES_TO_REMOVE, _SECONDS_BETWEEN_TRIES = 5, 0.2
 # Written once, at submission; the rest of a job's row changes.
 _ACCEPTED = ("id", "model_name", "path", "digest", "parameters", "submitted", "tenant", "makes", "memory")
 
@@ -133,12 +134,16 @@ class JobFolder:
 
 
 def _removed(path: Path) -> OSError | None:
-    """What it failed with."""
-    try:
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    except OSError as error:
-        return error
-    return None
+    """What it failed with, at the last try: the process of a run may leave a last file while it ends."""
+    failed: OSError | None = None
+    for _ in range(_TRIES_TO_REMOVE):
+        try:
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            return None
+        except OSError as error:
+            failed = error
+            time.sleep(_SECONDS_BETWEEN_TRIES)
+    return failed
 
 
 def _values(job: Job) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -141,6 +142,28 @@ def test_when_it_has_ended_its_records_are_gone(llama: BaseModel, tmp_path: Path
     assert sorted(path.name for path in folder.directory.iterdir()) == ["job.json", "log.txt", "outcome.json"]
     assert all(SECRET not in path.read_text() for path in folder.directory.iterdir())
     assert folder.job() == ended
+
+
+def test_what_its_process_leaves_last_is_gone_too(
+    llama: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may still write in its directory while that is removed."""
+    plan = plan_of(llama)
+    folder = JobFolder(tmp_path / "one")
+    folder.create(job(plan), plan)
+    run = folder.run(1)
+    run.snapshots.mkdir(parents=True)
+    rmtree, writes = shutil.rmtree, iter([True, True, False])
+
+    def removed(path: Path) -> None:
+        if path.name == "runs" and next(writes):
+            run.alive.write_text("1")
+            raise OSError(errno.ENOTEMPTY, "Directory not empty", str(path))
+        rmtree(path)
+
+    monkeypatch.setattr(shutil, "rmtree", removed)
+    folder.end(dataclasses.replace(job(plan), state=COMPLETED))
+    assert sorted(path.name for path in folder.directory.iterdir()) == ["job.json", "outcome.json"]
 
 
 def test_a_half_written_folder_is_no_job(llama: BaseModel, tmp_path: Path) -> None:

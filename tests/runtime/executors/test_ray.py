@@ -96,7 +96,7 @@ def test_it_ends_with_the_bits_of_a_training_here(server: Server, nodes: RayNode
     assert (found.executor, found.problem) == ("ray", "")
     assert sorted(one.cpus for one in found.nodes if one.lives) == [0.0, 1.0, 1.0]
     # Records aren't kept where nobody needs them any more.
-    assert not (server.state / "jobs" / id / "runs").exists()
+    wait_for(lambda: not (server.state / "jobs" / id / "runs").exists())
 
 
 def test_it_goes_on_elsewhere_when_its_node_dies(server: Server, nodes: RayNodes, t5: BaseModel) -> None:
