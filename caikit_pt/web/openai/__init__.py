@@ -27,7 +27,7 @@ def _all() -> list[BaseRoute]:
     return [
         Route("/v1/models", models.listed, methods=get),
         Route("/v1/models/{name}", models.found, methods=get),
-        Route("/v1/models/{name}", models.kept, methods=delete),
+        Route("/v1/models/{name}", models.removed, methods=delete),
         Route("/v1/completions", completions.create, methods=post),
         Route("/v1/chat/completions", chat.create, methods=post),
         Route("/v1/files", uploads.create, methods=post),

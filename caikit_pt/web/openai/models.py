@@ -9,7 +9,6 @@ from starlette.responses import JSONResponse, Response
 
 from caikit_pt.client.prompt import Prompt
 from caikit_pt.web.openai.server import server_of
-from caikit_pt.web.refusal import Refused
 
 
 async def listed(request: Request) -> Response:
@@ -23,10 +22,11 @@ async def found(request: Request) -> Response:
     return JSONResponse(_model(await server_of(request).prompt(request.path_params["name"])))
 
 
-async def kept(_: Request) -> Response:
-    """Raises Refused."""
-    told = "A tuned prompt isn't deleted here: remove its directory from the server's directory of models"
-    raise Refused(told, "model", reason="NOT_SUPPORTED")
+async def removed(request: Request) -> Response:
+    """Deletes one: nothing is served under its name any more."""
+    name = request.path_params["name"]
+    await server_of(request).remove(name)
+    return JSONResponse({"id": name, "object": "model", "deleted": True})
 
 
 def _model(prompt: Prompt) -> dict[str, Any]:

@@ -87,6 +87,16 @@ class Server:
         except ServerError as error:
             raise of_model(error) from error
 
+    async def remove(self, name: str) -> None:
+        """Deletes a prompt. Raises Refused where there is none."""
+        from caikit_pt.runtime.tuning_messages import RemovePromptRequest
+
+        asked = RemovePromptRequest(model_name=name).to_proto()
+        try:
+            await self.answer(self.link.stubs.tuning.RemovePrompt, asked, names={"model_name": "model"})
+        except ServerError as error:
+            raise of_model(error) from error
+
     async def prompts(self) -> AsyncGenerator[Prompt]:
         """All that the caller may ask, by name."""
         from caikit_pt.runtime.tuning_messages import ListPromptsRequest

@@ -27,6 +27,7 @@ def routes() -> list[BaseRoute]:
         Route("/prompts/{name}", prompts.one),
         Route("/prompts/{name}/try", prompts.tried, methods=["POST"]),
         Route("/prompts/{name}/test", prompts.tested, methods=["POST"]),
+        Route("/prompts/{name}/remove", prompts.removed, methods=["POST"]),
         Route("/prompts/{name}/artifact.tar", downloads.archive),
         Route("/sources", sources.listed),
         Route("/sources/{name:path}", sources.one),

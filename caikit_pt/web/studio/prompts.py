@@ -20,7 +20,7 @@ from caikit_pt.web.sse import event as sent
 from caikit_pt.web.sse import streamed
 from caikit_pt.web.studio.answers import Description
 from caikit_pt.web.studio.fields import Field, checked, fields_of, values_of
-from caikit_pt.web.studio.pages import described, page, readable
+from caikit_pt.web.studio.pages import described, page, readable, to
 from caikit_pt.web.studio.records import TAKEN, Brought, RefusedRecords, brought, form_of, text_of
 from caikit_pt.web.studio.server import Server, server_of
 from caikit_pt.web.studio.tables import of_evaluation, of_parameters, of_verdict
@@ -44,6 +44,13 @@ async def listed(request: Request) -> Response:
 async def one(request: Request) -> Response:
     """All of one."""
     return await _page(request)
+
+
+@readable
+async def removed(request: Request) -> Response:
+    """Nothing is served under its name any more; leads back to the list."""
+    await server_of(request).remove(request.path_params["name"])
+    return to("prompts")
 
 
 @readable

@@ -91,6 +91,10 @@ class Server:
         """Everything of one."""
         return as_prompt(await self._answer("GetPrompt", messages.GetPromptRequest(model_name=name)))
 
+    async def remove(self, name: str) -> None:
+        """Deletes one."""
+        await self._answer("RemovePrompt", messages.RemovePromptRequest(model_name=name))
+
     async def archive(self, name: str) -> AsyncIterator[bytes]:
         """The files of one, as a tar."""
         asked = messages.DownloadPromptRequest(model_name=name)

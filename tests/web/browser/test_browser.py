@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -163,6 +164,19 @@ def test_a_prompt_is_tried_beside_its_base(browser: Chrome, site: Site) -> None:
     wait_for(lambda: text(browser, "#tuned-end") != "" and text(browser, "#untuned-end") != "")
     assert text(browser, "#tuned") == site.client.generate("mood", "The lamp is awful")
     assert text(browser, "#untuned") == site.client.generate("mood", "The lamp is awful", untuned=True)
+
+
+def test_a_prompt_is_removed(browser: Chrome, site: Site) -> None:
+    """Behind a second question."""
+    shutil.copytree(site.server.models / "mood", site.server.models / "spare")
+    browser.get(f"{site.address}/prompts/spare")
+    assert not find(browser, "[data-testid=really-remove]").is_displayed()
+    click(browser, "[data-testid=remove]")
+    click(browser, "[data-testid=really-remove]")
+    wait_for(lambda: browser.current_url == f"{site.address}/prompts")
+    assert "spare" not in text(browser, "#prompts")
+    assert "spare" not in [prompt.model_name for prompt in site.client.prompts()]
+    assert not (site.server.models / "spare").exists()
 
 
 def test_a_hostile_answer_is_text(browser: Chrome, site: Site) -> None:

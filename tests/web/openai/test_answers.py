@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import shutil
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import openai
@@ -66,7 +68,18 @@ def test_models_are_tuned_prompts_of_their_base_models(client: openai.OpenAI) ->
     assert (found.id, found.object, found.owned_by) == ("moods", "model", LLAMA)
     assert found.created > 1_700_000_000
     assert refusal(lambda: client.models.retrieve("nobody")) == (404, "model", "model_not_found")
-    assert refusal(lambda: client.models.delete("moods")) == (400, "model", "not_supported")
+
+
+def test_a_model_is_deleted(client: openai.OpenAI, here: Place) -> None:
+    shutil.copytree(here.server.models / "moods", here.server.models / "spare")
+    assert client.models.retrieve("spare").id == "spare"
+    gone = client.models.delete("spare")
+    assert (gone.id, gone.object, gone.deleted) == ("spare", "model", True)
+    assert not (here.server.models / "spare").exists()
+    for name in ("spare", "nobody", LLAMA):
+        assert refusal(partial(client.models.delete, name)) == (404, "model", "model_not_found")
+    assert refusal(lambda: client.models.retrieve("spare")) == (404, "model", "model_not_found")
+    assert client.models.retrieve("moods").id == "moods"
 
 
 def test_who_has_no_token_is_nobody(here: Place) -> None:

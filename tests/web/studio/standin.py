@@ -38,6 +38,7 @@ class StandIn:
     calls: Counter[str] = field(default_factory=Counter)
     watches: int = 0
     trained: list[Any] = field(default_factory=list)
+    removed: list[str] = field(default_factory=list)
     port: int = 0
 
     def start(self, port: int = 0) -> StandIn:
@@ -169,6 +170,13 @@ class StandIn:
         made.verdict = VERDICT
         made.parameters = {"num_epochs": 20, "origins": {"num_epochs": "default"}}
         return made.to_proto()
+
+    def RemovePrompt(self, request: Any, context: Any) -> Any:
+        self._asked("RemovePrompt", context)
+        if request.model_name == "gone":
+            context.abort(grpc.StatusCode.NOT_FOUND, "No prompt is called 'gone'")
+        self.removed.append(request.model_name)
+        return messages.RemovePromptResponse().to_proto()
 
     def DownloadPrompt(self, request: Any, context: Any) -> Iterator[Any]:
         if request.model_name == "gone":

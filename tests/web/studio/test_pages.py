@@ -104,11 +104,26 @@ def test_what_may_be_done(web: httpx2.Client, standin: StandIn) -> None:
         assert state.lower() in Page(web.get("/trainings/running").text).text
 
 
+def test_a_prompt_is_removed(web: httpx2.Client, standin: StandIn) -> None:
+    """By a button that is asked twice; it leads back to the list."""
+    forms = [form["action"] for form in Page(web.get("/prompts/mood").text).all("form")]
+    assert "/prompts/mood/remove" in forms
+    answer = web.post("/prompts/mood/remove")
+    assert (answer.status_code, answer.headers["location"]) == (303, "/prompts")
+    assert standin.removed == ["mood"]
+    assert web.get("/prompts/mood/remove").status_code == 405
+    refused = web.post("/prompts/gone/remove")
+    assert refused.status_code == 404
+    assert "No prompt is called 'gone'" in Page(refused.text).text
+
+
 def test_no_page_of_others_may_ask(web: httpx2.Client, standin: StandIn) -> None:
     """Nor does one lead elsewhere."""
     for headers in ({"sec-fetch-site": "cross-site"}, {"origin": "https://evil.example"}):
-        assert web.post("/trainings/running/cancel", headers=headers).status_code == 403
+        for path in ("/trainings/running/cancel", "/prompts/mood/remove"):
+            assert web.post(path, headers=headers).status_code == 403
     assert standin.trainings[0]["state"] == "RUNNING"
+    assert not standin.removed
     answer = web.post("/trainings/%2f%2fevil.example/pause")
     assert "evil.example" not in answer.headers.get("location", "")
 
