@@ -6,6 +6,7 @@ import json
 import re
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,13 @@ import pytest
 import torch
 
 import caikit_pt
+from caikit_pt import settings
 from caikit_pt.base_model.model import BaseModel
 from caikit_pt.cli import main
 from caikit_pt.client import CANCELED, COMPLETED, ServerError, TuningClient
 from caikit_pt.soft_prompt.source import SourcePrompt
 from caikit_pt.soft_prompt.source_library import SourceLibrary
-from tests.conftest import LLAMA
+from tests.conftest import LLAMA, SETTINGS
 from tests.runtime.servers import Server, signalled
 from tests.tuning.sources import NAMED
 from tests.tuning.training import PAIRS
@@ -214,6 +216,56 @@ def test_what_is_refused_makes_no_job(client: TuningClient, root: Path, kind: st
     assert error.value.status == "INVALID_ARGUMENT"
     assert len(list(client.trainings())) == before
     assert not (root / "refused").exists()
+
+
+@pytest.mark.parametrize("kind", sorted(REFUSED.keys() - {"an id"}))
+def test_what_is_refused_is_refused_by_a_dry_run_too(client: TuningClient, kind: str) -> None:
+    changed, told = REFUSED[kind]
+    with pytest.raises(ServerError, match=re.escape(told)):
+        client.check_source(**{"name": "refused", "base_model": LLAMA, "tasks": BARE, **QUICK, **changed})
+
+
+@pytest.mark.parametrize("on_server", [True, False])
+def test_a_dry_run_tells_what_a_training_does(
+    client: TuningClient,
+    server: Server,
+    root: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    on_server: bool,
+) -> None:
+    """Of a server, and here: its updates are those that are made."""
+    now = replace(SETTINGS, source_prompt_base=str(root))
+    monkeypatch.setattr(settings, "current", lambda: now)
+    asked: dict[str, Any] = {**TAUGHT, "most_records": 4}
+    report = client.check_source("dry", LLAMA, BARE, **asked)
+    assert not (root / "dry").exists()
+    assert not list(client.trainings(model_name="dry"))
+    if on_server:
+        trained = client.training(client.train_source("wet", LLAMA, BARE, **asked))
+        trained = client.wait(trained.training_id)
+        assert trained.state == COMPLETED, trained.reasons
+        assert trained.progress is not None
+        assert trained.progress.steps == report["updates"] + report["teacher_updates"]
+        assert trained.parameters == {**report["parameters"], "default": False}
+    for name, records in BARE.items():
+        (root.parent / f"{name}.jsonl").write_text("\n".join(map(json.dumps, records)))
+    command = [
+        *("sources", "train", "dry", f"--base-model={LLAMA}", "--dry-run", "--json"),
+        *(f"--task={name}={root.parent}/{name}.jsonl" for name in BARE),
+        *(f"--{name.replace('_', '-')}={value}" for name, value in asked.items()),
+        *([f"--server=localhost:{server.port}"] if on_server else []),
+    ]
+    assert main(command) == 0
+    told = json.loads(capfd.readouterr().out)
+    assert not (root / "dry").exists()
+    # The time is measured anew.
+    assert {**told, "seconds": 0} == {**report, "seconds": 0}
+    command.remove("--json")
+    assert main(command) == 0
+    out = capfd.readouterr().out
+    assert f"teacher_updates        {report['teacher_updates']}" in out
+    assert all(name in out for name in BARE)
 
 
 def test_a_command_has_it_trained(

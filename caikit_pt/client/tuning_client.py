@@ -110,6 +110,13 @@ class TuningClient:
         )
         return str(self._connection.answer(self._stubs.tuning.TrainSource, message).training_id)
 
+    def check_source(
+        self, name: str, base_model: str, tasks: Mapping[str, Any], **parameters: Any
+    ) -> dict[str, Any]:
+        """What `train_source` with the same arguments would do and warn of, without doing it."""
+        message = source_message(name, base_model, tasks, False, "", parameters)
+        return struct(self._connection.answer(self._stubs.tuning.CheckSourceTraining, message), "report")
+
     def check(self, model_name: str, **request: Any) -> dict[str, Any]:
         """What `tune` with the same arguments would do and what it would warn of, without doing it."""
         answer = self._connection.answer(

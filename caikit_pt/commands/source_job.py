@@ -8,7 +8,8 @@ from typing import Any
 
 from caikit_pt.commands.connecting import connected
 from caikit_pt.commands.following import queued
-from caikit_pt.commands.outcome import WrongCommand
+from caikit_pt.commands.outcome import DONE, WrongCommand
+from caikit_pt.commands.report import print_report
 from caikit_pt.commands.source_tasks import TaskFiles, parameters_of, tasks_of
 
 _ON_SERVER = ("id", "detach", "on_server")
@@ -32,9 +33,14 @@ def check_unset(options: argparse.Namespace) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Queues it, and shows how it goes, as `tune` does. Raises WrongCommand."""
+    """Queues it, and shows how it goes, as `tune` does; or tells what it would do. Raises WrongCommand."""
     tasks = {name: _task(task, options.on_server) for name, task in tasks_of(options).items()}
     with connected(options) as client:
+        if options.dry_run:
+            parameters = parameters_of(options)
+            report = client.check_source(options.name, options.base_model, tasks, **parameters)
+            print_report(report, options.json)
+            return DONE
         id = client.train_source(
             options.name,
             options.base_model,

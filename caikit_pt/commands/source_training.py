@@ -16,6 +16,7 @@ from caikit_pt.commands import source_job
 from caikit_pt.commands.options import Commands, add_table, help_of
 from caikit_pt.commands.outcome import DONE, FAILED, INTERRUPTED, WrongCommand
 from caikit_pt.commands.output import as_json
+from caikit_pt.commands.report import print_report
 from caikit_pt.commands.source_tasks import add_tasks, parameters_of, tasks_of
 from caikit_pt.errors import CaikitPtError, InvalidParameter, TrainingInterrupted
 from caikit_pt.parameters.source import SHARED_PARAMETERS, SOURCE_PARAMETERS
@@ -26,6 +27,7 @@ from caikit_pt.soft_prompt.trained_source import TrainedSource
 from caikit_pt.tuning.record_file import rows
 from caikit_pt.tuning.snapshot import Snapshots
 from caikit_pt.tuning.source_plan import SourcePlan, TaskData, make_source_plan
+from caikit_pt.tuning.source_preflight import source_preflight
 from caikit_pt.tuning.source_progress import SourceProgress, TaskValidated
 from caikit_pt.tuning.source_training import SourceTraining, snapshots_in
 
@@ -48,6 +50,7 @@ def add_train(group: Commands) -> None:
     train.add_argument(
         "--default", action="store_true", help="a training that names no source starts from this one"
     )
+    train.add_argument("--dry-run", action="store_true", help="tell what it would do, and don't do it")
     train.add_argument(
         "--state",
         type=Path,
@@ -71,6 +74,10 @@ def _train(options: argparse.Namespace) -> int:
         library = SourceLibrary(now.source_prompt_base, "name")
         library.check_target(options.name)
         plan = _plan(options, now)
+        if options.dry_run:
+            plan.check_training()
+            print_report(source_preflight(plan).to_dict(), options.json)
+            return DONE
         with snapshots_in(options.state or "", now) as snapshots:
             trained = _trained(SourceTraining(plan), snapshots)
             made = trained.publish(options.name, options.default, library)

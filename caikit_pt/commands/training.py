@@ -16,22 +16,12 @@ from caikit_pt.commands.naming import NAMED, hinting, training_of
 from caikit_pt.commands.options import Commands, add_table, given, help_of
 from caikit_pt.commands.outcome import DONE, FAILED, WrongCommand
 from caikit_pt.commands.output import as_json, known, plain, print_table, time_of, where
+from caikit_pt.commands.report import print_report
 from caikit_pt.parameters.source import SOURCE_PARAMETERS
 from caikit_pt.parameters.tuning import TUNING_PARAMETERS
 from caikit_pt.tuning.record_fields import Asked
 from caikit_pt.tuning.record_file import ENDINGS
 
-_REPORTED = (
-    "records",
-    "validation_records",
-    "updates_per_epoch",
-    "updates",
-    "source_tokens",
-    "target_tokens",
-    "seconds",
-    "device_memory_bytes",
-)
-_LENGTHS = ("median", "p90", "p99", "longest", "limit", "cut")
 _TABLES = (TUNING_PARAMETERS, SOURCE_PARAMETERS)
 _OF_A_TASK = ("name", "records", "validation_records", "tuning_task", "verbalizer")
 _FROM = "prompt_tuning_init_prompt"
@@ -178,13 +168,7 @@ def _told(training: Training, options: argparse.Namespace, *wanted: str) -> int:
 def _check(options: argparse.Namespace) -> int:
     with connected(options) as client:
         report = client.check(options.model_name, **_request(options))
-    if options.json:
-        print(as_json(report))
-        return DONE
-    for name in _REPORTED:
-        print(f"{name:22} {_reported(report[name])}")
-    for warning in report.get("warnings", ()):
-        print(f"- {warning}")
+    print_report(report, options.json)
     return DONE
 
 
@@ -198,7 +182,3 @@ def _request(options: argparse.Namespace) -> dict[str, Any]:
     if options.validation:
         request["validation_records"] = records_of(options.validation, "val_stream", asked)
     return {**request, "validation_file": options.validation_on_server or ""}
-
-
-def _reported(value: Any) -> str:
-    return ", ".join(f"{name} {value[name]}" for name in _LENGTHS) if isinstance(value, dict) else str(value)

@@ -44,7 +44,7 @@ from caikit_pt.runtime.job import COMPLETED, PAUSED, PROMPT, QUEUED, RUNNING, SO
 from caikit_pt.runtime.job_store import JobStore
 from caikit_pt.runtime.loaded import forget
 from caikit_pt.runtime.making import Plan
-from caikit_pt.runtime.makings import PROMPTS
+from caikit_pt.runtime.makings import PROMPTS, SOURCES
 from caikit_pt.runtime.state_directory import StateDirectory
 from caikit_pt.runtime.training_quotas import TrainingQuotas
 from caikit_pt.runtime.tuning_messages import ListNodesResponse
@@ -54,7 +54,8 @@ from caikit_pt.soft_prompt.source_library import SourceLibrary
 from caikit_pt.status import caikit_errors
 from caikit_pt.tuning.plan import TuningPlan
 from caikit_pt.tuning.preflight import Preflight
-from caikit_pt.tuning.source_plan import TaskData, make_source_plan
+from caikit_pt.tuning.source_plan import SourcePlan, TaskData, make_source_plan
+from caikit_pt.tuning.source_preflight import SourcePreflight
 from caikit_pt.turns import in_turn
 
 _SECONDS_BETWEEN_LOOKS = 1.0
@@ -154,9 +155,7 @@ class PromptTuningTrainer(ModelTrainerBase):
         and `StateDirectory.accept` raise.
         """
         id = check_plain_name(training_id or str(uuid.uuid4()), "training_id")
-        now = settings.current()
-        path = SourceLibrary(now.source_prompt_base, "name").check_target(name)
-        plan = make_source_plan(request, tasks, now)
+        path, plan = _source(name, request, tasks)
         job = _job(SOURCE, id, name, str(path), plan, {**plan.to_dict(), "default": default})
         return self._opened.accept(job, plan)
 
@@ -165,6 +164,13 @@ class PromptTuningTrainer(ModelTrainerBase):
         with caikit_errors():
             check_replaceable(Path(caikit.get_config().runtime.local_models_dir, model_name), "model_name")
             return self._opened.look_through(PROMPTS, plan)
+
+    def look_through_source(
+        self, name: str, request: Mapping[str, Any], tasks: Sequence[TaskData]
+    ) -> SourcePreflight:
+        """What `train_source` would do, or refuse. Raises what that does."""
+        _, plan = _source(name, request, tasks)
+        return self._opened.look_through(SOURCES, plan)
 
     def get_model_future(self, training_id: str) -> JobFuture:
         """The job with this id. Raises CaikitCoreException: NOT_FOUND, or as those of the job itself."""
@@ -335,6 +341,13 @@ def _where_it_stands(store: JobStore, job: Job, ahead: int | None, why_not: str)
         f"Epoch {at['epoch']}{phase}, update {at['step']} of {at['steps']}, loss {loss}, "
         f"about {at['eta_seconds']:.0f} s to go."
     ]
+
+
+def _source(name: str, request: Mapping[str, Any], tasks: Sequence[TaskData]) -> tuple[Path, SourcePlan]:
+    """Where versions of a source are published, and how one is trained."""
+    now = settings.current()
+    path = SourceLibrary(now.source_prompt_base, "name").check_target(name)
+    return path, make_source_plan(request, tasks, now)
 
 
 def _job(makes: str, id: str, name: str, path: str, plan: Plan, parameters: Mapping[str, Any]) -> Job:

@@ -39,6 +39,8 @@ def service() -> Any:
         _rpc("Describe", "DescribeRequest", "Description"),
         _rpc("RemovePrompt", "RemovePromptRequest", "RemovePromptResponse"),
         _rpc("ListNodes", "ListNodesRequest", "ListNodesResponse"),
+        # The same request as TrainSource, which isn't carried out.
+        _rpc("CheckSourceTraining", "TrainSourceRequest", "TrainingCheck"),
     ]
     return json_to_service(name=NAME, package=PACKAGE, json_service_def={"service": {"rpcs": rpcs}})
 

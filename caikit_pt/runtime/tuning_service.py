@@ -208,6 +208,14 @@ class TuningServicer:
         return TrainingJob(training_id=job.id, model_name=job.model_name).to_proto()
 
     @_answering
+    def CheckSourceTraining(self, request: Any, context: Any) -> Any:
+        """Raises InvalidParameter for what TrainSource refuses."""
+        checked = self._trainer.look_through_source(
+            request.name, source_request.parameters_of(request), source_request.tasks_of(request)
+        )
+        return TrainingCheck(problems=list(checked.warnings), report=checked.to_dict()).to_proto()
+
+    @_answering
     def ListSources(self, request: Any, context: Any) -> Any:
         """Raises InvalidParameter for a page size or a token that there isn't."""
         asked = ListSourcesRequest.from_proto(request)

@@ -157,7 +157,7 @@ def test_a_client_that_knows_nothing_but_reflection(port: int) -> None:
         assert names == {
             "ListTrainings", "GetTraining", "WatchTraining", "CheckTraining", "ListSources", "GetSource",
             "Evaluate",
-            "TrainSource",
+            "TrainSource", "CheckSourceTraining",
             "PauseTraining", "ResumeTraining", "ListPrompts", "GetPrompt", "DownloadPrompt",
             "Tokenize", "Detokenize", "Describe", "ListNodes", "RemovePrompt",
         }  # fmt: skip

@@ -117,6 +117,8 @@ _TUNE = Door(
     reads=("parameters.prompt_tuning_init_prompt",),
     most_bytes=_WITH_RECORDS,
 )
+# What it publishes, trainings of everybody may start from.
+_SHARE = Door(SHARE, TRAININGS, shares=("name",), most_bytes=_WITH_RECORDS)
 # The ids of jobs say nothing of whose they are, and neither does the path of a model that is loaded.
 _OF_JOBS = Door(
     GENERATE,
@@ -158,8 +160,8 @@ _SERVICES: dict[str, dict[str, Door]] = {
         "ListSources": Door(TUNE, CONTROL, of_any=True),
         # The whole file is read.
         "GetSource": Door(TUNE, TRAININGS, sources=("name",), of_any=True),
-        # What it publishes, trainings of everybody may start from.
-        "TrainSource": Door(SHARE, TRAININGS, shares=("name",), most_bytes=_WITH_RECORDS),
+        "TrainSource": _SHARE,
+        "CheckSourceTraining": _SHARE,
         "PauseTraining": Door(CANCEL, TRAININGS, trainings=("training_id",)),
         "ResumeTraining": Door(CANCEL, CONTROL, trainings=("training_id",)),
         "ListPrompts": Door(GENERATE, CONTROL, of_any=True),
