@@ -113,17 +113,22 @@ def test_a_source_is_trained_published_and_started_from(
     assert training.parameters["tasks"][1]["verbalizer"] == "Name it: {{input}}"
     assert not list((root / "group" / "mine").glob(".*.new"))
     # A second one, and a prompt that starts from it.
+    started = {
+        "base_model": LLAMA,
+        "records": PAIRS,
+        "num_epochs": 1,
+        "tuning_type": "MULTITASK_PROMPT_TUNING",
+        "prompt_tuning_init_method": "AVERAGE_SOURCE",
+    }
+    newest = {**started, "prompt_tuning_init_source_model": "group/mine", "training_id": "newest"}
+    assert client.wait(client.tune("newest", **newest)).parameters["num_virtual_tokens"] == 3
     again = client.train_source("group/mine", LLAMA, TASKS, **{**QUICK, "teacher_epochs": 0})
-    started = {"tuning_type": "MULTITASK_PROMPT_TUNING", "prompt_tuning_init_method": "AVERAGE_SOURCE"}
     assert client.wait(again).path == "group/mine/2"
-    target = client.tune(
-        "target",
-        base_model=LLAMA,
-        records=PAIRS,
-        num_epochs=1,
-        prompt_tuning_init_source_model="group/mine/2",
-        **started,
-    )
+    # The same request is the same training, whatever it would start from now.
+    assert client.tune("newest", **newest) == "newest"
+    with pytest.raises(ServerError, match="a training with other contents"):
+        client.tune("newest", **{**newest, "prompt_tuning_init_source_model": "group/mine/2"})
+    target = client.tune("target", prompt_tuning_init_source_model="group/mine/2", **started)
     assert client.wait(target).parameters["prompt_tuning_init_source_model"] == "group/mine/2"
     assert client.trained_by("group/mine") == ""
     compared = client.compare(id, again)

@@ -162,7 +162,7 @@ def test_a_training_starts_from_a_task_by_its_name(client: TuningClient, root: P
         assert told.parameters["prompt_tuning_init_task"] == 1
         assert told.parameters["num_virtual_tokens"] == 4
         assert told.parameters["prompt_tuning_init_source_model"] == "mine/2"
-        assert told.parameters["origins"]["prompt_tuning_init_source_model"] == "request"
+        assert told.parameters["origins"]["prompt_tuning_init_source_model"] == "request: mine"
     report = client.check("x", **MPT, prompt_tuning_init_task="mood")
     assert report["records"] == 8
     with pytest.raises(ServerError, match=r"init_task_name: 'joy' .* of mine/2: mood, urgency"):

@@ -80,6 +80,8 @@ KEPT: dict[str, tuple[str, ...]] = {
     "runtime/test_sharing.py::test_a_server_that_is_cut_off_gives_up_and_comes_again": (),
     "runtime/test_sharing.py::test_all_wait_for_a_database_that_is_away": (),
     "runtime/test_sharing.py::test_no_job_is_lost_whatever_becomes_of_whom": (),
+    # Two nodes are what two processes of one are, but for how torchrun lets them meet.
+    "tuning/test_launched.py::test_each_of_two_nodes_gets_the_prompt": (),
     # Of workers, what becomes of the helpers and of their leader is in tests/tuning/test_crew.py, too.
     "runtime/test_workers.py::test_a_helper_that_is_killed_and_who_leads_change_no_bit": (),
     # A node that dies is the shortest of what nodes, heads and servers can do.

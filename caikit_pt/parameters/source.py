@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from caikit_pt.errors import InvalidParameter
-from caikit_pt.parameters.table import Limits, Parameter, ParameterTable
+from caikit_pt.parameters.table import REQUEST, Limits, Parameter, ParameterTable
 from caikit_pt.parameters.tuning import SOURCE_INIT_METHODS, TUNING_PARAMETERS, TuningParameters
 
 _MOST_LAYERS = 1_000
@@ -179,7 +179,7 @@ def with_rate_of_sources(training: TuningParameters, limits: Limits) -> TuningPa
     """Of MPT, where nobody has asked for another one: tasks that begin as one prompt have far to go, and a
     training that starts from them is to stay near."""
     name = "task_learning_rate"
-    if training.origins[name] == "request":
+    if training.origins[name] == REQUEST:
         return training
     rate = TUNING_PARAMETERS[name].nearest(training.learning_rate * _TASK_LEARNING_RATE_RATIO, limits)
     return replace(training, task_learning_rate=rate, origins={**training.origins, name: _OF_SOURCES})

@@ -16,6 +16,8 @@ from caikit_pt.errors import InvalidParameter
 # Of what is no text for a model: names, fields, paths.
 LONGEST_NAME = 4_096
 Limits = Mapping[str, tuple[float, float]]
+# The origin of what a request has set itself; with what it was in the request, where that was resolved.
+REQUEST = "request"
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +152,7 @@ class ParameterTable:
         values, origins = dict[str, Any](), dict[str, str]()
         for name, parameter in self._by_name.items():
             if name in given:
-                values[name], origins[name] = given[name], "request"
+                values[name], origins[name] = given[name], REQUEST
             elif name in decided:
                 values[name], origins[name] = decided[name]
             elif parameter.default is not None:

@@ -37,6 +37,7 @@ from caikit_pt.errors import (
     UnknownJob,
 )
 from caikit_pt.module import PeftPromptTuning
+from caikit_pt.parameters.table import REQUEST
 from caikit_pt.paths import check_plain_name
 from caikit_pt.runtime import job as kinds
 from caikit_pt.runtime.executors.node import Node
@@ -365,8 +366,9 @@ def _job(makes: str, id: str, name: str, path: str, plan: Plan, parameters: Mapp
 
 
 def _digest(plan: Plan, name: str, parameters: Mapping[str, Any]) -> str:
-    """Of all that a training depends on."""
-    hashed = hashlib.sha256(json.dumps([name, parameters], sort_keys=True).encode())
+    """Of what was asked: the same request is the same training when it comes again, though meanwhile a source
+    may have a newer version, and settings other defaults."""
+    hashed = hashlib.sha256(json.dumps([name, _asked(parameters)], sort_keys=True).encode())
     hashed.update(plan.checkpoint.fingerprint.encode())
     for records in plan.streams:
         told = (json.dumps([each.input, each.output]).encode() for each in (records.items if records else ()))
@@ -374,6 +376,16 @@ def _digest(plan: Plan, name: str, parameters: Mapping[str, Any]) -> str:
             hashed.update(one)
         hashed.update(b"\n")
     return hashed.hexdigest()
+
+
+def _asked(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Of resolved `parameters` those that a request has set, as it has set them."""
+    origins = parameters["origins"]
+    return {
+        name: value if origin == REQUEST else origin
+        for name, value in parameters.items()
+        if (origin := origins.get(name, REQUEST)).startswith(REQUEST) and name != "origins"
+    }
 
 
 def _serves() -> bool:

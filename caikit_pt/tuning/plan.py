@@ -22,7 +22,7 @@ from caikit_pt.base_model.text.side import TextSide
 from caikit_pt.errors import InvalidParameter, InvalidSourcePrompt
 from caikit_pt.parameters.presets import preset
 from caikit_pt.parameters.rules import Facts, by_rules
-from caikit_pt.parameters.table import Limits
+from caikit_pt.parameters.table import REQUEST, Limits
 from caikit_pt.parameters.tuning import (
     AUTO,
     CLASSIFICATION,
@@ -309,7 +309,9 @@ def _starts(given: Mapping[str, Any], checkpoint: Checkpoint, settings: Settings
 
 def _of_source(given: Mapping[str, Any], source: SourcePrompt) -> Decided:
     """What the source decides that a training starts from."""
-    origin = "request" if given.get(_SOURCE_MODEL) else "what there is for the base model"
+    asked = given.get(_SOURCE_MODEL)
+    of_request = REQUEST if asked == source.name else f"{REQUEST}: {asked}"
+    origin = of_request if asked else "what there is for the base model"
     decided: Decided = {
         "num_virtual_tokens": (source.num_virtual_tokens, f"source prompt {source.name}"),
         _SOURCE_MODEL: (source.name, origin),
@@ -327,7 +329,7 @@ def _of_starts(starts: Sequence[SourceStart]) -> Decided:
     longest = max(start.prompt.num_virtual_tokens for start in starts)
     return {
         "num_virtual_tokens": (longest, "the longest source prompt for the base model"),
-        _SOURCE_MODEL: (AUTO, "request"),
+        _SOURCE_MODEL: (AUTO, REQUEST),
     }
 
 
@@ -389,8 +391,8 @@ def _place(given: Mapping[str, Any], checkpoint: Checkpoint, settings: Settings)
     device = resolve_device(given.get("device", ""), settings)
     dtype = resolve_dtype(given.get("torch_dtype", ""), checkpoint, device, settings)
     return {
-        "device": (device, "request" if given.get("device") else "this machine"),
-        "torch_dtype": (dtype, "request" if given.get("torch_dtype") else f"device {device}"),
+        "device": (device, REQUEST if given.get("device") else "this machine"),
+        "torch_dtype": (dtype, REQUEST if given.get("torch_dtype") else f"device {device}"),
     }
 
 

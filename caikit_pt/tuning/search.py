@@ -16,7 +16,7 @@ from itertools import pairwise
 from typing import Any
 
 from caikit_pt.base_model.model import BaseModel
-from caikit_pt.parameters.table import Limits
+from caikit_pt.parameters.table import REQUEST, Limits
 from caikit_pt.parameters.tuning import (
     AUTO,
     RANDOM,
@@ -122,7 +122,7 @@ def _varied(
     method: str,
     tokens: float,
 ) -> TuningParameters:
-    open_names = {name for name, origin in parameters.origins.items() if origin != "request"}
+    open_names = {name for name, origin in parameters.origins.items() if origin != REQUEST}
     changed: dict[str, Any] = {}
     if "learning_rate" in open_names:
         # Without the digits that a product leaves.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from caikit_pt.base_model.model import BaseModel
 from caikit_pt.errors import InvalidParameter
 from caikit_pt.tuning import launched
 from caikit_pt.tuning.crew import Crew
-from examples.local_server import ROOT
+from examples.local_server import ROOT, free_port
 from tests.conftest import BASE_MODELS
 
 from .crews import tuned_by
@@ -40,10 +41,24 @@ for seed in (1, 2):
 
 
 def test_each_gets_the_prompt(llama: BaseModel, tmp_path: Path) -> None:
-    (tmp_path / "program.py").write_text(PROGRAM)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    launch(tmp_path, ["--standalone", "--nproc-per-node", "2"])
+    check(llama, tmp_path)
+
+
+def test_each_of_two_nodes_gets_the_prompt(llama: BaseModel, tmp_path: Path) -> None:
+    """Which know nothing of each other but an address."""
+    place = f"127.0.0.1:{free_port()}"
+    node = ["--nnodes", "2", "--nproc-per-node", "1", "--rdzv-backend", "c10d", "--rdzv-endpoint", place]
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda _: launch(tmp_path, node), range(2)))
+    check(llama, tmp_path)
+
+
+def launch(folder: Path, options: list[str]) -> None:
+    (folder / "program.py").write_text(PROGRAM)
+    command = [sys.executable, "-m", "torch.distributed.run", *options]
     ended = subprocess.run(
-        [*command, str(tmp_path / "program.py"), str(BASE_MODELS), str(tmp_path)],
+        [*command, str(folder / "program.py"), str(BASE_MODELS), str(folder)],
         cwd=ROOT,
         # The program is elsewhere, and reads records of the tests.
         env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -53,10 +68,13 @@ def test_each_gets_the_prompt(llama: BaseModel, tmp_path: Path) -> None:
         check=False,
     )
     assert ended.returncode == 0, ended.stderr
+
+
+def check(llama: BaseModel, folder: Path) -> None:
     for seed in (1, 2):
         asked = plan(llama, validation=PAIRS[14:], seed=seed)
         alone = tuned_by(Crew(2), asked, llama)
-        both = [load_file(tmp_path / f"{rank}-{seed}" / "decoder.safetensors")["prompt"] for rank in (0, 1)]
+        both = [load_file(folder / f"{rank}-{seed}" / "decoder.safetensors")["prompt"] for rank in (0, 1)]
         assert torch.equal(*both)
         # Other threads and kernels than here may have other last digits.
         assert torch.allclose(both[0], alone.prompt.tensors["DECODER"], atol=1e-2)

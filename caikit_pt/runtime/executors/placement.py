@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from itertools import count, islice
 
+from caikit_pt.parameters.table import REQUEST
 from caikit_pt.runtime.job import Job
 
 
@@ -28,7 +29,7 @@ def placed(job: Job, taken: Collection[int], joined: bool, workers: int = 1) -> 
     """Who names no GPU gets the first that aren't `taken`, one for each of its `workers`; trainings that may
     be joined share theirs."""
     device = str(job.parameters["device"])
-    named = job.parameters["origins"].get("device") == "request"
+    named = job.parameters["origins"].get("device") == REQUEST
     if not device.startswith("cuda") or named or joined:
         return Placement(device)
     free = (number for number in count() if number not in taken)

@@ -8,6 +8,7 @@ from typing import Any
 
 from caikit_pt.evaluation_report import METRICS, estimate
 from caikit_pt.evaluation_report import label as short
+from caikit_pt.parameters.table import REQUEST
 from caikit_pt.web.studio import shown
 
 _ROLES = ("tuned", "untuned", "against", "majority")
@@ -55,7 +56,7 @@ def of_parameters(parameters: Mapping[str, Any]) -> Table:
     """Those of a training, and where each came from; those of the request first."""
     origins = parameters.get("origins", {})
     names = [name for name in parameters if name in origins]
-    names.sort(key=lambda name: (origins[name] != "request", origins[name] == "default", name))
+    names.sort(key=lambda name: (not origins[name].startswith(REQUEST), origins[name] == "default", name))
     return Table(
         "Parameters, and where each value came from",
         ("parameter", "value", "from"),
