@@ -76,6 +76,7 @@ KEPT: dict[str, tuple[str, ...]] = {
     "tuning/test_source_trial.py::test_it_goes_on_from_anywhere_in_a_trial": ("t5",),
     "tuning/test_source_trial.py::test_it_is_counted_in_the_updates_that_are_made": ("llama",),
     # Of what can become of a server among others, the shortest.
+    "runtime/test_sharing.py::test_a_training_that_takes_each_server_along_ends": (),
     "runtime/test_sharing.py::test_a_server_that_stood_still_spoils_nothing": (),
     "runtime/test_sharing.py::test_a_server_that_is_cut_off_gives_up_and_comes_again": (),
     "runtime/test_sharing.py::test_all_wait_for_a_database_that_is_away": (),

@@ -87,12 +87,15 @@ class _Tenant:
         (found,) = self._database.read(query, (self.name, rank))
         return rank + int(found[0] < turn.number)
 
-    def first_free(self, besides: Sequence[str], taken: Sequence[str]) -> tuple[int, str] | None:
-        """His first job that can begin, but for the ids `besides` and the paths `taken`: its number and
-        id."""
+    def first_free(
+        self, besides: Sequence[str], taken: Sequence[str], unhurt: bool
+    ) -> tuple[int, str] | None:
+        """His first job that can begin, but for the ids `besides` and the paths `taken`; only an `unhurt`
+        one, where that is wanted. Its number and id."""
         query = (
             f"SELECT number, id FROM jobs WHERE {_OF_TENANT} AND owner = ''"
             f" AND {_not_in('id', besides)} AND {_not_in('path', taken)} AND {_IS_FREE}"
+            f" AND {'deaths = 0' if unhurt else 'TRUE'}"
             " ORDER BY number LIMIT 1"
         )
         rows = self._database.read(query, (self.name, *besides, *taken))
@@ -109,9 +112,10 @@ class JobQueue:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def next(self, besides: Sequence[str] = ()) -> str | None:
-        """The id of the job whose turn it is, but for the ids `besides`, which are under way; None where none
-        can begin."""
+    def next(self, besides: Sequence[str] = (), unhurt: bool = False) -> str | None:
+        """The id of the job whose turn it is, but for the ids `besides`, which are under way; of those that
+        haven't died since their last snapshot, where only an `unhurt` one is wanted. None where none can
+        begin."""
         taken = self._paths(besides)
         candidates = list[tuple[_Turn, int, _Tenant, str]]()
         for place, tenant in enumerate(self._tenants()):
@@ -121,7 +125,7 @@ class JobQueue:
             turn, place, tenant, id = heapq.heappop(candidates)
             if id:
                 return id
-            if found := tenant.first_free(besides, taken):
+            if found := tenant.first_free(besides, taken, unhurt):
                 number, id = found
                 turn = tenant.turn(number, tenant.rank(number))
                 heapq.heappush(candidates, (turn, place, tenant, id))

@@ -206,9 +206,10 @@ class JobStore:
         rows = self._database.read("SELECT * FROM jobs WHERE id = ?", (id,))
         return as_job(rows[0]) if rows else None
 
-    def next_queued(self, besides: Sequence[str] = ()) -> Job | None:
-        """The job whose turn it is, but for the ids `besides`. One that is paused has none."""
-        id = self.queue.next(besides)
+    def next_queued(self, besides: Sequence[str] = (), unhurt: bool = False) -> Job | None:
+        """The job whose turn it is, but for the ids `besides`; where `unhurt` ones are wanted, of those that
+        haven't died since their last snapshot. One that is paused has none."""
+        id = self.queue.next(besides, unhurt)
         return None if id is None else self.find(id)
 
     def count(self, states: Sequence[str], tenant: str | None = None) -> int:
@@ -334,6 +335,11 @@ class JobStore:
             row[0]
             for row in self._database.read("SELECT id FROM jobs WHERE owner = ? AND owner != ''", (owner,))
         ]
+
+    def has_hurt(self, owner: str) -> bool:
+        """Whether a server has a job that has died since its last snapshot."""
+        query = "SELECT 1 FROM jobs WHERE owner = ? AND owner != '' AND deaths > 0 LIMIT 1"
+        return bool(self._database.read(query, (owner,)))
 
     def wishes(self, owner: str) -> Sequence[Job]:
         """The jobs of `owner` of which something is wished."""

@@ -57,6 +57,7 @@ class Lease:
         self._store, self._servers, self._name = store, store.servers, name
         self._heir: Heir | None = None
         self._seen: dict[str, _Seen] = {}
+        self._lost = set[tuple[str, int]]()
         self._is_first = False
         self._lock, self._stopping = threading.Lock(), threading.Event()
         self._threads = list[threading.Thread]()
@@ -64,7 +65,7 @@ class Lease:
         self._is_held = True
         self.id = self._servers.join(name)
         if not store.is_shared:
-            self._servers.bury_all_but(self.id)
+            self._lost.update(self._servers.bury_all_but(self.id))
 
     @property
     def is_held(self) -> bool:
@@ -76,6 +77,11 @@ class Lease:
         """Whether no other server that lives has been there for longer: one of them does what is done
         once."""
         return not self._store.is_shared or (self._is_held and self._is_first)
+
+    def is_lost(self, job: Job) -> bool:
+        """Whether the run that a job was found in was at a server which has died and had not been told to
+        end."""
+        return (job.id, job.fence) in self._lost
 
     def start(self, heir: Heir) -> None:
         """From now on. What is this server's already is inherited at once."""
@@ -143,8 +149,11 @@ class Lease:
         self._is_first = bool(living) and living[0].id == self.id
         self._seen = {one.id: self._seen[one.id] for one in servers}
         for one in servers:
-            if one not in living and self._servers.bury(one, self.id):
+            ran = None if one in living else self._servers.bury(one, self.id)
+            if ran is not None:
                 _LOG.warning("server %s is gone, and its trainings are taken over", one.name)
+                # Who has left hands on what it couldn't end in time.
+                self._lost.update(ran if one.beat != GONE else ())
         if self._is_first:
             self._servers.adopt(self.id)
 

@@ -18,6 +18,10 @@ from caikit_pt.tuning.failure import explained
 _LOG = logging.getLogger(__name__)
 _SECONDS_BETWEEN_TRIES = 1.0
 _MOST_DEATHS = 10_000
+_SERVER_LOST = (
+    "The server that it ran on was lost with it, before it had kept a new snapshot. Did it take all memory "
+    "of that machine?"
+)
 
 
 class Ledger:
@@ -77,6 +81,17 @@ class Ledger:
             return
         told = self._store.events(job, kinds=[kinds.DEATH], limit=_MOST_DEATHS)
         self.end(job, ERRORED, [event.data["text"] for event in told])
+
+    def lost(self, job: Job) -> None:
+        """Its server has died, and the run with it: perhaps by this job, unless that had got further."""
+        run = self.folder(job.id).run(job.fence)
+        if run.has_got_further:
+            # Of its last snapshot nobody has heard.
+            self._store.forget_deaths(job)
+        if run.has_got_further or not run.has_begun:
+            self.queue_again(job)
+        else:
+            self.died(job, _SERVER_LOST)
 
     def end(self, job: Job, state: str, reasons: Sequence[str] = ()) -> None:
         """It has ended in `state`; one that had ended before stays as it is."""

@@ -1,6 +1,6 @@
 """What one run of a job has on disk: each has a directory of its own, named by its number, the fence.
 
-    begun                there once everything that the run before had kept is here, too
+    begun                there once everything that the run before had kept is here, too; newer than that
     snapshots/           of the training (tuning/snapshot.py)
     artifact/            what was made, until it is published
     workers-*            where those meet that share a training (helper_processes.py)
@@ -25,6 +25,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from caikit_pt.errors import StateUnavailable
@@ -58,6 +59,22 @@ class RunFolder:
     def is_last(self) -> bool:
         """Whether it is there, and no later one is."""
         return self.directory.is_dir() and self.fence >= last_run(self._job)
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether it has all that the run before had kept."""
+        return (self.directory / _BEGUN).exists()
+
+    @property
+    def has_got_further(self) -> bool:
+        """Whether it has kept something that the run before hadn't, or nothing was left to train."""
+        if self.artifact.is_dir():
+            return True
+        with suppress(OSError):
+            began = (self.directory / _BEGUN).stat().st_mtime_ns
+            # Copies are as old as what they are of.
+            return any(path.stat().st_mtime_ns > began for path in self.snapshots.glob("[0-9]*.json"))
+        return False
 
     def claim(self) -> bool:
         """Whether it is the caller's now, and was nobody's. Raises OSError."""

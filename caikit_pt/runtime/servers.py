@@ -7,10 +7,12 @@ it for dead.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from caikit_pt.runtime.database import Database
+from caikit_pt.runtime.job import RUNNING
 
 # The beat of a server that has left.
 GONE = -1
@@ -52,8 +54,10 @@ class Servers:
         rows = self._database.read("SELECT id, name, beat FROM servers ORDER BY number")
         return [Server(*row) for row in rows]
 
-    def bury(self, dead: Server, heir: str) -> bool:
-        """What `dead` has is had by `heir` from now on, unless it has beaten since; whether that is so."""
+    def bury(self, dead: Server, heir: str) -> Collection[tuple[str, int]] | None:
+        """What `dead` has is had by `heir` from now on, unless it has beaten since: None then. The jobs that
+        ran there, with the numbers of their runs."""
+        taken: list[Any] = []
         with self._database.writing() as transaction:
             gone = transaction.execute(
                 "DELETE FROM servers WHERE id = ? AND beat = ?"
@@ -62,8 +66,10 @@ class Servers:
                 (dead.id, dead.beat, heir, GONE),
             )
             for _ in gone:
-                transaction.execute("UPDATE jobs SET owner = ? WHERE owner = ?", (heir, dead.id))
-        return bool(gone)
+                taken = transaction.execute(
+                    "UPDATE jobs SET owner = ? WHERE owner = ? RETURNING id, fence, state", (heir, dead.id)
+                )
+        return {(id, fence) for id, fence, state in taken if state == RUNNING} if gone else None
 
     def adopt(self, heir: str) -> None:
         """What is had by nobody that there is is had by `heir`."""
@@ -72,13 +78,20 @@ class Servers:
             with self._database.writing() as transaction:
                 transaction.execute(f"UPDATE jobs SET owner = ? WHERE {orphans}", (heir,))
 
-    def bury_all_but(self, heir: str) -> None:
-        """No other lives: what they had, and what nobody has and is under way, is had by `heir`."""
+    def bury_all_but(self, heir: str) -> Collection[tuple[str, int]]:
+        """No other lives: what they had, and what nobody has and is under way, is had by `heir`. The jobs
+        that ran at one that hasn't left, with the numbers of their runs."""
         with self._database.writing() as transaction:
+            lost = transaction.execute(
+                "SELECT jobs.id, fence FROM jobs JOIN servers ON owner = servers.id"
+                " WHERE state = ? AND servers.id != ? AND beat != ?",
+                (RUNNING, heir, GONE),
+            )
             transaction.execute("DELETE FROM servers WHERE id != ?", (heir,))
             # By indexes: there may be a million jobs that have ended.
             for whose in ("owner != ''", "state = 'RUNNING'", "state = 'QUEUED' AND is_open = 1"):
                 transaction.execute(f"UPDATE jobs SET owner = ? WHERE {whose}", (heir,))
+        return {(id, fence) for id, fence in lost}
 
     def leave(self, id: str) -> None:
         """It is no more; what it has is for any other."""

@@ -207,6 +207,8 @@ class Supervisor:
             self._ledger.end(job, CANCELED)
         elif job.wish == PAUSED:
             self._ledger.pause(job)
+        elif self._lease.is_lost(job) and not self.executor.outlives:
+            self._ledger.lost(job)
         else:
             self._ledger.queue_again(job)
 
@@ -279,7 +281,10 @@ class Supervisor:
     def _next_queued(self, besides: Sequence[str]) -> Job | None:
         """With the number of a new run. A cluster may have no room for it yet: until it is heard of, it is
         queued. Raises StateUnavailable."""
-        job = self._store.next_queued(besides)
+        # Two that may have taken a machine's memory don't begin there at once: it would be the fault of both,
+        # and each would take the other along.
+        unhurt = not self.executor.outlives and self._store.has_hurt(self._lease.id)
+        job = self._store.next_queued(besides, unhurt)
         if job is None:
             return None
         above = last_run(self.folder(job.id).directory)

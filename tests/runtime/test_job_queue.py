@@ -30,14 +30,14 @@ def turns(jobs: Sequence[Job]) -> list[Job]:
     return sorted((one for one in jobs if one.id in keys), key=lambda one: keys[one.id])
 
 
-def following(jobs: Sequence[Job], besides: Sequence[str]) -> str | None:
+def following(jobs: Sequence[Job], besides: Sequence[str], unhurt: bool) -> str | None:
     """The id of the job whose turn it is."""
     begun = {one.id for one in jobs if one.state == QUEUED and (one.owner or one.id in besides)}
     taken = {one.path for one in jobs if one.state == RUNNING or one.id in begun}
     ready = set()
     for one in sorted(jobs, key=lambda one: one.number):
         if one.state == QUEUED:
-            if one.id not in begun and one.path not in taken:
+            if one.id not in begun and one.path not in taken and not (unhurt and one.deaths):
                 ready.add(one.id)
             taken.add(one.path)
     return next((one.id for one in turns(jobs) if one.id in ready), None)
@@ -61,10 +61,13 @@ def test_turns_are_those_of_a_plain_look(
         elif fate < 0.3:
             store.move(added.id, RUNNING)
             store.move(added.id, rng.choice([COMPLETED, PAUSED, QUEUED]))
+        elif fate < 0.6:
+            store.count_death(added, "gone")
     for _ in range(20):
         jobs = store.search(limit=100)
         besides = rng.sample([one.id for one in jobs if one.state == QUEUED], rng.randint(0, 1))
-        assert store.queue.next(besides) == following(jobs, besides)
+        for unhurt in (False, True):
+            assert store.queue.next(besides, unhurt) == following(jobs, besides, unhurt)
         expected = {one.id: place for place, one in enumerate(turns(jobs))}
         page = rng.sample(list(jobs), 10)
         assert store.queue.before(page) == {one.id: expected[one.id] for one in page if one.id in expected}

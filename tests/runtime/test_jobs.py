@@ -193,6 +193,34 @@ def _killed_anew(worker: psutil.Process | None, number: signal.Signals, killed: 
     return len(killed) == 2
 
 
+def test_a_training_that_takes_its_server_along_ends_and_one_that_lost_it_goes_on(
+    servers: list[Server], tmp_path: Path
+) -> None:
+    """It was begun again by each next server, for ever. To end a server is another matter."""
+    server, client = start(servers, tmp_path, CHECKPOINT_SECONDS=100_000, MAX_ATTEMPTS=1)
+    id = client.tune("deadly", base_model=T5, records=RECORDS, **LONG)
+
+    def begin(fence: int) -> None:
+        wait_for(lambda: (server.state / "jobs" / id / "runs" / f"{fence:06}" / "begun").exists(), MINUTES)
+        wait_for(lambda: step(client, id) > 5 and server.worker(id))
+
+    begin(1)
+    server.stop()
+    client = server.start()
+    begin(2)
+    workers = server.workers()
+    server.process.send_signal(signal.SIGSTOP)
+    for worker in workers:
+        signalled(worker, signal.SIGKILL)
+    server.kill()
+    client = server.start()
+    found = client.training(id)
+    assert found.state == ERRORED
+    assert [reason.partition(",")[0] for reason in found.reasons] == [
+        "The server that it ran on was lost with it"
+    ]
+
+
 # ---- cancel ----
 
 

@@ -87,6 +87,27 @@ def test_what_the_dead_had_is_had_by_one(heirs: Made) -> None:
     assert not dead.store.servers.beat(dead.lease.id)
 
 
+def test_a_run_is_lost_whose_server_died_and_not_whose_server_left(
+    heirs: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dead, leaving, heir = heirs(), heirs(), heirs()
+    lost, left = begun(dead, "lost"), begun(leaving, "left")
+    heir.store.add(job("asked"))
+    asked = heir.store.next_run("asked", 0, QUEUED, dead.lease.id)
+    assert asked is not None
+    leaving.lease.stop()
+    heir.start()
+    wait_for(lambda: sorted(heir.inherited) == ["asked", "left", "lost"])
+    assert [heir.lease.is_lost(one) for one in (lost, left, asked)] == [True, False, False]
+    # Nor is the next run of the same job.
+    found = heir.store.find("lost")
+    assert found is not None
+    heir.store.move("lost", QUEUED, (), found)
+    again = heir.store.next_run("lost", 0, RUNNING, heir.lease.id)
+    assert again is not None
+    assert not heir.lease.is_lost(again)
+
+
 def test_who_lives_keeps_what_it_has(heirs: Made) -> None:
     one, other = heirs().start(), heirs().start()
     held = begun(one, "mine")
@@ -150,9 +171,14 @@ def test_wishes_come_to_who_has_the_job(heirs: Made) -> None:
 
 def test_a_server_alone_has_what_an_earlier_one_left(tmp_path: Path) -> None:
     earlier = Heir(JobStore(tmp_path)).start()
-    begun(earlier, "mine")
+    lost = begun(earlier, "mine")
     later = Heir(JobStore(tmp_path)).start()
     assert later.inherited == ["mine"]
+    assert later.lease.is_lost(lost)
+    later.lease.stop()
+    last = Heir(JobStore(tmp_path)).start()
+    assert last.inherited == ["mine"]
+    assert not last.lease.is_lost(lost)
     assert later.lease.is_first
     assert len(later.store.servers.all()) == 1
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,11 @@ import pytest
 
 from caikit_pt.errors import StateUnavailable
 from caikit_pt.runtime import job as kinds
-from caikit_pt.runtime.job import ERRORED, QUEUED, RUNNING
+from caikit_pt.runtime.job import ERRORED, QUEUED, RUNNING, Job
 from caikit_pt.runtime.job_store import JobStore
 from caikit_pt.runtime.ledger import Ledger
+from caikit_pt.runtime.run_folder import RunFolder
+from caikit_pt.tuning.snapshot import Snapshots
 
 from .jobs import job
 
@@ -38,6 +41,60 @@ def test_deaths_are_counted_until_a_snapshot_is_newer(store: JobStore, tmp_path:
     found = store.find("a") or one
     assert (found.state, list(found.reasons)) == (ERRORED, ["SIGSEGV", "SIGBUS", "no memory", "exit code 3"])
     assert [event.data["text"] for event in store.events(one, kinds=[kinds.DEATH])] == list(found.reasons)
+
+
+def run(store: JobStore, root: Path, has_begun: bool = True) -> tuple[Job, RunFolder]:
+    """The next one of the job."""
+    store.move("a", QUEUED)
+    held = store.next_run("a", 0, RUNNING)
+    assert held is not None
+    folder = RunFolder(root / "a", held.fence)
+    folder.directory.mkdir(parents=True)
+    if has_begun:
+        folder.begin()
+    return held, folder
+
+
+def test_a_run_that_is_lost_with_its_server_is_a_death_unless_it_got_further(
+    store: JobStore, tmp_path: Path
+) -> None:
+    """A training that took all memory went from server to server for ever."""
+    ledger = Ledger(store, tmp_path, max_attempts=2)
+
+    def deaths() -> int:
+        return (store.find("a") or job("a")).deaths
+
+    held, _ = run(store, tmp_path)
+    ledger.lost(held)
+    assert deaths() == 1
+    # It hadn't begun: another one did it.
+    held, _ = run(store, tmp_path, has_begun=False)
+    ledger.lost(held)
+    assert deaths() == 1
+    # Of its snapshot nobody has heard.
+    held, folder = run(store, tmp_path)
+    time.sleep(0.02)
+    Snapshots(folder.snapshots, 60).keep(7, {"step": 7})
+    ledger.lost(held)
+    assert (deaths(), (store.find("a") or held).state) == (0, QUEUED)
+    # What it has begun with it hasn't kept.
+    for expected in (1, 2):
+        held, folder = run(store, tmp_path)
+        assert Snapshots(folder.snapshots, 60).newest() == {"step": 7}
+        ledger.lost(held)
+        assert deaths() == expected
+    found = store.find("a") or held
+    assert found.state == ERRORED
+    assert [reason.partition(",")[0] for reason in found.reasons] == [
+        "The server that it ran on was lost with it"
+    ] * 3
+
+
+def test_who_has_only_to_be_published_takes_no_server_along(store: JobStore, tmp_path: Path) -> None:
+    held, folder = run(store, tmp_path)
+    folder.artifact.mkdir()
+    Ledger(store, tmp_path, max_attempts=1).lost(held)
+    assert (store.find("a") or held).state == QUEUED
 
 
 def test_what_nobody_has_foreseen_ends_the_job_once_the_store_takes_it(

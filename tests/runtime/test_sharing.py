@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from caikit_pt.base_model.model import BaseModel
-from caikit_pt.client import CANCELED, COMPLETED, PAUSED, RUNNING, ServerError, TuningClient
+from caikit_pt.client import CANCELED, COMPLETED, ERRORED, PAUSED, RUNNING, ServerError, TuningClient
 from caikit_pt.tuning.plan import make_plan
 from caikit_pt.tuning.tuner import tune
 from tests.conftest import LLAMA, SETTINGS, T5
@@ -51,7 +51,8 @@ class Group:
             address = self._postgres.address(address.rpartition("/")[2], behind.port)
         own = self._directory / f"server-{len(self.servers)}"
         own.mkdir()
-        server = Server(own, DATABASE=address, CHECKPOINT_SECONDS=0.3, MAX_ATTEMPTS=100, **settings)
+        settings = {"CHECKPOINT_SECONDS": 0.3, "MAX_ATTEMPTS": 100, **settings}
+        server = Server(own, DATABASE=address, **settings)
         server.models, server.state = self.models, self.state
         self.servers.append(server)
         self.clients.append(server.start())
@@ -192,6 +193,23 @@ def test_what_a_killed_server_had_another_goes_on_with(group: Group, t5: BaseMod
     assert ended(left, id, _SECONDS) == COMPLETED
     assert group.row(id)[2] == 2
     group.check_bits("killed", t5, _SOME)
+
+
+def test_a_training_that_takes_each_server_along_ends(group: Group) -> None:
+    """It went from one to the next for ever."""
+    for _ in range(3):
+        group.add(CHECKPOINT_SECONDS=100_000, MAX_ATTEMPTS=2)
+    id = group.clients[0].tune("deadly", base_model=T5, records=RECORDS, **LONG)
+    for _ in range(2):
+        dead = group.at(id)
+        everybody(group.servers[dead], signal.SIGSTOP)
+        everybody(group.servers[dead], signal.SIGKILL)
+        group.servers[dead].process.wait()
+        del group.servers[dead], group.clients[dead]
+    assert ended(group.clients[0], id, _SECONDS) == ERRORED
+    reasons = group.clients[0].training(id).reasons
+    assert len(reasons) == 2
+    assert all("The server that it ran on was lost with it" in reason for reason in reasons)
 
 
 def test_a_server_that_stood_still_spoils_nothing(group: Group, llama: BaseModel) -> None:

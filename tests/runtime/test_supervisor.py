@@ -82,6 +82,20 @@ def test_a_job_that_has_no_process_yet_is_cancelled(
     assert (store.find("a") or job("a")).state == CANCELED
 
 
+def test_of_those_that_died_one_begins_at_a_time(store: JobStore, tmp_path: Path) -> None:
+    """One of them takes all memory, and all that run beside it would die with it time and again."""
+    for id in ("b", "c", "d"):
+        store.add(job(id))
+    for id in ("a", "b"):
+        store.count_death(store.find(id) or job(id), "gone")
+    starting = supervisor(store, tmp_path)
+    begun = [starting._next_queued(()) for _ in range(4)]
+    assert [one and one.id for one in begun] == ["a", "c", "d", None]
+    # It has got further, and is above suspicion.
+    store.forget_deaths(begun[0] or job("a"))
+    assert (starting._next_queued(()) or job("none")).id == "b"
+
+
 def test_the_end_of_the_server_is_no_death_of_a_job_that_has_no_process_yet(
     store: JobStore, tmp_path: Path
 ) -> None:
