@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any
 
 import grpc
 
+from caikit_pt.client.knowing import Knowing, Metadata
 from caikit_pt.client.retries import LOST, PAUSES
 from caikit_pt.client.server_error import server_error
 from caikit_pt.client.servers import Server
 from caikit_pt.replicas import Replicas
 
-_Metadata: TypeAlias = Sequence[tuple[str, str]]
 _PROMPT = "mm-model-id"
 _STOPPING = "SERVER_STOPPING"
 
@@ -30,12 +30,12 @@ class ReplicatedChannel:
     """What stubs need of a grpc.Channel.
 
     What is about a prompt, as its metadata say, goes first to the server that this prompt prefers; what is
-    about trainings only to the first server of the list, since the one that accepts a training is the only
-    one that knows it; all else to the first that answers.
+    about trainings to the first server of the list, since the one that accepts a training knows it, and to
+    those that share its jobs (knowing.py); all else to the first that answers.
     """
 
     def __init__(self, replicas: Replicas[Server]) -> None:
-        self._replicas = replicas
+        self._replicas, self._knowing = replicas, Knowing(replicas)
 
     def unary_unary(self, method: str, *serializers: Any, **more: Any) -> _Answers:
         """An RPC with one answer."""
@@ -57,7 +57,7 @@ class ReplicatedChannel:
             replica.channel.close()
 
     def _servers(self, method: str) -> _Servers:
-        return _Servers(self._replicas, about_trainings(method))
+        return _Servers(self._replicas, self._knowing if about_trainings(method) else None)
 
 
 def about_trainings(method: str) -> bool:
@@ -68,16 +68,17 @@ def about_trainings(method: str) -> bool:
 class _Servers:
     """Those that are asked by one RPC."""
 
-    def __init__(self, replicas: Replicas[Server], about_trainings: bool) -> None:
-        self.replicas, self._about_trainings = replicas, about_trainings
+    def __init__(self, replicas: Replicas[Server], knowing: Knowing | None) -> None:
+        """Where it is about trainings, of those that are `knowing` them."""
+        self.replicas, self._knowing = replicas, knowing
 
-    def order(self, metadata: _Metadata) -> list[Server]:
+    def order(self, metadata: Metadata) -> Iterator[Server]:
         """Whom to ask, one after the other."""
-        if self._about_trainings:
-            return [self.replicas.all[0]]
-        return self.replicas.order(dict(metadata).get(_PROMPT, ""))
+        if self._knowing is not None:
+            return self._knowing.order(metadata)
+        return iter(self.replicas.order(dict(metadata).get(_PROMPT, "")))
 
-    def tries(self, metadata: _Metadata) -> Iterator[Server]:
+    def tries(self, metadata: Metadata) -> Iterator[Server]:
         """The same again and again, with pauses in between."""
         yield from self.order(metadata)
         for pause in PAUSES:
@@ -100,7 +101,7 @@ class _Answers:
     def __init__(self, servers: _Servers, rpcs: Mapping[Server, Any]) -> None:
         self._servers, self._rpcs = servers, rpcs
 
-    def __call__(self, request: Any, metadata: _Metadata = ()) -> Any:
+    def __call__(self, request: Any, metadata: Metadata = ()) -> Any:
         """The answer. Raises grpc.RpcError."""
         lost: grpc.RpcError | None = None
         for replica in self._servers.tries(metadata):
@@ -114,7 +115,7 @@ class _Answers:
         assert lost is not None
         raise lost
 
-    def future(self, request: Any, metadata: _Metadata = ()) -> _Coming:
+    def future(self, request: Any, metadata: Metadata = ()) -> _Coming:
         """The answer is under way; each server is asked for it once."""
         return _Coming(
             self._servers, metadata, lambda replica: self._rpcs[replica].future(request, metadata=metadata)
@@ -124,9 +125,9 @@ class _Answers:
 class _Coming:
     """An answer under way."""
 
-    def __init__(self, servers: _Servers, metadata: _Metadata, ask: Callable[[Server], Any]) -> None:
+    def __init__(self, servers: _Servers, metadata: Metadata, ask: Callable[[Server], Any]) -> None:
         self._servers, self._ask_of = servers, ask
-        self._left = iter(servers.order(metadata))
+        self._left = servers.order(metadata)
         # The call that was the last.
         self._ended: Future[Any] = Future()
         self._cancelled = False
@@ -166,7 +167,7 @@ class _Streams:
     def __init__(self, servers: _Servers, rpcs: Mapping[Server, Any]) -> None:
         self._servers, self._rpcs = servers, rpcs
 
-    def __call__(self, request: Any, metadata: _Metadata = ()) -> _Stream:
+    def __call__(self, request: Any, metadata: Metadata = ()) -> _Stream:
         """They come as they are waited for."""
         tries = self._servers.tries(metadata)
         return _Stream(self._servers, tries, lambda replica: self._rpcs[replica](request, metadata=metadata))

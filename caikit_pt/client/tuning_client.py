@@ -53,8 +53,9 @@ class TuningClient:
         token: str = "",
     ) -> None:
         """`address`: HOST:PORT, or those of several servers of the same prompts, as a list or separated by
-        commas: each prompt prefers one of them, which keeps its keys and values, and trainings are the first
-        one's (`replicas.py`). gRPC spreads over those of ipv4:HOST:PORT,HOST:PORT or of a name with several.
+        commas: each prompt prefers one of them, which keeps its keys and values (`replicas.py`); trainings
+        are the first one's and of those that share a database with it (`knowing.py`). gRPC spreads over those
+        of ipv4:HOST:PORT,HOST:PORT or of a name with several.
 
         With TLS where `tls` says so, or a certificate is given: `ca`, those that the server's is checked by,
         `cert` and `key`, the client's own, each a file or PEM. `token` says who asks.

@@ -14,12 +14,13 @@ from caikit_pt.parameters.tuning import TUNING_PARAMETERS
 from caikit_pt.runtime.tuning_messages import Description
 
 
-def described() -> Description:
-    """As it is for the caller."""
+def described(state_id: str) -> Description:
+    """As it is for the caller; `state_id` is that of trainings which are shared."""
     now, asked = settings.current(), call.current()
     return Description(
         caller=asked.principal.name if asked else "",
         version=version("caikit-pt"),
+        state_id=state_id,
         base_models=known(now),
         parameters={
             "tuning": _rows(TUNING_PARAMETERS, now.tuning_limits),

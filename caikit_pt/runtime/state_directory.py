@@ -60,8 +60,8 @@ class StateDirectory:
         self.store = JobStore(root, [tracker.name for tracker in tracking], now.database)
         self.quotas = TrainingQuotas(now.quotas, self.store)
         self._jobs = root / "jobs"
-        if now.database:
-            self._check_directory(root)
+        # Empty where no other server may have it, too.
+        self.shared_id = self._checked(root) if now.database else ""
         executor, slots = executor_of(now, root, self.store.open_runs)
         self._lease = Lease(self.store, f"{gethostname()} (process {os.getpid()})")
         self.supervisor = Supervisor(self.store, self._lease, self._jobs, slots, now, executor, on_published)
@@ -74,11 +74,13 @@ class StateDirectory:
         for follower in self._followers:
             follower.start()
 
-    def _check_directory(self, root: Path) -> None:
-        """Raises StateUnavailable where another one than this has the folders of the jobs in the database."""
+    def _checked(self, root: Path) -> str:
+        """Its id. Raises StateUnavailable where another one than this has the folders of the jobs in the
+        database."""
         try:
-            if self.store.belongs_to(state_id(root)):
-                return
+            id = state_id(root)
+            if self.store.belongs_to(id):
+                return id
         except OSError as error:
             raise StateUnavailable(f"state_dir {root} can't be read: {error}") from error
         raise StateUnavailable(

@@ -194,6 +194,11 @@ class PromptTuningTrainer(ModelTrainerBase):
         return self._opened.is_first
 
     @property
+    def shared_id(self) -> str:
+        """The same at all servers that share their jobs with this one; empty where it has them for itself."""
+        return self._opened.shared_id
+
+    @property
     def why_not(self) -> str:
         """Why no job can begin now, whichever; empty where one can."""
         return self._opened.supervisor.executor.why_not()

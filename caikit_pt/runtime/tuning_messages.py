@@ -425,12 +425,14 @@ class Description(DataObjectBase):
     base models that are there, and the `parameters` of requests: in `tuning`, `generation` and `source` a
     list of name, type (int, float, str or bool), meaning, default, source (of the default), low, high,
     above_low, choices, many, and path (the message that a field stands in), ranges as this server's limits
-    have them."""
+    have them. Servers with the same `state_id` share their trainings, and each answers for all of them; it is
+    empty where a server has them for itself."""
 
     caller: Annotated[str, FieldNumber(1)]
     version: Annotated[str, FieldNumber(2)]
     base_models: Annotated[List[str], FieldNumber(3)]
     parameters: Annotated[Optional[JsonDict], FieldNumber(4)]
+    state_id: Annotated[str, FieldNumber(5)]
 
 
 @caikit.core.dataobject(package=PACKAGE)

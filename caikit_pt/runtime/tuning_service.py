@@ -278,7 +278,7 @@ class TuningServicer:
     @_answering
     def Describe(self, request: Any, context: Any) -> Any:
         """Of this server."""
-        return described().to_proto()
+        return described(self._trainer.shared_id).to_proto()
 
     @_answering
     def ListNodes(self, request: Any, context: Any) -> Any:

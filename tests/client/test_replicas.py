@@ -16,6 +16,7 @@ from caikit_pt.client import ServerError, TuningClient
 from caikit_pt.client.servers import addresses
 from caikit_pt.errors import InvalidParameter
 from caikit_pt.replicas import Replica, Replicas
+from caikit_pt.runtime.tuning_messages import Description
 from tests.conftest import T5
 from tests.runtime.nginx import NGINX, nginx
 from tests.runtime.servers import QUICK, RECORDS, wait_for
@@ -50,6 +51,8 @@ def test_a_token_is_sent_to_none_that_others_could_listen_to() -> None:
 
 # ---- real connections ----
 
+_ASKED = ["GetTraining", "WatchTraining"]
+
 
 class Place(grpc.GenericRpcHandler):  # type: ignore[type-arg]
     """A server that answers with empty messages, where it doesn't fail."""
@@ -57,6 +60,7 @@ class Place(grpc.GenericRpcHandler):  # type: ignore[type-arg]
     def __init__(self, port: int = 0) -> None:
         self.asked: list[str] = []
         self.prompts: list[str] = []
+        self.state_id = ""
         self.fails: grpc.StatusCode | None = None
         self.fails_late = False
         self.waits: threading.Event | None = None
@@ -76,6 +80,8 @@ class Place(grpc.GenericRpcHandler):  # type: ignore[type-arg]
         streams = method.startswith(("ServerStreaming", "Evaluate", "Watch"))
         make = grpc.unary_stream_rpc_method_handler if streams else grpc.unary_unary_rpc_method_handler
         self.asked.append(method)
+        if method == "Describe":
+            return grpc.unary_unary_rpc_method_handler(self._describe)
         self.prompts.append(dict(details.invocation_metadata).get("mm-model-id", ""))
         return make(self._stream if streams else self._answer)
 
@@ -85,6 +91,11 @@ class Place(grpc.GenericRpcHandler):  # type: ignore[type-arg]
         if self.fails:
             context.abort(self.fails, "not now")
         return b""
+
+    def _describe(self, request: bytes, context: Any) -> bytes:
+        self._answer(request, context)
+        described: bytes = Description(state_id=self.state_id).to_proto().SerializeToString()
+        return described
 
     def _stream(self, request: bytes, context: Any) -> Iterator[bytes]:
         yield self._answer(request, context)
@@ -128,7 +139,8 @@ def test_trainings_are_the_first_ones(three: list[Place], client: TuningClient) 
     client.tune("mood", base_model=T5, records=RECORDS, **QUICK)
     client.training("t")
     list(client.watch("t"))
-    assert [len(place.asked) for place in three] == [3, 0, 0]
+    assert three[0].asked == ["Describe", "TextGenerationTaskPeftPromptTuningTrain", *_ASKED]
+    assert three[1].asked == three[2].asked == []
     three[0].fails = grpc.StatusCode.UNAVAILABLE
     with pytest.raises(ServerError, match="not now"):
         client.training("t")
@@ -136,6 +148,58 @@ def test_trainings_are_the_first_ones(three: list[Place], client: TuningClient) 
     assert not three[1].asked
     list(client.prompts())
     assert three[1].asked == ["ListPrompts"]
+
+
+def test_trainings_are_also_theirs_who_share_the_first_ones_jobs(
+    three: list[Place], client: TuningClient
+) -> None:
+    three[0].state_id = three[2].state_id = "one"
+    three[1].state_id = "another"
+    client.training("t")
+    three[0].fails = grpc.StatusCode.UNAVAILABLE
+    client.tune("mood", base_model=T5, records=RECORDS, **QUICK)
+    client.training("t")
+    list(client.watch("t"))
+    assert three[2].asked == ["Describe", "TextGenerationTaskPeftPromptTuningTrain", *_ASKED]
+    assert three[1].asked == ["Describe"]
+    # What is refused is asked nobody else, and all are asked again where nobody answers.
+    three[2].fails = grpc.StatusCode.INVALID_ARGUMENT
+    with pytest.raises(ServerError, match="not now"):
+        client.training("t")
+    assert three[2].asked.count("GetTraining") == 2
+    three[2].fails = grpc.StatusCode.UNAVAILABLE
+    with pytest.raises(ServerError, match="not now"):
+        client.training("t")
+    assert three[2].asked.count("GetTraining") == 2 + 5
+
+
+@pytest.mark.parametrize("first", ["one", ""])
+def test_where_the_first_is_away_those_who_share_are_asked(
+    three: list[Place], client: TuningClient, first: str
+) -> None:
+    """Whoever is found to share is asked from then on, whatever the first says when it comes."""
+    three[0].fails = grpc.StatusCode.UNAVAILABLE
+    three[0].state_id, three[1].state_id, three[2].state_id = first, "", "one"
+    client.training("t")
+    assert (three[1].asked, three[2].asked) == (["Describe"], ["Describe", "GetTraining"])
+    three[0].fails = None
+    time.sleep(1.1)
+    client.training("t")
+    assert three[0].asked.count("GetTraining") == bool(first)
+    assert three[2].asked.count("GetTraining") == 2 - bool(first)
+
+
+def test_who_can_be_asked_by_nobody_is_asked_by_the_first(three: list[Place], client: TuningClient) -> None:
+    """Where none shares, as where the servers are of a release that doesn't tell."""
+    three[0].fails = grpc.StatusCode.UNAVAILABLE
+    with pytest.raises(ServerError, match="not now"):
+        client.training("t")
+    assert three[0].asked.count("GetTraining") == 5
+    assert three[1].asked == three[2].asked == ["Describe"]
+    three[0].fails = grpc.StatusCode.UNIMPLEMENTED
+    with pytest.raises(ServerError, match="not now"):
+        client.training("t")
+    assert three[0].asked.count("GetTraining") == 6
 
 
 @pytest.mark.parametrize("code", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED])

@@ -21,6 +21,7 @@ from caikit_pt.base_model.model import BaseModel
 from caikit_pt.client import CANCELED, COMPLETED, ERRORED, PAUSED, RUNNING, ServerError, TuningClient
 from caikit_pt.tuning.plan import make_plan
 from caikit_pt.tuning.tuner import tune
+from examples.local_server import free_port
 from tests.conftest import LLAMA, SETTINGS, T5
 
 from .partition import Partition
@@ -147,6 +148,15 @@ def test_any_server_answers_for_any_training(pair: Group) -> None:
         assert [event.state for event in other.watch(id) if event.state][-1] == COMPLETED
         assert one.training(id) == other.training(id)
     assert list(one.trainings()) == list(other.trainings())
+
+
+def test_a_client_of_several_submits_where_it_is_answered(pair: Group) -> None:
+    """The first of its list isn't there."""
+    living = [f"localhost:{server.port}" for server in pair.servers]
+    with TuningClient([f"localhost:{free_port()}", *living]) as client:
+        id = client.tune("anywhere", base_model=T5, records=RECORDS, **QUICK)
+        assert [event.state for event in client.watch(id) if event.state][-1] == COMPLETED
+    assert pair.clients[1].training(id).state == COMPLETED
 
 
 def test_what_another_server_trains_is_paused_resumed_and_cancelled(pair: Group) -> None:
