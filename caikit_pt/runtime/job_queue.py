@@ -29,8 +29,9 @@ _TENANTS = """
         (SELECT MAX(started) FROM jobs WHERE tenant = waiting.tenant)
     FROM waiting WHERE tenant IS NOT NULL
 """
-# What is under way may be queued, where a cluster hasn't begun yet.
-_IS_FREE = """
+# That no other job with its path is under way or before it. What is under way may be queued, where a cluster
+# hasn't begun yet.
+IS_FREE = """
     NOT EXISTS (SELECT 1 FROM jobs AS other WHERE other.path = jobs.path AND other.state = 'RUNNING')
     AND NOT EXISTS (SELECT 1 FROM jobs AS other WHERE other.path = jobs.path AND other.state = 'QUEUED'
         AND (other.number < jobs.number OR other.owner != ''))
@@ -94,7 +95,7 @@ class _Tenant:
         one, where that is wanted. Its number and id."""
         query = (
             f"SELECT number, id FROM jobs WHERE {_OF_TENANT} AND owner = ''"
-            f" AND {_not_in('id', besides)} AND {_not_in('path', taken)} AND {_IS_FREE}"
+            f" AND {_not_in('id', besides)} AND {_not_in('path', taken)} AND {IS_FREE}"
             f" AND {'deaths = 0' if unhurt else 'TRUE'}"
             " ORDER BY number LIMIT 1"
         )

@@ -33,7 +33,7 @@ from caikit_pt.runtime.job import (
     Event,
     Job,
 )
-from caikit_pt.runtime.job_queue import JobQueue
+from caikit_pt.runtime.job_queue import IS_FREE, JobQueue
 from caikit_pt.runtime.servers import Servers
 from caikit_pt.runtime.sqlite_database import SqliteDatabase, set_aside_if_damaged, state_errors
 
@@ -295,15 +295,16 @@ class JobStore:
 
     def next_run(self, id: str, above: int, state: str, owner: str = "") -> Job | None:
         """A job that is queued and that no server has, now in `state`, had by `owner`, and with the number of
-        a new run, which is `above` those that its folder knows. None where it isn't to be had any more, or
-        the others hold the owner for dead."""
+        a new run, which is `above` those that its folder knows. None where it isn't to be had any more:
+        another server has it or one with its path, or one with its path that was paused is before it again;
+        or where the others hold the owner for dead."""
         now = time.time()
         with self._database.writing() as transaction:
             begun = transaction.execute(
                 "UPDATE jobs SET fence = (CASE WHEN fence > ? THEN fence ELSE ? END) + 1, heard = 0,"
                 " is_open = 1, state = ?, owner = ?,"
                 " started = CASE WHEN ? THEN COALESCE(started, ?) ELSE started END"
-                " WHERE id = ? AND state = ? AND owner = ''"
+                f" WHERE id = ? AND state = ? AND owner = '' AND {IS_FREE}"
                 " AND (? = '' OR EXISTS (SELECT 1 FROM servers WHERE servers.id = ?)) RETURNING number",
                 (above, above, state, owner, state == RUNNING, now, id, QUEUED, owner, owner),
             )

@@ -239,8 +239,11 @@ class PromptTuningTrainer(ModelTrainerBase):
         return self.job(id)
 
     def resume(self, id: str) -> Job:
-        """Queues a job that is paused, at its old place; as it is then. Raises UnknownJob, NotAllowed."""
+        """Queues a job that is paused, at its old place; as it is then. Raises UnknownJob, NotAllowed, and
+        what its submission raised where nothing can be published under its name any more."""
         job = self._to_change(id)
+        if job.state == PAUSED:
+            _check_target(job)
         self._opened.supervisor.resume(job)
         later = self.store.search([COMPLETED], job.model_name, limit=1)
         if job.state == PAUSED and job.makes == PROMPT and later and later[0].number > job.number:
@@ -368,6 +371,14 @@ def _job(makes: str, id: str, name: str, path: str, plan: Plan, parameters: Mapp
         tenant=call.tenant(),
         makes=makes,
     )
+
+
+def _check_target(job: Job) -> None:
+    """Raises InvalidParameter, InvalidSourcePrompt where something lies there that it can't replace."""
+    if job.makes == PROMPT:
+        check_replaceable(Path(job.path), "model_name")
+    else:
+        SourceLibrary(settings.current().source_prompt_base, "name").check_target(job.model_name)
 
 
 def _digest(plan: Plan, name: str, parameters: Mapping[str, Any]) -> str:

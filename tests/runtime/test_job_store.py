@@ -19,6 +19,7 @@ from caikit_pt.runtime.job import (
     COMPLETED,
     DEATH,
     ERRORED,
+    PAUSED,
     PROGRESS,
     QUEUED,
     RUNNING,
@@ -415,6 +416,27 @@ def test_a_death_is_counted_and_queued_again_in_one_step(store: JobStore) -> Non
     # Behind the last there is none: it is for whoever counts to end it.
     assert store.count_death(held, "gone", most=2) == 2
     assert (store.find("one") or held).state == RUNNING
+
+
+@pytest.mark.parametrize("state", [RUNNING, QUEUED])
+def test_no_two_with_one_path_are_begun_though_both_were_found(store: JobStore, state: str) -> None:
+    """The first was paused when one server found the second, and was resumed and found by another then."""
+    server = store.servers.join("one")
+    for id in ("first", "second"):
+        store.add(replace(job(id), path="/same"))
+    store.move("first", PAUSED)
+    assert (store.next_queued() or job("none")).id == "second"
+    store.move("first", QUEUED)
+    assert (store.next_queued() or job("none")).id == "first"
+    assert store.next_run("second", 0, state, server) is None
+    held = store.next_run("first", 0, state, server)
+    assert held is not None
+    assert store.next_run("second", 0, state, server) is None
+    # Whichever came first.
+    store.move("first", PAUSED, (), held)
+    assert store.next_run("second", 0, state, server) is not None
+    store.move("first", QUEUED)
+    assert store.next_run("first", 0, state, server) is None
 
 
 def test_what_no_text_can_be_is_nobodys_id(store: JobStore) -> None:
