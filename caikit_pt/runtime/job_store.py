@@ -103,6 +103,14 @@ _MIGRATIONS = (
     CREATE INDEX jobs_by_turn ON jobs (state, tenant, number);
     CREATE INDEX jobs_by_path ON jobs (path, state, number);
     """,
+    # It has ended, and its folder has still more than what is kept. Of an earlier release's latest nobody
+    # knows.
+    """
+    ALTER TABLE jobs ADD COLUMN to_clear INTEGER NOT NULL DEFAULT 0;
+    UPDATE jobs SET to_clear = 1 WHERE number IN
+        (SELECT number FROM jobs WHERE ended IS NOT NULL ORDER BY ended DESC LIMIT 1000);
+    CREATE INDEX jobs_to_clear ON jobs (number) WHERE to_clear = 1;
+    """,
 )
 
 _FIELDS = frozenset(field.name for field in fields(Job))
@@ -330,6 +338,17 @@ class JobStore:
             statement = f"UPDATE jobs SET wish = ? WHERE id = ? AND wish != ? {is_held}"
             transaction.execute(statement, (state, held.id, CANCELED, *values))
 
+    def to_clear(self) -> Sequence[str]:
+        """The ids of the jobs that have ended and whose folders nobody has cleared."""
+        # By an index of these alone.
+        rows = self._database.read("SELECT id FROM jobs WHERE to_clear = 1 ORDER BY number")
+        return [row[0] for row in rows]
+
+    def set_cleared(self, id: str) -> None:
+        """Its folder has no more than what is kept."""
+        with self._database.writing() as transaction:
+            transaction.execute("UPDATE jobs SET to_clear = 0 WHERE id = ? AND to_clear = 1", (id,))
+
     def owned_by(self, owner: str) -> Sequence[str]:
         """The ids of the jobs that a server has."""
         return [
@@ -488,12 +507,12 @@ def _move(transaction: Transaction, id: str, state: str, reasons: Sequence[str],
     now, runs, ends = time.time(), state == RUNNING, state in TERMINAL
     is_held, values = _held(held)
     moved = transaction.execute(
-        "UPDATE jobs SET state = ?, reasons = ?,"
+        "UPDATE jobs SET state = ?, reasons = ?, to_clear = ?,"
         " started = CASE WHEN ? THEN COALESCE(started, ?) ELSE started END,"
         " ended = CASE WHEN NOT ? THEN NULL WHEN submitted > ? THEN submitted ELSE ? END"
         f" WHERE id = ? AND state NOT IN ({', '.join('?' * len(TERMINAL))}) AND state != ? {is_held}"
         " RETURNING number",
-        (state, _text(list(reasons)), runs, now, ends, now, now, id, *TERMINAL, state, *values),
+        (state, _text(list(reasons)), int(ends), runs, now, ends, now, now, id, *TERMINAL, state, *values),
     )
     for (number,) in moved:
         _add_event(transaction, number, kinds.STATE, {"state": state, "reasons": list(reasons)})

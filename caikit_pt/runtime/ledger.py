@@ -96,14 +96,34 @@ class Ledger:
     def end(self, job: Job, state: str, reasons: Sequence[str] = ()) -> None:
         """It has ended in `state`; one that had ended before stays as it is."""
         self._store.move(job.id, state, reasons, job)
-        ended = self._store.find(job.id)
         # Also where the last try was noted, and nobody heard so.
+        self._clear(job.id)
+
+    def clear_what_is_left(self) -> None:
+        """Of jobs whose ends were noted by a server that was killed before it had removed their files, or
+        that couldn't. Raises nothing: the next server tries again."""
+        try:
+            for id in self._store.to_clear():
+                self._clear(id)
+        except StateUnavailable as error:
+            _LOG.warning("whether files of ended trainings remain in state_dir isn't known: %s", error)
+
+    def _clear(self, id: str) -> None:
+        ended = self._store.find(id)
         if ended is None or not ended.ended_for_good:
             return
+        folder = self.folder(id)
         try:
-            self.folder(job.id).end(ended)
+            if folder.directory.exists():
+                folder.end(ended)
         except OSError as error:
-            _LOG.warning("files of %s remain in state_dir: %s", job.id, error)
+            _LOG.warning("files of %s remain in state_dir until the next start: %s", id, error)
+            return
+        try:
+            self._store.set_cleared(id)
+        except StateUnavailable as error:
+            # Its end is noted.
+            _LOG.warning("that the files of %s are removed can't be noted: %s", id, error)
 
     def settle(self, job: Job, note: Callable[[], object]) -> None:
         """Does `note` until the store takes it. Where that fails otherwise, the job ends in ERRORED."""

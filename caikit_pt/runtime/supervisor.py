@@ -66,6 +66,7 @@ class Supervisor:
         """From now on queued jobs are run. Raises OSError where there can't be a process."""
         self.executor.start(self._settings.prepare_trainings)
         self._thread.start()
+        threading.Thread(target=self._ledger.clear_what_is_left, name="leftovers", daemon=True).start()
 
     def wake(self) -> None:
         """There is something new in the queue."""

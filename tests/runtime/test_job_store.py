@@ -221,6 +221,10 @@ def test_an_earlier_schema_is_brought_up_to_date(tmp_path: Path) -> None:
             "INSERT INTO jobs (id, model_name, path, digest, parameters, state, submitted)"
             " VALUES ('old', 'm', '/m', 'd', '{\"base_model\": \"b\"}', 'RUNNING', 12.5)"
         )
+        old.execute(
+            "INSERT INTO jobs (id, model_name, path, digest, parameters, state, submitted, ended)"
+            " VALUES ('ended', 'm', '/m', 'd', '{}', 'COMPLETED', 12.5, 13.5)"
+        )
         old.execute("PRAGMA user_version = 1")
     old.close()
     store = JobStore(tmp_path)
@@ -229,6 +233,8 @@ def test_an_earlier_schema_is_brought_up_to_date(tmp_path: Path) -> None:
     assert (found.state, found.submitted, found.progress) == (RUNNING, 12.5, {})
     store.add_event("old", PROGRESS, {"step": 1})
     assert len(store.events(found)) == 1
+    # What an earlier release may have left of those that ended last is looked for.
+    assert store.to_clear() == ["ended"]
 
 
 def test_a_later_schema_is_left_alone(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 
 from caikit_pt.errors import StateUnavailable
 from caikit_pt.runtime import job as kinds
-from caikit_pt.runtime.job import ERRORED, QUEUED, RUNNING, Job
+from caikit_pt.runtime.job import CANCELED, ERRORED, QUEUED, RUNNING, Job
 from caikit_pt.runtime.job_store import JobStore
 from caikit_pt.runtime.ledger import Ledger
 from caikit_pt.runtime.run_folder import RunFolder
@@ -95,6 +96,50 @@ def test_who_has_only_to_be_published_takes_no_server_along(store: JobStore, tmp
     folder.artifact.mkdir()
     Ledger(store, tmp_path, max_attempts=1).lost(held)
     assert (store.find("a") or held).state == QUEUED
+
+
+def left(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_records_are_removed_though_the_server_was_killed_when_the_end_was_noted(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """They stayed until the job was forgotten."""
+    address = request.getfixturevalue("postgres").database() if kind == "postgresql" else ""
+    store, root = JobStore(tmp_path, address=address), tmp_path / "jobs"
+    for id in ("ended", "gone", "waits", "cleared", "stuck"):
+        store.add(job(id))
+        (root / id / "runs").mkdir(parents=True)
+        for name in ("job.json", "records.jsonl"):
+            (root / id / name).write_text("{}")
+    ledger = Ledger(store, root, max_attempts=3)
+    for id in ("ended", "gone", "stuck"):
+        store.move(id, CANCELED)
+    shutil.rmtree(root / "gone")
+    ledger.end(store.find("cleared") or job("cleared"), CANCELED)
+    assert left(root / "cleared") == {"job.json", "outcome.json"}
+    assert store.to_clear() == ["ended", "gone", "stuck"]
+    remove = Path.unlink
+
+    def refused(path: Path, missing_ok: bool = False) -> None:
+        if path.parent.name == "stuck":
+            raise PermissionError(13, "not now")
+        remove(path, missing_ok)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("caikit_pt.runtime.job_folder._SECONDS_BETWEEN_TRIES", 0.01)
+        patched.setattr(Path, "unlink", refused)
+        ledger.clear_what_is_left()
+    assert left(root / "ended") == {"job.json", "outcome.json"}
+    assert left(root / "waits") == {"job.json", "records.jsonl", "runs"}
+    # It is tried again at each start.
+    assert store.to_clear() == ["stuck"]
+    ledger.clear_what_is_left()
+    assert left(root / "stuck") == {"job.json", "outcome.json"}
+    assert store.to_clear() == []
+    store.close()
 
 
 def test_what_nobody_has_foreseen_ends_the_job_once_the_store_takes_it(
