@@ -55,6 +55,8 @@ class Job:
     wish: str = ""
     # Bytes that its training is predicted to take on its device; 0: nobody knows.
     memory: int = 0
+    # Bytes of its device that it can't be trained without; 0: nobody knows.
+    least_memory: int = 0
 
     @property
     def ended_for_good(self) -> bool:

@@ -111,6 +111,9 @@ _MIGRATIONS = (
         (SELECT number FROM jobs WHERE ended IS NOT NULL ORDER BY ended DESC LIMIT 1000);
     CREATE INDEX jobs_to_clear ON jobs (number) WHERE to_clear = 1;
     """,
+    """
+    ALTER TABLE jobs ADD COLUMN least_memory INTEGER NOT NULL DEFAULT 0;
+    """,
 )
 
 _FIELDS = frozenset(field.name for field in fields(Job))
@@ -173,12 +176,13 @@ class JobStore:
             job.makes,
             job.fence,
             job.memory,
+            job.least_memory,
         )
         with self._database.writing() as transaction:
             added = transaction.execute(
                 "INSERT INTO jobs (id, model_name, path, digest, parameters, state, submitted, started,"
-                " ended, reasons, tenant, makes, fence, memory)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+                " ended, reasons, tenant, makes, fence, memory, least_memory)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
                 " ON CONFLICT (id) DO NOTHING RETURNING number",
                 row,
             )

@@ -49,6 +49,10 @@ class Doubtful(Protocol):
     def device_memory(self) -> int:
         """Bytes that it is predicted to take on its device."""
 
+    @property
+    def least_memory(self) -> int:
+        """Bytes of its device that it can't be trained without."""
+
 
 AnyPlan = TypeVar("AnyPlan", bound=Plan)
 Found = TypeVar("Found", bound=Doubtful, covariant=True)

@@ -109,7 +109,7 @@ class StateDirectory:
         """Raises TooManyJobs, StateUnavailable, InvalidParameter where the id is another's, and what
         `look_through` raises."""
         found = self.look_through(making_of(job.makes), plan)
-        job = replace(job, memory=found.device_memory)
+        job = replace(job, memory=found.device_memory, least_memory=found.least_memory)
         call.check_client()
         with self._submitting:
             known = self._known(job)

@@ -13,7 +13,7 @@ from functools import cache
 from typing import Any
 
 from caikit_pt.base_model.budget import budget_for
-from caikit_pt.base_model.loading.work import tokens_read, work_of
+from caikit_pt.base_model.loading.work import tokens_read, weight_bytes, work_of
 from caikit_pt.base_model.sides import text_of
 from caikit_pt.parameters.tuning import AUTO
 from caikit_pt.tuning.batches import updates_per_epoch
@@ -62,7 +62,8 @@ class Lengths:
 @dataclass(frozen=True, slots=True)
 class Preflight:
     """`seconds` and `device_memory` (bytes) are predictions: of the training alone, without its validations,
-    by the multiply-adds that it needs and the speed of this machine's products."""
+    by the multiply-adds that it needs and the speed of this machine's products. Without `least_memory`
+    (bytes of its device) it can't be trained: passes are of one row then, and layers are computed twice."""
 
     records: int
     validation_records: int
@@ -72,6 +73,7 @@ class Preflight:
     targets: Lengths
     seconds: float
     device_memory: int
+    least_memory: int
     parameters: Mapping[str, Any]
     warnings: tuple[str, ...]
 
@@ -86,6 +88,7 @@ class Preflight:
             "target_tokens": self.targets.to_dict(),
             "seconds": round(self.seconds, 1),
             "device_memory_bytes": self.device_memory,
+            "least_device_memory_bytes": self.least_memory,
             "parameters": dict(self.parameters),
             "warnings": list(self.warnings),
         }
@@ -116,6 +119,7 @@ def preflight(plan: TuningPlan, most: int | None = None) -> Preflight:
         targets=target,
         seconds=_seconds(plan, read, answered, per_epoch),
         device_memory=_memory(plan, read + answered),
+        least_memory=_least_memory(plan, source, target),
         parameters=parameters.to_dict(),
         warnings=(
             *plan.warnings,
@@ -163,11 +167,30 @@ def _memory(plan: TuningPlan, positions: int) -> int:
     import torch
 
     parameters = plan.parameters
-    size = int(getattr(torch, parameters.torch_dtype).itemsize)
-    width = plan.checkpoint.hidden_size
-    budget = budget_for(torch.device(parameters.device).type, width)
+    budget = budget_for(torch.device(parameters.device).type, plan.checkpoint.hidden_size)
     in_a_pass = min(budget.positions, math.ceil(positions / len(plan.records) * parameters.window))
-    return work_of(plan.checkpoint).weights * size + in_a_pass * _layers(plan) * width * _KEPT_WIDTHS * size
+    weights = work_of(plan.checkpoint).weights * _item_bytes(plan)
+    return weights + in_a_pass * _kept(plan, _layers(plan) * _KEPT_WIDTHS)
+
+
+def _least_memory(plan: TuningPlan, source: Lengths, target: Lengths) -> int:
+    """The weights, what each layer is given of the longest row, and what the gradient needs within one."""
+    parameters = plan.parameters
+    longest = min(source.longest, source.limit) + min(target.longest, target.limit) + 1
+    positions = longest + parameters.num_virtual_tokens
+    weights = weight_bytes(plan.checkpoint, parameters.torch_dtype)
+    return weights + positions * _kept(plan, _layers(plan) + _KEPT_WIDTHS)
+
+
+def _kept(plan: TuningPlan, widths: int) -> int:
+    """Bytes of a position, of so many numbers for each of the model's width."""
+    return widths * plan.checkpoint.hidden_size * _item_bytes(plan)
+
+
+def _item_bytes(plan: TuningPlan) -> int:
+    import torch
+
+    return int(getattr(torch, plan.parameters.torch_dtype).itemsize)
 
 
 def _layers(plan: TuningPlan) -> int:

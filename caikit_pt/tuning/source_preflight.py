@@ -11,7 +11,15 @@ from caikit_pt.tuning.preflight import Preflight, preflight
 from caikit_pt.tuning.source_plan import SourcePlan
 
 # Of a task's whole, which stands elsewhere.
-_OF_ALL = ("parameters", "warnings", "device_memory_bytes", "seconds", "updates", "updates_per_epoch")
+_OF_ALL = (
+    "parameters",
+    "warnings",
+    "device_memory_bytes",
+    "least_device_memory_bytes",
+    "seconds",
+    "updates",
+    "updates_per_epoch",
+)
 # A teacher is asked in each pass, and learns nothing: a forward beside a forward and a backward.
 _WITH_TEACHERS = 1.5
 
@@ -32,6 +40,11 @@ class SourcePreflight:
     def device_memory(self) -> int:
         """That of the task that takes most: they share the base model and take turns with the rest."""
         return max(found.device_memory for found in self.tasks.values())
+
+    @property
+    def least_memory(self) -> int:
+        """That of the task that can't do with less."""
+        return max(found.least_memory for found in self.tasks.values())
 
     @property
     def updates_per_epoch(self) -> int:
@@ -71,6 +84,7 @@ class SourcePreflight:
             "teacher_updates": self.teacher_updates,
             "seconds": round(self.seconds, 1),
             "device_memory_bytes": self.device_memory,
+            "least_device_memory_bytes": self.least_memory,
             "parameters": self.plan.to_dict(),
             "warnings": list(self.warnings),
         }

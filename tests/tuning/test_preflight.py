@@ -55,6 +55,9 @@ def test_predictions_grow_with_the_work(base: BaseModel) -> None:
     assert searched.seconds > 2 * preflight(plan(base, PAIRS, num_epochs=2)).seconds
     (file,) = base.checkpoint.directory.glob("*.safetensors")
     assert once.device_memory > file.stat().st_size
+    # However large its updates are, it can do with passes of one row; but not without its weights.
+    assert file.stat().st_size < once.least_memory < once.device_memory
+    assert preflight(plan(base, num_epochs=2, batch_size=1)).least_memory == once.least_memory
     larger = preflight(plan(base, PAIRS, batch_size=20))
     assert larger.device_memory > preflight(plan(base, PAIRS, batch_size=1)).device_memory
 
