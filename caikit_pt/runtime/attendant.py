@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import partial
 
 from caikit_pt.runtime.executors.executor import Run
-from caikit_pt.runtime.job import CANCELED, COMPLETED, ERRORED, PAUSED, WAITING_FOR
+from caikit_pt.runtime.job import CANCELED, COMPLETED, ERRORED, PAUSED, PROGRESS, WAITING_FOR
 from caikit_pt.runtime.ledger import Ledger
 from caikit_pt.runtime.publisher import Publisher
 from caikit_pt.runtime.reports import BROKEN, ENDS, FAILED, FINISHED, Report
@@ -57,6 +57,7 @@ class Attendant:
         if not slot.begun and report.kind != WAITING_FOR:
             slot.begun = True
             self._ledger.begin(slot.job)
+        slot.trains = slot.trains or report.kind == PROGRESS
         if report.kind not in ENDS:
             self._ledger.note(slot.job, report)
             return

@@ -18,6 +18,7 @@ from caikit_pt.tuning.failure import explained
 _LOG = logging.getLogger(__name__)
 _SECONDS_BETWEEN_TRIES = 1.0
 _MOST_DEATHS = 10_000
+_SECONDS_BETWEEN_REASONS = 60.0
 _SERVER_LOST = (
     "The server that it ran on was lost with it, before it had kept a new snapshot. Did it take all memory "
     "of that machine?"
@@ -49,6 +50,16 @@ class Ledger:
                 self._store.forget_deaths(job)
         except StateUnavailable as error:
             _LOG.warning("an event of %s is lost: %s", job.id, error)
+
+    def wait(self, job: Job, why: str) -> None:
+        """Nobody has it, and this is why: told when it is new, and not all the time."""
+        told = self._store.last_event(job, [kinds.STATE, kinds.WAITING_FOR, kinds.DEATH])
+        if told and told.kind == kinds.WAITING_FOR:
+            is_news = told.data["text"] != why and time.time() > told.time + _SECONDS_BETWEEN_REASONS
+        else:
+            is_news = True
+        if is_news:
+            self._store.add_event(job.id, kinds.WAITING_FOR, {"text": why}, held=job)
 
     def is_held(self, job: Job) -> bool:
         """Whether nobody else has taken it over."""

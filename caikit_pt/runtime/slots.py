@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from caikit_pt.runtime.executors.executor import Run
+from caikit_pt.runtime.executors.gpu import needed_of_gpu
 from caikit_pt.runtime.executors.placement import Placement
 from caikit_pt.runtime.job import RUNNING, Job
 
@@ -21,6 +23,8 @@ class Slot:
     run: Run | None = None
     # It has been heard of.
     begun: bool = False
+    # It has made an update: what it takes of its device isn't free any more.
+    trains: bool = False
     canceled: bool = False
     # It is to stop behind a snapshot, until it is resumed.
     paused: bool = False
@@ -58,16 +62,28 @@ class Slots:
             placements = [slot.placement for slot in self._taken.values()]
             return {gpu for one in placements if one is not None for gpu in one.gpus}
 
-    def take(self, choose: Callable[[Sequence[str]], Job | None]) -> Slot | None:
-        """A slot for the job that `choose` finds besides those with the ids it gets; None without either."""
+    @property
+    def promised(self) -> Mapping[int, int]:
+        """Bytes of GPUs, by their numbers, that are for jobs which don't have them yet."""
+        found = Counter[int]()
+        with self.lock:
+            for slot in self._taken.values():
+                if slot.placement is not None and not slot.trains:
+                    found.update(dict.fromkeys(slot.placement.used, needed_of_gpu(slot.job)))
+        return found
+
+    def take(self, choose: Callable[[Sequence[str]], tuple[Job, Placement] | None]) -> Slot | None:
+        """A slot for the job that `choose` finds, with its place, besides those with the ids it gets; None
+        without either."""
         with self.lock:
             at_work = sum(not slot.trained for slot in self._taken.values())
             if self._closed or at_work >= self._count:
                 return None
-            job = choose(list(self._taken))
-            if job is None:
+            chosen = choose(list(self._taken))
+            if chosen is None:
                 return None
-            return self._taken.setdefault(job.id, Slot(job, begun=job.state == RUNNING))
+            job, placement = chosen
+            return self._taken.setdefault(job.id, Slot(job, placement, begun=job.state == RUNNING))
 
     def hold(self, job: Job, run: Run) -> None:
         """For a job that is under way already."""

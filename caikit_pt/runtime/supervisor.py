@@ -16,7 +16,7 @@ from typing import Any
 from caikit_pt.errors import StateUnavailable
 from caikit_pt.runtime.attendant import Attendant
 from caikit_pt.runtime.executors.executor import Executor, Run
-from caikit_pt.runtime.executors.placement import Placement
+from caikit_pt.runtime.executors.placement import NoRoom, Placement
 from caikit_pt.runtime.job import CANCELED, ERRORED, PAUSED, QUEUED, RUNNING, TERMINAL, Job
 from caikit_pt.runtime.job_folder import JobFolder
 from caikit_pt.runtime.job_store import JobStore
@@ -36,6 +36,8 @@ _SECONDS_TO_LEAVE = 3.0
 _SECONDS_TO_CANCEL = 5.0
 _TRIES_TO_COPY = 3
 FILES_ARE_GONE = "Its files in state_dir are gone, or can't be read. Submit it again."
+# Of the jobs that there is no place for, so many are passed over for one that there is a place for.
+_MOST_PASSED = 16
 # A cluster that has taken no run is asked again then.
 _SECONDS_OF_REST = 5.0
 
@@ -279,18 +281,33 @@ class Supervisor:
         else:
             self._ledger.died(slot.job, reason)
 
-    def _next_queued(self, besides: Sequence[str]) -> Job | None:
-        """With the number of a new run. A cluster may have no room for it yet: until it is heard of, it is
-        queued. Raises StateUnavailable."""
+    def _next_queued(self, besides: Sequence[str]) -> tuple[Job, Placement] | None:
+        """The first that there is a place for, with the number of a new run. A cluster may have no room for
+        it yet: until it is heard of, it is queued. Raises StateUnavailable."""
         # Two that may have taken a machine's memory don't begin there at once: it would be the fault of both,
         # and each would take the other along.
         unhurt = not self.executor.outlives and self._store.has_hurt(self._lease.id)
-        job = self._store.next_queued(besides, unhurt)
-        if job is None:
-            return None
-        above = last_run(self.folder(job.id).directory)
-        state = QUEUED if self.executor.outlives else RUNNING
-        return self._store.next_run(job.id, above, state, self._lease.id)
+        passed = list[str]()
+        while len(passed) < _MOST_PASSED and (job := self._store.next_queued([*besides, *passed], unhurt)):
+            try:
+                placement = self._place(job)
+            except NoRoom as error:
+                passed.append(job.id)
+                self._ledger.wait(job, str(error))
+                continue
+            above = last_run(self.folder(job.id).directory)
+            state = QUEUED if self.executor.outlives else RUNNING
+            begun = self._store.next_run(job.id, above, state, self._lease.id)
+            return (begun, placement) if begun else None
+        return None
+
+    def _place(self, job: Job) -> Placement:
+        """Raises NoRoom."""
+        company = self._company(job) if self.executor.joins else None
+        for other in self._slots.of(company) if company else ():
+            if other.placement is not None:
+                return other.placement
+        return self.executor.place(job, self._slots.gpus, self._slots.promised)
 
     def _run(self, slot: Slot) -> None:
         run, is_new = self._run_for(slot)
@@ -320,7 +337,6 @@ class Supervisor:
 
     def _given_run(self, slot: Slot) -> tuple[Run, bool]:
         with self._slots.lock:
-            slot.placement = self.executor.place(slot.job, self._slots.gpus)
             leaves = slot.canceled or slot.paused
             # Nobody else's process ends for a job that never began.
             company = self._company(slot.job) if self.executor.joins and not leaves else None

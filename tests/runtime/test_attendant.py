@@ -9,6 +9,7 @@ import pytest
 
 from caikit_pt.errors import StateUnavailable
 from caikit_pt.runtime.attendant import Attendant
+from caikit_pt.runtime.executors.placement import Placement
 from caikit_pt.runtime.job import COMPLETED, ERRORED, QUEUED, RUNNING
 from caikit_pt.runtime.job_store import JobStore
 from caikit_pt.runtime.ledger import Ledger
@@ -36,6 +37,7 @@ class Told:
         return "Its process was ended by SIGSEGV."
 
 
+HERE = Placement("cpu")
 ENDS = [
     ([Report("a", FAILED, {"text": "diverged"})], ERRORED),
     ([Report("a", BROKEN, {"text": "no memory"})], QUEUED),
@@ -50,16 +52,16 @@ def test_every_end_is_noted_and_frees_the_slot(reports: list[Report], state: str
     store, slots = JobStore(tmp_path), Slots(1)
     store.add(job("a"))
     store.move("a", RUNNING)
-    slot = slots.take(lambda _: store.find("a"))
+    slot = slots.take(lambda _: (store.find("a") or job("a"), HERE))
     assert slot is not None
-    assert slots.take(lambda _: job("b")) is None
+    assert slots.take(lambda _: (job("b"), HERE)) is None
     child: Any = Told(*reports)
     slot.run = child
     attendant = Attendant(slots, Ledger(store, tmp_path, 3), Publisher(store, lambda path: None))
     attendant._attend(child)
     assert (store.find("a") or job("a")).state == state
     assert child.over
-    assert slots.take(lambda _: job("b")) is not None
+    assert slots.take(lambda _: (job("b"), HERE)) is not None
 
 
 def test_what_another_server_has_now_is_not_heard_out(tmp_path: Path) -> None:
@@ -67,7 +69,7 @@ def test_what_another_server_has_now_is_not_heard_out(tmp_path: Path) -> None:
     store, slots = JobStore(tmp_path), Slots(1)
     store.add(job("a"))
     store.move("a", RUNNING)
-    slot = slots.take(lambda _: store.find("a"))
+    slot = slots.take(lambda _: (store.find("a") or job("a"), HERE))
     assert slot is not None
     child: Any = Told(Report("a", "warning", {"text": "late"}), Report("a", FAILED, {"text": "late"}))
     slot.run, child.is_let_go, child.is_blameless = child, True, True
@@ -88,7 +90,7 @@ def test_a_slot_is_free_where_not_even_the_failure_can_be_noted(
         raise errors.pop(0)
 
     monkeypatch.setattr(store, "move", fail)
-    slot = slots.take(lambda _: job("a"))
+    slot = slots.take(lambda _: (job("a"), HERE))
     assert slot is not None
     with pytest.raises(RuntimeError, match="and more"):
         attendant.leave(slot, lambda: store.move("a", COMPLETED))

@@ -9,10 +9,14 @@ import pytest
 
 from caikit_pt.errors import StateUnavailable
 from caikit_pt.runtime.executors.local import LocalExecutor
+from caikit_pt.runtime.executors.node import GIB
+from caikit_pt.runtime.executors.placement import Placement
 from caikit_pt.runtime.job import CANCELED, ERRORED, PAUSED, QUEUED, RUNNING
 from caikit_pt.runtime.job_store import JobStore
 from caikit_pt.runtime.lease import Lease
+from caikit_pt.runtime.slots import Slots
 from caikit_pt.runtime.supervisor import Supervisor
+from caikit_pt.runtime.trainer import reasons
 from tests.conftest import SETTINGS
 
 from .jobs import job
@@ -167,3 +171,43 @@ def test_who_is_resumed_while_it_stops_is_queued(store: JobStore, tmp_path: Path
 def test_a_job_that_waits_is_cancelled_at_once(store: JobStore, tmp_path: Path) -> None:
     supervisor(store, tmp_path).cancel(job("a"))
     assert (store.find("a") or job("a")).state == CANCELED
+
+
+def test_a_job_waits_for_a_gpu_that_has_the_memory_and_others_pass_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And once there is one it is first again."""
+    free = {"cuda:0": 20 * GIB}
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda device: (free[device], 80 * GIB))
+    store = JobStore(tmp_path)
+    large = replace(job("large", device="cuda"), least_memory=30 * GIB)
+    for one in (large, replace(job("small", device="cuda"), least_memory=GIB)):
+        store.add(one)
+    starting = supervisor(store, tmp_path)
+    slot = starting._slots.take(starting._next_queued)
+    assert slot is not None
+    assert (slot.job.id, slot.placement) == ("small", Placement("cuda:0", (0,)))
+    told = "It needs 1 GPU with 30.5 GiB; the largest free here is 1 GPU with 20.0 GiB."
+    waiting = store.find("large") or large
+    assert waiting.state == QUEUED
+    assert reasons(store, waiting) == [told]
+    # As long as it is so that is told once.
+    starting._slots.free(slot)
+    assert starting._slots.take(starting._next_queued) is None
+    assert [event.kind for event in store.events(waiting)] == ["state", "waiting"]
+    free["cuda:0"] = 70 * GIB
+    store.add(replace(job("later", device="cuda"), least_memory=GIB))
+    slot = starting._slots.take(starting._next_queued)
+    assert slot is not None
+    assert slot.job.id == "large"
+
+
+def test_what_a_job_has_taken_is_promised_no_longer(store: JobStore) -> None:
+    slots = Slots(2)
+    shared = replace(job("b", device="cuda:1"), least_memory=GIB)
+    slot = slots.take(lambda _: (shared, Placement("cuda:1")))
+    assert slot is not None
+    assert slots.promised == {1: 1.5 * GIB}
+    slot.trains = True
+    assert slots.promised == {}

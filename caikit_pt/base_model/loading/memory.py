@@ -34,9 +34,15 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def free_memory_of(device: str) -> int:
     """Bytes that could still be taken of the memory of a `device` of torch."""
+    return free_memory() if device == "cpu" else memory_of(device)[0]
+
+
+def memory_of(device: str) -> tuple[int, int]:
+    """Bytes of an accelerator that are free, whoever has the others, and all of them. Raises RuntimeError."""
     import torch
 
-    return free_memory() if device == "cpu" else int(torch.get_device_module(device).mem_get_info(device)[0])
+    free, memory = torch.get_device_module(device).mem_get_info(device)
+    return int(free), int(memory)
 
 
 def free_memory(cgroup: Path = _CGROUP) -> int:

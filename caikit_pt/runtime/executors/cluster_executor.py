@@ -10,6 +10,7 @@ from caikit_pt.errors import StateUnavailable
 from caikit_pt.runtime.executors.cluster import Cluster
 from caikit_pt.runtime.executors.cluster_run import ClusterRun, run_name
 from caikit_pt.runtime.executors.executor import Executor
+from caikit_pt.runtime.executors.gpu import needed_of_gpu
 from caikit_pt.runtime.executors.node import GIB, Node, Resources
 from caikit_pt.runtime.executors.placement import Placement
 from caikit_pt.runtime.job import Job
@@ -59,7 +60,7 @@ class ClusterExecutor(Executor):
         if told := self._cluster.why_not():
             raise OSError(told)
 
-    def place(self, job: Job, taken: Collection[int]) -> Placement:
+    def place(self, job: Job, taken: Collection[int], promised: Mapping[int, int]) -> Placement:
         """See Executor. The cluster shows a run the GPUs that it has."""
         return Placement("cuda:0" if self._each.gpus else "cpu")
 
@@ -85,10 +86,15 @@ class ClusterExecutor(Executor):
         self._cluster.close()
 
     def _needs(self, job: Job) -> Resources:
-        # On a GPU the weights are in a memory that clusters don't count.
-        memory = self._each.memory or _LIBRARIES + (0 if self._each.gpus else job.memory)
         count, each = self.workers, self._each
-        return Resources(cpus=count * each.cpus, gpus=count * each.gpus, memory=count * memory)
+        # On a GPU the weights are in its memory.
+        memory = each.memory or _LIBRARIES + (0 if each.gpus else job.memory)
+        return Resources(
+            cpus=count * each.cpus,
+            gpus=count * each.gpus,
+            memory=count * memory,
+            gpu_memory=needed_of_gpu(job) if each.gpus else 0,
+        )
 
     def _sweep(self) -> None:
         """Ends runs that nobody attends to: the cluster couldn't be reached when they were given up."""

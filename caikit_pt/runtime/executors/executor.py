@@ -91,8 +91,9 @@ class Executor(ABC):
         """Some seconds at times. Raises OSError where there can be no run."""
 
     @abstractmethod
-    def place(self, job: Job, taken: Collection[int]) -> Placement:
-        """Where a job is trained, besides the GPUs that are `taken`."""
+    def place(self, job: Job, taken: Collection[int], promised: Mapping[int, int]) -> Placement:
+        """Where a job is trained, besides the GPUs that are `taken`. Of each GPU so many bytes are `promised`
+        to those who don't have them yet. Raises NoRoom."""
 
     @abstractmethod
     def run_of(self, job: Job, folder: JobFolder) -> Run:

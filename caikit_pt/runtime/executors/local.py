@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from socket import gethostname
 
 from caikit_pt.runtime.executors.child import Child
 from caikit_pt.runtime.executors.executor import Executor
 from caikit_pt.runtime.executors.fork_server import ForkServer
+from caikit_pt.runtime.executors.gpu import visible_gpus
 from caikit_pt.runtime.executors.node import Node, Resources
-from caikit_pt.runtime.executors.placement import Placement, placed
+from caikit_pt.runtime.executors.placement import Placement, is_gpu, placed
 from caikit_pt.runtime.job import Job
 from caikit_pt.runtime.job_folder import JobFolder
 from caikit_pt.runtime.job_process import THREADS
@@ -45,9 +47,11 @@ class LocalExecutor(Executor):
         """See Executor."""
         self._forks.wait_until_ready()
 
-    def place(self, job: Job, taken: Collection[int]) -> Placement:
+    def place(self, job: Job, taken: Collection[int], promised: Mapping[int, int]) -> Placement:
         """See Executor."""
-        return placed(job, taken, self.joins, self.workers)
+        gpus = visible_gpus() if is_gpu(str(job.parameters["device"])) else ()
+        left = [replace(gpu, free=gpu.free - promised.get(gpu.number, 0)) for gpu in gpus]
+        return placed(job, taken, self.joins, self.workers, left)
 
     def run_of(self, job: Job, folder: JobFolder) -> Child:
         """See Executor."""
@@ -61,14 +65,10 @@ class LocalExecutor(Executor):
         import torch
 
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        gpus = torch.cuda.device_count()
-        return [
-            Node(
-                name=gethostname(),
-                lives=True,
-                all=Resources(cpus=os.cpu_count() or 1, gpus=gpus, memory=memory),
-            )
-        ]
+        largest = max((gpu.memory for gpu in visible_gpus()), default=0)
+        gpus, cpus = torch.cuda.device_count(), os.cpu_count() or 1
+        found = Resources(cpus=cpus, gpus=gpus, memory=memory, gpu_memory=largest)
+        return [Node(name=gethostname(), lives=True, all=found)]
 
     def close(self) -> None:
         """See Executor."""

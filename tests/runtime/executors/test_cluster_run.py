@@ -260,7 +260,7 @@ def test_a_cluster_that_is_away_begins_nothing(
 
 
 def test_what_a_training_takes_is_what_it_asks_for(known: Known, tmp_path: Path) -> None:
-    needing = replace(job("a"), fence=3, memory=3 * GIB)
+    needing = replace(job("a"), fence=3, memory=3 * GIB, least_memory=2 * GIB)
     for each, memory in (
         (Resources(cpus=2), 4 * GIB),
         (Resources(cpus=2, memory=GIB // 2), GIB // 2),
@@ -268,12 +268,15 @@ def test_what_a_training_takes_is_what_it_asks_for(known: Known, tmp_path: Path)
         (Resources(cpus=2, gpus=1), 1 * GIB),
     ):
         executor = ClusterExecutor(known, each, {}, list)
-        assert executor.place(needing, ()).device == ("cuda:0" if each.gpus else "cpu")
+        assert executor.place(needing, (), {}).device == ("cuda:0" if each.gpus else "cpu")
         executor.run_of(needing, JobFolder(tmp_path / "a")).begin(order(tmp_path))
-        assert known.needs[-1] == replace(each, memory=memory)
+        # And what CUDA takes.
+        of_gpu = int(2.5 * GIB) if each.gpus else 0
+        assert known.needs[-1] == replace(each, memory=memory, gpu_memory=of_gpu)
         both = ClusterExecutor(known, each, {}, list, workers=2)
         both.run_of(needing, JobFolder(tmp_path / "a")).begin(order(tmp_path))
-        assert known.needs[-1] == Resources(cpus=4, gpus=2 * each.gpus, memory=2 * memory)
+        both_need = Resources(cpus=4, gpus=2 * each.gpus, memory=2 * memory, gpu_memory=of_gpu)
+        assert known.needs[-1] == both_need
 
 
 def test_what_nobody_attends_to_is_ended(
