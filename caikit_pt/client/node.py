@@ -20,6 +20,8 @@ class Node:
     free_gpus: float | None
     free_memory_bytes: int | None
     labels: Sequence[str]
+    # Of each of its GPUs, of the largest where they differ; 0: nobody knows.
+    gpu_memory_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,7 @@ def as_nodes(message: Any) -> Nodes:
 
 
 def _node(message: Any) -> Node:
-    plain = ("name", "lives", "cpus", "gpus", "memory_bytes")
+    plain = ("name", "lives", "cpus", "gpus", "memory_bytes", "gpu_memory_bytes")
     free = ("free_cpus", "free_gpus", "free_memory_bytes")
     known: dict[str, Any] = {
         name: getattr(message, name) if message.HasField(name) else None for name in free

@@ -27,7 +27,7 @@ def _nodes(options: argparse.Namespace) -> int:
         print(as_json(asdict(found)))
     else:
         rows = [_row(one) for one in found.nodes]
-        print_table(("NODE", "", "CPUS", "GPUS", "GIB", "LABELS"), rows)
+        print_table(("NODE", "", "CPUS", "GPUS", "GPU GIB", "GIB", "LABELS"), rows)
         print(f"executor {found.executor}: {found.running} running, {found.queued} queued")
     if found.problem:
         print(f"No training can begin now: {found.problem}", file=sys.stderr)
@@ -41,6 +41,7 @@ def _row(node: Node) -> tuple[str, ...]:
         "" if node.lives else "gone",
         _of(node.free_cpus, node.cpus),
         _of(node.free_gpus, node.gpus),
+        f"{node.gpu_memory_bytes / _GIB:.3g}" if node.gpu_memory_bytes else "",
         _of(None if free is None else free / _GIB, whole / _GIB),
         ", ".join(one for one in node.labels if not one.startswith("ray.io/node-id=")),
     )

@@ -422,6 +422,7 @@ def _node(node: Node) -> NodeMessage:
         free_gpus=free.gpus if free else None,
         free_memory_bytes=free.memory if free else None,
         labels=list(node.labels),
+        gpu_memory_bytes=node.all.gpu_memory,
     )
 
 

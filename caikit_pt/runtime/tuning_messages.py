@@ -443,7 +443,7 @@ class ListNodesRequest(DataObjectBase):
 @caikit.core.dataobject(package=PACKAGE)
 class Node(DataObjectBase):
     """A machine: what it has, and what of it is free where that is known; memory in bytes. `labels` are
-    NAME=VALUE."""
+    NAME=VALUE. `gpu_memory_bytes`: of each of its GPUs, of the largest where they differ; 0: nobody knows."""
 
     name: Annotated[str, FieldNumber(1)]
     lives: Annotated[bool, FieldNumber(2)]
@@ -454,6 +454,7 @@ class Node(DataObjectBase):
     free_gpus: Optional[Annotated[float, FieldNumber(7)]]
     free_memory_bytes: Optional[Annotated[int, FieldNumber(8)]]
     labels: Annotated[List[str], FieldNumber(9)]
+    gpu_memory_bytes: Annotated[int, FieldNumber(10)]
 
 
 @caikit.core.dataobject(package=PACKAGE)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import queue
 import subprocess
@@ -15,17 +16,20 @@ import threading
 import time
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from caikit_pt.runtime.executors.cluster import Cluster, RefusedRun
-from caikit_pt.runtime.executors.node import Node, Resources
+from caikit_pt.runtime.executors.node import MIB, Node, Resources, size
 
 _LOG = logging.getLogger(__name__)
 _SECONDS_TO_CONNECT, _SECONDS_TO_ANSWER = 60.0, 15.0
 _SECONDS_BETWEEN_LOOKS, _SECONDS_BETWEEN_TRIES = 1.0, 3.0
 # What was seen counts for so long.
 _SECONDS_SEEN = 10.0
+# Ray itself labels each node with its id.
+_NODE = "ray.io/node-id"
 _DRIVER = "caikit_pt.runtime.executors.ray_driver"
 
 
@@ -63,8 +67,10 @@ class RayCluster(Cluster):
     def start(self, name: str, job: Path, fence: int, needs: Resources) -> None:
         """See Cluster."""
         told = {"cpus": needs.cpus, "gpus": needs.gpus, "memory": needs.memory}
+        told["gpu_memory_mib"], small = self._gpu_memory(needs)
+        labels = {**self._labels, **({_NODE: f"!in({','.join(small)})"} if small else {})}
         place = str(job.absolute())
-        self._ask("start", name=name, job=place, fence=fence, needs=told, labels=self._labels)
+        self._ask("start", name=name, job=place, fence=fence, needs=told, labels=labels)
         with self._lock:
             self._started[name] = time.monotonic()
 
@@ -88,12 +94,12 @@ class RayCluster(Cluster):
         if not living:
             return f"{wanted}, and {self.name} has no such node."
         if not any(needs.fit_into(node.all) for node in living):
-            largest = max((node.all for node in living), key=lambda one: (one.gpus, one.memory, one.cpus))
+            largest = max((node.all for node in living), key=size)
             return f"{wanted}; the largest node of {self.name} has {largest}."
         free = [node.free for node in living if node.free]
         if not free:
             return f"{wanted}, and waits for room in {self.name}."
-        largest = max(free, key=lambda one: (one.gpus, one.cpus, one.memory))
+        largest = max(free, key=size)
         return f"{wanted}; the most that is free on a node of {self.name} is {largest}."
 
     def nodes(self) -> Sequence[Node]:
@@ -106,7 +112,7 @@ class RayCluster(Cluster):
                 name=node["name"],
                 lives=node["lives"],
                 all=_resources(node["all"]),
-                free=_resources(node["free"]) if node["free"] else None,
+                free=_free(node) if node["free"] else None,
                 labels=tuple(node["labels"]),
             )
             for node in seen
@@ -116,6 +122,20 @@ class RayCluster(Cluster):
         """See Cluster."""
         self._closing.set()
         self._part()
+
+    def _gpu_memory(self, needs: Resources) -> tuple[int, Sequence[str]]:
+        """What of its GPUs' memory a node has to have free in all, in MiB, and the ids of nodes whose single
+        GPUs have too little: Ray counts a node's resources together. Nothing where no node tells of it."""
+        if not (needs.gpus and needs.gpu_memory):
+            return 0, ()
+        with self._lock:
+            self._check_seen()
+            told = {node["id"]: _resources(node["all"]) for node in self._seen["nodes"] if node["lives"]}
+        known = {id: has.gpu_memory for id, has in told.items() if has.gpu_memory}
+        if not known:
+            return 0, ()
+        small = sorted(id for id, memory in known.items() if memory < needs.gpu_memory)
+        return math.ceil(needs.gpus) * math.ceil(needs.gpu_memory / MIB), small
 
     def _suits(self, node: Node) -> bool:
         return {f"{name}={value}" for name, value in self._labels.items()} <= set(node.labels)
@@ -232,5 +252,14 @@ class _Driver:
                 self._last_words = line.strip()[:500]
 
 
+def _free(node: Mapping[str, Any]) -> Resources:
+    """What is left of a node, and of one GPU at most."""
+    left = int(node["free"]["gpu_memory_mib"] * MIB)
+    return replace(_resources(node["free"]), gpu_memory=min(left, _resources(node["all"]).gpu_memory))
+
+
 def _resources(told: Mapping[str, float]) -> Resources:
-    return Resources(cpus=told["cpus"], gpus=told["gpus"], memory=int(told["memory"]))
+    """A node's GPUs are alike."""
+    cpus, gpus, memory = told["cpus"], told["gpus"], int(told["memory"])
+    of_each = int(told["gpu_memory_mib"] * MIB / gpus) if gpus else 0
+    return Resources(cpus=cpus, gpus=gpus, memory=memory, gpu_memory=of_each)

@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
+# What operators call the MiB of all GPUs of a node together: Ray itself counts none.
+GPU_MEMORY = "gpu_memory_mib"
 # Ray sees to nothing when what it started ends: the server does.
 _ONCE = {"max_restarts": 0, "lifetime": "detached", "max_concurrency": 1}
 
@@ -66,6 +68,7 @@ class Driver:
             num_cpus=needs["cpus"],
             num_gpus=needs["gpus"],
             memory=needs["memory"],
+            resources={GPU_MEMORY: needs["gpu_memory_mib"]} if needs["gpu_memory_mib"] else {},
             **selector,
             **_ONCE,
         ).remote(job, fence)
@@ -83,6 +86,7 @@ class Driver:
         free = _free()
         nodes = [
             {
+                "id": node["NodeID"],
                 "name": node["NodeName"],
                 "lives": node["Alive"],
                 "all": _resources(node["Resources"]),
@@ -106,7 +110,7 @@ def _free() -> Mapping[str, Mapping[str, float]]:
 
 
 def _resources(found: Mapping[str, float]) -> dict[str, float]:
-    names = {"cpus": "CPU", "gpus": "GPU", "memory": "memory"}
+    names = {"cpus": "CPU", "gpus": "GPU", "memory": "memory", "gpu_memory_mib": GPU_MEMORY}
     return {own: found.get(theirs, 0.0) for own, theirs in names.items()}
 
 

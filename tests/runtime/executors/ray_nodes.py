@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -74,11 +75,22 @@ class RayNodes:
         self._head = self._started_head()
         self.nodes = [self.add() for _ in range(count)]
 
-    def add(self) -> RayNode:
-        """One more."""
-        return self._note(
-            RayNode(self._folder, f"--address={self.address}", "--node-ip-address=127.0.0.1", "--num-cpus=1")
-        )
+    def add(self, *options: str) -> RayNode:
+        """One more, with whatever else it has."""
+        own = (f"--address={self.address}", "--node-ip-address=127.0.0.1", "--num-cpus=1")
+        return self._note(RayNode(self._folder, *own, *options))
+
+    @property
+    def demands(self) -> list[tuple[dict[str, float], int]]:
+        """What the autoscaler is told that there is no room for, and how many of each wait."""
+        from ray.autoscaler.v2.sdk import get_cluster_status
+
+        found: Any = get_cluster_status(self.address)
+        return [
+            (one.bundle, one.count)
+            for demand in found.resource_demands.ray_task_actor_demand
+            for one in demand.bundles_by_count
+        ]
 
     def of(self, process: psutil.Process) -> RayNode:
         """The node that a process runs on."""

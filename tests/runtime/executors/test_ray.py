@@ -19,10 +19,11 @@ import pytest
 import torch
 
 from caikit_pt.base_model.model import BaseModel
-from caikit_pt.client import CANCELED, COMPLETED, PAUSED, QUEUED, RUNNING, TuningClient
+from caikit_pt.client import CANCELED, COMPLETED, ERRORED, PAUSED, QUEUED, RUNNING, TuningClient
+from caikit_pt.runtime.executors.node import GIB, MIB
 from caikit_pt.tuning.plan import make_plan
 from caikit_pt.tuning.tuner import tune
-from tests.conftest import SETTINGS
+from tests.conftest import SETTINGS, T5
 from tests.runtime.executors.ray_nodes import RayNodes, ray_nodes
 from tests.runtime.servers import QUICK, RECORDS, Server, wait_for
 from tests.runtime.test_jobs import LONG, ended, state, step, tuned
@@ -169,6 +170,48 @@ def test_what_has_no_room_says_what_it_needs(nodes: RayNodes, tmp_path: Path, t5
         assert client.cancel(id) == CANCELED
     finally:
         server.close()
+
+
+def test_what_waits_for_room_is_seen_by_the_autoscaler(server: Server, nodes: RayNodes) -> None:
+    """With what it needs, as long as it waits."""
+    client = server.start()
+    ids = [client.tune(f"job-{n}", base_model=T5, records=RECORDS, **LONG) for n in range(4)]
+    wait_for(lambda: [count for _, count in nodes.demands] == [2], _SECONDS)
+    ((needs, _),) = nodes.demands
+    assert needs["CPU"] == 1
+    # As predicted, and a GiB for libraries.
+    assert GIB < needs["memory"] < 2 * GIB
+    wait_for(lambda: sum(state(client, id) == RUNNING for id in ids) == 2, _SECONDS)
+    for id in ids:
+        assert client.cancel(id) == CANCELED
+    wait_for(lambda: nodes.demands == [])
+
+
+def test_a_gpu_has_to_have_the_memory(nodes: RayNodes, tmp_path: Path) -> None:
+    """Two GPUs that have it together haven't; a node of another kind that comes has."""
+    small = nodes.add("--num-gpus=2", '--resources={"gpu_memory_mib": 800}')
+    server = server_of(nodes, tmp_path, EXECUTOR_GPUS=1, MAX_ATTEMPTS=1)
+    try:
+        client = server.start()
+        wait_for(lambda: any(node.gpus for node in client.nodes().nodes))
+        assert {node.gpu_memory_bytes / MIB for node in client.nodes().nodes} == {0, 400}
+        id = client.tune("large", base_model=T5, records=RECORDS, **QUICK)
+        wait_for(lambda: "GPU" in client.training(id).reasons[0])
+        training = client.training(id)
+        assert training.state == QUEUED
+        assert training.reasons[0].startswith("It needs 1 GPU with 0.5 GiB, 1 CPU, 1.0 GiB; ")
+        assert "the largest node of the Ray cluster has 2 GPUs with 0.4 GiB each" in training.reasons[0]
+        ((needs, count),) = nodes.demands
+        assert (needs["GPU"], count) == (1, 1)
+        assert 512 < needs["gpu_memory_mib"] < 600
+        large = nodes.add("--num-gpus=1", '--resources={"gpu_memory_mib": 1000}')
+        # No device of this machine is one: it ends as soon as it has begun.
+        assert ended(client, id, _SECONDS) == ERRORED
+        assert "CUDA" in client.training(id).reasons[0]
+        large.kill()
+    finally:
+        server.close()
+        small.kill()
 
 
 def test_no_job_is_lost_whatever_dies(tmp_path: Path, llama: BaseModel, t5: BaseModel) -> None:
