@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from caikit_pt.runtime.executors.cluster import Cluster, RefusedRun
-from caikit_pt.runtime.executors.kubernetes_job import GPU, RUN, SERVER, JobTemplate
-from caikit_pt.runtime.executors.node import Node, Resources
+from caikit_pt.runtime.executors.kubernetes_job import GPU, GPU_MEMORY, RUN, SERVER, JobTemplate
+from caikit_pt.runtime.executors.node import MIB, Node, Resources, size
 
 _NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 _SECONDS_TO_ANSWER = 10.0
@@ -117,7 +117,15 @@ class KubernetesCluster(Cluster):
         if job.spec.suspend:
             return f"It needs {needs}, and waits in the queue {self._template.queue} of Kueue."
         told = next(filter(None, map(_trouble, pods.items)), "")
-        return f"It needs {needs}: {told}" if told else ""
+        return f"It needs {needs}: {told.rstrip('.')}.{self._largest(needs)}" if told else ""
+
+    def _largest(self, needs: Resources) -> str:
+        """Where none of its nodes could ever have it. Raises OSError."""
+        living = [node.all for node in self.nodes() if node.lives]
+        if not living or any(needs.fit_into(one) for one in living):
+            return ""
+        largest = max(living, key=size)
+        return f" The largest node of {self.name} has {largest}."
 
     def nodes(self) -> Sequence[Node]:
         """See Cluster. What is free, nobody tells."""
@@ -129,7 +137,7 @@ class KubernetesCluster(Cluster):
                 lives=any(
                     one.type == "Ready" and one.status == "True" for one in node.status.conditions or ()
                 ),
-                all=_resources(node.status.allocatable or {}),
+                all=_resources(node.status.allocatable or {}, node.metadata.labels or {}),
                 labels=tuple(f"{name}={value}" for name, value in (node.metadata.labels or {}).items()),
             )
             for node in found.items
@@ -139,11 +147,13 @@ class KubernetesCluster(Cluster):
         """See Cluster."""
 
 
-def _resources(told: Mapping[str, str]) -> Resources:
+def _resources(told: Mapping[str, str], labels: Mapping[str, str]) -> Resources:
+    of_each = labels.get(GPU_MEMORY, "")
     return Resources(
         cpus=_quantity(told.get("cpu", "0")),
         gpus=_quantity(told.get(GPU, "0")),
         memory=int(_quantity(told.get("memory", "0"))),
+        gpu_memory=int(of_each) * MIB if of_each.isdecimal() else 0,
     )
 
 

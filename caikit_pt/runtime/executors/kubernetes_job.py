@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -11,13 +12,17 @@ from typing import Any
 
 import yaml
 
-from caikit_pt.runtime.executors.node import Resources
+from caikit_pt.runtime.executors.node import MIB, Resources
 
 # https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/#syntax-and-character-set
 SERVER, RUN = "caikit-pt.io/server", "caikit-pt.io/run"
 GPU = "nvidia.com/gpu"
+# MiB of each, where NVIDIA's GPU feature discovery tells:
+# https://github.com/NVIDIA/k8s-device-plugin/tree/main/docs/gpu-feature-discovery#generated-labels
+GPU_MEMORY = "nvidia.com/gpu.memory"
 # https://kueue.sigs.k8s.io/docs/tasks/run/jobs/
 _QUEUE = "kueue.x-k8s.io/queue-name"
+_REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
 _KEEPER = "caikit_pt.runtime.executors.keeper"
 # A run leaves behind a snapshot within some seconds.
 _SECONDS_TO_LEAVE = 30
@@ -65,6 +70,8 @@ class JobTemplate:
         spec.setdefault("terminationGracePeriodSeconds", _SECONDS_TO_LEAVE)
         if self.labels:
             spec["nodeSelector"] = {**(spec.get("nodeSelector") or {}), **self.labels}
+        if needs.gpus and needs.gpu_memory:
+            spec["affinity"] = _with_gpu_memory(spec.get("affinity") or {}, needs.gpu_memory)
         first, *others = spec["containers"]
         keeper = {"command": ["python"], **first, "args": arguments}
         keeper["resources"] = _resources(first.get("resources") or {}, needs)
@@ -87,6 +94,22 @@ def pod_in(file: Path) -> Mapping[str, Any]:
     if not containers[0].get("image"):
         raise ValueError("its first container has no image")
     return {"metadata": found.get("metadata") or {}, "spec": spec}
+
+
+def _with_gpu_memory(given: Mapping[str, Any], least: int) -> dict[str, Any]:
+    """The affinity of a template, for nodes whose GPUs have as much, or that don't tell, alone."""
+    nodes = dict(given.get("nodeAffinity") or {})
+    required = dict(nodes.get(_REQUIRED) or {})
+    # A whole number that is exceeded.
+    enough = {"key": GPU_MEMORY, "operator": "Gt", "values": [str(math.ceil(least / MIB) - 1)]}
+    untold = {"key": GPU_MEMORY, "operator": "DoesNotExist"}
+    # One of the terms has to be so, and in it all.
+    required["nodeSelectorTerms"] = [
+        {**term, "matchExpressions": [*(term.get("matchExpressions") or ()), one]}
+        for term in required.get("nodeSelectorTerms") or [{}]
+        for one in (enough, untold)
+    ]
+    return {**given, "nodeAffinity": {**nodes, _REQUIRED: required}}
 
 
 def _resources(given: Mapping[str, Any], needs: Resources) -> dict[str, Any]:

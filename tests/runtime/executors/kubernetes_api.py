@@ -55,6 +55,8 @@ class KubernetesApi:
 
     def __init__(self, cpus: float, folder: Path) -> None:
         self.cpus, self.queues = cpus, False
+        # What its node has for labels, and of GPUs.
+        self.labels, self.gpus = {"zone": "a"}, 0
         self.jobs = dict[str, dict[str, Any]]()
         self.processes = dict[str, subprocess.Popen[bytes]]()
         self.seen = list[dict[str, Any]]()
@@ -185,9 +187,13 @@ class KubernetesApi:
 
     def _node(self) -> dict[str, Any]:
         return {
-            "metadata": {"name": "node-1", "labels": {"zone": "a"}},
+            "metadata": {"name": "node-1", "labels": self.labels},
             "status": {
-                "allocatable": {"cpu": f"{self.cpus * 1000:g}m", "memory": "16Gi"},
+                "allocatable": {
+                    "cpu": f"{self.cpus * 1000:g}m",
+                    "memory": "16Gi",
+                    "nvidia.com/gpu": str(self.gpus),
+                },
                 "conditions": [{"type": "Ready", "status": "True"}],
             },
         }

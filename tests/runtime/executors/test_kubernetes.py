@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,25 @@ def test_a_cluster_that_is_away_begins_nothing_and_comes_back(server: Server, ap
     assert client.nodes().problem == ""
 
 
+def test_a_reason_tells_what_no_node_has(
+    api: KubernetesApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(api.kubeconfig))
+    api.gpus, api.labels = 1, {"nvidia.com/gpu.memory": "20480"}
+    cluster = KubernetesCluster(JobTemplate("me", POD), "tuning")
+    assert cluster.nodes()[0].all == Resources(cpus=1, gpus=1, memory=16 * GIB, gpu_memory=20 * GIB)
+    needs = Resources(cpus=2, gpus=1, memory=GIB, gpu_memory=30 * GIB)
+    cluster.start("large-1", tmp_path, 1, needs)
+    said = "0/1 nodes are available: 1 Insufficient cpu."
+    largest = "The largest node of the Kubernetes cluster has 1 GPU with 20.0 GiB, 1 CPU, 16.0 GiB."
+    told = "It needs 1 GPU with 30.0 GiB, 2 CPUs, 1.0 GiB"
+    assert cluster.why_waiting("large-1", needs) == f"{told}: {said} {largest}"
+    # Of one that a node could have, when others leave, what the scheduler says is all.
+    smaller = replace(needs, cpus=1, gpu_memory=20 * GIB)
+    assert cluster.why_waiting("large-1", smaller).endswith("1 GPU with 20.0 GiB, 1 CPU, 1.0 GiB: " + said)
+    cluster.kill("large-1")
+
+
 def test_the_manifest_is_whole() -> None:
     template = JobTemplate("me", POD, "team-a", {"zone": "a"})
     needs = Resources(cpus=2, gpus=1, memory=GIB)
@@ -137,6 +157,47 @@ def test_the_manifest_is_whole() -> None:
     ):
         with pytest.raises(ValueError, match=r"suspended|backoffLimit|labels"):
             check({**made, **wrong}, "V1Job")
+
+
+def test_a_node_has_to_have_the_memory_on_its_gpus_or_not_to_tell() -> None:
+    """In each of the terms that the template has, of which one has to be so."""
+    needs = Resources(cpus=2, gpus=1, memory=GIB, gpu_memory=30 * GIB)
+    key = "nvidia.com/gpu.memory"
+    enough = {"key": key, "operator": "Gt", "values": ["30719"]}
+    untold = {"key": key, "operator": "DoesNotExist"}
+    made = JobTemplate("me", POD).job("x", Path("/x"), 3, needs)
+    check(made, "V1Job")
+    required = "requiredDuringSchedulingIgnoredDuringExecution"
+    assert made["spec"]["template"]["spec"]["affinity"] == {
+        "nodeAffinity": {
+            required: {"nodeSelectorTerms": [{"matchExpressions": [enough]}, {"matchExpressions": [untold]}]}
+        }
+    }
+    zone = {"key": "zone", "operator": "In", "values": ["a"]}
+    field = {"key": "metadata.name", "operator": "In", "values": ["node-7"]}
+    preferred = [{"weight": 1, "preference": {"matchExpressions": [zone]}}]
+    given = {
+        "podAntiAffinity": {},
+        "nodeAffinity": {
+            "preferredDuringSchedulingIgnoredDuringExecution": preferred,
+            required: {"nodeSelectorTerms": [{"matchExpressions": [zone]}, {"matchFields": [field]}]},
+        },
+    }
+    pod = {**POD, "spec": {**POD["spec"], "affinity": given}}
+    made = JobTemplate("me", pod).job("x", Path("/x"), 3, needs)
+    check(made, "V1Job")
+    found = made["spec"]["template"]["spec"]["affinity"]
+    assert found["podAntiAffinity"] == {}
+    assert found["nodeAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"] == preferred
+    assert found["nodeAffinity"][required]["nodeSelectorTerms"] == [
+        {"matchExpressions": [zone, enough]},
+        {"matchExpressions": [zone, untold]},
+        {"matchFields": [field], "matchExpressions": [enough]},
+        {"matchFields": [field], "matchExpressions": [untold]},
+    ]
+    for without in (replace(needs, gpu_memory=0), replace(needs, gpus=0)):
+        made = JobTemplate("me", POD).job("x", Path("/x"), 3, without)
+        assert "affinity" not in made["spec"]["template"]["spec"]
 
 
 @pytest.mark.parametrize(
