@@ -86,5 +86,5 @@ WARNING = "warning"  # text
 DEATH = "death"  # text: why its process died
 VERDICT = "verdict"  # what verdict.json says
 ARTIFACT = "artifact"  # path, model_name: of a source with its version
-WAITING_FOR = "waiting"  # text: why it hasn't begun, though a cluster has it
+WAITING_FOR = "waiting"  # text: what it needs that there is no room for
 TRACKING = "tracking"  # tracker, text: where it is tracked

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import time
@@ -70,27 +71,49 @@ class Server:
             self._process.wait(60)
 
     def workers(self) -> list[psutil.Process]:
-        """The processes of jobs."""
-        made = psutil.Process(self.process.pid).children(recursive=True)
-        return [process for process in made if _is_of_jobs(process)]
+        """The processes of jobs, whoever has started them."""
+        return [process for process in psutil.process_iter() if _job_of(process, self.state / "jobs")]
+
+    def workers_of(self, id: str) -> list[psutil.Process]:
+        """Those of one job: one, but where a node lives on that was taken for dead."""
+        return [process for process in self.workers() if _job_of(process, self.state / "jobs") == id]
 
     def worker(self, id: str) -> psutil.Process | None:
-        """The process of a job, as its lock tells."""
-        lock = self.state / "jobs" / id / "lock"
-        return next((child for child in self.workers() if _has_opened(child, lock)), None)
+        """The process of a job."""
+        return next(iter(self.workers_of(id)), None)
 
 
-def _is_of_jobs(process: psutil.Process) -> bool:
-    """It may be dying while it is looked at."""
+class Servers:
+    """Those of a test, which all have some `settings` and are stopped at its end."""
+
+    def __init__(self, **settings: object) -> None:
+        self._settings, self._made = settings, list[Server]()
+
+    def start(self, directory: Path, **more: object) -> tuple[Server, TuningClient]:
+        """One more, with a client when it is ready."""
+        server = self.add(directory, **more)
+        return server, server.start()
+
+    def add(self, directory: Path, **more: object) -> Server:
+        """One that isn't started yet."""
+        self._made.append(Server(directory, **{**self._settings, **more}))
+        return self._made[-1]
+
+    def close(self) -> None:
+        """All of them, however they stand, and what they have begun: in a cluster it would go on."""
+        for one in self._made:
+            one.close()
+            shutil.rmtree(one.state / "jobs", ignore_errors=True)
+
+
+def _job_of(process: psutil.Process, jobs: Path) -> str:
+    """The job in the directory `jobs` whose log a process writes, if it is one of trainings."""
+    # It may be dying while it is looked at.
     with suppress(psutil.Error):
-        return process.name() == "training"
-    return False
-
-
-def _has_opened(process: psutil.Process, file: Path) -> bool:
-    with suppress(psutil.Error):
-        return any(Path(one.path) == file for one in process.open_files())
-    return False
+        if process.name() == "training" or "caikit_pt.runtime.job_process" in process.cmdline():
+            logs = (Path(one.path) for one in process.open_files())
+            return next((log.parent.name for log in logs if log.parent.parent == jobs), "")
+    return ""
 
 
 def wait_for(seen: Callable[[], object], seconds: float = 60.0) -> None:

@@ -10,10 +10,8 @@ import os
 import random
 import signal
 import sqlite3
-import subprocess
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -40,35 +38,12 @@ from caikit_pt.tuning.plan import make_plan
 from caikit_pt.tuning.tuner import tune
 from tests.conftest import LLAMA, SETTINGS, T5
 from tests.perturbation import SEED
-from tests.runtime.servers import QUICK, RECORDS, Server, signalled, wait_for
+from tests.runtime.servers import QUICK, RECORDS, Server, Servers, signalled, wait_for
 
 KILLS = int(os.environ.get("KILLS", "2"))
 MANY = int(os.environ.get("QUEUED", "20"))
 LONG: dict[str, Any] = {**QUICK, "num_epochs": 10_000}
 MINUTES = 120.0
-
-
-@pytest.fixture
-def servers(tmp_path: Path) -> Iterator[list[Server]]:
-    """Servers that are stopped at the end."""
-    made: list[Server] = []
-    yield made
-    for one in made:
-        one.close()
-
-
-def start(servers: list[Server], directory: Path, **settings: object) -> tuple[Server, TuningClient]:
-    server = Server(directory, **settings)
-    servers.append(server)
-    return server, server.start()
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, TuningClient]]:
-    """One that is neither killed nor filled."""
-    server = Server(tmp_path_factory.mktemp("shared"), CHECKPOINT_SECONDS=0.2, PREPARE_TRAININGS=True)
-    yield server, server.start()
-    server.close()
 
 
 def state(client: TuningClient, id: str) -> str:
@@ -106,12 +81,12 @@ def tracked(directory: Path) -> list[float]:
 
 
 def test_every_job_survives_kills_bit_for_bit(
-    servers: list[Server], tmp_path: Path, llama: BaseModel, t5: BaseModel
+    servers: Servers, tmp_path: Path, llama: BaseModel, t5: BaseModel
 ) -> None:
     """kill -9 of the worker, of the server, or of both, at random moments."""
     runs = tmp_path / "runs"
     settings = {"CHECKPOINT_SECONDS": 0.3, "MAX_ATTEMPTS": 1_000, "TRACKING_TENSORBOARD_DIRECTORY": runs}
-    server, client = start(servers, tmp_path, **settings)
+    server, client = servers.start(tmp_path, **settings)
     rng = random.Random(KILLS)
     jobs = {}
     for number in range(max(2, KILLS // 4)):
@@ -150,8 +125,8 @@ def test_every_job_survives_kills_bit_for_bit(
     assert not list((server.state / "jobs").glob("*/runs"))
 
 
-def test_sigterm_keeps_a_snapshot_and_queues_the_job_again(servers: list[Server], tmp_path: Path) -> None:
-    server, client = start(servers, tmp_path, CHECKPOINT_SECONDS=100_000)
+def test_sigterm_keeps_a_snapshot_and_queues_the_job_again(servers: Servers, tmp_path: Path) -> None:
+    server, client = servers.start(tmp_path, CHECKPOINT_SECONDS=100_000)
     id = client.tune("long", base_model=T5, records=RECORDS, **{**LONG, "num_epochs": 200})
     behind = client.tune("behind", base_model=T5, records=RECORDS, **QUICK)
     wait_for(lambda: step(client, id) > 20)
@@ -171,9 +146,9 @@ def test_sigterm_keeps_a_snapshot_and_queues_the_job_again(servers: list[Server]
 
 @pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGKILL])
 def test_a_crash_is_a_reason_on_its_job_and_on_nothing_else(
-    servers: list[Server], tmp_path: Path, number: signal.Signals
+    servers: Servers, tmp_path: Path, number: signal.Signals
 ) -> None:
-    server, client = start(servers, tmp_path, CHECKPOINT_SECONDS=100_000, MAX_ATTEMPTS=2)
+    server, client = servers.start(tmp_path, CHECKPOINT_SECONDS=100_000, MAX_ATTEMPTS=2)
     id = client.tune("doomed", base_model=T5, records=RECORDS, **LONG)
     after = client.tune("after", base_model=T5, records=RECORDS, **QUICK)
     killed: set[int] = set()
@@ -288,8 +263,8 @@ def test_a_training_that_is_paused_ends_with_the_same_bits(
     assert curve == [one["data"]["value"] for one in alone.training_logs if one["name"] == "loss"]
 
 
-def test_a_paused_training_outlives_the_server(servers: list[Server], tmp_path: Path) -> None:
-    server, client = start(servers, tmp_path, MAX_QUEUED=1)
+def test_a_paused_training_outlives_the_server(servers: Servers, tmp_path: Path) -> None:
+    server, client = servers.start(tmp_path, MAX_QUEUED=1)
     id = client.tune("paused", base_model=T5, records=RECORDS, **LONG)
     wait_for(lambda: step(client, id) > 5)
     assert client.pause(id).state == PAUSED
@@ -393,8 +368,8 @@ def test_a_slow_and_a_vanished_watcher_cost_nothing(shared: tuple[Server, Tuning
     assert [event.number for event in slow][-1] == list(client.watch(id))[-1].number
 
 
-def test_watchers_leave_threads_to_others(servers: list[Server], tmp_path: Path) -> None:
-    _, client = start(servers, tmp_path, MAX_WATCHES=2)
+def test_watchers_leave_threads_to_others(servers: Servers, tmp_path: Path) -> None:
+    _, client = servers.start(tmp_path, MAX_WATCHES=2)
     id = client.tune("watched", base_model=T5, records=RECORDS, **LONG)
     watching = [client.watch(id) for _ in range(2)]
     assert [next(watch).number for watch in watching] == [1, 1]
@@ -469,8 +444,8 @@ def test_a_dry_run_trains_nothing(shared: tuple[Server, TuningClient]) -> None:
 # ---- the queue ----
 
 
-def test_many_jobs_are_queued_and_remembered(servers: list[Server], tmp_path: Path) -> None:
-    server, client = start(servers, tmp_path, MAX_QUEUED=MANY)
+def test_many_jobs_are_queued_and_remembered(servers: Servers, tmp_path: Path) -> None:
+    server, client = servers.start(tmp_path, MAX_QUEUED=MANY)
     first = client.tune("first", base_model=T5, records=RECORDS, **LONG)
     wait_for(lambda: state(client, first) == "RUNNING")
     ids = [client.tune(f"n{number}", base_model=T5, records=RECORDS, **QUICK) for number in range(MANY)]
@@ -491,22 +466,8 @@ def test_many_jobs_are_queued_and_remembered(servers: list[Server], tmp_path: Pa
 # ---- disks and databases ----
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of two MiB."""
-    mount = tmp_path / "disk"
-    mount.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(mount)]
-    if os.geteuid() or subprocess.run(command, capture_output=True, check=False).returncode:
-        pytest.skip("a small file system can't be mounted here")
-    yield mount
-    subprocess.run(["umount", "-l", str(mount)], check=True)
-
-
-def test_a_full_disk_refuses_jobs_and_loses_none(
-    servers: list[Server], tmp_path: Path, small_disk: Path
-) -> None:
-    _, client = start(servers, tmp_path, STATE_DIR=small_disk / "state")
+def test_a_full_disk_refuses_jobs_and_loses_none(servers: Servers, tmp_path: Path, small_disk: Path) -> None:
+    _, client = servers.start(tmp_path, STATE_DIR=small_disk / "state")
     filler = small_disk / "filler"
     filler.write_bytes(bytes(3 << 19))
     large = [{"input": f"{number} " * 1000, "output": "x"} for number in range(100, 250)]
@@ -519,11 +480,11 @@ def test_a_full_disk_refuses_jobs_and_loses_none(
     assert ended(client, id) == COMPLETED
 
 
-def test_a_full_disk_delays_a_publication(servers: list[Server], tmp_path: Path, small_disk: Path) -> None:
+def test_a_full_disk_delays_a_publication(servers: Servers, tmp_path: Path, small_disk: Path) -> None:
     models = small_disk / "models"
     models.mkdir()
     settings = {"RUNTIME_LOCAL_MODELS_DIR": models}
-    _, client = start(servers, tmp_path, **settings)
+    _, client = servers.start(tmp_path, **settings)
     filler = small_disk / "filler"
     with pytest.raises(OSError, match="No space left"):
         filler.write_bytes(bytes(4 << 20))
@@ -549,9 +510,9 @@ def test_a_database_that_is_locked_for_a_while_harms_no_job(shared: tuple[Server
 
 
 def test_without_its_database_a_server_has_its_jobs_from_their_folders(
-    servers: list[Server], tmp_path: Path
+    servers: Servers, tmp_path: Path
 ) -> None:
-    server, client = start(servers, tmp_path)
+    server, client = servers.start(tmp_path)
     done = client.tune("done", base_model=T5, records=RECORDS, **QUICK)
     assert ended(client, done) == COMPLETED
     running = client.tune("running", base_model=T5, records=RECORDS, **{**LONG, "num_epochs": 100})
@@ -566,12 +527,11 @@ def test_without_its_database_a_server_has_its_jobs_from_their_folders(
     assert ended(client, running) == COMPLETED
 
 
-def test_two_servers_need_two_state_dirs(servers: list[Server], shared: tuple[Server, TuningClient]) -> None:
+def test_two_servers_need_two_state_dirs(servers: Servers, shared: tuple[Server, TuningClient]) -> None:
     first, client = shared
     before = len(list(client.trainings()))
-    other = Server(first.models.parent)
+    other = servers.add(first.models.parent)
     other.log = other.log.with_name("other.log")
-    servers.append(other)
     with pytest.raises(SystemExit):
         other.start()
     told = other.log.read_text()

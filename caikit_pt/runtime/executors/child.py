@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
-from caikit_pt.runtime.executors.executor import Run
+from caikit_pt.runtime.executors.executor import Run, name_of_signal
 from caikit_pt.runtime.executors.fork_server import ForkServer, number_from
 from caikit_pt.runtime.order import LEAVE, RUN, Order
 from caikit_pt.runtime.reports import Report, received
@@ -82,7 +82,7 @@ class Child(Run):
             return f"Its process ended before the training was done. {_AFTER_A_DEATH}"
         if code >= 0:
             return f"Its process ended with exit code {code} before the training was done. {_AFTER_A_DEATH}"
-        name = _name(-code)
+        name = name_of_signal(-code)
         likely = ", as it is where memory runs out" if -code == signal.SIGKILL else ""
         return f"Its process was ended by {name}{likely}. {_AFTER_A_DEATH}"
 
@@ -94,11 +94,3 @@ class Child(Run):
                 self._has_ended = True
                 self._process.told.close()
             return self._code
-
-
-def _name(number: int) -> str:
-    """Real-time signals have none."""
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"

@@ -13,7 +13,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from caikit_pt.runtime.executors.cluster import Cluster, RefusedRun
-from caikit_pt.runtime.executors.executor import Run
+from caikit_pt.runtime.executors.executor import Run, name_of_signal
 from caikit_pt.runtime.executors.keeper import SECONDS_BETWEEN_BEATS
 from caikit_pt.runtime.executors.node import Resources
 from caikit_pt.runtime.job import WAITING_FOR, Job
@@ -150,7 +150,7 @@ class ClusterRun(Run):
         if code >= 0:
             return f"Its process in {self._cluster.name} ended with exit code {code} before it was done."
         likely = ", as it is where memory runs out" if -code == signal.SIGKILL else ""
-        return f"Its process in {self._cluster.name} was ended by signal {-code}{likely}."
+        return f"Its process in {self._cluster.name} was ended by {name_of_signal(-code)}{likely}."
 
     def _end(self) -> None:
         """Where the cluster can't be reached it is given up: a later run counts for more."""

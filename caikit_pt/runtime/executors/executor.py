@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
@@ -58,6 +59,14 @@ class Run(ABC):
     @abstractmethod
     def cause_of_death(self) -> str:
         """Why it has ended, in words; waits until it has."""
+
+
+def name_of_signal(number: int) -> str:
+    """Real-time signals have none."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 class Executor(ABC):

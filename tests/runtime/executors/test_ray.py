@@ -10,7 +10,6 @@ import signal
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -52,21 +51,10 @@ def server(nodes: RayNodes, tmp_path: Path) -> Iterator[Server]:
     made.close()
 
 
-def processes_of(server: Server, id: str) -> list[psutil.Process]:
-    """Those that train a job, on whatever nodes."""
-    log, found = server.state / "jobs" / id / "log.txt", list[psutil.Process]()
-    for process in psutil.process_iter():
-        with suppress(psutil.Error):
-            is_one = "caikit_pt.runtime.job_process" in process.cmdline()
-            if is_one and any(Path(one.path) == log for one in process.open_files()):
-                found.append(process)
-    return found
-
-
 def running(server: Server, client: TuningClient, id: str, updates: int = 5) -> psutil.Process:
     """Its process, when it has made some updates."""
     wait_for(lambda: step(client, id) >= updates, _SECONDS)
-    (found,) = processes_of(server, id)
+    (found,) = server.workers_of(id)
     return found
 
 
@@ -135,7 +123,7 @@ def test_what_a_frozen_node_does_later_counts_for_nothing(
     node = nodes.of(process)
     node.signal(signal.SIGSTOP)
     try:
-        wait_for(lambda: fence(server, id) == 2 and len(processes_of(server, id)) == 2, _SECONDS)
+        wait_for(lambda: fence(server, id) == 2 and len(server.workers_of(id)) == 2, _SECONDS)
     finally:
         # Its process lives on for a while, and writes.
         node.signal(signal.SIGCONT)
