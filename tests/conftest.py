@@ -32,23 +32,40 @@ FOREIGN_WARNINGS = (
 
 # Files of few tests that take minutes: begun last, one of them would go on alone.
 LONG_FILES = (
+    "test_command_line.py",
     "test_jobs.py",
-    "test_source_jobs.py",
-    "test_leftovers.py",
-    "test_service.py",
-    "test_source_training.py",
-    "test_fuzz.py",
-    "test_attacks.py",
-    "test_gpu.py",
-    "test_rolling.py",
     "test_drain.py",
-    "test_edges.py",
-    "test_scarce.py",
-    "test_snapshot.py",
-    "test_search.py",
+    "test_service.py",
+    "test_sharing.py",
+    "test_jobs_on_ray.py",
+    "test_crew.py",
     "test_source_tuner.py",
+    "test_decode.py",
+    "test_leftovers.py",
+    "test_ray.py",
+    "test_browser.py",
+    "test_source_jobs.py",
+    "test_engine.py",
+    "test_readme.py",
+    "test_on_device.py",
+    "test_source_training.py",
+    "test_gpu.py",
+    "test_endings.py",
+    "test_workers.py",
+    "test_growing_batches.py",
+    "test_edges.py",
+    "test_search.py",
+    "test_serving.py",
     "test_source_trial.py",
+    "test_target_loss.py",
+    "test_scarce.py",
+    "test_kubernetes.py",
+    "test_attacks.py",
+    "test_fuzz.py",
+    "test_rolling.py",
+    "test_snapshot.py",
 )
+_ORDER = {name: place for place, name in enumerate(LONG_FILES)}
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -58,7 +75,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if not is_part and (names := unknown(items)):
         raise pytest.UsageError(f"tests/whole.py keeps what isn't there: {', '.join(names)}")
     leave_out(items)
-    items.sort(key=lambda item: item.path.name not in LONG_FILES)
+    items.sort(key=lambda item: _ORDER.get(item.path.name, len(_ORDER)))
 
 
 def pytest_configure(config: pytest.Config) -> None:

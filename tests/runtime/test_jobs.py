@@ -169,10 +169,10 @@ def _killed_anew(worker: psutil.Process | None, number: signal.Signals, killed: 
 
 
 def test_a_training_that_takes_its_server_along_ends_and_one_that_lost_it_goes_on(
-    servers: list[Server], tmp_path: Path
+    servers: Servers, tmp_path: Path
 ) -> None:
     """It was begun again by each next server, for ever. To end a server is another matter."""
-    server, client = start(servers, tmp_path, CHECKPOINT_SECONDS=100_000, MAX_ATTEMPTS=1)
+    server, client = servers.start(tmp_path, CHECKPOINT_SECONDS=100_000, MAX_ATTEMPTS=1)
     id = client.tune("deadly", base_model=T5, records=RECORDS, **LONG)
 
     def begin(fence: int) -> None:
