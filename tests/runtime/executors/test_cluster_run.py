@@ -151,8 +151,8 @@ def test_one_that_the_cluster_knows_no_more_is_dead(
     assert not run.is_blameless
     assert run.cause_of_death() == "Its process, or the node that it was on, is gone from the cluster."
     for code, told in (
-        (-9, "signal 9, as it is where memory runs out."),
-        (-11, "signal 11."),
+        (-9, "SIGKILL, as it is where memory runs out."),
+        (-11, "SIGSEGV."),
         (1, "code 1 "),
     ):
         run._files.end.write_text(json.dumps({"code": code}))
