@@ -64,6 +64,8 @@ _ASKS: dict[str, Ask] = {
         f"prompt-{next(one.numbers)}", "The lamp is great", max_new_tokens=1
     ),
     "whose turn it is (in process)": lambda one: one.store.queue.next(),
+    "count jobs by state (in process)": lambda one: one.store.counts(),
+    "prompts of a tenant who has 100 (in process)": lambda one: one.store.paths_of("tenant-0"),
 }
 
 
@@ -138,7 +140,8 @@ def _fill(models: Path, state: Path, queued: int, past: int, prompts: int) -> No
             events = database.execute("SELECT * FROM events WHERE job = ?", (row["number"],)).fetchall()
             statement = f"INSERT INTO jobs ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})"
             last = database.execute("SELECT MAX(number) FROM jobs").fetchone()[0]
-            database.executemany(statement, (_copied(row, names, name, one) for one in range(number)))
+            copies = (_copied(row, names, name, one, prompts) for one in range(number))
+            database.executemany(statement, copies)
             database.executemany(
                 "INSERT INTO events VALUES (?, ?, ?, ?, ?)",
                 ((last + 1 + one, *tuple(event)[1:]) for one in range(number) for event in events),
@@ -150,8 +153,11 @@ def _fill(models: Path, state: Path, queued: int, past: int, prompts: int) -> No
         accepted.write_text(json.dumps({**told, "id": f"queued-{number}"}))
 
 
-def _copied(row: sqlite3.Row, names: list[str], name: str, number: int) -> tuple[object, ...]:
+def _copied(row: sqlite3.Row, names: list[str], name: str, number: int, prompts: int) -> tuple[object, ...]:
     new = {"id": f"{name}-{number}", "model_name": f"{name}-{number}", "path": f"/{name}/{number}"}
+    if name == "past":
+        # Of as many prompts as there are, each trained again and again; a tenant has a hundred of them.
+        new |= {"path": f"/past/{number % prompts}", "tenant": f"tenant-{number % prompts // 100}"}
     return tuple(new.get(one, row[one]) for one in names)
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 
 class Row(Protocol):
@@ -61,7 +61,7 @@ class Database(ABC):
             self._changed.notify_all()
 
     @abstractmethod
-    def migrate(self, steps: Sequence[str]) -> None:
+    def migrate(self, steps: Sequence[Step]) -> None:
         """Brings its tables up to date; it knows how many of the `steps` it has been through. Raises
         StateUnavailable where it is of a later release, too."""
 
@@ -79,13 +79,22 @@ class Database(ABC):
         itself."""
 
     @abstractmethod
+    def counting(self, table: str, column: str, counts: str) -> Sequence[str]:
+        """Statements that have the database itself count rows, whoever writes them: with each transaction, in
+        the table `counts` the `number` of rows of `table` with each `value` of a column that stands there."""
+
+    @abstractmethod
     def close(self) -> None:
         """Nobody will ask it any more."""
 
 
-def statements(step: str) -> list[str]:
-    """Those of a step of a migration."""
-    return [one for one in step.split(";") if one.strip()]
+# Of a migration: SQL that both know, or what a database has of its own for it.
+Step: TypeAlias = str | Callable[[Database], Sequence[str]]
+
+
+def statements(step: Step, database: Database) -> Sequence[str]:
+    """Those of a step of a migration of `database`."""
+    return [one for one in step.split(";") if one.strip()] if isinstance(step, str) else step(database)
 
 
 def schema_of_a_later_release(where: str, version: int, known: int) -> str:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from caikit_pt.runtime import job as kinds
-from caikit_pt.runtime.database import Database, Row, Transaction
+from caikit_pt.runtime.database import Database, Row, Step, Transaction
 from caikit_pt.runtime.job import (
     ARTIFACT,
     CANCELED,
@@ -38,7 +38,7 @@ from caikit_pt.runtime.servers import Servers
 from caikit_pt.runtime.sqlite_database import SqliteDatabase, set_aside_if_damaged, state_errors
 
 DATABASE = "jobs.sqlite3"
-_MIGRATIONS = (
+_MIGRATIONS: Sequence[Step] = (
     """
     CREATE TABLE jobs (
         number INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -114,7 +114,36 @@ _MIGRATIONS = (
     """
     ALTER TABLE jobs ADD COLUMN least_memory INTEGER NOT NULL DEFAULT 0;
     """,
+    # A million are counted in a tenth of a second, and walked through in more.
+    f"""
+    CREATE TABLE job_counts (value TEXT PRIMARY KEY, number INTEGER NOT NULL);
+    INSERT INTO job_counts {" UNION ALL ".join(f"SELECT '{state}', 0" for state in STATES)};
+    UPDATE job_counts SET number = (SELECT COUNT(*) FROM jobs WHERE state = value);
+    CREATE INDEX jobs_by_publisher ON jobs (tenant, path) WHERE state = 'COMPLETED';
+    """,
+    lambda database: database.counting("jobs", "state", "job_counts"),
 )
+
+# Each path by one step down an index, however often it was trained.
+_PATHS_OF_ALL = """
+    WITH RECURSIVE published (path) AS (
+        SELECT MIN(path) FROM jobs
+        UNION ALL
+        SELECT (SELECT MIN(path) FROM jobs WHERE path > published.path) FROM published WHERE path IS NOT NULL
+    )
+    SELECT path FROM published
+    WHERE EXISTS (SELECT 1 FROM jobs WHERE jobs.path = published.path AND state = 'COMPLETED')
+"""
+_PATHS_OF_ONE = """
+    WITH RECURSIVE published (path) AS (
+        SELECT MIN(path) FROM jobs WHERE state = 'COMPLETED' AND tenant = ?
+        UNION ALL
+        SELECT (SELECT MIN(path) FROM jobs WHERE state = 'COMPLETED' AND tenant = ? AND path > published.path)
+        FROM published WHERE path IS NOT NULL
+    )
+    SELECT path FROM published WHERE ? = (SELECT tenant FROM jobs
+        WHERE jobs.path = published.path AND state = 'COMPLETED' ORDER BY number DESC LIMIT 1)
+"""
 
 _FIELDS = frozenset(field.name for field in fields(Job))
 _JSON = frozenset({"parameters", "reasons", "progress"})
@@ -226,22 +255,26 @@ class JobStore:
 
     def count(self, states: Sequence[str], tenant: str | None = None) -> int:
         """Jobs in one of `states`, of all or of one tenant."""
-        marks = ", ".join("?" * len(states))
-        query = f"SELECT COUNT(*) FROM jobs WHERE state IN ({marks}) AND (? IS NULL OR tenant = ?)"
-        return int(self._database.read(query, (*states, tenant, tenant))[0][0])
+        if tenant is None:
+            counts = self.counts()
+            return sum(counts[state] for state in states)
+        query = f"SELECT COUNT(*) FROM jobs WHERE state IN ({', '.join('?' * len(states))}) AND tenant = ?"
+        return int(self._database.read(query, (*states, tenant))[0][0])
 
     def paths_of(self, tenant: str | None = None) -> Sequence[str]:
         """Where prompts were published: all, or those whose last training was one tenant's."""
-        query = (
-            "SELECT path FROM jobs WHERE number IN"
-            " (SELECT MAX(number) FROM jobs WHERE state = ? GROUP BY path) AND (? IS NULL OR tenant = ?)"
-        )
-        return [row[0] for row in self._database.read(query, (COMPLETED, tenant, tenant))]
+        if tenant is None:
+            rows = self._database.read(_PATHS_OF_ALL)
+        else:
+            rows = self._database.read(_PATHS_OF_ONE, (tenant, tenant, tenant))
+        return [row[0] for row in rows]
 
     def counts(self) -> Mapping[str, int]:
         """Jobs in each state."""
-        rows = self._database.read("SELECT state, COUNT(*) FROM jobs GROUP BY state")
-        return {**dict.fromkeys(STATES, 0), **{state: int(count) for state, count in rows}}
+        return {
+            state: int(number)
+            for state, number in self._database.read("SELECT value, number FROM job_counts")
+        }
 
     def oldest_queued(self) -> float | None:
         """When the job that waits the longest was submitted (seconds since 1970)."""

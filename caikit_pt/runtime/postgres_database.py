@@ -19,7 +19,7 @@ from psycopg.rows import RowMaker, no_result
 from psycopg_pool import ConnectionPool
 
 from caikit_pt.errors import StateUnavailable
-from caikit_pt.runtime.database import Database, Transaction, schema_of_a_later_release, statements
+from caikit_pt.runtime.database import Database, Step, Transaction, schema_of_a_later_release, statements
 
 _LOG = logging.getLogger(__name__)
 _SCHEMA = "caikit_pt"
@@ -90,7 +90,7 @@ class PostgresDatabase(Database):
             raise
         threading.Thread(target=self._listen, args=(address,), name="changes", daemon=True).start()
 
-    def migrate(self, steps: Sequence[str]) -> None:
+    def migrate(self, steps: Sequence[Step]) -> None:
         """See Database."""
         with self.writing() as transaction:
             # Who may use a schema needn't be allowed to make one.
@@ -101,7 +101,7 @@ class PostgresDatabase(Database):
             if version > len(steps):
                 where = f"The schema {_SCHEMA} in database"
                 raise StateUnavailable(f"{schema_of_a_later_release(where, version, len(steps))} database.")
-            for statement in (one for step in steps[version:] for one in statements(step)):
+            for statement in (one for step in steps[version:] for one in statements(step, self)):
                 for theirs, ours in _TYPES:
                     statement = re.sub(rf"\b{theirs}\b", ours, statement)
                 transaction.execute(statement)
@@ -129,6 +129,20 @@ class PostgresDatabase(Database):
     def matching(self, column: str, globs: Sequence[str]) -> tuple[str, Sequence[str]]:
         """See Database."""
         return f"({' OR '.join([f'{column} ~ ?'] * len(globs)) or 'FALSE'})", [*map(_regex, globs)]
+
+    def counting(self, table: str, column: str, counts: str) -> Sequence[str]:
+        """See Database."""
+        more, less = (
+            f"IF TG_OP <> '{other}' THEN"
+            f" UPDATE {counts} SET number = number {sign} 1 WHERE value = {row}.{column}; END IF;"
+            for other, sign, row in (("DELETE", "+", "NEW"), ("INSERT", "-", "OLD"))
+        )
+        return [
+            f"CREATE FUNCTION count_{table}() RETURNS trigger LANGUAGE plpgsql SET search_path = {_SCHEMA}"
+            f" AS $$ BEGIN {less} {more} RETURN NULL; END $$",
+            f"CREATE TRIGGER {counts}_after AFTER INSERT OR DELETE OR UPDATE OF {column} ON {table}"
+            f" FOR EACH ROW EXECUTE FUNCTION count_{table}()",
+        ]
 
     def close(self) -> None:
         """See Database."""

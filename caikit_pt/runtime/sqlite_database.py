@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from caikit_pt.errors import StateUnavailable
-from caikit_pt.runtime.database import Database, Transaction, schema_of_a_later_release, statements
+from caikit_pt.runtime.database import Database, Step, Transaction, schema_of_a_later_release, statements
 
 _LOG = logging.getLogger(__name__)
 _LOCK_SECONDS = 10.0
@@ -27,14 +27,14 @@ class SqliteDatabase(Database):
         self._file = file
         self._local = threading.local()
 
-    def migrate(self, steps: Sequence[str]) -> None:
+    def migrate(self, steps: Sequence[Step]) -> None:
         """See Database."""
         with self.writing() as transaction:
             version = transaction.execute("PRAGMA user_version")[0][0]
             if version > len(steps):
                 where = f"{self._file.name} in state_dir"
                 raise StateUnavailable(f"{schema_of_a_later_release(where, version, len(steps))} state_dir.")
-            for statement in (one for step in steps[version:] for one in statements(step)):
+            for statement in (one for step in steps[version:] for one in statements(step, self)):
                 transaction.execute(statement)
             transaction.execute(f"PRAGMA user_version = {len(steps)}")
 
@@ -70,6 +70,21 @@ class SqliteDatabase(Database):
     def matching(self, column: str, globs: Sequence[str]) -> tuple[str, Sequence[str]]:
         """See Database."""
         return f"({' OR '.join([f'{column} GLOB ?'] * len(globs)) or 'FALSE'})", globs
+
+    def counting(self, table: str, column: str, counts: str) -> Sequence[str]:
+        """See Database."""
+        more, less = (
+            f"UPDATE {counts} SET number = number {sign} 1 WHERE value = {row}.{column};"
+            for sign, row in (("+", "NEW"), ("-", "OLD"))
+        )
+        return [
+            f"CREATE TRIGGER {counts}_after_{name} AFTER {event} ON {table} BEGIN {changes} END"
+            for name, event, changes in (
+                ("insert", "INSERT", more),
+                ("delete", "DELETE", less),
+                ("update", f"UPDATE OF {column}", f"{less} {more}"),
+            )
+        ]
 
     def close(self) -> None:
         """See Database. Each thread's connection goes with it."""

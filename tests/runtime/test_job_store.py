@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import random
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -24,6 +27,7 @@ from caikit_pt.runtime.job import (
     QUEUED,
     RUNNING,
     STATE,
+    STATES,
     TERMINAL,
     WARNING,
     Job,
@@ -216,7 +220,7 @@ def test_what_is_old_is_forgotten_on_request(store: JobStore) -> None:
 
 def test_an_earlier_schema_is_brought_up_to_date(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / DATABASE) as old:
-        old.executescript(job_store._MIGRATIONS[0])
+        old.executescript(str(job_store._MIGRATIONS[0]))
         old.execute(
             "INSERT INTO jobs (id, model_name, path, digest, parameters, state, submitted)"
             " VALUES ('old', 'm', '/m', 'd', '{\"base_model\": \"b\"}', 'RUNNING', 12.5)"
@@ -235,6 +239,7 @@ def test_an_earlier_schema_is_brought_up_to_date(tmp_path: Path) -> None:
     assert len(store.events(found)) == 1
     # What an earlier release may have left of those that ended last is looked for.
     assert store.to_clear() == ["ended"]
+    assert {state for state, number in store.counts().items() if number} == {RUNNING, COMPLETED}
 
 
 def test_a_later_schema_is_left_alone(tmp_path: Path) -> None:
@@ -363,6 +368,84 @@ def test_what_a_tenant_has(store: JobStore) -> None:
         ["/x"],
         ["/x", "/y"],
     )
+
+
+def published(jobs: Sequence[Job]) -> dict[str, str]:
+    """Where prompts were published, and whose training was the last of each."""
+    done = sorted((one for one in jobs if one.state == COMPLETED), key=lambda one: one.number)
+    return {one.path: one.tenant for one in done}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_is_counted_and_walked_through_is_what_a_plain_look_finds(store: JobStore, seed: int) -> None:
+    """Also of what other releases write, and where a transaction fails."""
+    rng = random.Random(seed)
+    server = store.servers.join("one")
+    paths, tenants = [f"/{'ab-Ü/'[place % 5]}{place}" for place in range(8)], ["", "ada", "bob"]
+    for number in range(60):
+        one = replace(job(str(number), path=rng.choice(paths)), tenant=rng.choice(tenants))
+        store.add(one)
+        store.add(one)
+        fate = rng.random()
+        if fate < 0.2:
+            store.next_run(one.id, 0, rng.choice([RUNNING, QUEUED]), server)
+        elif fate < 0.9:
+            store.move(one.id, RUNNING)
+            store.move(one.id, rng.choice([COMPLETED, COMPLETED, ERRORED, PAUSED, QUEUED]))
+        if rng.random() < 0.1:
+            store.count_death(store.find(one.id) or one, "gone")
+        if rng.random() < 0.1:
+            store.delete_ended_before(time.time() + 1, limit=1)
+        if rng.random() < 0.1:
+            _undone(store)
+        if rng.random() < 0.1:
+            with store._database.writing() as transaction:
+                transaction.execute("UPDATE jobs SET state = 'CANCELED' WHERE number % 7 = 0")
+        jobs = store.search(limit=100)
+        assert store.counts() == {state: sum(one.state == state for one in jobs) for state in STATES}
+        assert store.count([QUEUED, PAUSED]) == sum(one.state in (QUEUED, PAUSED) for one in jobs)
+        assert sorted(store.paths_of()) == sorted(published(jobs))
+        for tenant in tenants:
+            own = [path for path, whose in published(jobs).items() if whose == tenant]
+            assert sorted(store.paths_of(tenant)) == sorted(own)
+
+
+def _undone(store: JobStore) -> None:
+    with suppress(ZeroDivisionError), store._database.writing() as transaction:
+        transaction.execute("UPDATE jobs SET state = 'CANCELED'")
+        transaction.execute("DELETE FROM jobs WHERE number > 3")
+        raise ZeroDivisionError
+
+
+def test_neither_costs_more_beside_many_that_have_ended(tmp_path: Path) -> None:
+    """In steps of SQLite's machine. Both were in proportion to them."""
+    steps = dict[int, list[int]]()
+    for past in (50, 1000):
+        store = JobStore(tmp_path / str(past))
+        for number in range(20):
+            store.add(replace(job(str(number), path=f"/{number % 5}"), tenant="ada"))
+            store.move(str(number), COMPLETED)
+        with store._database.writing() as transaction:
+            names = "model_name, path, digest, parameters, state, submitted, ended, tenant"
+            transaction.execute(
+                f"INSERT INTO jobs (id, {names}) WITH RECURSIVE more (n) AS"
+                f" (SELECT 1 UNION ALL SELECT n + 1 FROM more WHERE n < {past})"
+                f" SELECT 'past-' || n || '-' || id, {names} FROM more, jobs"
+            )
+        assert store.count([COMPLETED]) == 20 + 20 * past
+        looks = (store.counts, store.paths_of, partial(store.paths_of, "ada"))
+        steps[past] = [_steps(store, look) for look in looks]
+    for few, many in zip(steps[50], steps[1000], strict=True):
+        assert 0 < many < 2 * few
+
+
+def _steps(store: JobStore, look: Callable[[], object]) -> int:
+    assert isinstance(store._database, SqliteDatabase)
+    taken: list[None] = []
+    store._database._connection.set_progress_handler(lambda: taken.append(None), 1)
+    look()
+    store._database._connection.set_progress_handler(None, 1)
+    return len(taken)
 
 
 def test_a_search_by_globs_has_whole_pages(store: JobStore) -> None:
