@@ -19,6 +19,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from caikit_pt.errors import TooManyJobs
 from caikit_pt.runtime import job as kinds
 from caikit_pt.runtime.database import Database, Row, Step, Transaction
 from caikit_pt.runtime.job import (
@@ -188,8 +189,9 @@ class JobStore:
 
     # ---- jobs ----
 
-    def add(self, job: Job) -> Job:
-        """A new job, last in the queue; the one there is where its id is known already."""
+    def add(self, job: Job, most: int | None = None) -> Job:
+        """A new job, last in the queue; the one there is where its id is known already. Raises TooManyJobs
+        where it isn't and `most` are queued, whoever else adds some now."""
         row = (
             job.id,
             job.model_name,
@@ -208,6 +210,10 @@ class JobStore:
             job.least_memory,
         )
         with self._database.writing() as transaction:
+            if most is not None:
+                known = transaction.execute("SELECT 1 FROM jobs WHERE id = ?", (job.id,))
+                queued = transaction.execute("SELECT number FROM job_counts WHERE value = ?", (QUEUED,))
+                _check_queue(0 if known else queued[0][0], most)
             added = transaction.execute(
                 "INSERT INTO jobs (id, model_name, path, digest, parameters, state, submitted, started,"
                 " ended, reasons, tenant, makes, fence, memory, least_memory)"
@@ -221,6 +227,10 @@ class JobStore:
         found = self.find(job.id)
         assert found is not None
         return found
+
+    def check_queue(self, most: int) -> None:
+        """Raises TooManyJobs where `most` are queued now."""
+        _check_queue(self.count([QUEUED]), most)
 
     def _take_over(self, job: Job, events: Sequence[Event]) -> None:
         """As it was in another database."""
@@ -537,6 +547,14 @@ def _rows(connection: sqlite3.Connection, query: str, *values: Any) -> list[sqli
     except sqlite3.DatabaseError:
         pass
     return rows
+
+
+def _check_queue(queued: int, most: int) -> None:
+    """Raises TooManyJobs."""
+    if queued >= most:
+        raise TooManyJobs(
+            f"{queued} trainings are queued, as many as max_queued allows. Try again when some have ended"
+        )
 
 
 def _move(transaction: Transaction, id: str, state: str, reasons: Sequence[str], held: Job | None) -> bool:

@@ -19,7 +19,7 @@ from caikit_pt.errors import CaikitPtError, InvalidParameter, StateUnavailable, 
 from caikit_pt.runtime import job as kinds
 from caikit_pt.runtime.executors.executors import executor_of
 from caikit_pt.runtime.follower import Follower
-from caikit_pt.runtime.job import ERRORED, QUEUED, WAITING, Job
+from caikit_pt.runtime.job import ERRORED, WAITING, Job
 from caikit_pt.runtime.job_folder import JobFolder, folders
 from caikit_pt.runtime.job_store import JobStore
 from caikit_pt.runtime.lease import Lease
@@ -154,7 +154,12 @@ class StateDirectory:
                 f"The training isn't accepted, since it can't be written: {error.strerror or error}"
             ) from error
         try:
-            return self.store.add(job)
+            return self.store.add(job, self._settings.max_queued)
+        except TooManyJobs:
+            # Others have been accepted meanwhile, at other servers.
+            if self._is_unknown(job):
+                folder.remove()
+            raise
         except CaikitPtError:
             # It may be there all the same, or another server has accepted it: who asks next takes it over.
             if not self.store.is_shared and self._is_unknown(job):
@@ -189,11 +194,8 @@ class StateDirectory:
             for id in self.store.delete_ended_before(time.time() - days * _SECONDS_A_DAY):
                 self.supervisor.folder(id).remove()
         self.quotas.check_room(tenant)
-        queued = self.store.count([QUEUED])
-        if queued >= self._settings.max_queued:
-            raise TooManyJobs(
-                f"{queued} trainings are queued, as many as max_queued allows. Try again when some have ended"
-            )
+        # Before anything is written; who is the last is found out by the store.
+        self.store.check_queue(self._settings.max_queued)
 
     def _recover(self) -> None:
         """What isn't a whole submission goes. What was under way is the supervisor's, which has the lease."""

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from caikit_pt.errors import StateUnavailable
+from caikit_pt.errors import StateUnavailable, TooManyJobs
 from caikit_pt.runtime import job_store, sqlite_database
 from caikit_pt.runtime.job import (
     CANCELED,
@@ -446,6 +446,34 @@ def _steps(store: JobStore, look: Callable[[], object]) -> int:
     look()
     store._database._connection.set_progress_handler(None, 1)
     return len(taken)
+
+
+def test_no_more_are_queued_than_may_be_whoever_adds_them(
+    store: JobStore, tmp_path: Path, address: str
+) -> None:
+    """Two servers that both found room took one more than there was."""
+    stores = [store, JobStore(tmp_path, address=address)]
+    held = store.next_run(store.add(job("runs")).id, 0, RUNNING)
+    assert held is not None
+
+    def add(number: int) -> bool:
+        try:
+            stores[number % 2].add(job(str(number)), most=5)
+        except TooManyJobs:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        added = list(pool.map(add, range(40)))
+    assert (sum(added), store.count([QUEUED])) == (5, 5)
+    # Who is there already is no one more.
+    first = str(added.index(True))
+    assert stores[1].add(job(first), most=5) == store.find(first)
+    store.move(first, CANCELED)
+    assert add(50)
+    with pytest.raises(TooManyJobs, match="5 trainings are queued, as many as max_queued"):
+        store.add(job("51"), most=5)
+    stores[1].close()
 
 
 def test_a_search_by_globs_has_whole_pages(store: JobStore) -> None:

@@ -27,6 +27,7 @@ from caikit_pt.errors import (
 from caikit_pt.module import PeftPromptTuning
 from caikit_pt.principal import Principal
 from caikit_pt.runtime.job import CANCELED, COMPLETED, ERRORED, QUEUED, RUNNING
+from caikit_pt.runtime.job_folder import JobFolder
 from caikit_pt.runtime.makings import PROMPTS
 from caikit_pt.runtime.state_directory import StateDirectory
 from caikit_pt.runtime.supervisor import Supervisor
@@ -75,6 +76,24 @@ def test_no_more_than_max_queued(directory: StateDirectory, llama: BaseModel) ->
     assert not directory.supervisor.folder("d").directory.exists()
     directory.supervisor.cancel(directory.store.find("a") or job("a"))
     assert directory.accept(job("d"), plan(llama)).state == QUEUED
+
+
+def test_who_is_one_too_many_in_the_end_leaves_nothing(
+    directory: StateDirectory, llama: BaseModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others were accepted while it was written, at another server."""
+    create = JobFolder.create
+
+    def meanwhile(folder: JobFolder, *accepted: Any) -> None:
+        create(folder, *accepted)
+        for id in "abc":
+            directory.store.add(job(id))
+
+    monkeypatch.setattr(JobFolder, "create", meanwhile)
+    with pytest.raises(TooManyJobs, match="3 trainings are queued"):
+        directory.accept(job("d"), plan(llama))
+    assert directory.store.find("d") is None
+    assert not directory.supervisor.folder("d").directory.exists()
 
 
 def test_what_is_refused_leaves_nothing(
