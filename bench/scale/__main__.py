@@ -33,6 +33,7 @@ _RECORDS = [
 ]
 _TUNED = {"base_model": "tiny-llama", "records": _RECORDS, "num_virtual_tokens": 20, "num_epochs": 1}
 _PAGE = 100
+_MOST_LINKS = 50_000
 
 
 @dataclass(slots=True)
@@ -126,10 +127,15 @@ def _server(models: Path, state: Path) -> Iterator[tuple[TuningClient, psutil.Pr
 
 def _fill(models: Path, state: Path, queued: int, past: int, prompts: int) -> None:
     """As if so many had been trained, and so many were submitted."""
+    linked = models / "prompt"
     for number in range(prompts):
         copy = models / f"prompt-{number}"
+        # A file may have 65,000 names in some file systems.
+        if number % _MOST_LINKS == _MOST_LINKS - 1:
+            linked = Path(shutil.copytree(linked, copy))
+            continue
         copy.mkdir()
-        for file in (models / "prompt").iterdir():
+        for file in linked.iterdir():
             os.link(file, copy / file.name)
     with closing(sqlite3.connect(state / DATABASE)) as database, database:
         database.row_factory = sqlite3.Row
