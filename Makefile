@@ -90,7 +90,7 @@ rolling: $(INSTALLED)  ## Restart two servers in turns while 64 clients ask them
 	ROLLING_CLIENTS=64 ROLLING_REQUESTS=$${ROLLING_REQUESTS:-2000} $(BIN)/python -m pytest tests/runtime/test_rolling.py -s
 
 cluster: $(INSTALLED)  ## Run trainings on a Ray cluster of this machine whose nodes, head and server are killed and frozen (some minutes)
-	WHOLE=1 $(BIN)/python -m pytest tests/runtime/executors/test_ray.py tests/runtime/executors/test_jobs_on_ray.py -s
+	WHOLE=1 $(BIN)/python -m pytest tests/runtime/executors/test_ray.py tests/runtime/executors/test_ray_exchange.py tests/runtime/executors/test_jobs_on_ray.py -s
 
 share: $(INSTALLED)  ## Kill, freeze and cut off servers that share a PostgreSQL database, and compare every prompt with its run without (some minutes)
 	WHOLE=1 $(BIN)/python -m pytest tests/runtime/test_sharing.py -s

@@ -64,6 +64,7 @@ class Executor:
     memory_mib: int = _default("executor.memory_mib")
     # NAME=VALUE, separated by commas.
     labels: str = _default("executor.labels")
+    exchange: str = _default("executor.exchange")
     namespace: str = _default("executor.namespace")
     pod_template: str = _default("executor.pod_template")
     queue: str = _default("executor.queue")
@@ -222,7 +223,7 @@ _COUNTS = ("requests_under_way", "queued_trainings", "training_records")
 _OF_ALL = ("requests_per_second", "tokens_per_minute", "requests_under_way", "stored_mib")
 _WEB_TEXTS = ("host", "names", "cert", "key", "server", "directory")
 _WEB = (*_WEB_TEXTS, "port", "max_file_mib", "max_files_mib")
-_EXECUTOR_TEXTS = ("address", "token_file", "labels", "namespace", "pod_template", "queue")
+_EXECUTOR_TEXTS = ("address", "token_file", "labels", "exchange", "namespace", "pod_template", "queue")
 _EXECUTOR = ("kind", *_EXECUTOR_TEXTS, "cpus", "gpus", "memory_mib", "workers")
 _QUOTAS = {"each": (*_OF_ALL, "queued_trainings", "training_records", "training_mib"), "all": _OF_ALL}
 # What a principal may be allowed to do (runtime/guard/door.py).

@@ -216,9 +216,7 @@ def _remembered() -> Iterator[dict[str, Kernel]]:
     """
     try:
         file = _settings().cache_directory / "kernels.json"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        lock = os.open(file.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        lock = _locked(file)
     # No right to write, a network disk without locks, a user without a home.
     except (OSError, RuntimeError) as error:
         _warn(f"cache_dir can't be written ({error}): each process tries its kernels anew")
@@ -236,6 +234,27 @@ def _remembered() -> Iterator[dict[str, Kernel]]:
         os.close(lock)
 
 
+def learn(file: Path, found: bytes) -> None:
+    """Adds what another machine has `found`, as its file holds it, to what `file` has; what is known here
+    stays. Raises OSError."""
+    lock = _locked(file)
+    try:
+        everything = _read(file)
+        for where, known in _parsed(found).items():
+            everything[where] = {**known, **everything.get(where, {})}
+        _write(file, everything)
+    finally:
+        os.close(lock)
+
+
+def _locked(file: Path) -> int:
+    """Until it is closed. Raises OSError."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    lock = os.open(file.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    return lock
+
+
 @cache
 def _warn(text: str) -> None:
     """Once is enough."""
@@ -244,8 +263,16 @@ def _warn(text: str) -> None:
 
 def _read(file: Path) -> dict[str, dict[str, Kernel]]:
     try:
-        read = json.loads(file.read_bytes())
-    except (OSError, ValueError):  # there is none, or somebody spoiled it: what it knew is tried again
+        return _parsed(file.read_bytes())
+    except OSError:  # there is none
+        return {}
+
+
+def _parsed(content: bytes) -> dict[str, dict[str, Kernel]]:
+    """Nothing where somebody spoiled it: what it knew is tried again."""
+    try:
+        read = json.loads(content)
+    except ValueError:
         return {}
     whole = isinstance(read, dict) and all(isinstance(known, dict) for known in read.values())
     return read if whole else {}

@@ -1,14 +1,13 @@
 """What a cluster is asked for: a process for each run, on a node that has room for it.
 
 It knows nothing of trainings: whatever a run and the server tell each other lies in the run's folder, which
-both of them see. What has ended isn't begun again by a cluster.
+a link (link.py) brings to the node and back. What has ended isn't begun again by a cluster.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
-from pathlib import Path
 
 from caikit_pt.runtime.executors.node import Node, Resources
 
@@ -33,7 +32,7 @@ class Cluster(ABC):
         """Another one when it may be another cluster, at the same place, that answers."""
 
     @abstractmethod
-    def start(self, name: str, job: Path, fence: int, needs: Resources) -> None:
+    def start(self, name: str, job: str, fence: int, needs: Resources) -> None:
         """Has `python -m caikit_pt.runtime.executors.keeper JOB FENCE` run where there is room, as soon as
         there is; it is known by `name`. Raises RefusedRun."""
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 
 from caikit_pt.errors import StateUnavailable
 from caikit_pt.runtime.executors.cluster import Cluster
 from caikit_pt.runtime.executors.cluster_run import ClusterRun, run_name
 from caikit_pt.runtime.executors.executor import Executor
 from caikit_pt.runtime.executors.gpu import needed_of_gpu
+from caikit_pt.runtime.executors.link import SharedDirectory
 from caikit_pt.runtime.executors.node import GIB, Node, Resources
 from caikit_pt.runtime.executors.placement import Placement
+from caikit_pt.runtime.executors.post import Post
 from caikit_pt.runtime.job import Job
 from caikit_pt.runtime.job_folder import JobFolder
 
@@ -26,7 +29,8 @@ class ClusterExecutor(Executor):
     """`each`: what each of so many `workers` of a run, all on one node, needs of that; where its memory is 0,
     what the training is predicted to take. `environment`: what processes have to see, on whatever node.
     `open_runs`: the jobs and numbers of runs that a server attends to, this one or another; raises
-    StateUnavailable."""
+    StateUnavailable. `post`: what runs and the server tell each other goes through it; None: through a
+    directory that both have."""
 
     outlives = True
 
@@ -37,7 +41,9 @@ class ClusterExecutor(Executor):
         environment: Mapping[str, str],
         open_runs: Callable[[], Collection[tuple[str, int]]],
         workers: int = 1,
+        post: Post | None = None,
     ) -> None:
+        self._post = post
         self._cluster, self._each, self.environment = cluster, each, environment
         self._open_runs, self.workers = open_runs, workers
         self._closing = threading.Event()
@@ -53,11 +59,11 @@ class ClusterExecutor(Executor):
 
     def why_not(self) -> str:
         """See Executor."""
-        return self._cluster.why_not()
+        return self._cluster.why_not() or (self._post.why_not if self._post else "")
 
     def wait_until_ready(self) -> None:
         """See Executor."""
-        if told := self._cluster.why_not():
+        if told := self.why_not():
             raise OSError(told)
 
     def place(self, job: Job, taken: Collection[int], promised: Mapping[int, int]) -> Placement:
@@ -66,7 +72,9 @@ class ClusterExecutor(Executor):
 
     def run_of(self, job: Job, folder: JobFolder) -> ClusterRun:
         """See Executor."""
-        return ClusterRun(self._cluster, job, folder.run(job.fence), self._needs(job), lambda: self.closed)
+        files = folder.run(job.fence)
+        link = self._post.link(job, folder) if self._post else SharedDirectory(files)
+        return ClusterRun(self._cluster, job, files, link, self._needs(job), lambda: self.closed)
 
     def found(self, job: Job, folder: JobFolder) -> ClusterRun | None:
         """See Executor."""
@@ -97,16 +105,29 @@ class ClusterExecutor(Executor):
         )
 
     def _sweep(self) -> None:
-        """Ends runs that nobody attends to: the cluster couldn't be reached when they were given up."""
-        strangers = set[str]()
+        """Ends runs that nobody attends to, and removes what is left of them in a store: the cluster, or the
+        store, couldn't be reached when they were given up."""
+        running, posted = set[str](), set[tuple[str, int]]()
         while not self._closing.wait(_SECONDS_BETWEEN_SWEEPS):
-            try:
-                found = set(self._cluster.running())
-                found -= {run_name(*run) for run in self._open_runs()}
-                # Whoever is new may just have been started.
-                for name in found & strangers:
-                    _LOG.warning("%s is ended in %s: nobody waits for it", name, self._cluster.name)
-                    self._cluster.kill(name)
-                strangers = found
-            except (OSError, StateUnavailable):
-                continue
+            with suppress(OSError, StateUnavailable):
+                running = self._end_strangers(running)
+            with suppress(OSError, StateUnavailable):
+                posted = self._remove_strangers(posted)
+
+    def _end_strangers(self, seen: Collection[str]) -> set[str]:
+        """Those that were `seen` before: whoever is new may just have been started. Which there are now."""
+        found = set(self._cluster.running())
+        found -= {run_name(*run) for run in self._open_runs()}
+        for name in found.intersection(seen):
+            _LOG.warning("%s is ended in %s: nobody waits for it", name, self._cluster.name)
+            self._cluster.kill(name)
+        return found
+
+    def _remove_strangers(self, seen: Collection[tuple[str, int]]) -> set[tuple[str, int]]:
+        if self._post is None:
+            return set()
+        found = self._post.runs() - set(self._open_runs())
+        for job, fence in found.intersection(seen):
+            _LOG.info("what run %d of %s has put up is removed: nobody waits for it", fence, job)
+            self._post.remove(job, fence)
+        return found

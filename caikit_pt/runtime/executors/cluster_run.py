@@ -1,9 +1,11 @@
-"""A run in a cluster, as the server sees it: by the files of its folder, and by whom the cluster knows."""
+"""A run in a cluster, as the server sees it: by the files of its folder, and by whom the cluster knows.
+
+What the run writes on its node comes into the folder by a link.
+"""
 
 from __future__ import annotations
 
 import logging
-import shutil
 import signal
 import threading
 import time
@@ -15,6 +17,7 @@ from pathlib import Path
 from caikit_pt.runtime.executors.cluster import Cluster, RefusedRun
 from caikit_pt.runtime.executors.executor import Run, name_of_signal
 from caikit_pt.runtime.executors.keeper import SECONDS_BETWEEN_BEATS
+from caikit_pt.runtime.executors.link import Link
 from caikit_pt.runtime.executors.node import Resources
 from caikit_pt.runtime.job import WAITING_FOR, Job
 from caikit_pt.runtime.json_file import read_json, write_json
@@ -28,8 +31,6 @@ _SECONDS_BETWEEN_LOOKS = 0.2
 _SECONDS_BETWEEN_QUESTIONS = 1.0
 # Where nobody can tell, it is given up when it has been silent for so long.
 _SECONDS_OF_SILENCE = 60 * SECONDS_BETWEEN_BEATS
-# Files of a shared disk may be seen that much later than what the cluster says.
-_SECONDS_FOR_FILES = 3.0
 # Why it waits is told first, and then again.
 _SECONDS_TO_A_REASON, _SECONDS_BETWEEN_REASONS = 5.0, 60.0
 
@@ -43,11 +44,18 @@ class ClusterRun(Run):
     """`closed`: whether the server ends; the run goes on then."""
 
     def __init__(
-        self, cluster: Cluster, job: Job, files: RunFolder, needs: Resources, closed: Callable[[], bool]
+        self,
+        cluster: Cluster,
+        job: Job,
+        files: RunFolder,
+        link: Link,
+        needs: Resources,
+        closed: Callable[[], bool],
     ) -> None:
         super().__init__()
         self.name = run_name(job.id, job.fence)
-        self._cluster, self._files, self._needs, self._closed = cluster, files, needs, closed
+        self._cluster, self._files, self._link = cluster, files, link
+        self._needs, self._closed = needs, closed
         self._job, self._heard = job.id, job.heard
         # The cluster has been asked for it, or has turned it down.
         self._is_asked, self._is_settled, self._refusal = False, threading.Event(), ""
@@ -76,13 +84,15 @@ class ClusterRun(Run):
             for file in (files.reports, files.alive, files.leave, files.end):
                 file.touch()
             if not self.killed:
-                self._cluster.start(self.name, Path(order.folder), order.fence, self._needs)
+                place = self._link.give(Path(order.folder))
+                self._cluster.start(self.name, place, order.fence, self._needs)
                 self._is_asked = True
         except RefusedRun as error:
             self._refusal = str(error)
+            self._link.take_back()
         except OSError:
             self.killed = True
-            shutil.rmtree(files.directory, ignore_errors=True)
+            self._link.take_back()
             raise
         finally:
             self._is_settled.set()
@@ -103,6 +113,7 @@ class ClusterRun(Run):
             return
         with suppress(OSError):
             self._files.leave.write_text("leave", "utf-8")
+        self._link.hurry()
 
     def kill(self) -> None:
         """See Run. Who listens to it sees to that, for it may take seconds."""
@@ -111,8 +122,16 @@ class ClusterRun(Run):
     def reports(self) -> Iterator[Report]:
         """See Run."""
         self._is_settled.wait()
+        if self._is_asked:
+            self._link.open()
+        try:
+            yield from self._told()
+        finally:
+            self._link.close(is_over=not self.goes_on)
+
+    def _told(self) -> Iterator[Report]:
         asked, reason_at, text = 0.0, time.monotonic() + _SECONDS_TO_A_REASON, ""
-        while not (self._closed() or self.is_let_go):
+        while not self._is_left:
             if self._refusal:
                 yield Report(self._job, FAILED, {"text": f"{self._cluster.name} refuses it: {self._refusal}"})
                 return
@@ -128,7 +147,9 @@ class ClusterRun(Run):
                 asked = now
                 if not self._lives():
                     # What it has told last may be seen only now.
-                    time.sleep(_SECONDS_FOR_FILES)
+                    self._link.catch_up(self._is_given_up)
+                    if self._is_given_up():
+                        continue
                     yield from self._new_reports()
                     return
             if not self._is_under_way and now >= reason_at:
@@ -137,6 +158,14 @@ class ClusterRun(Run):
                     yield Report(self._job, WAITING_FOR, {"text": text})
             time.sleep(_SECONDS_BETWEEN_LOOKS)
         self.goes_on = self._is_asked
+
+    @property
+    def _is_left(self) -> bool:
+        """Whether it is another server's, this one's next or one that shares its jobs."""
+        return self._closed() or self.is_let_go
+
+    def _is_given_up(self) -> bool:
+        return self._is_left or self.killed
 
     def cause_of_death(self) -> str:
         """See Run."""
@@ -191,6 +220,9 @@ class ClusterRun(Run):
     def _is_heard(self) -> bool:
         """Whether it has shown itself lately. One that has never done so waits for room."""
         now, beat = time.monotonic(), b""
+        if self._link.is_away:
+            self._beat = self._beat[0], now
+            return True
         with suppress(OSError):
             beat = self._files.alive.read_bytes()
         # By the clock here: others go otherwise.

@@ -10,12 +10,14 @@ from pathlib import Path
 from caikit_pt.errors import InvalidParameter, StateUnavailable
 from caikit_pt.runtime.executors.cluster import Cluster
 from caikit_pt.runtime.executors.cluster_executor import ClusterExecutor
+from caikit_pt.runtime.executors.exchange import Exchange
 from caikit_pt.runtime.executors.executor import Executor
 from caikit_pt.runtime.executors.fork_server import NATIVE_CACHES
 from caikit_pt.runtime.executors.kubernetes_cluster import KubernetesCluster
 from caikit_pt.runtime.executors.kubernetes_job import JobTemplate, pod_in
 from caikit_pt.runtime.executors.local import LocalExecutor
 from caikit_pt.runtime.executors.node import MIB, Resources
+from caikit_pt.runtime.executors.post import Post
 from caikit_pt.runtime.executors.ray_cluster import RayCluster
 from caikit_pt.runtime.state_id import state_id
 from caikit_pt.settings import Settings, as_set
@@ -23,6 +25,7 @@ from caikit_pt.settings import Settings, as_set
 LOCAL, RAY, KUBERNETES = "local", "ray", "kubernetes"
 # Runs that a cluster is asked for at the same time; it has them wait for room.
 _SLOTS_OF_A_CLUSTER = 64
+_CACHE = "cache"
 
 
 def check(now: Settings) -> list[str]:
@@ -30,7 +33,10 @@ def check(now: Settings) -> list[str]:
     named = now.executor
     doubts = _doubts_of_workers(now)
     if named.kind == LOCAL:
+        if named.exchange:
+            doubts.append("executor.exchange counts for nothing with executor.kind: local")
         return doubts
+    _check_exchange(named.exchange)
     if find_spec(named.kind) is None:
         allowed = f"{LOCAL}, or pip install 'caikit-pt[{named.kind}]'"
         raise InvalidParameter(as_set("executor.kind"), named.kind, allowed)
@@ -46,6 +52,21 @@ def check(now: Settings) -> list[str]:
             allowed = f"a file with a PodTemplateSpec ({told})"
             raise InvalidParameter(as_set("executor.pod_template"), named.pod_template, allowed) from None
     return ["join_trainings counts for nothing in a cluster"] if now.join_trainings else doubts
+
+
+def _check_exchange(address: str) -> None:
+    """What it is set to is told nowhere: there may be a secret in it. Raises InvalidParameter."""
+    if not address:
+        return
+    try:
+        Exchange(address)
+    except ImportError as error:
+        allowed = f"unset, or pip install 'caikit-pt[s3]' for s3://, here and on every node ({error})"
+    except ValueError as error:
+        allowed = f"unset, or {error}"
+    else:
+        return
+    raise InvalidParameter(as_set("executor.exchange"), "what it is set to", allowed)
 
 
 def _doubts_of_workers(now: Settings) -> list[str]:
@@ -77,8 +98,10 @@ def executor_of(
         return LocalExecutor(now.join_trainings, named.workers), slots
     each = Resources(cpus=named.cpus, gpus=named.gpus, memory=named.memory_mib * MIB)
     try:
-        cluster, environment = _cluster(now, state_id(root)), _environment(now, root)
-        made = ClusterExecutor(cluster, each, environment, open_runs, named.workers)
+        id = state_id(root)
+        post = Post(named.exchange, id, root / _CACHE) if named.exchange else None
+        cluster, environment = _cluster(now, id), _environment(now, root)
+        made = ClusterExecutor(cluster, each, environment, open_runs, named.workers, post)
         return made, now.slots or _SLOTS_OF_A_CLUSTER
     except OSError as error:
         raise StateUnavailable(f"No trainings can be run by {named.kind}: {error}") from error
@@ -101,7 +124,7 @@ def _environment(now: Settings, root: Path) -> Mapping[str, str]:
     own = {
         "OMP_NUM_THREADS": threads,
         "OMP_WAIT_POLICY": waits,
-        "CACHE_DIR": str((root / "cache").absolute()),
+        "CACHE_DIR": str((root / _CACHE).absolute()),
     }
     return {**NATIVE_CACHES, **own, **kernel}
 

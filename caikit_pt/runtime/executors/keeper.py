@@ -2,8 +2,9 @@
 
     python -m caikit_pt.runtime.executors.keeper JOB FENCE
 
-It is told by files in the run's folder what to do, and sees to it that others can tell whether it lives.
-Nothing heavy is imported: the process that trains is another one.
+JOB is the folder of the job, or, where the server shares none with this machine, the address of what it has
+put up in a store (outbox.py). The keeper is told by files in the run's folder what to do, and sees to it that
+others can tell whether it lives. Nothing heavy is imported: the process that trains is another one.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from caikit_pt.runtime.executors.outbox import fetched
 from caikit_pt.runtime.order import LEAVE, RUN
 from caikit_pt.runtime.run_folder import RunFolder
 
@@ -26,10 +28,19 @@ SECONDS_BETWEEN_BEATS = 1.0
 _JOB_PROCESS = "caikit_pt.runtime.job_process"
 
 
-def keep(job: Path, fence: int, stop: threading.Event | None = None) -> int:
+def keep(job: str, fence: int, stop: threading.Event | None = None) -> int:
     """Until the run has ended; the exit code of its process. Who sets `stop` wants it to end behind a
-    snapshot. A run that isn't the job's last is ended at once: nobody waits for it. Raises OSError."""
-    run, stop = RunFolder(job, fence), stop or threading.Event()
+    snapshot. A run that isn't the job's last is ended at once: nobody waits for it. Raises OSError, and what
+    `fetched` does."""
+    stop = stop or threading.Event()
+    if "://" not in job:
+        return _keep(Path(job), fence, stop)
+    with fetched(job, fence, stop) as folder:
+        return _keep(folder, fence, stop) if folder else 0
+
+
+def _keep(job: Path, fence: int, stop: threading.Event) -> int:
+    run = RunFolder(job, fence)
     if not run.is_last or not run.claim():
         return 0
     order = json.loads(run.order.read_text("utf-8"))
@@ -90,7 +101,7 @@ def main() -> None:
     """SIGTERM is the wish for an end behind a snapshot."""
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    sys.exit(1 if keep(Path(sys.argv[1]), int(sys.argv[2]), stop) else 0)
+    sys.exit(1 if keep(sys.argv[1], int(sys.argv[2]), stop) else 0)
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ class KubernetesCluster(Cluster):
         """See Cluster. What it knows outlasts it."""
         return 0
 
-    def start(self, name: str, job: Path, fence: int, needs: Resources) -> None:
+    def start(self, name: str, job: str, fence: int, needs: Resources) -> None:
         """See Cluster."""
         with self._lock, _errors():
             self._seen = -_SECONDS_SEEN, set()

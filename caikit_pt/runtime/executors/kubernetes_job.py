@@ -45,8 +45,8 @@ class JobTemplate:
         """As Kubernetes takes one, whatever the id of a job is."""
         return f"caikit-pt-{hashlib.sha256(f'{self.server}/{run}'.encode()).hexdigest()[:24]}"
 
-    def job(self, run: str, folder: Path, fence: int, needs: Resources) -> dict[str, Any]:
-        """The manifest of the Job of one `run`; its first container keeps it."""
+    def job(self, run: str, place: str, fence: int, needs: Resources) -> dict[str, Any]:
+        """The manifest of the Job of one `run`, whose job is at `place`; its first container keeps it."""
         labels = {SERVER: self.server, **({_QUEUE: self.queue} if self.queue else {})}
         return {
             "apiVersion": "batch/v1",
@@ -58,7 +58,7 @@ class JobTemplate:
                 "ttlSecondsAfterFinished": _SECONDS_KEPT,
                 # Kueue lets it begin.
                 **({"suspend": True} if self.queue else {}),
-                "template": self._pod(["-m", _KEEPER, str(folder.absolute()), str(fence)], needs),
+                "template": self._pod(["-m", _KEEPER, place, str(fence)], needs),
             },
         }
 

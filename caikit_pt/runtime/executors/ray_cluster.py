@@ -17,7 +17,6 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from caikit_pt.runtime.executors.cluster import Cluster, RefusedRun
@@ -64,13 +63,12 @@ class RayCluster(Cluster):
         """See Cluster."""
         return self._why_not
 
-    def start(self, name: str, job: Path, fence: int, needs: Resources) -> None:
+    def start(self, name: str, job: str, fence: int, needs: Resources) -> None:
         """See Cluster."""
         told = {"cpus": needs.cpus, "gpus": needs.gpus, "memory": needs.memory}
         told["gpu_memory_mib"], small = self._gpu_memory(needs)
         labels = {**self._labels, **({_NODE: f"!in({','.join(small)})"} if small else {})}
-        place = str(job.absolute())
-        self._ask("start", name=name, job=place, fence=fence, needs=told, labels=labels)
+        self._ask("start", name=name, job=job, fence=fence, needs=told, labels=labels)
         with self._lock:
             self._started[name] = time.monotonic()
 

@@ -25,19 +25,28 @@ class Keeper:
 
     def __init__(self, job: str, fence: int) -> None:
         # A constructor is run whether or not the driver lives by then; a method wouldn't be.
-        threading.Thread(target=self._keep, args=(Path(job), fence), name="keeper", daemon=True).start()
+        threading.Thread(target=self._keep, args=(job, fence), name="keeper", daemon=True).start()
 
-    def _keep(self, job: Path, fence: int) -> None:
+    def _keep(self, job: str, fence: int) -> None:
         try:
             from caikit_pt.runtime.executors.keeper import keep
 
             keep(job, fence)
         except BaseException as error:
             # Nobody else hears of it; the package itself may not be there.
-            told = f"{type(error).__name__}: {error}"
-            (job / "runs" / f"{fence:06}" / "end.json").write_text(json.dumps({"code": 1, "text": told}))
+            _tell(job, fence, json.dumps({"code": 1, "text": f"{type(error).__name__}: {error}"}))
         finally:
             os._exit(0)
+
+
+def _tell(job: str, fence: int, end: str) -> None:
+    """Of a run: in its folder, or in the store that has it (exchange.py)."""
+    if "://" not in job:
+        (Path(job) / "runs" / f"{fence:06}" / "end.json").write_text(end)
+        return
+    import fsspec
+
+    fsspec.filesystem(job.partition("://")[0]).pipe_file(f"{job}/{fence:06}/end", end.encode())
 
 
 class Driver:

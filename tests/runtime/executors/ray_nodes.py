@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -25,13 +25,16 @@ _SECONDS_TO_START = 60.0
 
 
 class RayNode:
-    """One, as `ray start` makes it."""
+    """One, as `ray start` makes it; its processes see nothing of what is in `hidden`."""
 
-    def __init__(self, folder: Path, *options: str) -> None:
+    def __init__(self, folder: Path, *options: str, hidden: Path | None = None) -> None:
         self.log = folder / f"node-{time.monotonic_ns()}.log"
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "ray.scripts.scripts", "start", *_SMALL, *options],
+                [
+                    *(_without(hidden) if hidden else ()),
+                    *(sys.executable, "-m", "ray.scripts.scripts", "start", *_SMALL, *options),
+                ],
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, "RAY_TMPDIR": str(folder)},
@@ -63,12 +66,17 @@ class RayNode:
         self._process.wait()
 
 
+def _without(directory: Path) -> Sequence[str]:
+    """What begins a command that has a directory of its own in its place."""
+    return "unshare", "--mount", "sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"', str(directory)
+
+
 class RayNodes:
     """A head without room for anything, and nodes of one CPU each."""
 
-    def __init__(self, count: int, folder: Path) -> None:
-        """`folder` has a short name: sockets lie in there."""
-        self._folder, self._port = folder, free_port()
+    def __init__(self, count: int, folder: Path, hidden: Path | None = None) -> None:
+        """`folder` has a short name: sockets lie in there. No node sees what is in `hidden`."""
+        self._folder, self._port, self._hidden = folder, free_port(), hidden
         self.address = f"127.0.0.1:{self._port}"
         # Those whose head is gone, too.
         self._made = list[RayNode]()
@@ -78,7 +86,7 @@ class RayNodes:
     def add(self, *options: str) -> RayNode:
         """One more, with whatever else it has."""
         own = (f"--address={self.address}", "--node-ip-address=127.0.0.1", "--num-cpus=1")
-        return self._note(RayNode(self._folder, *own, *options))
+        return self._note(RayNode(self._folder, *own, *options, hidden=self._hidden))
 
     @property
     def demands(self) -> list[tuple[dict[str, float], int]]:
@@ -127,10 +135,10 @@ class RayNodes:
 
 
 @contextmanager
-def ray_nodes(count: int) -> Iterator[RayNodes]:
+def ray_nodes(count: int, hidden: Path | None = None) -> Iterator[RayNodes]:
     """For so long."""
     with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
-        made = RayNodes(count, Path(folder))
+        made = RayNodes(count, Path(folder), hidden)
         try:
             yield made
         finally:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from caikit_pt.runtime import job as kinds
-from caikit_pt.runtime.executors import cluster_run
+from caikit_pt.runtime.executors import cluster_run, link
 from caikit_pt.runtime.executors.cluster import Cluster, RefusedRun
 from caikit_pt.runtime.executors.cluster_executor import ClusterExecutor
 from caikit_pt.runtime.executors.cluster_run import ClusterRun
@@ -44,7 +44,7 @@ class Known(Cluster):
     generation = 1
     refuses = ""
 
-    def start(self, name: str, job: Path, fence: int, needs: Resources) -> None:
+    def start(self, name: str, job: str, fence: int, needs: Resources) -> None:
         self._check()
         if self.refuses:
             raise RefusedRun(self.refuses)
@@ -71,8 +71,9 @@ class Known(Cluster):
 
 @pytest.fixture(autouse=True)
 def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("_SECONDS_BETWEEN_LOOKS", "_SECONDS_BETWEEN_QUESTIONS", "_SECONDS_FOR_FILES"):
+    for name in ("_SECONDS_BETWEEN_LOOKS", "_SECONDS_BETWEEN_QUESTIONS"):
         monkeypatch.setattr(cluster_run, name, 0.01)
+    monkeypatch.setattr(link, "_SECONDS_FOR_FILES", 0.01)
 
 
 @pytest.fixture

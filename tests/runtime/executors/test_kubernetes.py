@@ -120,7 +120,7 @@ def test_a_reason_tells_what_no_node_has(
     cluster = KubernetesCluster(JobTemplate("me", POD), "tuning")
     assert cluster.nodes()[0].all == Resources(cpus=1, gpus=1, memory=16 * GIB, gpu_memory=20 * GIB)
     needs = Resources(cpus=2, gpus=1, memory=GIB, gpu_memory=30 * GIB)
-    cluster.start("large-1", tmp_path, 1, needs)
+    cluster.start("large-1", str(tmp_path), 1, needs)
     said = "0/1 nodes are available: 1 Insufficient cpu."
     largest = "The largest node of the Kubernetes cluster has 1 GPU with 20.0 GiB, 1 CPU, 16.0 GiB."
     told = "It needs 1 GPU with 30.0 GiB, 2 CPUs, 1.0 GiB"
@@ -134,7 +134,7 @@ def test_a_reason_tells_what_no_node_has(
 def test_the_manifest_is_whole() -> None:
     template = JobTemplate("me", POD, "team-a", {"zone": "a"})
     needs = Resources(cpus=2, gpus=1, memory=GIB)
-    made = template.job("An id with ÜÖ/../-3", Path("/state/jobs/x"), 3, needs)
+    made = template.job("An id with ÜÖ/../-3", "/state/jobs/x", 3, needs)
     check(made, "V1Job")
     spec = made["spec"]["template"]["spec"]
     (container,) = spec["containers"]
@@ -149,7 +149,7 @@ def test_the_manifest_is_whole() -> None:
     assert made["spec"]["backoffLimit"] == 0
     assert made["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team-a"
     assert len(made["metadata"]["name"]) < 63
-    assert made["metadata"]["name"] != template.job("An id", Path("/x"), 3, needs)["metadata"]["name"]
+    assert made["metadata"]["name"] != template.job("An id", "/x", 3, needs)["metadata"]["name"]
     for wrong in (
         {"spec": {"suspended": True}},
         {"spec": {"backoffLimit": "0"}},
@@ -165,7 +165,7 @@ def test_a_node_has_to_have_the_memory_on_its_gpus_or_not_to_tell() -> None:
     key = "nvidia.com/gpu.memory"
     enough = {"key": key, "operator": "Gt", "values": ["30719"]}
     untold = {"key": key, "operator": "DoesNotExist"}
-    made = JobTemplate("me", POD).job("x", Path("/x"), 3, needs)
+    made = JobTemplate("me", POD).job("x", "/x", 3, needs)
     check(made, "V1Job")
     required = "requiredDuringSchedulingIgnoredDuringExecution"
     assert made["spec"]["template"]["spec"]["affinity"] == {
@@ -184,7 +184,7 @@ def test_a_node_has_to_have_the_memory_on_its_gpus_or_not_to_tell() -> None:
         },
     }
     pod = {**POD, "spec": {**POD["spec"], "affinity": given}}
-    made = JobTemplate("me", pod).job("x", Path("/x"), 3, needs)
+    made = JobTemplate("me", pod).job("x", "/x", 3, needs)
     check(made, "V1Job")
     found = made["spec"]["template"]["spec"]["affinity"]
     assert found["podAntiAffinity"] == {}
@@ -196,7 +196,7 @@ def test_a_node_has_to_have_the_memory_on_its_gpus_or_not_to_tell() -> None:
         {"matchFields": [field], "matchExpressions": [untold]},
     ]
     for without in (replace(needs, gpu_memory=0), replace(needs, gpus=0)):
-        made = JobTemplate("me", POD).job("x", Path("/x"), 3, without)
+        made = JobTemplate("me", POD).job("x", "/x", 3, without)
         assert "affinity" not in made["spec"]["template"]["spec"]
 
 

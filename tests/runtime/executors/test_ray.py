@@ -10,6 +10,7 @@ import signal
 import sqlite3
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +52,21 @@ def server(nodes: RayNodes, tmp_path: Path) -> Iterator[Server]:
     made.close()
 
 
-def running(server: Server, client: TuningClient, id: str, updates: int = 5) -> psutil.Process:
+def processes_of(id: str) -> list[psutil.Process]:
+    """Those that train a job, on whatever nodes."""
+    found = list[psutil.Process]()
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            is_one = "caikit_pt.runtime.job_process" in process.cmdline()
+            if is_one and any(one.path.endswith(f"/jobs/{id}/log.txt") for one in process.open_files()):
+                found.append(process)
+    return found
+
+
+def running(client: TuningClient, id: str, updates: int = 5) -> psutil.Process:
     """Its process, when it has made some updates."""
     wait_for(lambda: step(client, id) >= updates, _SECONDS)
-    (found,) = server.workers_of(id)
+    (found,) = processes_of(id)
     return found
 
 
@@ -91,7 +103,7 @@ def test_it_ends_with_the_bits_of_a_training_here(server: Server, nodes: RayNode
 def test_it_goes_on_elsewhere_when_its_node_dies(server: Server, nodes: RayNodes, t5: BaseModel) -> None:
     client = server.start()
     id = client.tune("moved", base_model=t5.checkpoint.name, records=RECORDS, **_FEW)
-    nodes.replace(nodes.of(running(server, client, id, 20)))
+    nodes.replace(nodes.of(running(client, id, 20)))
     assert ended(client, id, _SECONDS) == COMPLETED
     assert fence(server, id) == 2
     check_bits(server, "moved", t5, _FEW)
@@ -101,7 +113,7 @@ def test_it_goes_on_without_its_server(server: Server, llama: BaseModel) -> None
     """The next one tells what nobody heard."""
     client = server.start()
     id = client.tune("alone", base_model=llama.checkpoint.name, records=RECORDS, **_FEW)
-    process = running(server, client, id)
+    process = running(client, id)
     server.kill()
     process.wait(_SECONDS)
     client = server.start()
@@ -119,11 +131,11 @@ def test_what_a_frozen_node_does_later_counts_for_nothing(
     client = server.start()
     request = {**_FEW, "num_epochs": 1500}
     id = client.tune("frozen", base_model=t5.checkpoint.name, records=RECORDS, **request)
-    process = running(server, client, id, 20)
+    process = running(client, id, 20)
     node = nodes.of(process)
     node.signal(signal.SIGSTOP)
     try:
-        wait_for(lambda: fence(server, id) == 2 and len(server.workers_of(id)) == 2, _SECONDS)
+        wait_for(lambda: fence(server, id) == 2 and len(processes_of(id)) == 2, _SECONDS)
     finally:
         # Its process lives on for a while, and writes.
         node.signal(signal.SIGCONT)
@@ -136,12 +148,12 @@ def test_what_a_frozen_node_does_later_counts_for_nothing(
 def test_it_is_paused_resumed_and_cancelled(server: Server, t5: BaseModel) -> None:
     client = server.start()
     id = client.tune("paused", base_model=t5.checkpoint.name, records=RECORDS, **LONG)
-    process = running(server, client, id)
+    process = running(client, id)
     assert client.pause(id).state == PAUSED
     process.wait(10)
     reached = step(client, id)
     client.resume(id)
-    process = running(server, client, id, reached + 1)
+    process = running(client, id, reached + 1)
     assert client.cancel(id) == CANCELED
     process.wait(10)
 
