@@ -173,7 +173,8 @@ class ClusterRun(Run):
             told = read_json(self._files.end)
             code, text = int(told["code"]), str(told.get("text", ""))
         except (OSError, ValueError, KeyError, TypeError):
-            return f"Its process, or the node that it was on, is gone from {self._cluster.name}."
+            advice = "" if self._is_under_way else self._link.advice
+            return f"Its process, or the node that it was on, is gone from {self._cluster.name}.{advice}"
         if text:
             return f"Its process in {self._cluster.name} couldn't begin: {text}"
         if code >= 0:

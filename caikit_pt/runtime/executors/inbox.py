@@ -45,6 +45,8 @@ class Inbox(Link):
     Rounds may stop anywhere, and be made by several servers at once: what is done again comes to the same.
     """
 
+    advice = " It has told nothing: has its node the package and the credentials of executor.exchange?"
+
     def __init__(self, exchange: Exchange, files: RunFolder, job: Path, cache: Path) -> None:
         self._exchange, self._files, self._job, self._cache = exchange, files, job, cache
         self._changed = threading.Condition()

@@ -17,6 +17,9 @@ _SECONDS_FOR_FILES = 3.0
 class Link(ABC):
     """That of one run."""
 
+    # What to look at where a run ends without a word.
+    advice = ""
+
     @property
     @abstractmethod
     def is_away(self) -> bool:

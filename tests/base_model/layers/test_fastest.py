@@ -72,6 +72,19 @@ def test_another_process_chooses_alike(clock: dict[str, float], memory: Path) ->
     assert fastest.processor() in next(iter(known))
 
 
+def test_what_another_machine_has_found_is_learnt(clock: dict[str, float], memory: Path) -> None:
+    """What is known here stays."""
+    fastest.fastest(BACKWARD, WEIGHT, 5)
+    ((here, known),) = json.loads(memory.read_bytes()).items()
+    found = {here: {**dict.fromkeys(known, TORCH), "more": TORCH}, "elsewhere": {"a": ONEDNN}}
+    fastest.learn(memory, json.dumps(found).encode())
+    fastest.learn(memory, b"spoiled")
+    assert json.loads(memory.read_bytes()) == {here: {**known, "more": TORCH}, "elsewhere": {"a": ONEDNN}}
+    fresh = memory.parent / "new" / memory.name
+    fastest.learn(fresh, memory.read_bytes())
+    assert fresh.read_bytes() == memory.read_bytes()
+
+
 @pytest.mark.parametrize("spoiled", [b"", b"{", b"[]", b'{"a": 1}', b"\xff"])
 def test_a_spoiled_memory_is_made_anew(clock: dict[str, float], memory: Path, spoiled: bytes) -> None:
     memory.parent.mkdir()

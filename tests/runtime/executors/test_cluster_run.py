@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Collection, Sequence
+import time
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,9 @@ from caikit_pt.runtime.executors import cluster_run, link
 from caikit_pt.runtime.executors.cluster import Cluster, RefusedRun
 from caikit_pt.runtime.executors.cluster_executor import ClusterExecutor
 from caikit_pt.runtime.executors.cluster_run import ClusterRun
+from caikit_pt.runtime.executors.exchange import Exchange
 from caikit_pt.runtime.executors.node import GIB, Node, Resources
+from caikit_pt.runtime.executors.post import Post
 from caikit_pt.runtime.job_folder import JobFolder
 from caikit_pt.runtime.order import Order
 from caikit_pt.runtime.reports import FINISHED, Report
@@ -258,6 +261,106 @@ def test_a_cluster_that_is_away_begins_nothing(
         run.begin(order(tmp_path))
     assert list(run.reports()) == []
     assert run.is_blameless
+
+
+class Away(link.SharedDirectory):
+    """A store that can't be reached, until it can."""
+
+    is_away = True
+    advice = " Look there."
+
+    def catch_up(self, is_enough: Callable[[], bool]) -> None:
+        while self.is_away and not is_enough():
+            time.sleep(0.01)
+
+
+def away(known: Known, root: Path) -> tuple[ClusterRun, Away]:
+    files = JobFolder(root / "a").run(3)
+    made = Away(files)
+    run = ClusterRun(known, replace(job("a"), fence=3), files, made, EACH, lambda: False)
+    run.begin(order(root))
+    return run, made
+
+
+def test_a_store_that_is_away_is_no_silence(
+    known: Known, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was told last is heard when it is back, though the cluster knows the run no more."""
+    monkeypatch.setattr(cluster_run, "_SECONDS_OF_SILENCE", 0.1)
+    run, store = away(known, tmp_path)
+    heard = list[str]()
+    listening = threading.Thread(target=lambda: heard.extend(one.kind for one in run.reports()))
+    listening.start()
+    run._files.alive.write_text("1")
+    known.away = True
+    listening.join(0.5)
+    known.away, known.names = False, set()
+    listening.join(0.5)
+    assert listening.is_alive()
+    tell(tmp_path, ("phase", 0), (FINISHED, 0))
+    store.is_away = False
+    listening.join(10)
+    assert heard == ["phase", FINISHED]
+
+
+def test_one_that_is_ended_while_the_store_is_away_is_ended(known: Known, tmp_path: Path) -> None:
+    run, _ = away(known, tmp_path)
+    known.names.clear()
+    threading.Timer(0.2, run.kill).start()
+    assert list(run.reports()) == []
+    assert run.cause_of_death().endswith("is gone from the cluster. Look there.")
+
+
+def test_what_is_left_in_a_store_is_removed(
+    known: Known, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Also where the cluster is away."""
+    monkeypatch.setattr("caikit_pt.runtime.executors.cluster_executor._SECONDS_BETWEEN_SWEEPS", 0.05)
+    address = f"file://{tmp_path}/store"
+    post = Post(address, "me", tmp_path / "cache")
+    executor = ClusterExecutor(known, EACH, {}, lambda: {("a", 3)}, post=post)
+    begun(executor, tmp_path)
+    store = Exchange(address)
+    for name in (("me", "a", "000002"), ("me", "left", "000001"), ("another", "left", "000001")):
+        store.at(*name).write("alive", b"1")
+    known.away = True
+    executor.start(prepared=False)
+    for _ in range(200):
+        if len(store.names()) == 2:
+            break
+        time.sleep(0.05)
+    executor.close()
+    assert list(store.names()) == ["another/left/000001/alive", "me/a/000003/given"]
+
+
+def test_a_store_that_is_away_begins_nothing(
+    known: Known, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor is anything lost that the run before has kept."""
+    post = Post(f"file://{tmp_path}/store", "me", tmp_path / "cache")
+    executor = ClusterExecutor(known, EACH, {}, list, post=post)
+    before = JobFolder(tmp_path / "a").run(2)
+    before.directory.mkdir(parents=True)
+    before.begin()
+    (before.snapshots / "one").touch()
+    with monkeypatch.context() as patch:
+        for name in ("put_file", "rm_file", "find"):
+            patch.setattr(post._exchange._fs, name, _refused)
+        with pytest.raises(OSError, match="no right"):
+            begun(executor, tmp_path)
+        told = f"the store file://{tmp_path}/store can't be reached: PermissionError: no right"
+        assert executor.why_not() == told
+        with pytest.raises(OSError, match="no right"):
+            executor.wait_until_ready()
+    assert known.names == set()
+    run = executor.run_of(replace(job("a"), fence=4), JobFolder(tmp_path / "a"))
+    run.begin(replace(order(tmp_path), fence=4))
+    assert executor.why_not() == ""
+    assert (run._files.snapshots / "one").exists()
+
+
+def _refused(*_: object) -> None:
+    raise PermissionError("no right")
 
 
 def test_what_a_training_takes_is_what_it_asks_for(known: Known, tmp_path: Path) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from fsspec.registry import _registry as registry
 
 from caikit_pt import settings
 from caikit_pt.errors import InvalidParameter, StateUnavailable
@@ -45,6 +47,37 @@ def test_this_machine_is_the_default(tmp_path: Path) -> None:
 def test_what_can_not_be_is_refused_before_the_server_starts(values: dict[str, object], told: str) -> None:
     with pytest.raises(InvalidParameter, match=told):
         check(of(**values))
+
+
+@pytest.mark.parametrize(
+    ("address", "told"),
+    [
+        ("bucket/prefix", "unset, or PROTOCOL://PLACE, an object store"),
+        ("s3://", "unset, or PROTOCOL://PLACE"),
+        ("memory://place", "all machines see"),
+        ("simplecache::s3://bucket", "PROTOCOL://PLACE"),
+        ("s3://somebody:secret@bucket/prefix", "unset, or an address without credentials"),
+        ("nothing://bucket", "unset, or Protocol not known: nothing"),
+    ],
+)
+def test_what_is_no_store_is_refused_and_not_repeated(address: str, told: str) -> None:
+    with pytest.raises(InvalidParameter, match=r"executor\.exchange") as caught:
+        check(of(kind="ray", exchange=address))
+    assert told in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+def test_the_package_of_a_store_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    monkeypatch.delitem(registry, "s3", raising=False)
+    with pytest.raises(InvalidParameter, match=r"unset, or pip install 'caikit-pt\[s3\]' .* every node"):
+        check(of(kind="kubernetes", exchange="s3://bucket"))
+
+
+def test_a_store_counts_for_nothing_on_this_machine() -> None:
+    assert check(of(exchange="s3://bucket")) == [
+        "executor.exchange counts for nothing with executor.kind: local"
+    ]
 
 
 def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ import yaml
 
 from caikit_pt.base_model.model import BaseModel
 from caikit_pt.client import CANCELED, COMPLETED, QUEUED
+from caikit_pt.runtime.executors.exchange import Exchange
 from caikit_pt.runtime.executors.kubernetes_cluster import KubernetesCluster, _quantity
 from caikit_pt.runtime.executors.kubernetes_job import JobTemplate, pod_in
 from caikit_pt.runtime.executors.node import GIB, Resources
@@ -90,6 +91,28 @@ def test_trainings_are_jobs_there(server: Server, api: KubernetesApi, t5: BaseMo
     )  # fmt: skip
     # The first was begun twice.
     assert [job["metadata"]["annotations"]["caikit-pt.io/run"][-2:] for job in api.seen] == ["-1", "-1", "-2"]
+
+
+def test_trainings_there_need_no_directory_of_the_server(
+    server: Server, api: KubernetesApi, tmp_path: Path, t5: BaseModel
+) -> None:
+    """One pod is killed on its way; the next has what it had kept from the store."""
+    address = f"file://{tmp_path}/store"
+    server._settings["EXECUTOR_EXCHANGE"] = address
+    client = server.start()
+    request = {**QUICK, "num_epochs": 600}
+    id = client.tune("one", base_model=T5, records=RECORDS, **request)
+    wait_for(lambda: step(client, id) > 20 and list(server.state.glob("jobs/*/runs/*/snapshots/*.json")))
+    for process in api.processes.values():
+        process.kill()
+    assert ended(client, id, 240) == COMPLETED
+    (expected,) = tune(
+        make_plan({**request, "base_model": t5.checkpoint.name}, RECORDS, None, SETTINGS), t5
+    ).prompt.tensors.values()
+    assert torch.equal(tuned(server.models, "one")[0], expected)
+    places = [job["spec"]["template"]["spec"]["containers"][0]["args"][2:] for job in api.seen]
+    assert [(place.startswith(address), fence) for place, fence in places] == [(True, "1"), (True, "2")]
+    wait_for(lambda: not Exchange(address).names())
 
 
 def test_what_kueue_has_not_let_begin_waits(server: Server, api: KubernetesApi) -> None:
