@@ -105,12 +105,14 @@ class Node:
         yield lambda: self.tell("loading", "ähnlich")
         yield lambda: (self.cache / "kernels.json").write_text('{"here": {"a": "torch"}}')
         for update in (10, 20):
-            yield partial(Snapshots(self.run.snapshots, 0.0)._write, update, {"update": update})
-            yield partial(self.tell, {"snapshot": update})
+            yield partial(self.keep, update)
             yield partial(self.say, f"kept {update}\n")
         yield self.make
-        yield lambda: self.tell("finished")
         yield lambda: self.run.end.write_text('{"code": 0}')
+
+    def keep(self, update: int) -> None:
+        Snapshots(self.run.snapshots, 0.0)._write(update, {"update": update})
+        self.tell({"snapshot": update})
 
     def say(self, text: str) -> None:
         with self.log.open("a") as log:
@@ -123,6 +125,7 @@ class Node:
         (new / "config.yml").write_text("made")
         (new / "more" / "weights").write_bytes(b"0" * 5000)
         new.rename(self.run.artifact)
+        self.tell("finished")
 
 
 def moved(server: Server, exchange: Exchange, root: Path) -> Node:
@@ -145,6 +148,14 @@ def check(server: Server, node: Node) -> None:
     own = (server.job / "log.txt").read_text().removeprefix("log.txt")
     # What was taken twice is there twice.
     assert "".join(dict.fromkeys(own.splitlines(keepends=True))) == node.log.read_text()
+
+
+def check_told(server: Server) -> None:
+    """Whatever is spoken of is there."""
+    told = [json.loads(line) for line in server.run.reports.read_text().splitlines()]
+    kept = Snapshots(server.run.snapshots, 0.0).newest() or {"update": 0}
+    assert kept["update"] >= max((one["snapshot"] for one in told if isinstance(one, dict)), default=0)
+    assert "finished" not in told or server.run.artifact.is_dir()
 
 
 def _contents(directory: Path) -> dict[str, bytes]:
@@ -225,6 +236,7 @@ def test_whatever_is_interrupted_all_of_it_comes(
             for _ in node.writes():
                 for end in (node.outbox.put, server.inbox.take):
                     _tried(end)
+                check_told(server)
             for _ in range(2):
                 _tried(node.outbox.put)
                 _tried(server.inbox.take)

@@ -100,7 +100,7 @@ def test_trainings_there_need_no_directory_of_the_server(
     address = f"file://{tmp_path}/store"
     server._settings["EXECUTOR_EXCHANGE"] = address
     client = server.start()
-    request = {**QUICK, "num_epochs": 600}
+    request = {**QUICK, "num_epochs": 300}
     id = client.tune("one", base_model=T5, records=RECORDS, **request)
     wait_for(lambda: step(client, id) > 20 and list(server.state.glob("jobs/*/runs/*/snapshots/*.json")))
     for process in api.processes.values():

@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from caikit_pt.base_model.model import BaseModel
@@ -25,7 +26,6 @@ from tests.runtime.test_jobs import LONG, ended, step
 
 pytest.importorskip("ray", reason="needs the extra ray")
 _FEW: dict[str, Any] = {**QUICK, "num_epochs": 300}
-_MEDIUM: dict[str, Any] = {**QUICK, "num_epochs": 1500}
 _SECONDS = 240.0
 _CAN_HIDE = subprocess.run(["unshare", "--mount", "true"], capture_output=True, check=False).returncode == 0
 pytestmark = pytest.mark.skipif(not _CAN_HIDE, reason="needs the right to mount")
@@ -100,15 +100,24 @@ def kept(server: Server, id: str) -> list[Path]:
     return list(server.state.glob(f"jobs/{id}/runs/*/snapshots/*.json"))
 
 
+def held(server: Server, id: str) -> psutil.Process:
+    """The process of a job, which stands still behind a snapshot that has come to the server."""
+    wait_for(lambda: processes_of(id), _SECONDS)
+    (process,) = processes_of(id)
+    (log,) = (Path(one.path) for one in process.open_files() if one.path.endswith("log.txt"))
+    wait_for(lambda: list(log.parent.glob("runs/*/snapshots/*.json")), _SECONDS)
+    process.suspend()
+    wait_for(lambda: kept(server, id), _SECONDS)
+    return process
+
+
 def test_it_goes_on_elsewhere_when_its_node_dies(server: Server, nodes: RayNodes, t5: BaseModel) -> None:
     client = server.start()
-    id = client.tune("moved", base_model=t5.checkpoint.name, records=RECORDS, **_MEDIUM)
-    process = running(client, id, 20)
-    wait_for(lambda: kept(server, id), _SECONDS)
-    nodes.replace(nodes.of(process))
+    id = client.tune("moved", base_model=t5.checkpoint.name, records=RECORDS, **_FEW)
+    nodes.replace(nodes.of(held(server, id)))
     assert ended(client, id, _SECONDS) == COMPLETED
     assert fence(server, id) == 2
-    check_bits(server, "moved", t5, _MEDIUM)
+    check_bits(server, "moved", t5, _FEW)
     told = [event.progress.step for event in client.watch(id) if event.kind == "progress" and event.progress]
     assert told == sorted(set(told))
     assert "goes on from update" in (server.state / "jobs" / id / "log.txt").read_text()
@@ -118,8 +127,9 @@ def test_it_goes_on_without_its_server(server: Server, llama: BaseModel) -> None
     """The next one takes what nobody has taken."""
     client = server.start()
     id = client.tune("alone", base_model=llama.checkpoint.name, records=RECORDS, **_FEW)
-    process = running(client, id)
+    process = held(server, id)
     server.kill()
+    process.resume()
     process.wait(_SECONDS)
     client = server.start()
     assert ended(client, id, _SECONDS) == COMPLETED
@@ -135,11 +145,12 @@ def test_a_store_that_is_away_ends_nothing(server: Server, store: Store, t5: Bas
         pytest.skip("a directory is always there")
     client = server.start()
     id = client.tune("away", base_model=t5.checkpoint.name, records=RECORDS, **_FEW)
-    process = running(client, id)
+    process = held(server, id)
     store.s3.freeze()
     try:
         second = client.tune("second", base_model=t5.checkpoint.name, records=RECORDS, **QUICK)
         # It is trained, and can't tell so.
+        process.resume()
         process.wait(_SECONDS)
         time.sleep(5)
         assert client.training(id).state == RUNNING
@@ -156,17 +167,17 @@ def test_what_a_frozen_node_does_later_counts_for_nothing(
     server: Server, nodes: RayNodes, t5: BaseModel
 ) -> None:
     client = server.start()
-    id = client.tune("frozen", base_model=t5.checkpoint.name, records=RECORDS, **_MEDIUM)
-    process = running(client, id, 20)
-    node = nodes.of(process)
+    id = client.tune("frozen", base_model=t5.checkpoint.name, records=RECORDS, **_FEW)
+    node = nodes.of(held(server, id))
     node.signal(signal.SIGSTOP)
     try:
         wait_for(lambda: fence(server, id) == 2 and len(processes_of(id)) == 2, _SECONDS)
     finally:
+        # Its process lives on for a while, and writes.
         node.signal(signal.SIGCONT)
     assert ended(client, id, _SECONDS) == COMPLETED
     assert fence(server, id) == 2
-    check_bits(server, "frozen", t5, _MEDIUM)
+    check_bits(server, "frozen", t5, _FEW)
     nodes.replace(node)
 
 
