@@ -111,9 +111,9 @@ class Exchange:
             self._fs.pipe_file(self._path(name), owner.encode(), mode="create")
         return self.read(name) == owner.encode()
 
-    def put(self, name: str, files: Mapping[str, Path]) -> None:
-        """One object of all `files`, by their names in there."""
-        with TemporaryDirectory(prefix="caikit-pt-") as directory:
+    def put(self, name: str, files: Mapping[str, Path], place: Path) -> None:
+        """One object of all `files`, by their names in there; it is made in `place`, which is as private."""
+        with TemporaryDirectory(prefix=".packed-", dir=place) as directory:
             packed = Path(directory, name)
             with zipfile.ZipFile(packed, "w", strict_timestamps=False) as archive:
                 for inside, file in files.items():
@@ -123,7 +123,7 @@ class Exchange:
 
     def fetch(self, name: str, directory: Path) -> None:
         """The files that were put, into `directory`."""
-        with TemporaryDirectory(prefix="caikit-pt-") as place:
+        with TemporaryDirectory(prefix=".packed-", dir=directory) as place:
             packed = Path(place, name)
             with self._errors(FileNotFoundError):
                 self._fs.get_file(self._path(name), str(packed))

@@ -74,7 +74,8 @@ class Inbox(Link):
 
         files = {f"job/{name}": file for name, file in files_in(job, is_left_out).items()}
         kernels = self._cache / KERNELS_FILE
-        self._exchange.put(GIVEN, {**files, **({KERNELS_FILE: kernels} if kernels.exists() else {})})
+        beside = {KERNELS_FILE: kernels} if kernels.exists() else {}
+        self._exchange.put(GIVEN, {**files, **beside}, own)
         return self._exchange.address.rpartition("/")[0]
 
     def take_back(self) -> None:

@@ -200,13 +200,13 @@ class Outbox:
             return
         name = f"{SNAPSHOT}-{newest}"
         files = {file.name: file for file in self._run.snapshots.glob(f"{newest}.*") if file.suffix != ".new"}
-        self._exchange.put(name, files)
+        self._exchange.put(name, files, self._run.directory)
         self._exchange.remove([one for one in seen if one.startswith(f"{SNAPSHOT}-") and one != name])
         self._kept = newest
 
     def _put_artifact(self) -> None:
         if not self._has_artifact and self._run.artifact.is_dir():
-            self._exchange.put(ARTIFACT, files_in(self._run.artifact))
+            self._exchange.put(ARTIFACT, files_in(self._run.artifact), self._run.directory)
             self._has_artifact = True
 
     def _put_beat(self) -> None:

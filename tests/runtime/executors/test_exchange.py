@@ -416,7 +416,7 @@ def test_what_is_not_whole_is_waited_for(exchange: Exchange, tmp_path: Path) -> 
     whole = server.exchange.read(GIVEN)
     server.exchange.write(GIVEN, whole[:-1])
     with pytest.raises(OSError, match="isn't whole"):
-        server.exchange.fetch(GIVEN, tmp_path / "there")
+        server.exchange.fetch(GIVEN, tmp_path)
     server.exchange.write("reports-0-9", b"torn")
     with pytest.raises(OSError, match="isn't whole"):
         server.inbox.take()
