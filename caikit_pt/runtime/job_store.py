@@ -281,10 +281,8 @@ class JobStore:
 
     def counts(self) -> Mapping[str, int]:
         """Jobs in each state."""
-        return {
-            state: int(number)
-            for state, number in self._database.read("SELECT value, number FROM job_counts")
-        }
+        rows = self._database.read("SELECT value, number FROM job_counts")
+        return {**dict.fromkeys(STATES, 0), **{state: int(number) for state, number in rows}}
 
     def oldest_queued(self) -> float | None:
         """When the job that waits the longest was submitted (seconds since 1970)."""

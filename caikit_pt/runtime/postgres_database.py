@@ -93,6 +93,8 @@ class PostgresDatabase(Database):
     def migrate(self, steps: Sequence[Step]) -> None:
         """See Database."""
         with self.writing() as transaction:
+            # An index of a million jobs takes longer than any other statement may.
+            transaction.execute("SET LOCAL statement_timeout = 0")
             # Who may use a schema needn't be allowed to make one.
             if transaction.execute(f"SELECT to_regnamespace('{_SCHEMA}') IS NULL")[0][0]:
                 transaction.execute(f"CREATE SCHEMA {_SCHEMA}")
