@@ -20,6 +20,7 @@ from caikit_pt.runtime.executors.node import GIB, Resources
 from caikit_pt.tuning.plan import make_plan
 from caikit_pt.tuning.tuner import tune
 from tests.conftest import SETTINGS, T5
+from tests.runtime.executors.kernels import as_computed_by, know_what_is_known_here
 from tests.runtime.executors.kubernetes_api import KubernetesApi, check, kubernetes_api
 from tests.runtime.servers import QUICK, RECORDS, Server, wait_for
 from tests.runtime.test_jobs import LONG, ended, step, tuned
@@ -61,8 +62,22 @@ def server(api: KubernetesApi, tmp_path: Path) -> Iterator[Server]:
         KUBECONFIG=api.kubeconfig,
         CHECKPOINT_SECONDS=0.3,
     )
+    know_what_is_known_here(made)
     yield made
     made.close()
+
+
+def check_bits(server: Server, request: dict[str, Any], base: BaseModel) -> None:
+    """The prompt `one` is that of a training here."""
+    plan = make_plan({**request, "base_model": base.checkpoint.name}, RECORDS, None, SETTINGS)
+    with as_computed_by(server):
+        (expected,) = tune(plan, base).prompt.tensors.values()
+    assert torch.equal(tuned(server.models, "one")[0], expected)
+
+
+def runs(api: KubernetesApi) -> list[str]:
+    """Which of their jobs they were, as they came."""
+    return [job["metadata"]["annotations"]["caikit-pt.io/run"][-2:] for job in api.seen]
 
 
 def test_trainings_are_jobs_there(server: Server, api: KubernetesApi, t5: BaseModel) -> None:
@@ -71,26 +86,24 @@ def test_trainings_are_jobs_there(server: Server, api: KubernetesApi, t5: BaseMo
     request = {**QUICK, "num_epochs": 300}
     id = client.tune("one", base_model=T5, records=RECORDS, **request)
     wait_for(lambda: step(client, id) > 20)
+    for process in api.processes.values():
+        process.kill()
+    # The first is begun twice.
+    wait_for(lambda: runs(api) == ["-1", "-2"])
     second = client.tune("two", base_model=T5, records=RECORDS, **LONG)
     wait_for(lambda: "Insufficient cpu" in client.training(second).reasons[0])
     assert client.training(second).state == QUEUED
     assert client.cancel(second) == CANCELED
-    for process in api.processes.values():
-        process.kill()
     wait_for(lambda: step(client, id) > 200 or client.training(id).state == COMPLETED, 120)
     server.kill()
     client = server.start()
     assert ended(client, id) == COMPLETED
-    (expected,) = tune(
-        make_plan({**request, "base_model": t5.checkpoint.name}, RECORDS, None, SETTINGS), t5
-    ).prompt.tensors.values()
-    assert torch.equal(tuned(server.models, "one")[0], expected)
+    check_bits(server, request, t5)
     (node,) = client.nodes().nodes
     assert (node.name, node.lives, node.cpus, node.memory_bytes, node.labels) == (
         "node-1", True, 1, 16 * GIB, ["zone=a"],
     )  # fmt: skip
-    # The first was begun twice.
-    assert [job["metadata"]["annotations"]["caikit-pt.io/run"][-2:] for job in api.seen] == ["-1", "-1", "-2"]
+    assert runs(api) == ["-1", "-2", "-1"]
 
 
 def test_trainings_there_need_no_directory_of_the_server(
@@ -106,10 +119,7 @@ def test_trainings_there_need_no_directory_of_the_server(
     for process in api.processes.values():
         process.kill()
     assert ended(client, id, 240) == COMPLETED
-    (expected,) = tune(
-        make_plan({**request, "base_model": t5.checkpoint.name}, RECORDS, None, SETTINGS), t5
-    ).prompt.tensors.values()
-    assert torch.equal(tuned(server.models, "one")[0], expected)
+    check_bits(server, request, t5)
     places = [job["spec"]["template"]["spec"]["containers"][0]["args"][2:] for job in api.seen]
     assert [(place.startswith(address), fence) for place, fence in places] == [(True, "1"), (True, "2")]
     wait_for(lambda: not Exchange(address).names())

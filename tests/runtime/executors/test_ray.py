@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import random
-import shutil
 import signal
 import sqlite3
 import time
@@ -25,6 +24,7 @@ from caikit_pt.runtime.executors.node import GIB, MIB
 from caikit_pt.tuning.plan import make_plan
 from caikit_pt.tuning.tuner import tune
 from tests.conftest import SETTINGS, T5
+from tests.runtime.executors.kernels import as_computed_by, know_what_is_known_here
 from tests.runtime.executors.ray_nodes import RayNodes, ray_nodes
 from tests.runtime.servers import QUICK, RECORDS, Server, wait_for
 from tests.runtime.test_jobs import LONG, ended, state, step, tuned
@@ -44,10 +44,7 @@ def nodes() -> Iterator[RayNodes]:
 def server_of(nodes: RayNodes, directory: Path, **settings: object) -> Server:
     more = {"CHECKPOINT_SECONDS": 0.3, "MAX_ATTEMPTS": 100, **settings}
     made = Server(directory, EXECUTOR_KIND="ray", EXECUTOR_ADDRESS=nodes.address, **more)
-    # Tried anew on a machine that is busy, others are found to be fastest than this process has.
-    (made.state / "cache").mkdir(parents=True)
-    with suppress(FileNotFoundError):
-        shutil.copy(SETTINGS.cache_directory / "kernels.json", made.state / "cache")
+    know_what_is_known_here(made)
     return made
 
 
@@ -85,7 +82,8 @@ def fence(server: Server, id: str) -> int:
 def check_bits(server: Server, name: str, base: BaseModel, request: dict[str, Any]) -> None:
     """Its prompt and its curve are those of a training that nothing has happened to."""
     plan = make_plan({**request, "base_model": base.checkpoint.name}, RECORDS, None, SETTINGS)
-    alone = tune(plan, base)
+    with as_computed_by(server):
+        alone = tune(plan, base)
     prompt, curve = tuned(server.models, name)
     (expected,) = alone.prompt.tensors.values()
     assert torch.equal(prompt.view(torch.int32), expected.view(torch.int32))
