@@ -18,6 +18,7 @@ seen not to be whole.
 
 from __future__ import annotations
 
+import re
 import zipfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -164,8 +165,8 @@ class Exchange:
 
 def pieces(names: Collection[str], kind: str) -> list[tuple[int, int, str]]:
     """Those of a file, by where they begin; and where they end."""
-    found = (name.split("-") for name in names if name.startswith(f"{kind}-"))
-    return sorted((int(begin), int(end), f"{kind}-{begin}-{end}") for _, begin, end in found)
+    found = filter(None, (re.fullmatch(rf"{kind}-(\d+)-(\d+)", name) for name in names))
+    return sorted((int(piece[1]), int(piece[2]), piece[0]) for piece in found)
 
 
 def files_in(directory: Path, is_left_out: Callable[[Path], bool] = lambda _: False) -> dict[str, Path]:

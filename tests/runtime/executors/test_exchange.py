@@ -420,6 +420,8 @@ def test_what_is_not_whole_is_waited_for(exchange: Exchange, tmp_path: Path) -> 
     server.exchange.write("reports-0-9", b"torn")
     with pytest.raises(OSError, match="isn't whole"):
         server.inbox.take()
+    # Somebody else's, in the same place.
+    server.exchange.write("reports-of-mine", b"")
     server.exchange.write("reports-0-9", b"not torn\n")
     # What comes before isn't seen yet.
     server.exchange.write("reports-20-25", b"late\n")
