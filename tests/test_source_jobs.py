@@ -273,6 +273,19 @@ def test_a_dry_run_tells_what_a_training_does(
     assert all(name in out for name in BARE)
 
 
+@pytest.mark.parametrize("more", [[], ["--dry-run"]])
+def test_a_command_tells_what_is_refused(
+    server: Server, tmp_path: Path, capfd: pytest.CaptureFixture[str], more: list[str]
+) -> None:
+    """It ended in a traceback: its options of files are others than those of `tune`."""
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, next(iter(BARE.values())))))
+    command = ["sources", "train", "alone", f"--base-model={LLAMA}", f"--task=a={tmp_path / 'a.jsonl'}"]
+    assert main([*command, f"--server=localhost:{server.port}", *more]) == 1
+    assert capfd.readouterr().err.startswith(
+        "INVALID_ARGUMENT: tasks: 'a' is not allowed. Allowed: 2 to 1,000"
+    )
+
+
 def test_a_command_has_it_trained(
     client: TuningClient, server: Server, root: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -73,7 +73,7 @@ def add_table(parser: argparse.ArgumentParser, table: ParameterTable, besides: I
 def in_options(text: str, options: argparse.Namespace) -> str:
     """What a server says of the streams of a request, by the options that they were given by."""
     for stream, name in _STREAMS.items():
-        if hasattr(options, name):
+        if hasattr(options, f"{name}_on_server"):
             on_server = getattr(options, f"{name}_on_server")
             text = text.replace(stream, f"--{name}-on-server" if on_server else f"--{name}")
     return text
