@@ -84,7 +84,9 @@ def check() -> list[str]:
 
 def _content(path: str) -> Mapping[str, Any]:
     if not path.endswith((".yml", ".yaml")) or not Path(path).is_file():
-        raise InvalidParameter("CONFIG_FILES", path, "files that end in .yml or .yaml, separated by commas")
+        raise InvalidParameter(
+            "CONFIG_FILES", path, "files that are there and end in .yml or .yaml, separated by commas"
+        )
     field = f"CONFIG_FILES ({path})"
     try:
         content = yaml.safe_load(Path(path).read_text("utf-8"))

@@ -10,6 +10,9 @@ from caikit_pt.errors import CaikitPtError
 # What a caller can do about it here.
 _HINTS = {"UNAUTHENTICATED": " (TuningClient(token=...); caikit-pt --token-file FILE)"}
 
+# gRPC's own words, of this release and of those before.
+_NO_CONNECTION = ("connections to all backends failing", "failed to connect to all addresses")
+
 
 class ServerError(CaikitPtError):
     """What the server answered instead: `status` is the name of a gRPC status.
@@ -33,7 +36,7 @@ def server_error(error: Any, hints: Mapping[str, str] = _HINTS) -> ServerError:
     from grpc_status import rpc_status
 
     status, text = error.code().name, error.details() or ""
-    made = ServerError(status, text + hints.get(status, "") + _of_tls(text))
+    made = ServerError(status, text + hints.get(status, "") + _of_connection(text))
     info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
     for detail in _details(rpc_status, error):
         if detail.Unpack(info):
@@ -53,8 +56,12 @@ def _details(rpc_status: Any, error: Any) -> Any:
     return status.details if status else ()
 
 
-def _of_tls(text: str) -> str:
-    """What is said of a connection that isn't what the other end takes it for."""
-    if "handshake" not in text.lower():
-        return ""
-    return ". Is it a server with TLS, and its certificate one of ca (--ca)? Does it want one of yours?"
+def _of_connection(text: str) -> str:
+    """What is said of a connection that isn't what the other end takes it for, or that there isn't."""
+    if "handshake" in text.lower():
+        return ". Is it a server with TLS, and its certificate one of ca (--ca)? Does it want one of yours?"
+    if text.lower().startswith(_NO_CONNECTION):
+        return (
+            ". Is a server there? Does it want TLS (--tls, --ca), or a certificate of yours (--cert, --key)?"
+        )
+    return ""
