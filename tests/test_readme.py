@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -86,3 +87,14 @@ def test_the_docker_line_fits_the_image() -> None:
     assert len(places) == 3
     assert all(f'"{place}"' in image for place in places)
     assert "8085" in re.findall(r"^EXPOSE (.*)$", image, re.MULTILINE)[0].split()
+
+
+def test_the_image_installs_extras_that_there_are() -> None:
+    """By default and in its example; and torch from the index that is named, so that CUDA can be left out."""
+    image = (ROOT / "Dockerfile").read_text("utf-8")
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
+    named = re.findall(r"EXTRAS=([\w,]+)", image)
+    assert len(named) == 2
+    assert {extra for names in named for extra in names.split(",")} <= extras.keys()
+    (installed,) = re.findall(r"pip install [^&]*\[\$EXTRAS\]", image)
+    assert '${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"}' in installed
