@@ -19,13 +19,14 @@ WORSE, NO_BETTER, PERHAPS_BETTER, BETTER = "worse", "no better", "perhaps better
 UNKNOWN = "unknown"
 _ORDER = (WORSE, NO_BETTER, PERHAPS_BETTER, BETTER)
 UNTUNED, MAJORITY = "untuned", "majority"
+_METRICS = {ACCURACY: "accuracy", ROUGE_L: "ROUGE-L"}
 _WHO = {UNTUNED: "the untuned base", MAJORITY: "always giving the commonest answer"}
 _MORE_RECORDS = "More records to validate with tell how sure that is."
 _TEST = "Test it on records that it hasn't seen: caikit-pt evaluate."
 _MORE_EPOCHS = "The loss still falls: try more num_epochs."
 _OF_COURSE = {
     DIVERGED: "The loss rose: try a smaller learning_rate.",
-    FLAT: "The loss hardly fell, if that many updates tell: try more num_epochs or search auto.",
+    FLAT: "The loss didn't clearly fall; few updates tell little: try more num_epochs or search auto.",
     STILL_IMPROVING: _MORE_EPOCHS,
 }
 _OTHERWISE = (
@@ -99,7 +100,7 @@ def _sentence(found: str, rival: str, told: Mapping[str, Any]) -> str:
     """Such as `Better than the untuned base: ...`."""
     other = told[rival]
     value, low, high = (f"{other['difference'][name]:+.3f}" for name in ("value", "low", "high"))
-    said = f"{told['metric'].replace('_', ' ')} {told['tuned']:.3f} against {other['value']:.3f}"
+    said = f"{_METRICS[told['metric']]} {told['tuned']:.3f} against {other['value']:.3f}"
     sure = f"{value} [{low}, {high}], 95 % sure, by {told['records']} validation records"
     chance = "; that may be chance" if found == PERHAPS_BETTER else ""
     beside = "".join(

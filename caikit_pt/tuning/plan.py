@@ -53,6 +53,8 @@ from caikit_pt.tuning.verbalizer import Verbalizer
 _LOG = logging.getLogger(__name__)
 # A label of so few records may be a slip of a commoner one that shares so much of its letters.
 _RARE, _ALIKE, _PAIRS_TOLD = 2, 0.8, 10
+# Each rare label is compared with each common one, while a request waits: no more labels, and none longer.
+_MOST_COMPARED, _LONGEST_COMPARED = 200, 50
 _END_TOKEN = 1
 _SOURCE_MODEL = "prompt_tuning_init_source_model"
 _MANY_LABELS = 50
@@ -106,8 +108,10 @@ class TuningPlan:
     @property
     def judged_as(self) -> str:
         """The task whose metrics validations have: classification also where answers are free and all records
-        together look like it. How they are split, and how many are answered, doesn't change it."""
-        outputs = [record.output for stream in self.streams if stream for record in stream.items]
+        of the train_stream look like it. How they are split, how many a val_stream has, and how many are
+        answered, doesn't change it."""
+        streams = self.streams if self.parameters.validation_share else (self.records,)
+        outputs = [record.output for stream in streams if stream for record in stream.items]
         task = self.parameters.tuning_task
         return CLASSIFICATION if task == GENERATION and label_set(outputs) else task
 
@@ -148,7 +152,7 @@ class TuningPlan:
                 "tuning_task generation leaves answers free"
             )
         if alike := len(labels) - len({label.casefold() for label in labels}):
-            told.append(f"{alike} labels differ from others only in case")
+            told.append(f"labels that differ from others only in case: {alike}")
         told += _nearly_equal(labels, self.records)
         if same := len(labels) - len(set(known.ids)):
             told.append(
@@ -453,14 +457,17 @@ def _fit_context(given: Mapping[str, Any], decided: Decided, checkpoint: Checkpo
 
 
 def _nearly_equal(labels: Sequence[str], records: Records) -> list[str]:
-    """Rare labels that look like slips of common ones; by the records that have them, since their texts are
-    nothing for a log."""
+    """Rare labels that look like slips of common ones, where they are few and short enough to compare; by the
+    records that have them, since their texts are nothing for a log."""
+    if len(labels) > _MOST_COMPARED:
+        return []
     counts = Counter(record.output.strip() for record in records.items)
     first = {record.output.strip(): record.number for record in reversed(records.items)}
-    common = [label for label in labels if counts[label] > _RARE]
+    short = [label for label in labels if len(label) <= _LONGEST_COMPARED]
+    common = [label for label in short if counts[label] > _RARE]
     pairs = [
         f"{first[rare]} ({counts[rare]} such) and {first[alike[0]]} ({counts[alike[0]]})"
-        for rare in labels
+        for rare in short
         if 0 < counts[rare] <= _RARE and (alike := get_close_matches(rare, common, 1, _ALIKE))
     ]
     if not pairs:

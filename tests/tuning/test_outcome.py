@@ -65,6 +65,14 @@ def test_the_sentence() -> None:
     assert in_words({}) == ""
 
 
+def test_texts_of_which_none_is_right() -> None:
+    """The name of their metric is nothing of a program's."""
+    told = outcome(TEXTS, ["-"] * 40, ["-"] * 40, False, "settled")
+    assert told["sentence"].startswith(
+        "No better than the untuned base: ROUGE-L 0.000 against 0.000 (+0.000 ["
+    )
+
+
 def test_six_records_are_no_proof_and_the_sentence_says_so() -> None:
     told = outcome(["yes", "no"] * 3, ["yes", "no"] * 2 + ["yes", "yes"], ["no"] * 6, True, "settled")
     assert told["found"] == PERHAPS_BETTER

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from random import Random
 from typing import Any
 
 import pytest
@@ -183,3 +185,15 @@ def test_labels_that_may_be_slips_are_named_by_their_records() -> None:
     assert "13" not in told
     assert not any(label in told for label in outputs)
     assert _nearly_equal(["billing", "shipping"], records) == []
+
+
+@pytest.mark.parametrize(("labels", "length"), [(1000, 12), (200, 300)])
+def test_labels_that_are_many_or_long_hold_no_request_up(labels: int, length: int) -> None:
+    """Two hundred of 200 letters beside as many took ten seconds, within the RPC."""
+    letters = Random(0)
+    outputs = ["".join(letters.choices("abcdefgh", k=length)) for _ in range(labels)]
+    repeated = [output for place, output in enumerate(outputs) for _ in range(1 + 2 * (place % 2))]
+    records = read_records([{"input": "a", "output": one} for one in repeated], "train_stream")
+    began = time.process_time()
+    assert _nearly_equal(sorted(outputs), records) == []
+    assert time.process_time() - began < 0.5

@@ -157,6 +157,20 @@ def test_the_metric_is_that_of_all_records_however_they_are_split(
         assert set(some.scores(SoftPrompt({})).metrics) == {"accuracy", "macro_f1"}
 
 
+@pytest.mark.parametrize(
+    ("trained", "names"), [(4, {"exact_match", "rouge_l"}), (60, {"accuracy", "macro_f1"})]
+)
+@pytest.mark.parametrize("records", [1, 6, 40])
+def test_the_metric_is_the_same_however_many_records_a_stream_has(
+    llama: BaseModel, trained: int, names: set[str], records: int
+) -> None:
+    """Beside four records to train on it was exact match by 1, and accuracy by 40."""
+    planned = plan(llama, many(trained), many(records), tuning_task="generation")
+    validation = held_out(planned, llama)
+    assert validation is not None
+    assert set(validation.scores(SoftPrompt({})).metrics) == names
+
+
 def test_free_texts_that_look_like_labels_in_a_few_records_are_free_texts(llama: BaseModel) -> None:
     """A validation stream of eight records has but two of the many outputs."""
     free = [{"input": f"number {n}", "output": f"it is {n}"} for n in range(60)]

@@ -81,7 +81,7 @@ def test_without_validation_records_there_is_no_comparison(base: BaseModel) -> N
     assert verdict["outcome"]["found"] == "unknown"
     assert sentences(verdict) == [
         "Whether the prompt is better than the untuned base isn't known: there were no validation records. "
-        "The loss hardly fell, if that many updates tell: try more num_epochs or search auto.",
+        "The loss didn't clearly fall; few updates tell little: try more num_epochs or search auto.",
         "The course of the loss: flat. Kept is the prompt after epoch 2, update 4.",
     ]
 
