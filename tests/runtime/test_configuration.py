@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import aconfig
 import caikit
+import grpc
 import pytest
+import yaml
 from caikit.config.config import BASE_CONFIG_PATH, merge_configs
 
 import caikit_pt
@@ -20,7 +23,7 @@ from caikit_pt.runtime import configuration
 from caikit_pt.runtime.listening import Listening, ListeningGrpc
 from caikit_pt.settings import typed
 from caikit_pt.tracking import trackers
-from examples.local_server import free_port
+from examples.local_server import ROOT, free_port
 from tests.runtime.certificates import Authority
 
 Check = Callable[..., list[str]]
@@ -129,6 +132,18 @@ def test_a_port_that_is_taken(check: Check, name: str) -> None:
         port = taken.getsockname()[1]
         with pytest.raises(InvalidParameter, match=f"{name}: {port} .* a port that is free"):
             check(**{name: str(port)})
+
+
+def test_a_port_has_one_server() -> None:
+    """With gRPC's own default two would share its callers, and each know half of the trainings."""
+    told = yaml.safe_load((ROOT / "caikit_pt" / "config.yml").read_text("utf-8"))
+    options = list(told["runtime"]["grpc"]["options"].items())
+    first, second = (grpc.server(ThreadPoolExecutor(1), options=options) for _ in range(2))
+    port = first.add_insecure_port("127.0.0.1:0")
+    with pytest.raises(RuntimeError, match="Failed to bind"):
+        second.add_insecure_port(f"127.0.0.1:{port}")
+    for server in (first, second):
+        server.stop(None).wait()
 
 
 def pair(directory: Path, name: str = "localhost") -> dict[str, str]:
