@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from caikit_pt.client.message import plain
 from caikit_pt.client.request import MESSAGE_BYTES
-from caikit_pt.client.retries import options, options_of_several
+from caikit_pt.client.retries import LOST, options, options_of_several, pauses
 from caikit_pt.client.security import Security
 from caikit_pt.client.server_error import ServerError, server_error
 from caikit_pt.client.servers import Server, addresses
@@ -32,7 +33,10 @@ class Connection:
     ) -> None:
         """A `channel` of one's own is closed with the connection. Raises InvalidParameter."""
         security = security or Security()
-        self._channel = channel or _channel(addresses(address), security)
+        servers = addresses(address) if channel is None else []
+        self._channel = channel or _channel(servers, security)
+        # A channel of one's own does as it likes, and one to several servers has its own tries.
+        self._tries_again = len(servers) == 1
         self._who = security.metadata
 
     def close(self) -> None:
@@ -54,16 +58,23 @@ class Connection:
             raise server_error(error) from error
 
     def stream(self, rpc: Any, request: Any, model_name: str = "") -> Iterator[Any]:
-        """The answers to `request`, as they come. Raises ServerError."""
+        """The answers to `request`, as they come; asked for again only as long as none has come. Raises
+        ServerError."""
         import grpc
 
-        call = rpc(request, metadata=self._metadata(model_name))
-        try:
-            yield from call
-        except grpc.RpcError as error:
-            raise server_error(error) from error
-        finally:
-            call.cancel()
+        for pause in (*(pauses() if self._tries_again else ()), 0.0):
+            call, begun = rpc(request, metadata=self._metadata(model_name)), False
+            try:
+                for part in call:
+                    begun = True
+                    yield part
+                return
+            except grpc.RpcError as error:
+                if begun or not pause or error.code().name not in LOST:
+                    raise server_error(error) from error
+            finally:
+                call.cancel()
+            time.sleep(pause)
 
     def call(self, rpc: Any, request: Any, model_name: str = "") -> Call:
         """The answer to `request` is under way."""

@@ -7,7 +7,6 @@ environment is set, and knows no bound of what one server gets.
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
@@ -17,7 +16,7 @@ from typing import Any
 import grpc
 
 from caikit_pt.client.knowing import Knowing, Metadata
-from caikit_pt.client.retries import LOST, PAUSES
+from caikit_pt.client.retries import LOST, pauses
 from caikit_pt.client.server_error import server_error
 from caikit_pt.client.servers import Server
 from caikit_pt.replicas import Replicas
@@ -81,8 +80,8 @@ class _Servers:
     def tries(self, metadata: Metadata) -> Iterator[Server]:
         """The same again and again, with pauses in between."""
         yield from self.order(metadata)
-        for pause in PAUSES:
-            time.sleep(pause * random.uniform(0.8, 1.2))
+        for pause in pauses():
+            time.sleep(pause)
             yield from self.order(metadata)
 
     def passed_over(self, replica: Server, error: Any) -> bool:

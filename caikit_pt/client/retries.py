@@ -1,4 +1,5 @@
-"""What gRPC does for a client on its own: over which servers it spreads, and what it asks again.
+"""What gRPC does for a client on its own: over which servers it spreads, and which answers it asks for again.
+Streams are asked for again by whoever reads them.
 
 https://github.com/grpc/grpc-proto/blob/master/grpc/service_config/service_config.proto
 """
@@ -6,26 +7,38 @@ https://github.com/grpc/grpc-proto/blob/master/grpc/service_config/service_confi
 from __future__ import annotations
 
 import json
+import random
+from collections.abc import Iterator
 from typing import Any
 
 # In all, and as many as gRPC allows: some three seconds of a server that restarts, or another one at once.
 _ATTEMPTS = 5
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 2.0  # seconds; each is twice the one before
-# The same, where several servers are asked in turns and gRPC asks none of them again.
+# The same, of streams, and where several servers are asked in turns.
 PAUSES = tuple(min(_FIRST_PAUSE * 2**attempt, _LONGEST_PAUSE) for attempt in range(_ATTEMPTS - 1))
 # For a connection to come about where another server can be asked instead; and after which it is tried again.
 _CONNECT_MS, _FIRST_CONNECT_MS = 5000, 500
 # The latter is what gRPC makes of a request that meets the message that its connection ends, and of one that
 # comes when thousands haven't been looked at yet. One that its client cancels isn't asked again.
 LOST = ("UNAVAILABLE", "CANCELLED")
-# Each may be sent twice: it changes nothing, or the second one finds it done. A training has an id, and a
-# stream is asked again only as long as nothing has come of it.
+# Each may be sent twice: it changes nothing, or the second one finds it done. A training has an id.
 _SERVICES = (
     "caikit.runtime.Nlp.NlpService",
     "caikit.runtime.Nlp.NlpTrainingService",
     "caikit.runtime.training.TrainingManagement",
     "caikit_pt.TuningService",
 )
+# With a policy of their own, which is none: where gRPC's core (1.85.1) may ask again for one of these, it
+# doesn't tell at times that a server has ended it, and whoever reads it waits for ever (docs/log.md).
+_STREAMS = (
+    ("caikit.runtime.Nlp.NlpService", "ServerStreamingTextGenerationTaskPredict"),
+    *(("caikit_pt.TuningService", name) for name in ("WatchTraining", "Evaluate", "DownloadPrompt")),
+)
+
+
+def pauses() -> Iterator[float]:
+    """Seconds to wait between the tries of one request, not quite the same for all."""
+    return (pause * random.uniform(0.8, 1.2) for pause in PAUSES)
 
 
 def options(message_bytes: int) -> list[tuple[str, Any]]:
@@ -43,6 +56,7 @@ def options_of_several(message_bytes: int) -> list[tuple[str, Any]]:
     """Of a channel to one of several servers: another one is asked where it doesn't answer."""
     return [
         *_of_messages(message_bytes),
+        ("grpc.enable_retries", 0),
         ("grpc.service_config", json.dumps(_SPREAD)),
         ("grpc.min_reconnect_backoff_ms", _CONNECT_MS),
         ("grpc.initial_reconnect_backoff_ms", _FIRST_CONNECT_MS),
@@ -67,6 +81,7 @@ _RETRIED: dict[str, Any] = {
                 "backoffMultiplier": 2,
                 "retryableStatusCodes": list(LOST),
             },
-        }
+        },
+        {"name": [{"service": service, "method": method} for service, method in _STREAMS]},
     ],
 }

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import AsyncIterator
 from typing import Any
 
 from caikit_pt.client.connection import Stubs
 from caikit_pt.client.request import MESSAGE_BYTES
-from caikit_pt.client.retries import options
+from caikit_pt.client.retries import LOST, options, pauses
 from caikit_pt.client.security import Security
 from caikit_pt.client.server_error import ServerError, server_error
 
@@ -54,17 +55,23 @@ class Link:
             raise _told(error) from error
 
     async def stream(self, rpc: Any, request: Any, token: str, model_name: str = "") -> AsyncIterator[Any]:
-        """The answers to `request`, as they come; whoever stops listening ends them. Raises ServerError."""
+        """The answers to `request`, as they come; asked for again only as long as none has come. Whoever
+        stops listening ends them. Raises ServerError."""
         import grpc
 
-        call = rpc(request, metadata=self._metadata(token, model_name))
-        try:
-            async for message in call:
-                yield message
-        except grpc.RpcError as error:
-            raise _told(error) from error
-        finally:
-            call.cancel()
+        for pause in (*pauses(), 0.0):
+            call, begun = rpc(request, metadata=self._metadata(token, model_name)), False
+            try:
+                async for message in call:
+                    begun = True
+                    yield message
+                return
+            except grpc.RpcError as error:
+                if begun or not pause or error.code().name not in LOST:
+                    raise _told(error) from error
+            finally:
+                call.cancel()
+            await asyncio.sleep(pause)
 
     async def check(self, token: str) -> None:
         """Raises ServerError where the server doesn't know whose it is, or is away."""

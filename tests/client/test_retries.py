@@ -10,6 +10,8 @@ import grpc
 import pytest
 
 from caikit_pt.client import ServerError, TuningClient
+from caikit_pt.client.retries import _STREAMS
+from caikit_pt.runtime.tuning_rpcs import service
 from tests.conftest import T5
 from tests.runtime.servers import QUICK, RECORDS
 
@@ -83,3 +85,14 @@ def test_what_is_refused_is_not_asked_again(failing: tuple[Failing, TuningClient
     with pytest.raises(ServerError, match="not now"):
         client.generate("first", "text")
     assert len(handler.asked) == 1
+
+
+def test_streams_are_none_of_those_that_grpc_asks_again() -> None:
+    """Its core doesn't tell at times that one of these has ended."""
+    from caikit.runtime.service_factory import ServicePackageFactory as Factory
+
+    inference = Factory.get_service_package(Factory.ServiceType.INFERENCE)
+    for described in (service().descriptor, inference.descriptor):
+        streams = {method.name for method in described.methods if method.server_streaming}
+        ours = {name for place, name in _STREAMS if place == described.full_name}
+        assert streams == ours | {name for name in streams if name.startswith("BidiStreaming")}

@@ -313,10 +313,8 @@ def test_an_evaluation_is_cut_off_at_the_end_of_the_grace_period(server: Server)
     time.sleep(1.5)
     assert server.stop() < 15
     assert server.process.returncode == 0
-    try:
-        error: Any = report.exception(60)
-    except TimeoutError:
-        pytest.xfail("gRPC's core never tells the client that the call has ended (docs/log.md)")
+    # Where the client is never told, this ends all the same (docs/log.md).
+    error: Any = report.exception(60)
     assert (error.status, error.reason, error.retry_seconds) == ("UNAVAILABLE", "SERVER_STOPPING", 1.0)
     assert "the 1 seconds are over" in str(error)
 
