@@ -62,6 +62,7 @@ class Connection:
         ServerError."""
         import grpc
 
+        told: ServerError | None = None
         for pause in (*(pauses() if self._tries_again else ()), 0.0):
             call, begun = rpc(request, metadata=self._metadata(model_name)), False
             try:
@@ -70,8 +71,12 @@ class Connection:
                     yield part
                 return
             except grpc.RpcError as error:
-                if begun or not pause or error.code().name not in LOST:
-                    raise server_error(error) from error
+                made = server_error(error)
+                is_lost = made.status in LOST
+                if begun or not pause or not is_lost:
+                    # A server that has said why, and is gone then, has said more than nobody.
+                    raise (told if told and is_lost and not made.reason else made) from error
+                told = made if made.reason else told
             finally:
                 call.cancel()
             time.sleep(pause)

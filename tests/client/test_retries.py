@@ -8,6 +8,8 @@ from typing import Any
 
 import grpc
 import pytest
+from google.rpc import error_details_pb2, status_pb2
+from grpc_status import rpc_status
 
 from caikit_pt.client import ServerError, TuningClient
 from caikit_pt.client.retries import _STREAMS
@@ -24,6 +26,7 @@ class Failing(grpc.GenericRpcHandler):  # type: ignore[type-arg]
     def __init__(self) -> None:
         self.fails, self.code = 0, LOST[0]
         self.asked: list[bytes] = []
+        self.first: Any = None
 
     def service(self, details: Any) -> Any:
         streams = details.method.rpartition("/")[2].startswith("ServerStreaming")
@@ -32,6 +35,8 @@ class Failing(grpc.GenericRpcHandler):  # type: ignore[type-arg]
 
     def _answer(self, request: bytes, context: Any) -> bytes:
         self.asked.append(request)
+        if self.first and len(self.asked) == 1:
+            context.abort_with_status(self.first)
         if len(self.asked) <= self.fails:
             context.abort(self.code, "not now")
         return b""
@@ -77,6 +82,17 @@ def test_a_stream_is_not_begun_again_once_it_has_begun(failing: tuple[Failing, T
     with pytest.raises(ServerError, match="in the midst of it"):
         told.extend(client.stream("first", "text"))
     assert len(handler.asked) == 2
+
+
+def test_what_a_server_says_that_is_gone_then_is_told(failing: tuple[Failing, TuningClient]) -> None:
+    handler, client = failing
+    handler.fails = 9
+    said = status_pb2.Status(code=14, message="The server stops")
+    said.details.add().Pack(error_details_pb2.ErrorInfo(reason="SERVER_STOPPING"))
+    handler.first = rpc_status.to_status(said)
+    with pytest.raises(ServerError, match="The server stops") as error:
+        list(client.stream("first", "text"))
+    assert (error.value.reason, len(handler.asked)) == ("SERVER_STOPPING", 5)
 
 
 def test_what_is_refused_is_not_asked_again(failing: tuple[Failing, TuningClient]) -> None:
