@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from caikit_pt.client.message import plain
 from caikit_pt.client.request import MESSAGE_BYTES
-from caikit_pt.client.retries import LOST, options, options_of_several, pauses
+from caikit_pt.client.retries import Tries, options, options_of_several
 from caikit_pt.client.security import Security
 from caikit_pt.client.server_error import ServerError, server_error
 from caikit_pt.client.servers import Server, addresses
@@ -62,8 +62,8 @@ class Connection:
         ServerError."""
         import grpc
 
-        told: ServerError | None = None
-        for pause in (*(pauses() if self._tries_again else ()), 0.0):
+        tries = Tries(self._tries_again)
+        while True:
             call, begun = rpc(request, metadata=self._metadata(model_name)), False
             try:
                 for part in call:
@@ -71,12 +71,7 @@ class Connection:
                     yield part
                 return
             except grpc.RpcError as error:
-                made = server_error(error)
-                is_lost = made.status in LOST
-                if begun or not pause or not is_lost:
-                    # A server that has said why, and is gone then, has said more than nobody.
-                    raise (told if told and is_lost and not made.reason else made) from error
-                told = made if made.reason else told
+                pause = tries.pause_after(server_error(error), begun)
             finally:
                 call.cancel()
             time.sleep(pause)

@@ -11,6 +11,8 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
+from caikit_pt.client.server_error import ServerError
+
 # In all, and as many as gRPC allows: some three seconds of a server that restarts, or another one at once.
 _ATTEMPTS = 5
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 2.0  # seconds; each is twice the one before
@@ -39,6 +41,24 @@ _STREAMS = (
 def pauses() -> Iterator[float]:
     """Seconds to wait between the tries of one request, not quite the same for all."""
     return (pause * random.uniform(0.8, 1.2) for pause in PAUSES)
+
+
+class Tries:
+    """Of one stream, as long as nothing has come of it: `again`, or once."""
+
+    def __init__(self, again: bool = True) -> None:
+        self._pauses = pauses() if again else iter(())
+        self._told: ServerError | None = None
+
+    def pause_after(self, error: ServerError, begun: bool) -> float:
+        """Seconds until it is asked for again. Raises ServerError where it isn't: `error`, but of a server
+        that has said why, and is gone then, what it has said."""
+        is_lost = error.status in LOST
+        pause = next(self._pauses, None) if is_lost and not begun else None
+        if pause is None:
+            raise self._told if self._told and is_lost and not error.reason else error
+        self._told = error if error.reason else self._told
+        return pause
 
 
 def options(message_bytes: int) -> list[tuple[str, Any]]:

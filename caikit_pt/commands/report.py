@@ -8,8 +8,14 @@ from typing import Any
 from caikit_pt.commands.output import as_json, print_table
 
 _OF_RECORDS = ("records", "validation_records", "source_tokens", "target_tokens")
-_OF_ALL = ("updates_per_epoch", "updates", "teacher_updates", "seconds")
-_OF_THE_DEVICE = ("device_memory_bytes", "least_device_memory_bytes")
+_OF_ALL = (
+    "updates_per_epoch",
+    "updates",
+    "teacher_updates",
+    "seconds",
+    "device_memory_bytes",
+    "least_device_memory_bytes",
+)
 _LENGTHS = ("median", "p90", "p99", "longest", "limit", "cut")
 
 
@@ -22,7 +28,7 @@ def print_report(report: Mapping[str, Any], json: bool) -> None:
         rows = [(name, *(_shown(told[what]) for what in _OF_RECORDS)) for name, told in tasks.items()]
         print_table(["TASK", *(what.replace("_", " ").upper() for what in _OF_RECORDS)], rows)
         print()
-    for name in (*_OF_RECORDS, *_OF_ALL, *_OF_THE_DEVICE):
+    for name in (*_OF_RECORDS, *_OF_ALL):
         if name in report:
             print(f"{name:22} {_shown(report[name])}")
     for warning in report["warnings"]:

@@ -135,15 +135,15 @@ class JobFolder:
 
 def _removed(path: Path) -> OSError | None:
     """What it failed with, at the last try: the process of a run may leave a last file while it ends."""
-    failed: OSError | None = None
-    for _ in range(_TRIES_TO_REMOVE):
+    for left in reversed(range(_TRIES_TO_REMOVE)):
         try:
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-            return None
+            break
         except OSError as error:
-            failed = error
+            if not left:
+                return error
             time.sleep(_SECONDS_BETWEEN_TRIES)
-    return failed
+    return None
 
 
 def _values(job: Job) -> dict[str, Any]:

@@ -10,16 +10,7 @@ from caikit_pt.tuning.batches import updates_per_epoch
 from caikit_pt.tuning.preflight import Preflight, preflight
 from caikit_pt.tuning.source_plan import SourcePlan
 
-# Of a task's whole, which stands elsewhere.
-_OF_ALL = (
-    "parameters",
-    "warnings",
-    "device_memory_bytes",
-    "least_device_memory_bytes",
-    "seconds",
-    "updates",
-    "updates_per_epoch",
-)
+_OF_A_TASK = ("records", "validation_records", "source_tokens", "target_tokens")
 # A teacher is asked in each pass, and learns nothing: a forward beside a forward and a backward.
 _WITH_TEACHERS = 1.5
 
@@ -76,7 +67,7 @@ class SourcePreflight:
         """Plain values."""
         return {
             "tasks": {
-                name: {what: value for what, value in found.to_dict().items() if what not in _OF_ALL}
+                name: {what: value for what, value in found.to_dict().items() if what in _OF_A_TASK}
                 for name, found in self.tasks.items()
             },
             "updates": self.updates,

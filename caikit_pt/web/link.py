@@ -9,7 +9,7 @@ from typing import Any
 
 from caikit_pt.client.connection import Stubs
 from caikit_pt.client.request import MESSAGE_BYTES
-from caikit_pt.client.retries import LOST, options, pauses
+from caikit_pt.client.retries import Tries, options
 from caikit_pt.client.security import Security
 from caikit_pt.client.server_error import ServerError, server_error
 
@@ -59,7 +59,8 @@ class Link:
         stops listening ends them. Raises ServerError."""
         import grpc
 
-        for pause in (*pauses(), 0.0):
+        tries = Tries()
+        while True:
             call, begun = rpc(request, metadata=self._metadata(token, model_name)), False
             try:
                 async for message in call:
@@ -67,8 +68,7 @@ class Link:
                     yield message
                 return
             except grpc.RpcError as error:
-                if begun or not pause or error.code().name not in LOST:
-                    raise _told(error) from error
+                pause = tries.pause_after(_told(error), begun)
             finally:
                 call.cancel()
             await asyncio.sleep(pause)

@@ -106,14 +106,27 @@ class Servers:
             shutil.rmtree(one.state / "jobs", ignore_errors=True)
 
 
+def processes_of(id: str) -> list[psutil.Process]:
+    """Those that train a job, on whatever nodes, in whatever directory they have it."""
+    return [
+        process
+        for process in psutil.process_iter()
+        if any(file.parts[-3:] == ("jobs", id, "log.txt") for file in _files_of(process))
+    ]
+
+
 def _job_of(process: psutil.Process, jobs: Path) -> str:
     """The job in the directory `jobs` whose log a process writes, if it is one of trainings."""
+    return next((file.parent.name for file in _files_of(process) if file.parent.parent == jobs), "")
+
+
+def _files_of(process: psutil.Process) -> list[Path]:
+    """What it has open, if it is one of trainings."""
     # It may be dying while it is looked at.
     with suppress(psutil.Error):
         if process.name() == "training" or "caikit_pt.runtime.job_process" in process.cmdline():
-            logs = (Path(one.path) for one in process.open_files())
-            return next((log.parent.name for log in logs if log.parent.parent == jobs), "")
-    return ""
+            return [Path(one.path) for one in process.open_files()]
+    return []
 
 
 def wait_for(seen: Callable[[], object], seconds: float = 60.0) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
 
 from caikit_pt.base_model.model import BaseModel
@@ -17,13 +16,11 @@ from caikit_pt.runtime.executors.exchange import Exchange
 from caikit_pt.runtime.executors.kubernetes_cluster import KubernetesCluster, _quantity
 from caikit_pt.runtime.executors.kubernetes_job import JobTemplate, pod_in
 from caikit_pt.runtime.executors.node import GIB, Resources
-from caikit_pt.tuning.plan import make_plan
-from caikit_pt.tuning.tuner import tune
-from tests.conftest import SETTINGS, T5
-from tests.runtime.executors.kernels import as_computed_by, know_what_is_known_here
+from tests.conftest import T5
+from tests.runtime.executors.kernels import check_bits, know_what_is_known_here
 from tests.runtime.executors.kubernetes_api import KubernetesApi, check, kubernetes_api
 from tests.runtime.servers import QUICK, RECORDS, Server, wait_for
-from tests.runtime.test_jobs import LONG, ended, step, tuned
+from tests.runtime.test_jobs import LONG, ended, step
 
 pytest.importorskip("kubernetes", reason="needs the extra kubernetes")
 POD: dict[str, Any] = {
@@ -67,14 +64,6 @@ def server(api: KubernetesApi, tmp_path: Path) -> Iterator[Server]:
     made.close()
 
 
-def check_bits(server: Server, request: dict[str, Any], base: BaseModel) -> None:
-    """The prompt `one` is that of a training here."""
-    plan = make_plan({**request, "base_model": base.checkpoint.name}, RECORDS, None, SETTINGS)
-    with as_computed_by(server):
-        (expected,) = tune(plan, base).prompt.tensors.values()
-    assert torch.equal(tuned(server.models, "one")[0], expected)
-
-
 def runs(api: KubernetesApi) -> list[str]:
     """Which of their jobs they were, as they came."""
     return [job["metadata"]["annotations"]["caikit-pt.io/run"][-2:] for job in api.seen]
@@ -98,7 +87,7 @@ def test_trainings_are_jobs_there(server: Server, api: KubernetesApi, t5: BaseMo
     server.kill()
     client = server.start()
     assert ended(client, id) == COMPLETED
-    check_bits(server, request, t5)
+    check_bits(server, "one", t5, request)
     (node,) = client.nodes().nodes
     assert (node.name, node.lives, node.cpus, node.memory_bytes, node.labels) == (
         "node-1", True, 1, 16 * GIB, ["zone=a"],
@@ -119,7 +108,7 @@ def test_trainings_there_need_no_directory_of_the_server(
     for process in api.processes.values():
         process.kill()
     assert ended(client, id, 240) == COMPLETED
-    check_bits(server, request, t5)
+    check_bits(server, "one", t5, request)
     places = [job["spec"]["template"]["spec"]["containers"][0]["args"][2:] for job in api.seen]
     assert [(place.startswith(address), fence) for place, fence in places] == [(True, "1"), (True, "2")]
     wait_for(lambda: not Exchange(address).names())

@@ -9,25 +9,21 @@ import random
 import signal
 import sqlite3
 import time
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-import torch
 
 from caikit_pt.base_model.model import BaseModel
 from caikit_pt.client import CANCELED, COMPLETED, ERRORED, PAUSED, QUEUED, RUNNING, TuningClient
 from caikit_pt.runtime.executors.node import GIB, MIB
-from caikit_pt.tuning.plan import make_plan
-from caikit_pt.tuning.tuner import tune
-from tests.conftest import SETTINGS, T5
-from tests.runtime.executors.kernels import as_computed_by, know_what_is_known_here
-from tests.runtime.executors.ray_nodes import RayNodes, ray_nodes
-from tests.runtime.servers import QUICK, RECORDS, Server, wait_for
-from tests.runtime.test_jobs import LONG, ended, state, step, tuned
+from tests.conftest import T5
+from tests.runtime.executors.kernels import check_bits, know_what_is_known_here
+from tests.runtime.executors.ray_nodes import RayNode, RayNodes, ray_nodes
+from tests.runtime.servers import QUICK, RECORDS, Server, processes_of, wait_for
+from tests.runtime.test_jobs import LONG, ended, state, step
 
 pytest.importorskip("ray", reason="needs the extra ray")
 _JOBS = 20
@@ -55,17 +51,6 @@ def server(nodes: RayNodes, tmp_path: Path) -> Iterator[Server]:
     made.close()
 
 
-def processes_of(id: str) -> list[psutil.Process]:
-    """Those that train a job, on whatever nodes."""
-    found = list[psutil.Process]()
-    for process in psutil.process_iter():
-        with suppress(psutil.Error):
-            is_one = "caikit_pt.runtime.job_process" in process.cmdline()
-            if is_one and any(one.path.endswith(f"/jobs/{id}/log.txt") for one in process.open_files()):
-                found.append(process)
-    return found
-
-
 def running(client: TuningClient, id: str, updates: int = 5) -> psutil.Process:
     """Its process, when it has made some updates."""
     wait_for(lambda: step(client, id) >= updates, _SECONDS)
@@ -79,15 +64,35 @@ def fence(server: Server, id: str) -> int:
         return int(database.execute("SELECT fence FROM jobs WHERE id = ?", (id,)).fetchone()[0])
 
 
-def check_bits(server: Server, name: str, base: BaseModel, request: dict[str, Any]) -> None:
-    """Its prompt and its curve are those of a training that nothing has happened to."""
-    plan = make_plan({**request, "base_model": base.checkpoint.name}, RECORDS, None, SETTINGS)
-    with as_computed_by(server):
-        alone = tune(plan, base)
-    prompt, curve = tuned(server.models, name)
-    (expected,) = alone.prompt.tensors.values()
-    assert torch.equal(prompt.view(torch.int32), expected.view(torch.int32))
-    assert curve == [one["data"]["value"] for one in alone.training_logs if one["name"] == "loss"]
+def told_once(client: TuningClient, id: str) -> list[int]:
+    """The updates that were told of, each once and in their order."""
+    told = [event.progress.step for event in client.watch(id) if event.kind == "progress" and event.progress]
+    assert told == sorted(set(told))
+    return told
+
+
+def goes_on_elsewhere(server: Server, client: TuningClient, id: str, frozen: RayNode) -> None:
+    """While the node that it was on stands still, which lives on for a while then, and writes."""
+    frozen.signal(signal.SIGSTOP)
+    try:
+        wait_for(lambda: fence(server, id) == 2 and len(processes_of(id)) == 2, _SECONDS)
+    finally:
+        frozen.signal(signal.SIGCONT)
+    assert ended(client, id, _SECONDS) == COMPLETED
+    assert fence(server, id) == 2
+
+
+def pauses_and_is_cancelled(client: TuningClient, id: str, paused: Callable[[], object]) -> None:
+    """It is resumed where it was; `paused` is done before."""
+    process = running(client, id)
+    assert client.pause(id).state == PAUSED
+    process.wait(10)
+    paused()
+    reached = step(client, id)
+    client.resume(id)
+    process = running(client, id, reached + 1)
+    assert client.cancel(id) == CANCELED
+    process.wait(10)
 
 
 def test_it_ends_with_the_bits_of_a_training_here(server: Server, nodes: RayNodes, llama: BaseModel) -> None:
@@ -123,9 +128,7 @@ def test_it_goes_on_without_its_server(server: Server, llama: BaseModel) -> None
     client = server.start()
     assert ended(client, id, _SECONDS) == COMPLETED
     assert fence(server, id) == 1
-    told = [event.progress.step for event in client.watch(id) if event.kind == "progress" and event.progress]
-    assert told == sorted(set(told))
-    assert told[-1] == _FEW["num_epochs"]
+    assert told_once(client, id)[-1] == _FEW["num_epochs"]
     check_bits(server, "alone", llama, _FEW)
 
 
@@ -137,14 +140,7 @@ def test_what_a_frozen_node_does_later_counts_for_nothing(
     id = client.tune("frozen", base_model=t5.checkpoint.name, records=RECORDS, **request)
     process = running(client, id, 20)
     node = nodes.of(process)
-    node.signal(signal.SIGSTOP)
-    try:
-        wait_for(lambda: fence(server, id) == 2 and len(processes_of(id)) == 2, _SECONDS)
-    finally:
-        # Its process lives on for a while, and writes.
-        node.signal(signal.SIGCONT)
-    assert ended(client, id, _SECONDS) == COMPLETED
-    assert fence(server, id) == 2
+    goes_on_elsewhere(server, client, id, node)
     check_bits(server, "frozen", t5, request)
     nodes.replace(node)
 
@@ -152,14 +148,7 @@ def test_what_a_frozen_node_does_later_counts_for_nothing(
 def test_it_is_paused_resumed_and_cancelled(server: Server, t5: BaseModel) -> None:
     client = server.start()
     id = client.tune("paused", base_model=t5.checkpoint.name, records=RECORDS, **LONG)
-    process = running(client, id)
-    assert client.pause(id).state == PAUSED
-    process.wait(10)
-    reached = step(client, id)
-    client.resume(id)
-    process = running(client, id, reached + 1)
-    assert client.cancel(id) == CANCELED
-    process.wait(10)
+    pauses_and_is_cancelled(client, id, lambda: None)
 
 
 def test_what_has_no_room_says_what_it_needs(nodes: RayNodes, tmp_path: Path, t5: BaseModel) -> None:

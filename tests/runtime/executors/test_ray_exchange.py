@@ -3,7 +3,6 @@ object store is all that both have."""
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import tempfile
 import time
@@ -16,13 +15,20 @@ import psutil
 import pytest
 
 from caikit_pt.base_model.model import BaseModel
-from caikit_pt.client import CANCELED, COMPLETED, PAUSED, QUEUED, RUNNING
+from caikit_pt.client import COMPLETED, QUEUED, RUNNING
 from caikit_pt.runtime.executors.exchange import Exchange
+from tests.runtime.executors.kernels import check_bits
 from tests.runtime.executors.ray_nodes import RayNodes, ray_nodes
 from tests.runtime.executors.s3_server import S3Server, s3_server
-from tests.runtime.executors.test_ray import check_bits, fence, processes_of, running, server_of
-from tests.runtime.servers import QUICK, RECORDS, Server, wait_for
-from tests.runtime.test_jobs import LONG, ended, step
+from tests.runtime.executors.test_ray import (
+    fence,
+    goes_on_elsewhere,
+    pauses_and_is_cancelled,
+    server_of,
+    told_once,
+)
+from tests.runtime.servers import QUICK, RECORDS, Server, processes_of, wait_for
+from tests.runtime.test_jobs import LONG, ended
 
 pytest.importorskip("ray", reason="needs the extra ray")
 _FEW: dict[str, Any] = {**QUICK, "num_epochs": 300}
@@ -118,8 +124,7 @@ def test_it_goes_on_elsewhere_when_its_node_dies(server: Server, nodes: RayNodes
     assert ended(client, id, _SECONDS) == COMPLETED
     assert fence(server, id) == 2
     check_bits(server, "moved", t5, _FEW)
-    told = [event.progress.step for event in client.watch(id) if event.kind == "progress" and event.progress]
-    assert told == sorted(set(told))
+    told_once(client, id)
     assert "goes on from update" in (server.state / "jobs" / id / "log.txt").read_text()
 
 
@@ -134,9 +139,7 @@ def test_it_goes_on_without_its_server(server: Server, llama: BaseModel) -> None
     client = server.start()
     assert ended(client, id, _SECONDS) == COMPLETED
     assert fence(server, id) == 1
-    told = [event.progress.step for event in client.watch(id) if event.kind == "progress" and event.progress]
-    assert told == sorted(set(told))
-    assert told[-1] == _FEW["num_epochs"]
+    assert told_once(client, id)[-1] == _FEW["num_epochs"]
     check_bits(server, "alone", llama, _FEW)
 
 
@@ -169,14 +172,7 @@ def test_what_a_frozen_node_does_later_counts_for_nothing(
     client = server.start()
     id = client.tune("frozen", base_model=t5.checkpoint.name, records=RECORDS, **_FEW)
     node = nodes.of(held(server, id))
-    node.signal(signal.SIGSTOP)
-    try:
-        wait_for(lambda: fence(server, id) == 2 and len(processes_of(id)) == 2, _SECONDS)
-    finally:
-        # Its process lives on for a while, and writes.
-        node.signal(signal.SIGCONT)
-    assert ended(client, id, _SECONDS) == COMPLETED
-    assert fence(server, id) == 2
+    goes_on_elsewhere(server, client, id, node)
     check_bits(server, "frozen", t5, _FEW)
     nodes.replace(node)
 
@@ -184,13 +180,5 @@ def test_what_a_frozen_node_does_later_counts_for_nothing(
 def test_it_is_paused_resumed_and_cancelled(server: Server, store: Store, t5: BaseModel) -> None:
     client = server.start()
     id = client.tune("paused", base_model=t5.checkpoint.name, records=RECORDS, **LONG)
-    process = running(client, id)
-    assert client.pause(id).state == PAUSED
-    process.wait(10)
     # Records aren't in the store while nobody needs them there.
-    wait_for(lambda: not store.names)
-    reached = step(client, id)
-    client.resume(id)
-    process = running(client, id, reached + 1)
-    assert client.cancel(id) == CANCELED
-    process.wait(10)
+    pauses_and_is_cancelled(client, id, lambda: wait_for(lambda: not store.names))
