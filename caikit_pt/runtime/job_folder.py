@@ -32,7 +32,18 @@ _JOB, _OUTCOME = "job.json", "outcome.json"
 _KEPT = (_JOB, _OUTCOME, "log.txt")
 _TRIES_TO_REMOVE, _SECONDS_BETWEEN_TRIES = 5, 0.2
 # Written once, at submission; the rest of a job's row changes.
-_ACCEPTED = ("id", "model_name", "path", "digest", "parameters", "submitted", "tenant", "makes", "memory")
+_ACCEPTED = (
+    "id",
+    "model_name",
+    "path",
+    "digest",
+    "parameters",
+    "submitted",
+    "tenant",
+    "makes",
+    "memory",
+    "least_memory",
+)
 
 
 class JobFolder:
@@ -104,7 +115,7 @@ class JobFolder:
         try:
             accepted = read_json(self.directory / _JOB)
             # Jobs that were queued by a release without it have no tenant, and make a prompt.
-            accepted = {"tenant": "", "makes": PROMPT, "memory": 0, **accepted}
+            accepted = {"tenant": "", "makes": PROMPT, "memory": 0, "least_memory": 0, **accepted}
             job = Job(**{name: accepted[name] for name in _ACCEPTED}, fence=last_run(self.directory))
         except (OSError, ValueError, KeyError, TypeError):
             return None

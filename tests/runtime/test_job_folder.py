@@ -35,6 +35,8 @@ def job(plan: TuningPlan) -> Job:
         digest="d",
         parameters=plan.parameters.to_dict(),
         submitted=12.5,
+        memory=7,
+        least_memory=5,
     )
 
 
