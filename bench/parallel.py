@@ -3,8 +3,9 @@
 python -m bench.parallel            what docs/training.md shows, some minutes
 python -m bench.parallel --quick    does it run?
 
-Two workers beside one, in turns, on this machine; and what 64 would do, by measured seconds of their shares
-and of gloo's messages, and by links that are assumed.
+Two workers beside one, in turns, on this machine, and beside two trainings that know nothing of each other,
+since two cores that share a cache or a clock do less than twice as much; and what 64 would do, by measured
+seconds of their shares and of gloo's messages, and by links that are assumed.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import argparse
 import logging
 import math
 import random
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -22,6 +25,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
+from typing import NoReturn, TypeAlias
 
 import psutil
 import torch
@@ -34,6 +38,7 @@ from caikit_pt.base_model.layers.denormals import no_denormals
 from caikit_pt.base_model.model import BaseModel
 from caikit_pt.base_model.row import TrainingBatch
 from caikit_pt.runtime.helper_processes import HelperProcesses
+from caikit_pt.runtime.job_folder import JobFolder
 from caikit_pt.runtime.plan_files import write_plan
 from caikit_pt.settings import Settings
 from caikit_pt.tuning.candidate import Candidate
@@ -44,6 +49,8 @@ from caikit_pt.tuning.group import Group, meeting_in
 from caikit_pt.tuning.learner import Learner, gradients
 from caikit_pt.tuning.plan import TuningPlan, make_plan
 
+# By the clock, and the processor's of the busier worker.
+_Seconds: TypeAlias = tuple[float, float]
 _TOY = Shape("toy-llama", CAUSAL.name, 2, 32, 48, 4, 8, 200, kv_heads=2)
 _WORKERS = (1, 2, 4, 8, 16, 32, 64)
 _LOOPBACK = "127.0.0.1"
@@ -105,9 +112,13 @@ def main() -> None:
     """Prints all."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true")
-    quick = parser.parse_args().quick
+    parser.add_argument("--beside", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    quick, beside = options.quick, options.beside
     logging.disable(logging.WARNING)
     torch.set_num_threads(1)
+    if beside:
+        _train_beside(beside)
     shape = _TOY if quick else SHAPES["llama"]
     with tempfile.TemporaryDirectory() as directory, no_denormals():
         base, plan = _training(shape, Path(directory), records=64 if quick else 256, window=64)
@@ -143,27 +154,66 @@ def _training(shape: Shape, directory: Path, records: int, window: int) -> tuple
 def _measured(updates: Updates, plan: TuningPlan, directory: Path, rounds: int) -> str:
     """By the clock, and by the processor's time of whoever has most of it, which doesn't count who else is on
     the machine."""
-    with _crew(plan, directory) as (crew, helper):
-        seconds: dict[int, list[tuple[float, float]]] = {1: [], 2: []}
+    alone, two, apart = list[_Seconds](), list[_Seconds](), list[_Seconds]()
+    with _crew(plan, directory) as (crew, helper), _other_training(directory / "job") as other:
         for _ in range(rounds + 1):
-            for workers, own in ((1, None), (2, crew)):
-                seconds[workers].append(_timed(updates, own, helper))
+            alone.append(_timed(updates, None, helper))
+            two.append(_timed(updates, crew, helper))
+            other.resume()
+            apart.append(_timed(updates, None, helper))
+            other.suspend()
     records = sum(len(batch.sources) for batch in updates.batches)
     # The first round warms up.
-    by_clock, by_processor = (
-        {workers: median(one[kind] for one in told[1:]) for workers, told in seconds.items()}
-        for kind in (0, 1)
-    )
-    best = {workers: min(one[0] for one in told[1:]) for workers, told in seconds.items()}
     rows = [
-        (name, number(records / own[1]), number(records / own[2]), f"{own[1] / own[2]:.2f}")
-        for name, own in (
-            ("the clock, median", by_clock),
-            ("the clock, best round", best),
-            ("processor's time of the busier worker, median", by_processor),
+        _row(records, name, *(which([one[kind] for one in told[1:]]) for told in (alone, two, apart)))
+        for name, kind, which in (
+            ("the clock, median", 0, median),
+            ("the clock, best round", 0, min),
+            ("processor's time of the busier worker, median", 1, median),
         )
     ]
-    return table(("by", "one worker, records/s", "two workers, records/s", "times"), rows) + "\n"
+    head = (
+        "records/s by",
+        "one worker",
+        "two workers",
+        "two trainings apart, together",
+        "two workers: times one",
+        "of two apart",
+    )
+    return table(head, rows) + "\n"
+
+
+def _row(records: int, name: str, alone: float, two: float, apart: float) -> tuple[str, ...]:
+    """Of two that train apart each makes as many as the one that is timed."""
+    rates = records / alone, records / two, 2 * records / apart
+    return (name, *map(number, rates), f"{alone / two:.2f}", f"{rates[1] / rates[2]:.0%}")
+
+
+@contextmanager
+def _other_training(folder: Path) -> Iterator[psutil.Process]:
+    """Of a process that makes the same updates on and on; it is suspended."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bench.parallel", "--beside", str(folder)], stdout=subprocess.PIPE
+    )
+    with process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline(), "it has ended"
+            other = psutil.Process(process.pid)
+            other.suspend()
+            yield other
+        finally:
+            process.kill()
+
+
+def _train_beside(folder: Path) -> NoReturn:
+    plan = JobFolder(folder).plan()
+    updates = Updates(plan.base_model(), plan)
+    with no_denormals():
+        updates.make(None)
+        print("ready", flush=True)
+        while True:
+            updates.make(None)
 
 
 @contextmanager
@@ -184,7 +234,7 @@ def _crew(plan: TuningPlan, directory: Path) -> Iterator[tuple[Crew, psutil.Proc
         helpers.close()
 
 
-def _timed(updates: Updates, crew: Crew | None, helper: psutil.Process) -> tuple[float, float]:
+def _timed(updates: Updates, crew: Crew | None, helper: psutil.Process) -> _Seconds:
     """Seconds by the clock, and the processor's of the busier worker."""
     began, own, other = time.perf_counter(), time.process_time(), sum(helper.cpu_times()[:2])
     updates.make(crew)

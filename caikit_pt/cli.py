@@ -8,6 +8,7 @@ isn't better, and --require-better; 130 Ctrl-C.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -21,7 +22,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; its exit code."""
     options = _parser().parse_args(arguments)
     try:
-        return int(options.run(options))
+        code = int(options.run(options))
+        # Whoever reads may be gone, which is too late to be told when Python ends.
+        sys.stdout.flush()
+        return code
     except ServerError as error:
         print(f"{error.status}: {in_options(str(error), options)}", file=sys.stderr)
         return UNREACHABLE if error.status == "UNAVAILABLE" else FAILED
@@ -29,6 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"caikit-pt: {error}", file=sys.stderr)
         return USAGE
     except BrokenPipeError:
+        # What is still to be written goes nowhere (docs.python.org/3/library/signal.html#note-on-sigpipe).
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
     except KeyboardInterrupt:
         return INTERRUPTED

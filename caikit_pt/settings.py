@@ -61,6 +61,7 @@ class Executor:
     cpus: float = _default("executor.cpus")
     gpus: float = _default("executor.gpus")
     workers: int = _default("executor.workers")
+    workers_per_node: int = _default("executor.workers_per_node")
     memory_mib: int = _default("executor.memory_mib")
     # NAME=VALUE, separated by commas.
     labels: str = _default("executor.labels")
@@ -224,7 +225,7 @@ _OF_ALL = ("requests_per_second", "tokens_per_minute", "requests_under_way", "st
 _WEB_TEXTS = ("host", "names", "cert", "key", "server", "directory")
 _WEB = (*_WEB_TEXTS, "port", "max_file_mib", "max_files_mib")
 _EXECUTOR_TEXTS = ("address", "token_file", "labels", "exchange", "namespace", "pod_template", "queue")
-_EXECUTOR = ("kind", *_EXECUTOR_TEXTS, "cpus", "gpus", "memory_mib", "workers")
+_EXECUTOR = ("kind", *_EXECUTOR_TEXTS, "cpus", "gpus", "memory_mib", "workers", "workers_per_node")
 _QUOTAS = {"each": (*_OF_ALL, "queued_trainings", "training_records", "training_mib"), "all": _OF_ALL}
 # What a principal may be allowed to do (runtime/guard/door.py).
 ACTIONS = ("generate", "tune", "watch", "cancel", "share", "deploy")
@@ -278,6 +279,7 @@ _ROWS = ParameterTable(
     row("executor.gpus", float, 0),
     row("executor.memory_mib", int, 0),
     row("executor.workers", int, 1, 64),
+    row("executor.workers_per_node", int, 0, 64),
     *(row(f"web.{name}", str) for name in _WEB_TEXTS),
     row("web.port", int, 0, 65_535),
     row("web.max_file_mib", int, 1),

@@ -156,7 +156,9 @@ def test_one_that_is_not_there_is_not_found(client: TuningClient, name: str) -> 
 def test_its_files_are_those_that_were_published(client: TuningClient, models: Path, tmp_path: Path) -> None:
     client.download("mood", tmp_path / "mood.tar")
     with tarfile.open(tmp_path / "mood.tar") as tar:
-        tar.extractall(tmp_path, filter="data")
+        # Python 3.11 has filters from 3.11.4 on, and 3.12 wants one.
+        filters: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+        tar.extractall(tmp_path, **filters)
     there = {path.name: path.read_bytes() for path in (models / "mood").iterdir()}
     assert {path.name: path.read_bytes() for path in (tmp_path / "mood").iterdir()} == there
     assert {path.name for path in tmp_path.iterdir()} == {"mood", "mood.tar"}

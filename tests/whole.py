@@ -98,6 +98,8 @@ KEPT: dict[str, tuple[str, ...]] = {
     # Of workers, what becomes of the helpers and of their leader is in tests/tuning/test_crew.py, too.
     "runtime/test_workers.py::test_a_helper_that_is_killed_and_who_leads_change_no_bit": (),
     # A node dies in test_ray_exchange.py, too, the shortest of what nodes, heads and servers can do.
+    # A helper on another node is in tests/runtime/test_workers.py, without Ray.
+    "runtime/executors/test_ray.py::test_nodes_share_a_training_and_one_that_dies_changes_no_bit": (),
     "runtime/executors/test_ray.py::test_it_goes_on_elsewhere_when_its_node_dies": (),
     "runtime/executors/test_ray.py::test_what_a_frozen_node_does_later_counts_for_nothing": (),
     "runtime/executors/test_ray.py::test_it_goes_on_without_its_server": (),

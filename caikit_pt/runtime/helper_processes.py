@@ -1,56 +1,61 @@
-"""The helpers of a job's process (tuning/crew.py): processes of its machine, each with a device of its own.
+"""The helpers of a job's process (tuning/crew.py): processes of its machine and, where there are to be some,
+of others, each with a device of its own.
 
 Nobody waits for one: a training begins, and goes on, with those that are there.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Mapping
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from caikit_pt.runtime import helper_process
+from caikit_pt.runtime.helper import Helper
+from caikit_pt.runtime.helper_calls import HelperCalls, Line
 from caikit_pt.tuning.crew import Helpers
-from caikit_pt.tuning.group import Group, GroupBroken, meeting_in
+from caikit_pt.tuning.group import Group, GroupBroken, meeting, meeting_in
 
 _LOG = logging.getLogger(__name__)
 _LOOPBACK = "127.0.0.1"
 # One that dies so many times without having helped in between isn't begun again.
 _TRIES = 3
-# Who hears that a group is over is free at once, unless it computes; who isn't by the second is stuck.
-_SECONDS_TO_PART, _SECONDS_TO_BE_STUCK = 1.0, 120.0
 _NAP = 0.002
 
 
 class HelperProcesses(Helpers):
     """So many of them for the job in `folder`, whose own process is on `device`; they meet in files of
-    `directory`."""
+    `directory`. Besides `elsewhere`, on other machines, who call as a file `calls` says."""
 
-    def __init__(self, count: int, folder: Path, device: str, directory: Path) -> None:
-        self._directory, self._met = directory, 0
-        self._helpers = [
-            _Helper(number, {"folder": str(folder), "device": neighbour(device, number)})
-            for number in range(1, count + 1)
-        ]
-        self._group, self._members = Group(), list[_Helper]()
+    def __init__(
+        self,
+        count: int,
+        folder: Path,
+        device: str,
+        directory: Path,
+        elsewhere: int = 0,
+        calls: Path | None = None,
+    ) -> None:
+        self._directory, self._met, self._count = directory, 0, count + elsewhere
+        self._own = [_Own(number, [str(folder), neighbour(device, number)]) for number in range(1, count + 1)]
+        self._others = list[Helper]()
+        self._calls = HelperCalls(calls, self._answered) if elsewhere and calls else None
+        self._group, self._members = Group(), list[Helper]()
 
     def group(self) -> Group:
         """See Helpers."""
         # Who asks again without a loss has been helped.
-        for helper in self._members:
-            helper.deaths = 0
+        for own in self._own:
+            if own.helper in self._members:
+                own.deaths = 0
         is_whole = all(helper.lives for helper in self._members)
-        for helper in self._helpers:
-            helper.keep()
-        if not is_whole or any(helper.is_free for helper in self._helpers):
+        self._keep()
+        if not is_whole or self._is_joined():
             self._gather()
         return self._group
 
@@ -61,25 +66,62 @@ class HelperProcesses(Helpers):
 
     def close(self) -> None:
         """All end."""
+        if self._calls:
+            self._calls.close()
         self._part()
-        for helper in self._helpers:
+        for own in self._own:
+            own.end()
+        for helper in list(self._others):
             helper.end()
+
+    @property
+    def _free(self) -> list[Helper]:
+        """No more than there are to be: of those that call there may be one too many, where another was
+        given up."""
+        helpers = [*(own.helper for own in self._own), *list(self._others)]
+        return list(islice((one for one in helpers if one.is_free), self._count))
+
+    def _is_joined(self) -> bool:
+        """Whether there is somebody for the group."""
+        return len(self._members) < self._count and bool(self._free)
+
+    def _answered(self, line: Line) -> None:
+        self._others.append(Helper(line.writes, line.reads, line.close, line.host))
+
+    def _keep(self) -> None:
+        """Has them load the base model, once who leads has: what is fastest on this machine has been found
+        then, and is the same for all."""
+        for own in self._own:
+            own.keep()
+        for helper in list(self._others):
+            if helper.is_stuck:
+                helper.end()
+            if not helper.lives:
+                self._others.remove(helper)
+            helper.load()
 
     def _gather(self) -> None:
         """All who are free form a group."""
         self._part()
-        members = [helper for helper in self._helpers if helper.is_free]
+        members = self._free
         if not members:
             return
-        self._members, self._met, size = members, self._met + 1, len(members) + 1
-        for rank, helper in enumerate(members, start=1):
-            helper.join(store=str(self._store), rank=rank, size=size, host=_LOOPBACK)
+        self._members, size = members, len(members) + 1
+        host = next((one.host for one in members if one.host), "")
         try:
-            self._group = Group(meeting_in(self._store, size), 0, size, _LOOPBACK)
+            if host:
+                store, port = meeting(host, size)
+                place: dict[str, str | int] = {"host": host, "port": port}
+            else:
+                self._met += 1
+                store, place = meeting_in(self._store, size), {"host": _LOOPBACK, "file": str(self._store)}
+            for rank, helper in enumerate(members, start=1):
+                helper.join(rank=rank, size=size, **place)
+            self._group = Group(store, 0, size, host or _LOOPBACK)
         except GroupBroken as error:
             self.lost(error)
             return
-        _LOG.info("%d of %d workers compute together", size, len(self._helpers) + 1)
+        _LOG.info("%d of %d workers compute together", size, self._count + 1)
 
     def _part(self) -> None:
         """The group is over, and who was in it is free soon."""
@@ -89,58 +131,33 @@ class HelperProcesses(Helpers):
         self._store.unlink(missing_ok=True)
         members, self._group, self._members = self._members, Group(), []
         for helper in members:
-            helper.parted = time.monotonic()
+            helper.part()
         while any(one.lives and not one.is_free and not one.is_late for one in members):
             time.sleep(_NAP)
 
     @property
     def _store(self) -> Path:
-        """Where the last group has met."""
+        """Where the last group has met that was of this machine."""
         return self._directory / f"workers-{os.getpid()}-{self._met}"
 
 
-class _Helper:
-    """One, which is begun again where it has died."""
+class _Own:
+    """One of this machine, which is begun again where it has died."""
 
-    def __init__(self, number: int, base: Mapping[str, str]) -> None:
+    def __init__(self, number: int, arguments: list[str]) -> None:
         self.deaths = 0
-        # When the group was over that it was in last.
-        self.parted: float | None = None
-        self._number, self._base = number, base
-        self._waits, self._has_base = threading.Event(), False
-        self._process = _begun(self._waits)
-
-    @property
-    def lives(self) -> bool:
-        """Whether there is a process."""
-        return self._process.poll() is None
-
-    @property
-    def is_free(self) -> bool:
-        """Whether it waits to join a group."""
-        return self._waits.is_set() and self._has_base and self.lives
-
-    @property
-    def is_late(self) -> bool:
-        """Whether it hasn't been free soon after its group was over."""
-        return self._is_apart_for(_SECONDS_TO_PART)
+        self._number, self._arguments = number, arguments
+        self._begin()
 
     def keep(self) -> None:
-        """Has it load the base model, once who leads has: what is fastest on this machine has been found
-        then, and is the same for all. Begins it again where it has died, and ends it where it is stuck."""
-        if not self.lives:
+        """See `HelperProcesses._keep`; one that is stuck is ended."""
+        if self._process.poll() is not None:
+            self.helper.lives = False
             self._begin_again()
-        elif not self._has_base:
-            self._has_base = True
-            self._tell(self._base)
-        elif self._is_apart_for(_SECONDS_TO_BE_STUCK):
+        elif self.helper.is_stuck:
             self._process.kill()
-
-    def join(self, **group: Any) -> None:
-        """Those who meet there."""
-        self._waits.clear()
-        self.parted = None
-        self._tell(group)
+        else:
+            self.helper.load()
 
     def end(self) -> None:
         """At once."""
@@ -149,8 +166,16 @@ class _Helper:
             self._process.kill()
             self._process.wait()
 
-    def _is_apart_for(self, seconds: float) -> bool:
-        return self.parted is not None and not self.is_free and time.monotonic() > self.parted + seconds
+    def _begin(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", helper_process.__name__, *self._arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            encoding="utf-8",
+        )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self.helper = Helper(self._process.stdin, self._process.stdout, self._process.kill)
 
     def _begin_again(self) -> None:
         if self.deaths >= _TRIES:
@@ -164,38 +189,11 @@ class _Helper:
             again,
         )
         if self.deaths < _TRIES:
-            self.parted, self._has_base, self._waits = None, False, threading.Event()
-            self._process = _begun(self._waits)
-
-    def _tell(self, command: Mapping[str, Any]) -> None:
-        """Who has ended hears nothing."""
-        assert self._process.stdin is not None
-        with suppress(OSError):
-            self._process.stdin.write(json.dumps(command) + "\n")
-            self._process.stdin.flush()
-
-
-def _begun(waits: threading.Event) -> subprocess.Popen[str]:
-    """A process, which sets `waits` when it waits for a command."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", helper_process.__name__],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        encoding="utf-8",
-    )
-
-    def listen() -> None:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if line.strip() == helper_process.READY:
-                waits.set()
-
-    threading.Thread(target=listen, name="helper", daemon=True).start()
-    return process
+            self._begin()
 
 
 def neighbour(device: str, number: int) -> str:
-    """The device of the helper with this number, from 1 on, where who leads is on `device`."""
+    """The device of the helper with this number, from 1 on, where who leads is on `device`; with 0 that."""
     kind, _, first = device.partition(":")
     if kind == "cpu":
         return device

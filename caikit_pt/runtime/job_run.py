@@ -118,7 +118,12 @@ class JobRun:
             yield None
             return
         helpers = HelperProcesses(
-            order.workers - 1, self._folder.directory, order.device, self._files.directory
+            order.workers - order.elsewhere - 1,
+            self._folder.directory,
+            order.device,
+            self._files.directory,
+            order.elsewhere,
+            self._files.calls,
         )
         try:
             yield Crew(order.workers, helpers)

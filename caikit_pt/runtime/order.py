@@ -17,7 +17,8 @@ class Order:
     the update that the server has heard of last. `alone`: its process has no other, and ends with it; else
     one of this machine that is still at the job, as that of a server that was killed may be, is waited for.
     `shared`: another server may take the job over; the process leaves it when it sees a later run.
-    `workers`: how many processes share its updates, this one among them.
+    `workers`: how many processes share its updates, this one among them, and `elsewhere` how many of these
+    are on other machines; others begin them.
     """
 
     job: str
@@ -31,3 +32,4 @@ class Order:
     alone: bool
     shared: bool
     workers: int = 1
+    elsewhere: int = 0

@@ -4,6 +4,8 @@
     snapshots/           of the training (tuning/snapshot.py)
     artifact/            what was made, until it is published
     workers-*            where those meet that share a training (helper_processes.py)
+    calls.json           where helpers from other machines call (helper_calls.py)
+    helpers-*.log        what these have written, where they see this directory
 
 and, of a run in a cluster, whose files are all that it and the server tell each other:
 
@@ -48,7 +50,13 @@ class RunFolder:
         self.alive = self.directory / "alive"
         self.leave = self.directory / "leave"
         self.end = self.directory / "end.json"
+        self.calls = self.directory / "calls.json"
         self._job = job
+
+    @property
+    def job_folder(self) -> Path:
+        """That of its job."""
+        return self._job
 
     @property
     def job(self) -> str:

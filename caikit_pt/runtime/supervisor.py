@@ -358,6 +358,7 @@ class Supervisor:
             alone=self.executor.outlives,
             shared=self._store.is_shared,
             workers=self.executor.workers,
+            elsewhere=self.executor.elsewhere,
         )
 
     def _company(self, job: Job) -> Run | None:

@@ -6,6 +6,7 @@ memory on GPUs, too.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
@@ -116,10 +117,42 @@ class Group:
 
 
 def meeting_in(file: Path, size: int) -> Store:
-    """Where `size` processes meet: a file that all of them see, and that isn't there before."""
+    """Where `size` processes of one machine meet: a file that all of them see, nobody else does, and that
+    isn't there before."""
     from torch._C._distributed_c10d import FileStore
 
     return FileStore(str(file), size)
+
+
+def meeting(host: str, size: int) -> tuple[Store, int]:
+    """Where `size` processes of several machines meet, who reach this one at `host`, and its port. Whoever
+    else finds that may come, too. Raises GroupBroken."""
+    # Who leads listens there alone; left to itself torch does so everywhere.
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listens = _tried(lambda: socket.create_server((host, 0), family=family))
+    port: int = listens.getsockname()[1]
+    return _store(host, port, size, listens.detach()), port
+
+
+def meeting_at(host: str, port: int, size: int) -> Store:
+    """That of who leads. Raises GroupBroken where it is gone."""
+    return _store(host, port, size)
+
+
+def _store(host: str, port: int, size: int, listens: int | None = None) -> Store:
+    from torch._C._distributed_c10d import TCPStore
+
+    return _tried(
+        lambda: TCPStore(
+            host,
+            port,
+            size,
+            listens is not None,
+            timedelta(seconds=_SECONDS_TO_FORM),
+            wait_for_workers=False,
+            master_listen_fd=listens,
+        )
+    )
 
 
 def _sum(parts: torch.Tensor) -> torch.Tensor:
@@ -135,7 +168,7 @@ def _sum(parts: torch.Tensor) -> torch.Tensor:
 def _tried(do: Callable[[], _Result]) -> _Result:
     try:
         return do()
-    except RuntimeError as error:
+    except (RuntimeError, OSError) as error:
         raise GroupBroken(str(error).splitlines()[0]) from error
 
 

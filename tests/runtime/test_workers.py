@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,10 +17,16 @@ from safetensors.torch import load_file
 
 from caikit_pt.base_model.model import BaseModel
 from caikit_pt.client import CANCELED, COMPLETED, PAUSED, TuningClient
-from caikit_pt.runtime.helper_processes import neighbour
+from caikit_pt.runtime.executors import helper_keeper
+from caikit_pt.runtime.helper_processes import HelperProcesses, neighbour
+from caikit_pt.runtime.json_file import write_json
+from caikit_pt.runtime.plan_files import write_plan
+from caikit_pt.runtime.run_folder import RunFolder
 from caikit_pt.tuning.crew import Crew
 from caikit_pt.tuning.plan import make_plan
+from caikit_pt.tuning.progress import Progress
 from examples.grpc_client import Client
+from examples.local_server import ROOT
 from tests.conftest import LLAMA, SETTINGS
 from tests.runtime.servers import QUICK, RECORDS, Server, signalled, wait_for
 from tests.tuning.crews import tuned_by
@@ -100,6 +108,34 @@ def test_a_helper_that_is_killed_and_who_leads_change_no_bit(
     assert torch.equal(prompt, next(iter(alone.prompt.tensors.values())))
     assert curve == [one["data"]["value"] for one in alone.training_logs if one["name"] == "loss"]
     assert Client(server.port).predict("killed", "The desk is awful").generated_tokens > 0
+
+
+def test_one_from_elsewhere_that_is_killed_changes_no_bit(tmp_path: Path, llama: BaseModel) -> None:
+    """It calls from where nothing else than its files are known; and ends when who leads does."""
+    plan = make_plan({**QUICK, "base_model": LLAMA, "num_epochs": 20}, RECORDS, None, SETTINGS)
+    write_plan(tmp_path, plan)
+    run = RunFolder(tmp_path, 1)
+    run.directory.mkdir(parents=True)
+    write_json(run.order, {"device": "cpu", "environment": {"CACHE_DIR": str(SETTINGS.cache_directory)}})
+    helpers = HelperProcesses(0, tmp_path, "cpu", run.directory, elsewhere=1, calls=run.calls)
+    command = [sys.executable, "-m", helper_keeper.__name__, str(tmp_path), "1", "1"]
+    with subprocess.Popen(command, cwd=ROOT) as keeper:
+        sizes = list[int]()
+
+        def updated(progress: Progress) -> None:
+            """Slowly enough for one to come."""
+            wait_for(lambda: len(sizes) % 8 or helpers.group().size == 2, MINUTES)
+            sizes.append(helpers.group().size)
+            if progress.step == 4:
+                (helper,) = psutil.Process(keeper.pid).children()
+                helper.kill()
+
+        made = tuned_by(Crew(WORKERS, helpers), plan, llama, updated)
+        helpers.close()
+        assert keeper.wait(30) == 0
+    assert (sizes[0], min(sizes), sizes[-1]) == (2, 1, 2)
+    alone = tuned_by(Crew(WORKERS), plan, llama)
+    assert torch.equal(*(next(iter(one.prompt.tensors.values())) for one in (made, alone)))
 
 
 def test_none_is_left_of_a_training_that_is_cancelled_or_paused(

@@ -83,10 +83,12 @@ class Threads(Helpers):
         self._group = Group(meeting_in(file, size) if size > 1 else None, 0, size, LOOPBACK)
 
     def _help(self, rank: int, size: int, file: Path) -> None:
-        group = Group(meeting_in(file, size), rank, size, LOOPBACK)
         with suppress(GroupBroken):
-            help_with(self._base, _Mortal(group, self._dies))
-        group.leave()
+            group = Group(meeting_in(file, size), rank, size, LOOPBACK)
+            try:
+                help_with(self._base, _Mortal(group, self._dies))
+            finally:
+                group.leave()
 
     def _dies(self, rank: int, has_computed: bool) -> bool:
         return has_computed != self._early and self._deaths.get(self._errands) == rank

@@ -36,7 +36,9 @@ def test_validations_come_after_every_epoch_or_every_so_many_updates(
     assert [one.step for one in told] == steps
     assert [one.scores["loss"] for one in told] == curve(tuned, "validation_loss")
     assert [one.scores["macro_f1"] for one in told] == curve(tuned, "validation_macro_f1")
-    assert next(one for one in reversed(told) if one.best).step == tuned.verdict["kept"]["step"]
+    # Of labels the last may be kept, too (choice.py).
+    best = next(one for one in reversed(told) if one.best).step
+    assert tuned.verdict["kept"]["step"] in (best, steps[-1])
 
 
 def test_no_validation_records_no_validation(base: BaseModel) -> None:

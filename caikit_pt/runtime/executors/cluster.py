@@ -32,9 +32,10 @@ class Cluster(ABC):
         """Another one when it may be another cluster, at the same place, that answers."""
 
     @abstractmethod
-    def start(self, name: str, job: str, fence: int, needs: Resources) -> None:
+    def start(self, name: str, job: str, fence: int, needs: Resources, helpers: int = 0) -> None:
         """Has `python -m caikit_pt.runtime.executors.keeper JOB FENCE` run where there is room, as soon as
-        there is; it is known by `name`. Raises RefusedRun."""
+        there is; it is known by `name`. With `helpers` it is `helper_keeper JOB FENCE HELPERS`. Raises
+        RefusedRun."""
 
     @abstractmethod
     def running(self) -> Collection[str]:

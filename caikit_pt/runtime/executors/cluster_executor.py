@@ -12,6 +12,7 @@ from caikit_pt.runtime.executors.cluster import Cluster
 from caikit_pt.runtime.executors.cluster_run import ClusterRun, run_name
 from caikit_pt.runtime.executors.executor import Executor
 from caikit_pt.runtime.executors.gpu import needed_of_gpu
+from caikit_pt.runtime.executors.helper_runs import HelperRuns, led_by
 from caikit_pt.runtime.executors.link import SharedDirectory
 from caikit_pt.runtime.executors.node import GIB, Node, Resources
 from caikit_pt.runtime.executors.placement import Placement
@@ -26,11 +27,11 @@ _SECONDS_BETWEEN_SWEEPS = 15.0
 
 
 class ClusterExecutor(Executor):
-    """`each`: what each of so many `workers` of a run, all on one node, needs of that; where its memory is 0,
-    what the training is predicted to take. `environment`: what processes have to see, on whatever node.
-    `open_runs`: the jobs and numbers of runs that a server attends to, this one or another; raises
-    StateUnavailable. `post`: what runs and the server tell each other goes through it; None: through a
-    directory that both have."""
+    """`each`: what each of so many `workers` of a training needs of its node; where its memory is 0, what the
+    training is predicted to take. On one node are `workers_per_node` at the most; 0: all.
+    `environment`: what processes have to see, on whatever node. `open_runs`: the jobs and numbers of runs
+    that a server attends to, this one or another; raises StateUnavailable. `post`: what runs and the server
+    tell each other goes through it; None: through a directory that both have."""
 
     outlives = True
 
@@ -41,11 +42,14 @@ class ClusterExecutor(Executor):
         environment: Mapping[str, str],
         open_runs: Callable[[], Collection[tuple[str, int]]],
         workers: int = 1,
+        workers_per_node: int = 0,
         post: Post | None = None,
     ) -> None:
         self._post = post
         self._cluster, self._each, self.environment = cluster, each, environment
         self._open_runs, self.workers = open_runs, workers
+        self._together = min(workers, workers_per_node or workers)
+        self.elsewhere = workers - self._together
         self._closing = threading.Event()
 
     @property
@@ -74,7 +78,9 @@ class ClusterExecutor(Executor):
         """See Executor."""
         files = folder.run(job.fence)
         link = self._post.link(job, folder) if self._post else SharedDirectory(files)
-        return ClusterRun(self._cluster, job, files, link, self._needs(job), lambda: self.closed)
+        needs = self._needs(job, self._together)
+        helpers = self._helpers(job, link.place)
+        return ClusterRun(self._cluster, job, files, link, needs, helpers, lambda: self.closed)
 
     def found(self, job: Job, folder: JobFolder) -> ClusterRun | None:
         """See Executor."""
@@ -93,8 +99,17 @@ class ClusterExecutor(Executor):
         self._closing.set()
         self._cluster.close()
 
-    def _needs(self, job: Job) -> Resources:
-        count, each = self.workers, self._each
+    def _helpers(self, job: Job, place: str) -> HelperRuns:
+        """Those that aren't with who leads."""
+        counts = [
+            min(self._together, self.elsewhere - begun) for begun in range(0, self.elsewhere, self._together)
+        ]
+        each = [(count, self._needs(job, count)) for count in counts]
+        return HelperRuns(self._cluster, run_name(job.id, job.fence), place, job.fence, each)
+
+    def _needs(self, job: Job, count: int) -> Resources:
+        """Of so many workers."""
+        each = self._each
         # On a GPU the weights are in its memory.
         memory = each.memory or _LIBRARIES + (0 if each.gpus else job.memory)
         return Resources(
@@ -116,8 +131,8 @@ class ClusterExecutor(Executor):
 
     def _end_strangers(self, seen: Collection[str]) -> set[str]:
         """Those that were `seen` before: whoever is new may just have been started. Which there are now."""
-        found = set(self._cluster.running())
-        found -= {run_name(*run) for run in self._open_runs()}
+        attended = {run_name(*run) for run in self._open_runs()}
+        found = {name for name in self._cluster.running() if led_by(name) not in attended}
         for name in found.intersection(seen):
             _LOG.warning("%s is ended in %s: nobody waits for it", name, self._cluster.name)
             self._cluster.kill(name)

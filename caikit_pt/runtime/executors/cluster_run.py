@@ -12,10 +12,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
-from pathlib import Path
 
 from caikit_pt.runtime.executors.cluster import Cluster, RefusedRun
 from caikit_pt.runtime.executors.executor import Run, name_of_signal
+from caikit_pt.runtime.executors.helper_runs import HelperRuns
 from caikit_pt.runtime.executors.keeper import SECONDS_BETWEEN_BEATS
 from caikit_pt.runtime.executors.link import Link
 from caikit_pt.runtime.executors.node import Resources
@@ -41,7 +41,7 @@ def run_name(job: str, fence: int) -> str:
 
 
 class ClusterRun(Run):
-    """`closed`: whether the server ends; the run goes on then."""
+    """`closed`: whether the server ends; the run goes on then, and its `helpers` with it."""
 
     def __init__(
         self,
@@ -50,11 +50,12 @@ class ClusterRun(Run):
         files: RunFolder,
         link: Link,
         needs: Resources,
+        helpers: HelperRuns,
         closed: Callable[[], bool],
     ) -> None:
         super().__init__()
         self.name = run_name(job.id, job.fence)
-        self._cluster, self._files, self._link = cluster, files, link
+        self._cluster, self._files, self._link, self._helpers = cluster, files, link, helpers
         self._needs, self._closed = needs, closed
         self._job, self._heard = job.id, job.heard
         # The cluster has been asked for it, or has turned it down.
@@ -84,8 +85,8 @@ class ClusterRun(Run):
             for file in (files.reports, files.alive, files.leave, files.end):
                 file.touch()
             if not self.killed:
-                place = self._link.give(Path(order.folder))
-                self._cluster.start(self.name, place, order.fence, self._needs)
+                self._link.give()
+                self._cluster.start(self.name, self._link.place, order.fence, self._needs)
                 self._is_asked = True
         except RefusedRun as error:
             self._refusal = str(error)
@@ -128,6 +129,8 @@ class ClusterRun(Run):
             yield from self._told()
         finally:
             self._link.close(is_over=not self.goes_on)
+            if self._is_asked and not self.goes_on:
+                self._helpers.end()
 
     def _told(self) -> Iterator[Report]:
         asked, reason_at, text = 0.0, time.monotonic() + _SECONDS_TO_A_REASON, ""
@@ -152,6 +155,9 @@ class ClusterRun(Run):
                         continue
                     yield from self._new_reports()
                     return
+                if self._is_under_way:
+                    with suppress(OSError):
+                        self._helpers.keep()
             if not self._is_under_way and now >= reason_at:
                 reason_at, before, text = now + _SECONDS_BETWEEN_REASONS, text, self._why_waiting()
                 if text not in ("", before):

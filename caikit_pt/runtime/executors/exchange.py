@@ -9,7 +9,7 @@
         artifact         what was made
         log-A-B          bytes A to B of what its process wrote
         reports-A-B      bytes A to B of what it tells, in whole lines
-        alive, end       as the files of a run are called (run_folder.py)
+        alive, end, calls    as the files of a run are called (run_folder.py)
 
 The server (inbox.py) puts up the first two and removes what it has taken, so that there is never more than
 what nobody has taken yet; a node (outbox.py) puts up the rest. An object is there whole or not at all, or is
@@ -29,6 +29,7 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 GIVEN, LEAVE, CLAIMED, KERNELS, ARTIFACT = "given", "leave", "claimed", "kernels", "artifact"
+CALLS = "calls"
 SNAPSHOT, LOG, REPORTS, ALIVE, END = "snapshot", "log", "reports", "alive", "end"
 # In a directory of caches, and beside the job's folder in what is given (base_model/layers/fastest.py).
 KERNELS_FILE = "kernels.json"

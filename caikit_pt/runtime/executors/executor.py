@@ -78,6 +78,8 @@ class Executor(ABC):
     outlives = False
     # Processes that share the updates of a training.
     workers = 1
+    # Of these, on other machines than who leads.
+    elsewhere = 0
     # What every process of it has to see.
     environment: Mapping[str, str] = {}
 

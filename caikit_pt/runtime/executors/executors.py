@@ -33,8 +33,11 @@ def check(now: Settings) -> list[str]:
     named = now.executor
     doubts = _doubts_of_workers(now)
     if named.kind == LOCAL:
-        if named.exchange:
-            doubts.append("executor.exchange counts for nothing with executor.kind: local")
+        doubts += [
+            f"executor.{name} counts for nothing with executor.kind: {LOCAL}"
+            for name in ("exchange", "workers_per_node")
+            if getattr(named, name)
+        ]
         return doubts
     _check_exchange(named.exchange)
     if find_spec(named.kind) is None:
@@ -101,7 +104,9 @@ def executor_of(
         id = state_id(root)
         post = Post(named.exchange, id, root / _CACHE) if named.exchange else None
         cluster, environment = _cluster(now, id), _environment(now, root)
-        made = ClusterExecutor(cluster, each, environment, open_runs, named.workers, post)
+        made = ClusterExecutor(
+            cluster, each, environment, open_runs, named.workers, named.workers_per_node, post
+        )
         return made, now.slots or _SLOTS_OF_A_CLUSTER
     except OSError as error:
         raise StateUnavailable(f"No trainings can be run by {named.kind}: {error}") from error

@@ -59,13 +59,18 @@ class Inbox(Link):
         """See Link."""
         return self._is_away
 
-    def give(self, job: Path) -> str:
+    @property
+    def place(self) -> str:
+        """See Link."""
+        return self._exchange.address.rpartition("/")[0]
+
+    def give(self) -> None:
         """See Link. What the run before has kept is in the folder of this one then, and nowhere else."""
         try:
             self._files.begin()
         except StateUnavailable as error:
             raise OSError(str(error)) from error
-        own = self._files.directory
+        own, job = self._files.directory, self._job
         others = job / own.parent.name
 
         def is_left_out(path: Path) -> bool:
@@ -76,7 +81,6 @@ class Inbox(Link):
         kernels = self._cache / KERNELS_FILE
         beside = {KERNELS_FILE: kernels} if kernels.exists() else {}
         self._exchange.put(GIVEN, {**files, **beside}, own)
-        return self._exchange.address.rpartition("/")[0]
 
     def take_back(self) -> None:
         """See Link. Its folder stays: it has what the run before had kept."""

@@ -60,13 +60,13 @@ class KubernetesCluster(Cluster):
         """See Cluster. What it knows outlasts it."""
         return 0
 
-    def start(self, name: str, job: str, fence: int, needs: Resources) -> None:
+    def start(self, name: str, job: str, fence: int, needs: Resources, helpers: int = 0) -> None:
         """See Cluster."""
         with self._lock, _errors():
             self._seen = -_SECONDS_SEEN, set()
             self._client.BatchV1Api().create_namespaced_job(
                 self._namespace,
-                self._template.job(name, job, fence, needs),
+                self._template.job(name, job, fence, needs, helpers),
                 _request_timeout=_SECONDS_TO_ANSWER,
             )
 

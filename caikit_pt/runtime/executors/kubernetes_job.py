@@ -24,6 +24,7 @@ GPU_MEMORY = "nvidia.com/gpu.memory"
 _QUEUE = "kueue.x-k8s.io/queue-name"
 _REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
 _KEEPER = "caikit_pt.runtime.executors.keeper"
+_HELPER_KEEPER = "caikit_pt.runtime.executors.helper_keeper"
 # A run leaves behind a snapshot within some seconds.
 _SECONDS_TO_LEAVE = 30
 # A Job that has ended can be looked at for so long.
@@ -45,8 +46,10 @@ class JobTemplate:
         """As Kubernetes takes one, whatever the id of a job is."""
         return f"caikit-pt-{hashlib.sha256(f'{self.server}/{run}'.encode()).hexdigest()[:24]}"
 
-    def job(self, run: str, place: str, fence: int, needs: Resources) -> dict[str, Any]:
-        """The manifest of the Job of one `run`, whose job is at `place`; its first container keeps it."""
+    def job(self, run: str, place: str, fence: int, needs: Resources, helpers: int = 0) -> dict[str, Any]:
+        """The manifest of the Job of one `run`, whose job is at `place`; its first container keeps it, or so
+        many `helpers`."""
+        keeper = ["-m", _HELPER_KEEPER if helpers else _KEEPER, place, str(fence)]
         labels = {SERVER: self.server, **({_QUEUE: self.queue} if self.queue else {})}
         return {
             "apiVersion": "batch/v1",
@@ -58,7 +61,7 @@ class JobTemplate:
                 "ttlSecondsAfterFinished": _SECONDS_KEPT,
                 # Kueue lets it begin.
                 **({"suspend": True} if self.queue else {}),
-                "template": self._pod(["-m", _KEEPER, place, str(fence)], needs),
+                "template": self._pod([*keeper, *([str(helpers)] if helpers else [])], needs),
             },
         }
 

@@ -6,7 +6,6 @@ import shutil
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from pathlib import Path
 
 from caikit_pt.runtime.run_folder import RunFolder
 
@@ -25,10 +24,14 @@ class Link(ABC):
     def is_away(self) -> bool:
         """Whether what the run writes can't be seen now, and its silence says nothing."""
 
+    @property
     @abstractmethod
-    def give(self, job: Path) -> str:
-        """Has the node find the folder of a `job`, whose run has its order; where, a path or an address.
-        Raises OSError."""
+    def place(self) -> str:
+        """Where a node finds the folder of the job, a path or an address."""
+
+    @abstractmethod
+    def give(self) -> None:
+        """It is there from now on, with the order of the run. Raises OSError."""
 
     @abstractmethod
     def take_back(self) -> None:
@@ -59,9 +62,13 @@ class SharedDirectory(Link):
     def __init__(self, files: RunFolder) -> None:
         self._files = files
 
-    def give(self, job: Path) -> str:
+    @property
+    def place(self) -> str:
         """See Link."""
-        return str(job.absolute())
+        return str(self._files.job_folder.absolute())
+
+    def give(self) -> None:
+        """See Link."""
 
     def take_back(self) -> None:
         """See Link."""

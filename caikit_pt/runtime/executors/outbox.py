@@ -20,6 +20,7 @@ from tempfile import mkdtemp
 from caikit_pt.runtime.executors.exchange import (
     ALIVE,
     ARTIFACT,
+    CALLS,
     CLAIMED,
     END,
     GIVEN,
@@ -49,8 +50,8 @@ def fetched(address: str, fence: int, stop: threading.Event) -> Iterator[Path | 
     or somebody else has it, or it is to `stop` before the store was there. What is written into it is put up,
     the last when this ends, as soon as the store takes it. Raises ImportError, ValueError."""
     exchange = Exchange(address).of_run(fence)
-    with _private_directory() as root:
-        folder = _fetch(exchange, root, fence, stop)
+    with private_directory() as root:
+        folder = job_folder(exchange, root, fence, stop, owner=uuid.uuid4().hex)
         if folder is None:
             yield None
             return
@@ -67,11 +68,16 @@ def fetched(address: str, fence: int, stop: threading.Event) -> Iterator[Path | 
             outbox.finish()
 
 
-def _fetch(exchange: Exchange, root: Path, fence: int, stop: threading.Event) -> Path | None:
-    owner, told = uuid.uuid4().hex, False
+def job_folder(
+    exchange: Exchange, root: Path, fence: int, stop: threading.Event, owner: str = ""
+) -> Path | None:
+    """That of the job, in the directory `root` from now on, for its run with number `fence`; of an `owner`
+    the run is his alone. None where nobody waits for it, or somebody else has it, or it is to `stop` before
+    the store was there."""
+    told = False
     while not stop.is_set():
         try:
-            if GIVEN not in exchange.names() or not exchange.claim(CLAIMED, owner):
+            if GIVEN not in exchange.names() or (owner and not exchange.claim(CLAIMED, owner)):
                 return None
             shutil.rmtree(root / "job", ignore_errors=True)
             exchange.fetch(GIVEN, root)
@@ -97,7 +103,7 @@ def _settled(root: Path, fence: int) -> Path:
 
 
 @contextmanager
-def _private_directory() -> Iterator[Path]:
+def private_directory() -> Iterator[Path]:
     """Records lie in it: it goes with this process, also where that is killed."""
     directory = Path(mkdtemp(prefix="caikit-pt-"))
     guard = subprocess.Popen(
@@ -125,6 +131,7 @@ class Outbox:
         self._beat = -_SECONDS_BETWEEN_BEATS
         # What the server has given it needn't have again.
         self._kernels = _content(self._kernels_file)
+        self._called = b""
         self._kept, self._has_artifact = _newest(run.snapshots), run.artifact.is_dir()
         self._ends = threading.Event()
         self._thread = threading.Thread(target=self._work, name="outbox", daemon=True)
@@ -172,6 +179,7 @@ class Outbox:
         self._put_kernels()
         self._put_snapshot(seen)
         self._put_artifact()
+        self._put_calls()
         while logged := _content(self._log, self._logged, _MOST_OF_A_LOG):
             self._logged = self._put_piece(LOG, self._logged, logged)
         self._put_beat()
@@ -208,6 +216,12 @@ class Outbox:
         if not self._has_artifact and self._run.artifact.is_dir():
             self._exchange.put(ARTIFACT, files_in(self._run.artifact), self._run.directory)
             self._has_artifact = True
+
+    def _put_calls(self) -> None:
+        found = _content(self._run.calls)
+        if found != self._called:
+            self._exchange.write(CALLS, found)
+            self._called = found
 
     def _put_beat(self) -> None:
         now = time.monotonic()

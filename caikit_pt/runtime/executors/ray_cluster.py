@@ -63,12 +63,13 @@ class RayCluster(Cluster):
         """See Cluster."""
         return self._why_not
 
-    def start(self, name: str, job: str, fence: int, needs: Resources) -> None:
+    def start(self, name: str, job: str, fence: int, needs: Resources, helpers: int = 0) -> None:
         """See Cluster."""
         told = {"cpus": needs.cpus, "gpus": needs.gpus, "memory": needs.memory}
         told["gpu_memory_mib"], small = self._gpu_memory(needs)
         labels = {**self._labels, **({_NODE: f"!in({','.join(small)})"} if small else {})}
-        self._ask("start", name=name, job=job, fence=fence, needs=told, labels=labels)
+        what = {"job": job, "fence": fence, "helpers": helpers}
+        self._ask("start", name=name, what=what, needs=told, labels=labels)
         with self._lock:
             self._started[name] = time.monotonic()
 

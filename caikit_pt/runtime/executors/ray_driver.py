@@ -21,20 +21,25 @@ _ONCE = {"max_restarts": 0, "lifetime": "detached", "max_concurrency": 1}
 
 
 class Keeper:
-    """On a node: keeps the process of one run, and ends with it."""
+    """On a node: keeps the process of one run, or `helpers` of it, and ends with it."""
 
-    def __init__(self, job: str, fence: int) -> None:
+    def __init__(self, job: str, fence: int, helpers: int) -> None:
         # A constructor is run whether or not the driver lives by then; a method wouldn't be.
-        threading.Thread(target=self._keep, args=(job, fence), name="keeper", daemon=True).start()
+        threading.Thread(target=self._keep, args=(job, fence, helpers), name="keeper", daemon=True).start()
 
-    def _keep(self, job: str, fence: int) -> None:
+    def _keep(self, job: str, fence: int, helpers: int) -> None:
         try:
+            from caikit_pt.runtime.executors.helper_keeper import keep_helpers
             from caikit_pt.runtime.executors.keeper import keep
 
-            keep(job, fence)
+            if helpers:
+                keep_helpers(job, fence, helpers)
+            else:
+                keep(job, fence)
         except BaseException as error:
             # Nobody else hears of it; the package itself may not be there.
-            _tell(job, fence, json.dumps({"code": 1, "text": f"{type(error).__name__}: {error}"}))
+            if not helpers:
+                _tell(job, fence, json.dumps({"code": 1, "text": f"{type(error).__name__}: {error}"}))
         finally:
             os._exit(0)
 
@@ -68,9 +73,9 @@ class Driver:
         self._keeper = ray.remote(Keeper)
 
     def start(
-        self, name: str, job: str, fence: int, needs: Mapping[str, float], labels: Mapping[str, str]
+        self, name: str, what: Mapping[str, Any], needs: Mapping[str, float], labels: Mapping[str, str]
     ) -> None:
-        """Begins a run, as soon as there is room."""
+        """Begins a run, `what` of which a Keeper is told, as soon as there is room."""
         selector = {"label_selector": dict(labels)} if labels else {}
         self._keeper.options(
             name=name,
@@ -80,7 +85,7 @@ class Driver:
             resources={GPU_MEMORY: needs["gpu_memory_mib"]} if needs["gpu_memory_mib"] else {},
             **selector,
             **_ONCE,
-        ).remote(job, fence)
+        ).remote(**what)
 
     def kill(self, name: str) -> None:
         """Ends it, wherever it is."""

@@ -14,11 +14,13 @@ import torch
 from caikit_pt.base_model.layers.fastest import learn
 from caikit_pt.base_model.model import BaseModel
 from caikit_pt.runtime.executors.exchange import KERNELS_FILE
+from caikit_pt.tuning.crew import Crew
 from caikit_pt.tuning.plan import make_plan
 from caikit_pt.tuning.tuner import tune
 from tests.conftest import SETTINGS
 from tests.runtime.servers import RECORDS, Server
 from tests.runtime.test_jobs import tuned
+from tests.tuning.crews import tuned_by
 
 # The caches that this process has taken its own choices from, before those of everybody.
 _HERE: list[Path] = []
@@ -31,11 +33,13 @@ def know_what_is_known_here(server: Server) -> None:
             learn(_cache(server) / KERNELS_FILE, (directory / KERNELS_FILE).read_bytes())
 
 
-def check_bits(server: Server, name: str, base: BaseModel, request: Mapping[str, Any]) -> None:
-    """Its prompt and its curve are those of a training that nothing has happened to."""
+def check_bits(
+    server: Server, name: str, base: BaseModel, request: Mapping[str, Any], workers: int = 1
+) -> None:
+    """Its prompt and its curve are those of a training that nothing has happened to, of so many shares."""
     plan = make_plan({**request, "base_model": base.checkpoint.name}, RECORDS, None, SETTINGS)
     with _as_computed_by(server):
-        alone = tune(plan, base)
+        alone = tune(plan, base) if workers == 1 else tuned_by(Crew(workers), plan, base)
     prompt, curve = tuned(server.models, name)
     (expected,) = alone.prompt.tensors.values()
     assert torch.equal(prompt.view(torch.int32), expected.view(torch.int32))

@@ -17,6 +17,7 @@ from caikit_pt.runtime.executors.cluster import Cluster, RefusedRun
 from caikit_pt.runtime.executors.cluster_executor import ClusterExecutor
 from caikit_pt.runtime.executors.cluster_run import ClusterRun
 from caikit_pt.runtime.executors.exchange import Exchange
+from caikit_pt.runtime.executors.helper_runs import HelperRuns
 from caikit_pt.runtime.executors.node import GIB, Node, Resources
 from caikit_pt.runtime.executors.post import Post
 from caikit_pt.runtime.job_folder import JobFolder
@@ -47,7 +48,7 @@ class Known(Cluster):
     generation = 1
     refuses = ""
 
-    def start(self, name: str, job: str, fence: int, needs: Resources) -> None:
+    def start(self, name: str, job: str, fence: int, needs: Resources, helpers: int = 0) -> None:
         self._check()
         if self.refuses:
             raise RefusedRun(self.refuses)
@@ -277,7 +278,8 @@ class Away(link.SharedDirectory):
 def away(known: Known, root: Path) -> tuple[ClusterRun, Away]:
     files = JobFolder(root / "a").run(3)
     made = Away(files)
-    run = ClusterRun(known, replace(job("a"), fence=3), files, made, EACH, lambda: False)
+    helpers = HelperRuns(known, "a-3", str(root / "a"), 3, ())
+    run = ClusterRun(known, replace(job("a"), fence=3), files, made, EACH, helpers, lambda: False)
     run.begin(order(root))
     return run, made
 
@@ -389,12 +391,13 @@ def test_what_nobody_attends_to_is_ended(
     monkeypatch.setattr("caikit_pt.runtime.executors.cluster_executor._SECONDS_BETWEEN_SWEEPS", 0.05)
     executor = ClusterExecutor(known, EACH, {}, lambda: {("a", 3)})
     run = begun(executor, tmp_path)
-    known.names.add("left-1")
+    # Who helps it is its own.
+    known.names |= {"left-1", "left-1+1.1", "a-3+1.1"}
     executor.start(prepared=False)
     deadline = threading.Event()
     for _ in range(100):
-        if known.names == {"a-3"}:
+        if known.names == {"a-3", "a-3+1.1"}:
             break
         deadline.wait(0.05)
     executor.close()
-    assert known.names == {run.name}
+    assert known.names == {run.name, "a-3+1.1"}

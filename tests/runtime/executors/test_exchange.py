@@ -18,6 +18,7 @@ import pytest
 from caikit_pt.runtime.executors import inbox as inbox_file
 from caikit_pt.runtime.executors import outbox as outbox_file
 from caikit_pt.runtime.executors.exchange import CLAIMED, GIVEN, LEAVE, Exchange, files_in
+from caikit_pt.runtime.executors.helper_files import lent
 from caikit_pt.runtime.executors.inbox import Inbox
 from caikit_pt.runtime.executors.outbox import Outbox, fetched
 from caikit_pt.runtime.json_file import write_json
@@ -80,7 +81,8 @@ class Server:
         write_json(self.run.order, order)
         for file in (self.run.reports, self.run.alive, self.run.leave, self.run.end):
             file.touch()
-        return self.inbox.give(self.job)
+        self.inbox.give()
+        return self.inbox.place
 
 
 class Node:
@@ -133,7 +135,7 @@ def moved(server: Server, exchange: Exchange, root: Path) -> Node:
     """The files of the job are on the node."""
     own = root / "node"
     own.mkdir()
-    folder = outbox_file._fetch(exchange.at(JOB).of_run(FENCE), own, FENCE, threading.Event())
+    folder = outbox_file.job_folder(exchange.at(JOB).of_run(FENCE), own, FENCE, threading.Event(), "me")
     assert folder is not None
     return Node(exchange, folder, own)
 
@@ -296,7 +298,7 @@ def test_a_later_run_begins_with_what_the_one_before_has_kept(exchange: Exchange
     node.outbox.put()
     first.inbox.take()
     (tmp_path / "other").mkdir()
-    folder = outbox_file._fetch(second.exchange, tmp_path / "other", FENCE + 1, threading.Event())
+    folder = outbox_file.job_folder(second.exchange, tmp_path / "other", FENCE + 1, threading.Event(), "me")
     assert folder is not None
     run = RunFolder(folder, FENCE + 1)
     run.begin()
@@ -373,6 +375,30 @@ def test_a_run_that_nobody_waits_for_leaves_nothing(exchange: Exchange, tmp_path
         server.exchange.write("reports-0-5", b"late\n")
         _until(lambda: not RunFolder(folder, FENCE).is_last)
     assert list(exchange.names()) == []
+
+
+def test_helpers_have_the_files_and_hear_where_to_call(
+    exchange: Exchange, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside the node that has the run, until nobody waits for that."""
+    monkeypatch.setattr("caikit_pt.runtime.executors.helper_files._SECONDS_BETWEEN_ROUNDS", 0.05)
+    server, never = Server(exchange, tmp_path), threading.Event()
+    address = server.give()
+    with fetched(address, FENCE, never) as leads, lent(address, FENCE, never) as helps:
+        assert leads is not None
+        assert helps is not None
+        run = RunFolder(helps, FENCE)
+        assert (helps / "plan.json").read_text() == "plan.json"
+        assert json.loads(run.order.read_text())["folder"] == str(helps)
+        RunFolder(leads, FENCE).calls.write_text("here")
+        _until(lambda: run.calls.exists())
+        assert (run.calls.read_text(), run.is_last) == ("here", True)
+        server.exchange.clear()
+        _until(lambda: not run.is_last)
+    assert not helps.exists()
+    assert list(exchange.names()) == []
+    with lent(address, FENCE, never) as none:
+        assert none is None
 
 
 def test_a_store_that_is_away_is_waited_for(

@@ -10,6 +10,7 @@ import signal
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,41 @@ def test_it_goes_on_elsewhere_when_its_node_dies(server: Server, nodes: RayNodes
     assert ended(client, id, _SECONDS) == COMPLETED
     assert fence(server, id) == 2
     check_bits(server, "moved", t5, _FEW)
+
+
+def test_nodes_share_a_training_and_one_that_dies_changes_no_bit(
+    nodes: RayNodes, tmp_path: Path, llama: BaseModel
+) -> None:
+    """The helper's; another has it on the node that comes."""
+    server = server_of(nodes, tmp_path, EXECUTOR_WORKERS=2, EXECUTOR_WORKERS_PER_NODE=1)
+    client = server.start()
+    request = {**_FEW, "num_epochs": 1500}
+    id = client.tune("shared", base_model=llama.checkpoint.name, records=RECORDS, **request)
+    wait_for(lambda: computes_together(server, id, 1), _SECONDS)
+    (helper,), (lead,) = helpers_of(id), processes_of(id)
+    assert nodes.of(helper) != nodes.of(lead)
+    nodes.replace(nodes.of(helper))
+    wait_for(lambda: computes_together(server, id, 2), _SECONDS)
+    assert ended(client, id, _SECONDS) == COMPLETED
+    assert fence(server, id) == 1
+    check_bits(server, "shared", llama, request, workers=2)
+    wait_for(lambda: not helpers_of(id))
+    server.close()
+
+
+def computes_together(server: Server, id: str, times: int) -> bool:
+    """Two, as often as they have met."""
+    with suppress(OSError):
+        log = (server.state / "jobs" / id / "log.txt").read_text()
+        return log.count("2 of 2 workers compute together") >= times
+    return False
+
+
+def helpers_of(id: str) -> list[psutil.Process]:
+    """Of a training, on whatever node."""
+    found = psutil.process_iter(["cmdline"])
+    named = [one for one in found if "caikit_pt.runtime.helper_process" in (one.info["cmdline"] or ())]
+    return [one for one in named if any(id in part for part in one.info["cmdline"])]
 
 
 def test_it_goes_on_without_its_server(server: Server, llama: BaseModel) -> None:

@@ -1,0 +1,128 @@
+"""The runs that help another one, by whom the cluster knows. Real ones: test_ray.py."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from caikit_pt.runtime import job as kinds
+from caikit_pt.runtime.executors import cluster_run
+from caikit_pt.runtime.executors.cluster_executor import ClusterExecutor
+from caikit_pt.runtime.executors.cluster_run import ClusterRun
+from caikit_pt.runtime.executors.helper_runs import led_by
+from caikit_pt.runtime.executors.node import GIB, Resources
+from caikit_pt.runtime.job_folder import JobFolder
+from caikit_pt.runtime.reports import FINISHED
+from tests.runtime.executors.test_cluster_run import Known, begun, tell
+from tests.runtime.jobs import job
+from tests.runtime.servers import wait_for
+
+EACH = Resources(cpus=2, memory=GIB)
+
+
+class Counted(Known):
+    """How many helpers it was asked for, by their names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.helpers = dict[str, int]()
+
+    def start(self, name: str, job: str, fence: int, needs: Resources, helpers: int = 0) -> None:
+        super().start(name, job, fence, needs, helpers)
+        self.helpers[name] = helpers
+
+
+@pytest.fixture
+def known() -> Counted:
+    return Counted()
+
+
+@pytest.fixture
+def executor(known: Counted, monkeypatch: pytest.MonkeyPatch) -> ClusterExecutor:
+    for name in ("_SECONDS_BETWEEN_LOOKS", "_SECONDS_BETWEEN_QUESTIONS"):
+        monkeypatch.setattr(cluster_run, name, 0.01)
+    return ClusterExecutor(known, EACH, {}, lambda: {("a", 3)}, workers=5, workers_per_node=2)
+
+
+@contextmanager
+def heard(run: ClusterRun) -> Iterator[list[str]]:
+    """What it tells, until it has ended."""
+    told = list[str]()
+    listens = threading.Thread(target=lambda: told.extend(one.kind for one in run.reports()))
+    listens.start()
+    try:
+        yield told
+        listens.join(10)
+        assert not listens.is_alive()
+    finally:
+        run.kill()
+        listens.join()
+
+
+def test_they_begin_when_who_leads_has_and_end_with_it(
+    executor: ClusterExecutor, known: Counted, tmp_path: Path
+) -> None:
+    run = begun(executor, tmp_path)
+    assert known.helpers == {"a-3": 0}
+    with heard(run):
+        threading.Event().wait(0.2)
+        assert known.names == {"a-3"}
+        tell(tmp_path, (kinds.PHASE, 0))
+        wait_for(lambda: known.names == {"a-3", "a-3+1.1", "a-3+2.1"})
+        assert known.helpers == {"a-3": 0, "a-3+1.1": 2, "a-3+2.1": 1}
+        assert known.needs == [replace(EACH, cpus=2 * n, memory=n * GIB) for n in (2, 2, 1)]
+        tell(tmp_path, (FINISHED, 0))
+    assert known.names == {"a-3"}
+
+
+def test_one_that_ends_is_begun_again_some_times(
+    executor: ClusterExecutor, known: Counted, tmp_path: Path
+) -> None:
+    run = begun(executor, tmp_path)
+    with heard(run):
+        tell(tmp_path, (kinds.PHASE, 0))
+        for number in (1, 2, 3):
+            name = f"a-3+2.{number}"
+            wait_for(partial(known.helpers.__contains__, name))
+            known.names.discard(name)
+        threading.Event().wait(0.2)
+        assert known.names == {"a-3", "a-3+1.1"}
+        tell(tmp_path, (FINISHED, 0))
+
+
+def test_the_next_server_finds_them_and_ends_them(
+    executor: ClusterExecutor, known: Counted, tmp_path: Path
+) -> None:
+    begun(executor, tmp_path)
+    known.names |= {"a-3+1.2", "a-31+2.1"}
+    tell(tmp_path, (kinds.PHASE, 0))
+    found = executor.found(replace(job("a"), fence=3, heard=1, is_open=True), JobFolder(tmp_path / "a"))
+    assert found
+    with heard(found):
+        wait_for(lambda: "a-3+2.1" in known.names)
+        assert "a-3+1.1" not in known.names
+        tell(tmp_path, (FINISHED, 0))
+    assert known.names == {"a-3", "a-31+2.1"}
+
+
+def test_what_the_cluster_turns_down_leaves_who_leads_alone(
+    executor: ClusterExecutor, known: Counted, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = begun(executor, tmp_path)
+    known.refuses = "no such queue"
+    with heard(run) as told:
+        tell(tmp_path, (kinds.PHASE, 0))
+        wait_for(lambda: caplog.text.count("no such queue") == 6)
+        tell(tmp_path, (FINISHED, 0))
+    assert told == [kinds.PHASE, FINISHED]
+    assert "the cluster has no helpers for a-3: no such queue" in caplog.text
+
+
+def test_whom_they_help_is_in_their_names() -> None:
+    assert [led_by(name) for name in ("a-3", "a-3+1.2")] == ["a-3", "a-3"]
