@@ -37,7 +37,6 @@ LONG_FILES = (
     "test_drain.py",
     "test_service.py",
     "test_sharing.py",
-    "test_jobs_on_ray.py",
     "test_crew.py",
     "test_source_tuner.py",
     "test_decode.py",
