@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing
 from dataclasses import fields
 from pathlib import Path
@@ -31,6 +31,7 @@ from caikit_pt.runtime.job import (
     RUNNING,
     STATES,
     TERMINAL,
+    WAITING,
     Event,
     Job,
 )
@@ -189,9 +190,12 @@ class JobStore:
 
     # ---- jobs ----
 
-    def add(self, job: Job, most: int | None = None) -> Job:
-        """A new job, last in the queue; the one there is where its id is known already. Raises TooManyJobs
-        where it isn't and `most` are queued, whoever else adds some now."""
+    def add(
+        self, job: Job, most: int | None = None, check_waiting: Callable[[int], None] | None = None
+    ) -> Job:
+        """A new job, last in the queue; the one there is where its id is known already. Where it isn't, it
+        raises TooManyJobs if `most` are queued, and what `check_waiting` does, which is told how many of its
+        tenant's wait; whoever else adds some now."""
         row = (
             job.id,
             job.model_name,
@@ -210,10 +214,13 @@ class JobStore:
             job.least_memory,
         )
         with self._database.writing() as transaction:
-            if most is not None:
-                known = transaction.execute("SELECT 1 FROM jobs WHERE id = ?", (job.id,))
+            is_new = not transaction.execute("SELECT 1 FROM jobs WHERE id = ?", (job.id,))
+            if is_new and check_waiting is not None:
+                ((waiting,),) = transaction.execute(*_counted(WAITING, job.tenant))
+                check_waiting(int(waiting))
+            if is_new and most is not None:
                 queued = transaction.execute("SELECT number FROM job_counts WHERE value = ?", (QUEUED,))
-                _check_queue(0 if known else queued[0][0], most)
+                _check_queue(queued[0][0], most)
             added = transaction.execute(
                 "INSERT INTO jobs (id, model_name, path, digest, parameters, state, submitted, started,"
                 " ended, reasons, tenant, makes, fence, memory, least_memory)"
@@ -268,8 +275,7 @@ class JobStore:
         if tenant is None:
             counts = self.counts()
             return sum(counts[state] for state in states)
-        query = f"SELECT COUNT(*) FROM jobs WHERE state IN ({', '.join('?' * len(states))}) AND tenant = ?"
-        return int(self._database.read(query, (*states, tenant))[0][0])
+        return int(self._database.read(*_counted(states, tenant))[0][0])
 
     def paths_of(self, tenant: str | None = None) -> Sequence[str]:
         """Where prompts were published: all, or those whose last training was one tenant's."""
@@ -545,6 +551,12 @@ def _rows(connection: sqlite3.Connection, query: str, *values: Any) -> list[sqli
     except sqlite3.DatabaseError:
         pass
     return rows
+
+
+def _counted(states: Sequence[str], tenant: str) -> tuple[str, Sequence[str]]:
+    """Of one tenant's jobs those in one of `states`: a statement, and its values."""
+    places = ", ".join("?" * len(states))
+    return f"SELECT COUNT(*) FROM jobs WHERE state IN ({places}) AND tenant = ?", (*states, tenant)
 
 
 def _check_queue(queued: int, most: int) -> None:

@@ -15,7 +15,13 @@ from typing import IO
 
 from caikit_pt import call
 from caikit_pt.base_model.loading.libraries import import_libraries
-from caikit_pt.errors import CaikitPtError, InvalidParameter, StateUnavailable, TooManyJobs
+from caikit_pt.errors import (
+    CaikitPtError,
+    InvalidParameter,
+    QuotaExceeded,
+    StateUnavailable,
+    TooManyJobs,
+)
 from caikit_pt.runtime import job as kinds
 from caikit_pt.runtime.executors.executors import executor_of
 from caikit_pt.runtime.follower import Follower
@@ -154,8 +160,8 @@ class StateDirectory:
                 f"The training isn't accepted, since it can't be written: {error.strerror or error}"
             ) from error
         try:
-            return self.store.add(job, self._settings.max_queued)
-        except TooManyJobs:
+            return self.store.add(job, self._settings.max_queued, self.quotas.check_waiting)
+        except (TooManyJobs, QuotaExceeded):
             # Others have been accepted meanwhile, at other servers.
             if self._is_unknown(job):
                 folder.remove()

@@ -51,12 +51,17 @@ class TrainingQuotas:
                 raise QuotaExceeded("quotas.each.training_records", used, f"{most:,}", None)
             yield one
 
+    def check_waiting(self, trainings: int) -> None:
+        """Raises QuotaExceeded where a tenant of whom so many wait can't have one more."""
+        most = self._each.queued_trainings
+        if most and trainings >= most:
+            used = f"{trainings:,} of your trainings are queued or paused"
+            raise QuotaExceeded("quotas.each.queued_trainings", used, f"{most:,}", _LATER)
+
     def check_room(self, tenant: str) -> None:
         """Raises QuotaExceeded where one more training of `tenant` has no place."""
-        most = self._each.queued_trainings
-        if most and (queued := self._store.count(WAITING, tenant)) >= most:
-            used = f"{queued:,} of your trainings are queued or paused"
-            raise QuotaExceeded("quotas.each.queued_trainings", used, f"{most:,}", _LATER)
+        if self._each.queued_trainings:
+            self.check_waiting(self._store.count(WAITING, tenant))
         if self._each.stored_mib:
             mine = self._store.paths_of(tenant)
             _check_stored("quotas.each.stored_mib", "your prompts", mine, self._each.stored_mib)

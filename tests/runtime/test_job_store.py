@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from caikit_pt.errors import StateUnavailable, TooManyJobs
+from caikit_pt import settings
+from caikit_pt.errors import QuotaExceeded, StateUnavailable, TooManyJobs
 from caikit_pt.runtime import job_store, sqlite_database
 from caikit_pt.runtime.job import (
     CANCELED,
@@ -34,6 +35,7 @@ from caikit_pt.runtime.job import (
 )
 from caikit_pt.runtime.job_store import DATABASE, JobStore
 from caikit_pt.runtime.sqlite_database import SqliteDatabase
+from caikit_pt.runtime.training_quotas import TrainingQuotas
 
 
 def job(id: str, submitted: float = 1000.0, model_name: str = "model", path: str = "") -> Job:
@@ -473,6 +475,32 @@ def test_no_more_are_queued_than_may_be_whoever_adds_them(
     assert add(50)
     with pytest.raises(TooManyJobs, match="5 trainings are queued, as many as max_queued"):
         store.add(job("51"), most=5)
+    stores[1].close()
+
+
+def test_a_tenant_has_no_more_than_may_wait_whoever_adds_them(
+    store: JobStore, tmp_path: Path, address: str
+) -> None:
+    stores = [store, JobStore(tmp_path, address=address)]
+    store.add(replace(job("other"), tenant="b"))
+    quotas = TrainingQuotas(settings.typed({"quotas": {"each": {"queued_trainings": 3}}}).quotas, store)
+
+    def add(number: int) -> bool:
+        one = replace(job(str(number)), tenant="a")
+        try:
+            stores[number % 2].add(one, 100, quotas.check_waiting)
+        except QuotaExceeded:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        added = list(pool.map(add, range(20)))
+    assert (sum(added), store.count([QUEUED], "a"), store.count([QUEUED])) == (3, 3, 4)
+    first = added.index(True)
+    assert add(first)
+    store.move(str(first), PAUSED)
+    with pytest.raises(QuotaExceeded, match="3 of your trainings are queued or paused"):
+        store.add(replace(job("50"), tenant="a"), 100, quotas.check_waiting)
     stores[1].close()
 
 
