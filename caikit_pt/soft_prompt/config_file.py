@@ -7,6 +7,7 @@ or no mapping is an error of caikit's internals.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from caikit_pt.paths import read_file
 
 CONFIG = "config.yml"
 _LARGEST = 2**20  # bytes
+# Texts whose values are kept, of so many characters at the most.
+_MOST_KEPT, _LONGEST_KEPT = 2048, 2**13
 # With every alias counted as what it stands for. A thousand labels are a thousand.
 _MOST_VALUES = 100_000
 _DEEPEST = 32
@@ -44,8 +47,7 @@ def check_config(directory: Path) -> Mapping[str, Any]:
     """
     try:
         text = read_file(directory / CONFIG, _LARGEST).decode("utf-8")
-        _check_size(text)
-        config = _LOADER(text).get_single_data()
+        config = _values_again(text) if len(text) <= _LONGEST_KEPT else _values(text)
     except FileNotFoundError:
         raise
     except OSError as error:
@@ -58,6 +60,16 @@ def check_config(directory: Path) -> Mapping[str, Any]:
     if not any(config.get(name) for name in _IDS) or "model_path" in config:
         raise _damaged(directory, "has no module_id, or a model_path of its own")
     return config
+
+
+def _values(text: str) -> Any:
+    """What it stands for. Raises ValueError, yaml.YAMLError, RecursionError."""
+    _check_size(text)
+    return _LOADER(text).get_single_data()
+
+
+# A list of prompts reads those of a hundred, twice each, and a page asks every few seconds.
+_values_again = lru_cache(maxsize=_MOST_KEPT)(_values)
 
 
 class _TooMuch(ValueError):
