@@ -12,6 +12,7 @@ import logging
 import secrets
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -22,7 +23,7 @@ import psutil
 from caikit_pt.runtime.json_file import read_json, write_json
 
 _LOG = logging.getLogger(__name__)
-_SECONDS_TO_GREET, _SECONDS_TO_CONNECT = 5.0, 3.0
+_SECONDS_TO_GREET, _SECONDS_TO_CONNECT, _SECONDS_TO_REST = 5.0, 3.0, 1.0
 # Without power, or cut off, a machine says nothing: who is silent for so long is gone.
 _SECONDS_TO_A_PROBE, _PROBES = 10, 3
 _LONGEST_LINE = 200
@@ -59,6 +60,7 @@ class HelperCalls:
     def __init__(self, file: Path, answered: Callable[[Line], None]) -> None:
         """Raises OSError."""
         self._token, self._answered = secrets.token_bytes(32), answered
+        self._is_closed = threading.Event()
         dual = socket.has_dualstack_ipv6()
         family = socket.AF_INET6 if dual else socket.AF_INET
         self._socket = socket.create_server(("", 0), family=family, dualstack_ipv6=dual)
@@ -68,17 +70,20 @@ class HelperCalls:
 
     def close(self) -> None:
         """Nobody is answered any more."""
+        self._is_closed.set()
         # Whoever is in accept() would stay there.
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
 
     def _answer(self) -> None:
-        while True:
+        while not self._is_closed.is_set():
             try:
                 connection, (address, *_) = self._socket.accept()
             except OSError:
-                return
+                # As where all file descriptors are taken.
+                self._is_closed.wait(_SECONDS_TO_REST)
+                continue
             try:
                 _greet(connection, self._token, _LEADS, _HELPS)
                 self._answered(Line(connection))
@@ -110,11 +115,12 @@ def call(file: Path) -> Line:
 
 def _greet(connection: socket.socket, token: bytes, own: bytes, other: bytes) -> None:
     """Each draws a number, and the other shows that it has the token. Raises OSError."""
+    deadline = time.monotonic() + _SECONDS_TO_GREET
     connection.settimeout(_SECONDS_TO_GREET)
     drawn = secrets.token_hex(32)
     connection.sendall(drawn.encode() + b"\n")
-    connection.sendall(_proof(token, own, _line(connection)) + b"\n")
-    if not hmac.compare_digest(_line(connection), _proof(token, other, drawn.encode())):
+    connection.sendall(_proof(token, own, _line(connection, deadline)) + b"\n")
+    if not hmac.compare_digest(_line(connection, deadline), _proof(token, other, drawn.encode())):
         raise Refused("it doesn't have the token")
     connection.settimeout(None)
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -132,13 +138,15 @@ def _proof(token: bytes, whose: bytes, drawn: bytes) -> bytes:
     return hmac.new(token, whose + b" " + drawn, hashlib.sha256).hexdigest().encode()
 
 
-def _line(connection: socket.socket) -> bytes:
+def _line(connection: socket.socket, deadline: float) -> bytes:
     """Byte by byte: what comes behind it is for others to read."""
     line = b""
     while (byte := connection.recv(1)) != b"\n":
         line += byte
-        if not byte or len(line) > _LONGEST_LINE:
-            raise Refused("it says something else")
+        left = deadline - time.monotonic()
+        if not byte or len(line) > _LONGEST_LINE or left <= 0:
+            raise Refused("it says something else, or takes too long")
+        connection.settimeout(left)
     return line
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import secrets
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 
@@ -38,8 +39,9 @@ class HelperRuns:
         running = self._cluster.running()
         for place, (count, needs) in enumerate(self._each):
             if self._tries[place] < _TRIES and not self._own(running, place):
-                self._tries[place] += 1
-                self._begin(f"{self._lead}{_SIGN}{place + 1}.{self._tries[place]}", count, needs)
+                # Nobody knows which of its names an earlier server has used.
+                name = f"{self._lead}{_SIGN}{place + 1}.{secrets.token_hex(4)}"
+                self._begin(place, name, count, needs)
 
     def end(self) -> None:
         """All, at once. Where the cluster can't be reached they see by themselves that who leads is gone."""
@@ -52,9 +54,11 @@ class HelperRuns:
         begin = f"{self._lead}{_SIGN}" + ("" if place is None else f"{place + 1}.")
         return [name for name in running if name.startswith(begin)]
 
-    def _begin(self, name: str, count: int, needs: Resources) -> None:
-        """Who leads goes on without."""
+    def _begin(self, place: int, name: str, count: int, needs: Resources) -> None:
+        """Who leads goes on without. Raises OSError."""
         try:
             self._cluster.start(name, self._job, self._fence, needs, count)
-        except (OSError, RefusedRun) as error:
-            _LOG.warning("%s has no helpers for %s: %s", self._cluster.name, self._lead, error)
+            self._tries[place] += 1
+        except RefusedRun as error:
+            self._tries[place] = _TRIES
+            _LOG.warning("%s won't have helpers for %s: %s", self._cluster.name, self._lead, error)
