@@ -1,4 +1,4 @@
-"""The tests of caikit_pt. What is compared bit for bit has as many threads everywhere, from torch's import on."""
+"""The tests of caikit_pt, which compare bits: with as many threads everywhere, from the import of torch on."""
 
 import os
 
