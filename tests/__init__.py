@@ -1,4 +1,4 @@
-"""The tests of caikit_pt, which compare bits: with as many threads everywhere, from the import of torch on."""
+"""The tests of caikit_pt. They compare bits: with as many threads everywhere, from the import of torch on."""
 
 import os
 
