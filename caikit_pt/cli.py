@@ -22,10 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; its exit code."""
     options = _parser().parse_args(arguments)
     try:
-        code = int(options.run(options))
-        # Whoever reads may be gone, which is too late to be told when Python ends.
-        sys.stdout.flush()
-        return code
+        return _flushed(int(options.run(options)))
     except ServerError as error:
         print(f"{error.status}: {in_options(str(error), options)}", file=sys.stderr)
         return UNREACHABLE if error.status == "UNAVAILABLE" else FAILED
@@ -33,11 +30,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"caikit-pt: {error}", file=sys.stderr)
         return USAGE
     except BrokenPipeError:
-        # What is still to be written goes nowhere (docs.python.org/3/library/signal.html#note-on-sigpipe).
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return DONE
+        return _flushed(DONE)
     except KeyboardInterrupt:
         return INTERRUPTED
+
+
+def _flushed(code: int) -> int:
+    """Whoever reads may be gone, which is too late to be told when Python ends: what is still to be written
+    goes nowhere then (docs.python.org/3/library/signal.html#note-on-sigpipe)."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return code
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -114,6 +114,7 @@ KEPT: dict[str, tuple[str, ...]] = {
     "runtime/executors/test_ray_exchange.py::test_a_store_that_is_away_ends_nothing": (),
     "runtime/executors/test_ray_exchange.py::test_what_a_frozen_node_does_later_counts_for_nothing": (),
     "runtime/executors/test_ray_exchange.py::test_it_is_paused_resumed_and_cancelled": (),
+    "runtime/executors/test_kubernetes.py::test_helpers_are_jobs_and_call_where_a_store_says": (),
     "runtime/executors/test_kubernetes.py::test_what_kueue_has_not_let_begin_waits": (),
     "runtime/executors/test_kubernetes.py::test_a_cluster_that_is_away_begins_nothing_and_comes_back": (),
     # A damaged database, and what an earlier server has left, are in two other files, too.

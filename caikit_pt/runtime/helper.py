@@ -15,6 +15,10 @@ from typing import IO, Any
 READY = "ready"
 # Who hears that a group is over is free at once, unless it computes; who isn't by the second is stuck.
 _SECONDS_TO_PART, _SECONDS_TO_BE_STUCK = 1.0, 120.0
+# One that others don't reach isn't asked for so long, and then twice as long.
+_SECONDS_TO_REST = 30.0
+# The key of the last command.
+END = "end"
 
 
 class Helper:
@@ -26,6 +30,7 @@ class Helper:
         # Whether it still answers.
         self.lives = True
         self._commands, self._waits, self._loads = commands, threading.Event(), False
+        self._rests_until, self._pause = 0.0, _SECONDS_TO_REST
         # When the group was over that it was in last.
         self._parted: float | None = None
         threading.Thread(target=self._listen, args=(answers,), name="helper", daemon=True).start()
@@ -33,7 +38,8 @@ class Helper:
     @property
     def is_free(self) -> bool:
         """Whether it waits to join a group."""
-        return self._waits.is_set() and self._loads and self.lives
+        rests = time.monotonic() < self._rests_until
+        return self._waits.is_set() and self._loads and self.lives and not rests
 
     @property
     def is_late(self) -> bool:
@@ -45,11 +51,22 @@ class Helper:
         """Whether it hasn't been free for long since."""
         return self._is_apart_for(_SECONDS_TO_BE_STUCK)
 
-    def load(self) -> None:
-        """Its base model, if it hasn't yet."""
+    def load(self, kernels: Callable[[], str] = str) -> None:
+        """Its base model, if it hasn't yet. `kernels` says what who leads has found to be fastest, where the
+        helper may not see it."""
         if not self._loads:
             self._loads = True
-            self._tell({})
+            self._tell({"kernels": kernels()})
+
+    def rest(self) -> None:
+        """It couldn't join: others go on without for a while."""
+        self._rests_until = time.monotonic() + self._pause
+        self._pause *= 2
+
+    def let_go(self) -> None:
+        """It isn't needed any more."""
+        self._tell({END: True})
+        self.end()
 
     def join(self, **group: Any) -> None:
         """Those who meet there."""

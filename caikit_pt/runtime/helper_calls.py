@@ -26,7 +26,7 @@ _LOG = logging.getLogger(__name__)
 _SECONDS_TO_GREET, _SECONDS_TO_CONNECT, _SECONDS_TO_REST = 5.0, 3.0, 1.0
 # Without power, or cut off, a machine says nothing: who is silent for so long is gone.
 _SECONDS_TO_A_PROBE, _PROBES = 10, 3
-_LONGEST_LINE = 200
+_LONGEST_LINE, _MOST_AT_ONCE = 200, 32
 _HELPS, _LEADS = b"helps", b"leads"
 _V4_AS_V6 = "::ffff:"
 
@@ -60,7 +60,7 @@ class HelperCalls:
     def __init__(self, file: Path, answered: Callable[[Line], None]) -> None:
         """Raises OSError."""
         self._token, self._answered = secrets.token_bytes(32), answered
-        self._is_closed = threading.Event()
+        self._is_closed, self._greeted = threading.Event(), threading.Semaphore(_MOST_AT_ONCE)
         dual = socket.has_dualstack_ipv6()
         family = socket.AF_INET6 if dual else socket.AF_INET
         self._socket = socket.create_server(("", 0), family=family, dualstack_ipv6=dual)
@@ -84,12 +84,20 @@ class HelperCalls:
                 # As where all file descriptors are taken.
                 self._is_closed.wait(_SECONDS_TO_REST)
                 continue
-            try:
-                _greet(connection, self._token, _LEADS, _HELPS)
-                self._answered(Line(connection))
-            except OSError as error:
-                _LOG.warning("a call from %s isn't a helper's: %s", address, error)
-                connection.close()
+            # One that says nothing holds up no other.
+            self._greeted.acquire()
+            greets = threading.Thread(target=self._greet, args=(connection, address), daemon=True)
+            greets.start()
+
+    def _greet(self, connection: socket.socket, address: str) -> None:
+        try:
+            _greet(connection, self._token, _LEADS, _HELPS)
+            self._answered(Line(connection))
+        except OSError as error:
+            _LOG.warning("a call from %s isn't a helper's: %s", address, error)
+            connection.close()
+        finally:
+            self._greeted.release()
 
 
 def call(file: Path) -> Line:
@@ -116,7 +124,6 @@ def call(file: Path) -> Line:
 def _greet(connection: socket.socket, token: bytes, own: bytes, other: bytes) -> None:
     """Each draws a number, and the other shows that it has the token. Raises OSError."""
     deadline = time.monotonic() + _SECONDS_TO_GREET
-    connection.settimeout(_SECONDS_TO_GREET)
     drawn = secrets.token_hex(32)
     connection.sendall(drawn.encode() + b"\n")
     connection.sendall(_proof(token, own, _line(connection, deadline)) + b"\n")
@@ -128,6 +135,7 @@ def _greet(connection: socket.socket, token: bytes, own: bytes, other: bytes) ->
         ("TCP_KEEPIDLE", _SECONDS_TO_A_PROBE),
         ("TCP_KEEPINTVL", _SECONDS_TO_A_PROBE),
         ("TCP_KEEPCNT", _PROBES),
+        ("TCP_USER_TIMEOUT", 1000 * _SECONDS_TO_A_PROBE * (_PROBES + 1)),
         ("TCP_NODELAY", 1),
     ):
         if option := getattr(socket, name, None):
@@ -141,13 +149,14 @@ def _proof(token: bytes, whose: bytes, drawn: bytes) -> bytes:
 def _line(connection: socket.socket, deadline: float) -> bytes:
     """Byte by byte: what comes behind it is for others to read."""
     line = b""
-    while (byte := connection.recv(1)) != b"\n":
+    while True:
+        connection.settimeout(max(0.001, deadline - time.monotonic()))
+        byte = connection.recv(1)
+        if byte == b"\n":
+            return line
         line += byte
-        left = deadline - time.monotonic()
-        if not byte or len(line) > _LONGEST_LINE or left <= 0:
-            raise Refused("it says something else, or takes too long")
-        connection.settimeout(left)
-    return line
+        if not byte or len(line) > _LONGEST_LINE:
+            raise Refused("it says something else")
 
 
 def _own_hosts() -> Iterator[str]:

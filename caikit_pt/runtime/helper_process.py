@@ -1,10 +1,10 @@
 """A process that helps another one train: `python -m caikit_pt.runtime.helper_process FOLDER DEVICE [CALLS]`.
 
-FOLDER is that of the job. Commands come from stdin, a JSON object a line: an empty one when it is to load
-the base model, then, each time that workers are gathered anew, where they meet. It says on stdout when it
-waits for a command. With CALLS, a file in which who leads says where it is (helper_calls.py), both go over
-that line. When there can be no more commands, because who leads wants it to end or is no more, or when stdin
-ends, it ends at once: it has nothing that anybody would miss.
+FOLDER is that of the job. Commands come from stdin, a JSON object a line: what is known of kernels when it is
+to load the base model, then, each time that workers are gathered anew, where they meet. It says on stdout
+when it waits for a command. With CALLS, a file in which who leads says where it is (helper_calls.py), both go
+over that line. When there can be no more commands, because who leads wants it to end or is no more, or when
+stdin ends, it ends at once: it has nothing that anybody would miss.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from caikit_pt.base_model.layers.denormals import no_denormals
+from caikit_pt.base_model.layers.fastest import learn_from
 from caikit_pt.base_model.loading.libraries import import_libraries
-from caikit_pt.runtime.helper import READY
+from caikit_pt.runtime.helper import END, READY
 from caikit_pt.runtime.helper_calls import Line, call
 from caikit_pt.runtime.job_folder import JobFolder
 from caikit_pt.tuning.crew import help_with
@@ -37,7 +38,7 @@ _SECONDS_BETWEEN_CALLS = 1.0
 
 def work(commands: Iterator[Mapping[str, Any]], output: IO[str], folder: Path, device: str, own: str) -> None:
     """Until there are no more commands. `own`: the address of this machine; empty: who leads has the same."""
-    next(commands)
+    learn_from(next(commands).get("kernels", ""))
     base = JobFolder(folder).plan().base_model(device)
     _say_ready(output)
     for command in commands:
@@ -61,14 +62,18 @@ def _say_ready(output: IO[str]) -> None:
 
 
 def _commands(lines: IO[str]) -> Iterator[Mapping[str, Any]]:
-    """Whatever this process does, it ends when there can be no more, which is seen from now on."""
+    """Whatever this process does, it ends when there can be no more, which is seen from now on: with 0 where
+    it was told so."""
     told = queue.Queue[str]()
 
     def listen() -> None:
-        with suppress(OSError):
+        is_let_go = False
+        with suppress(OSError, ValueError):
             for line in lines:
-                told.put(line)
-        os._exit(0)
+                is_let_go = bool(json.loads(line).get(END))
+                if not is_let_go:
+                    told.put(line)
+        os._exit(0 if is_let_go else 1)
 
     threading.Thread(target=listen, name="commands", daemon=True).start()
     return map(json.loads, iter(told.get, None))

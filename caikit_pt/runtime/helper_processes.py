@@ -15,6 +15,7 @@ from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
+from caikit_pt.base_model.layers.fastest import remembered
 from caikit_pt.runtime import helper_process
 from caikit_pt.runtime.helper import Helper
 from caikit_pt.runtime.helper_calls import HelperCalls, Line
@@ -44,7 +45,7 @@ class HelperProcesses(Helpers):
         self._directory, self._met, self._count = directory, 0, count + elsewhere
         self._own = [_Own(number, [str(folder), neighbour(device, number)]) for number in range(1, count + 1)]
         self._others = list[Helper]()
-        self._calls = HelperCalls(calls, self._answered) if elsewhere and calls else None
+        self._calls = self._called(calls) if elsewhere and calls else None
         self._group, self._members = Group(), list[Helper]()
 
     def group(self) -> Group:
@@ -72,7 +73,7 @@ class HelperProcesses(Helpers):
         for own in self._own:
             own.end()
         for helper in list(self._others):
-            helper.end()
+            helper.let_go()
 
     @property
     def _free(self) -> list[Helper]:
@@ -84,6 +85,14 @@ class HelperProcesses(Helpers):
     def _is_joined(self) -> bool:
         """Whether there is somebody for the group."""
         return len(self._members) < self._count and bool(self._free)
+
+    def _called(self, file: Path) -> HelperCalls | None:
+        """The training goes on without those who can't call."""
+        try:
+            return HelperCalls(file, self._answered)
+        except OSError as error:
+            _LOG.warning("nobody helps from other machines: %s", error)
+            return None
 
     def _answered(self, line: Line) -> None:
         self._others.append(Helper(line.writes, line.reads, line.close, line.host))
@@ -98,7 +107,7 @@ class HelperProcesses(Helpers):
                 helper.end()
             if not helper.lives:
                 self._others.remove(helper)
-            helper.load()
+            helper.load(remembered)
 
     def _gather(self) -> None:
         """All who are free form a group."""
@@ -120,6 +129,9 @@ class HelperProcesses(Helpers):
             self._group = Group(store, 0, size, host or _LOOPBACK)
         except GroupBroken as error:
             self.lost(error)
+            for helper in members:
+                if helper.host:
+                    helper.rest()
             return
         _LOG.info("%d of %d workers compute together", size, self._count + 1)
 

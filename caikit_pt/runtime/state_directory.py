@@ -160,7 +160,9 @@ class StateDirectory:
                 f"The training isn't accepted, since it can't be written: {error.strerror or error}"
             ) from error
         try:
-            return self.store.add(job, self._settings.max_queued, self.quotas.check_waiting)
+            is_counted = self._settings.quotas.each.queued_trainings
+            check = self.quotas.check_waiting if is_counted else None
+            return self.store.add(job, self._settings.max_queued, check)
         except (TooManyJobs, QuotaExceeded):
             # Others have been accepted meanwhile, at other servers.
             if self._is_unknown(job):

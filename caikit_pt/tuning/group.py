@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 # Of whoever waits to be told something: for as long as it likes who tells, as while it validates.
 _FOREVER = timedelta(days=30)
-_SECONDS_TO_FORM = 20.0
+_SECONDS_TO_FORM, _SECONDS_TO_TELL = 20.0, 60.0
 
 
 _Result = TypeVar("_Result")
@@ -106,7 +106,8 @@ class Group:
         import torch.distributed as dist
 
         options = dist.BroadcastOptions()
-        options.timeout = _FOREVER
+        # Whoever is told waits for it, unless he stands still, or is cut off.
+        options.timeout = _FOREVER if self.rank else timedelta(seconds=_SECONDS_TO_TELL)
         self._do(lambda group: group.broadcast([tensor], options))
 
     def _do(self, what: Callable[[Any], Any]) -> None:
@@ -169,7 +170,7 @@ def _tried(do: Callable[[], _Result]) -> _Result:
     try:
         return do()
     except (RuntimeError, OSError) as error:
-        raise GroupBroken(str(error).splitlines()[0]) from error
+        raise GroupBroken((str(error) or type(error).__name__).splitlines()[0]) from error
 
 
 def _gloo(store: Store, rank: int, size: int, host: str) -> Any:

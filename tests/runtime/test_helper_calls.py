@@ -162,7 +162,7 @@ def test_a_helper_is_free_when_it_has_said_so_and_gone_when_it_is_silent(
     helper = Helper(line.writes, line.reads, line.close, "10.0.0.1")
     helper.load()
     helper.load()
-    assert (other.reads.readline(), helper.is_free) == ("{}\n", False)
+    assert (json.loads(other.reads.readline()), helper.is_free) == ({"kernels": ""}, False)
     _says(other, READY)
     _until(lambda: helper.is_free)
     helper.join(rank=1, size=2)

@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from safetensors.torch import load_file
 from caikit_pt.base_model.model import BaseModel
 from caikit_pt.client import CANCELED, COMPLETED, PAUSED, TuningClient
 from caikit_pt.runtime.executors import helper_keeper
+from caikit_pt.runtime.helper import READY
+from caikit_pt.runtime.helper_calls import call
 from caikit_pt.runtime.helper_processes import HelperProcesses, neighbour
 from caikit_pt.runtime.json_file import write_json
 from caikit_pt.runtime.plan_files import write_plan
@@ -116,7 +119,10 @@ def test_one_from_elsewhere_that_is_killed_changes_no_bit(tmp_path: Path, llama:
     write_plan(tmp_path, plan)
     run = RunFolder(tmp_path, 1)
     run.directory.mkdir(parents=True)
-    write_json(run.order, {"device": "cpu", "environment": {"CACHE_DIR": str(SETTINGS.cache_directory)}})
+    write_json(
+        run.order,
+        {"device": "cpu", "elsewhere": 1, "environment": {"CACHE_DIR": str(SETTINGS.cache_directory)}},
+    )
     helpers = HelperProcesses(0, tmp_path, "cpu", run.directory, elsewhere=1, calls=run.calls)
     command = [sys.executable, "-m", helper_keeper.__name__, str(tmp_path), "1", "1"]
     with subprocess.Popen(command, cwd=ROOT) as keeper:
@@ -136,6 +142,34 @@ def test_one_from_elsewhere_that_is_killed_changes_no_bit(tmp_path: Path, llama:
     assert (sizes[0], min(sizes), sizes[-1]) == (2, 1, 2)
     alone = tuned_by(Crew(WORKERS), plan, llama)
     assert torch.equal(*(next(iter(one.prompt.tensors.values())) for one in (made, alone)))
+
+
+def test_one_that_can_not_be_met_holds_up_nobody_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It calls, and says that it waits, and doesn't come."""
+    monkeypatch.setattr("caikit_pt.tuning.group._SECONDS_TO_FORM", 0.5)
+    helpers = HelperProcesses(0, tmp_path, "cpu", tmp_path, elsewhere=1, calls=tmp_path / "calls.json")
+    line = call(tmp_path / "calls.json")
+    told = list[str]()
+
+    def answers() -> None:
+        for command in line.reads:
+            told.append(command)
+            line.writes.write(f"{READY}\n")
+            line.writes.flush()
+
+    thread = threading.Thread(target=answers)
+    thread.start()
+    wait_for(lambda: helpers.group().size == 1 and len(told) == 2)
+    for _ in range(100):
+        assert helpers.group().size == 1
+    assert len(told) == 2
+    helpers.close()
+    thread.join(5)
+    assert (json.loads(told[-1]), thread.is_alive()) == ({"end": True}, False)
+    line.close()
+    line.reads.close()
 
 
 def test_none_is_left_of_a_training_that_is_cancelled_or_paused(

@@ -208,6 +208,14 @@ def _told_by_rows(counted: dict[int, Counter[Kernel]]) -> str:
     return ", ".join(f"{told} ({rows}-{end} rows)" for (told, rows), end in zip(changes, ends, strict=True))
 
 
+def _file() -> Path:
+    return _settings().cache_directory / "kernels.json"
+
+
+def _here() -> str:
+    return f"{processor()}, torch {torch.__version__}, {torch.get_num_threads()} threads"
+
+
 @contextmanager
 def _remembered() -> Iterator[dict[str, Kernel]]:
     """What is known of this processor, to be read and added to by one process at a time.
@@ -215,7 +223,7 @@ def _remembered() -> Iterator[dict[str, Kernel]]:
     Where the file can't be kept, what is found is for this process alone.
     """
     try:
-        file = _settings().cache_directory / "kernels.json"
+        file = _file()
         lock = _locked(file)
     # No right to write, a network disk without locks, a user without a home.
     except (OSError, RuntimeError) as error:
@@ -224,14 +232,33 @@ def _remembered() -> Iterator[dict[str, Kernel]]:
         return
     try:
         everything = _read(file)
-        here = f"{processor()}, torch {torch.__version__}, {torch.get_num_threads()} threads"
-        known = everything.setdefault(here, {})
+        known = everything.setdefault(_here(), {})
         before = dict(known)
         yield known
         if known != before:
             _write(file, everything)
     finally:
         os.close(lock)
+
+
+def remembered() -> str:
+    """What is known of processors like this one, for `learn_from` on another machine; empty: nothing."""
+    try:
+        everything = _read(_file())
+    except (OSError, RuntimeError):
+        return ""
+    known = everything.get(_here())
+    return json.dumps({_here(): known}) if known else ""
+
+
+def learn_from(told: str) -> None:
+    """What was `remembered` on another machine; what is known here stays. Where nothing can be kept it is
+    forgotten."""
+    if told:
+        try:
+            learn(_file(), told.encode())
+        except (OSError, RuntimeError) as error:
+            _warn(f"cache_dir can't be written ({error}): each process tries its kernels anew")
 
 
 def learn(file: Path, found: bytes) -> None:

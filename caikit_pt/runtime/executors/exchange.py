@@ -12,8 +12,8 @@
         alive, end, calls    as the files of a run are called (run_folder.py)
 
 The server (inbox.py) puts up the first two and removes what it has taken, so that there is never more than
-what nobody has taken yet; a node (outbox.py) puts up the rest. An object is there whole or not at all, or is
-seen not to be whole.
+what nobody has taken yet, and where helpers call; a node (outbox.py) puts up the rest. An object is there
+whole or not at all, or is seen not to be whole.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from caikit_pt.runtime.executors.exchange import CALLS, GIVEN, Exchange
+from caikit_pt.runtime.executors.exchange import CALLS, END, GIVEN, Exchange
 from caikit_pt.runtime.executors.outbox import job_folder, private_directory
 from caikit_pt.runtime.run_folder import RunFolder
 
@@ -45,7 +45,7 @@ def _follow(exchange: Exchange, run: RunFolder, over: threading.Event) -> None:
     while not over.wait(_SECONDS_BETWEEN_ROUNDS):
         try:
             seen = exchange.names()
-            if GIVEN not in seen:
+            if GIVEN not in seen or END in seen:
                 shutil.rmtree(run.directory, ignore_errors=True)
                 return
             if CALLS in seen and not run.calls.exists():

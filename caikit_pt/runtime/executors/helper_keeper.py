@@ -48,6 +48,9 @@ def _keep(job: Path, fence: int, count: int, stop: threading.Event) -> None:
     if not run.is_last:
         return
     order = json.loads(run.order.read_text("utf-8"))
+    # The run may be of a server with other settings, and hear nobody.
+    if not order.get("elsewhere"):
+        return
     environment = {**os.environ, **order["environment"]}
     with (run.directory / f"helpers-{socket.gethostname()}-{os.getpid()}.log").open("ab") as log:
         helpers = [
@@ -55,7 +58,7 @@ def _keep(job: Path, fence: int, count: int, stop: threading.Event) -> None:
             for number in range(count)
         ]
         try:
-            while run.is_last:
+            while run.is_last and not _has_ended(run):
                 there = [helper.keep() for helper in helpers]
                 if not any(there) or stop.wait(_SECONDS_BETWEEN_LOOKS):
                     return
@@ -94,6 +97,12 @@ class _Helper:
             stderr=self._log,
             env=self._environment,
         )
+
+
+def _has_ended(run: RunFolder) -> bool:
+    with suppress(OSError):
+        return bool(run.end.read_bytes())
+    return False
 
 
 def _device(first: str, number: int) -> str:

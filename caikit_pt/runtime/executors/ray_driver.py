@@ -10,6 +10,7 @@ import json
 import os
 import sys
 import threading
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -38,7 +39,9 @@ class Keeper:
                 keep(job, fence)
         except BaseException as error:
             # Nobody else hears of it; the package itself may not be there.
-            if not helpers:
+            if helpers:
+                traceback.print_exc()
+            else:
                 _tell(job, fence, json.dumps({"code": 1, "text": f"{type(error).__name__}: {error}"}))
         finally:
             os._exit(0)

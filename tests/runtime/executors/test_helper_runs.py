@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from caikit_pt.runtime import job as kinds
-from caikit_pt.runtime.executors import cluster_run
+from caikit_pt.runtime.executors import cluster_run, helper_runs
 from caikit_pt.runtime.executors.cluster_executor import ClusterExecutor
 from caikit_pt.runtime.executors.cluster_run import ClusterRun
 from caikit_pt.runtime.executors.helper_runs import led_by
@@ -47,6 +47,7 @@ def known() -> Counted:
 def executor(known: Counted, monkeypatch: pytest.MonkeyPatch) -> ClusterExecutor:
     for name in ("_SECONDS_BETWEEN_LOOKS", "_SECONDS_BETWEEN_QUESTIONS"):
         monkeypatch.setattr(cluster_run, name, 0.01)
+    monkeypatch.setattr(helper_runs, "_SECONDS_TO_ANOTHER", 0.02)
     return ClusterExecutor(known, EACH, {}, lambda: {("a", 3)}, workers=5, workers_per_node=2)
 
 

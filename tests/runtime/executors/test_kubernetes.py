@@ -16,7 +16,7 @@ from caikit_pt.runtime.executors.exchange import Exchange
 from caikit_pt.runtime.executors.kubernetes_cluster import KubernetesCluster, _quantity
 from caikit_pt.runtime.executors.kubernetes_job import JobTemplate, pod_in
 from caikit_pt.runtime.executors.node import GIB, Resources
-from tests.conftest import T5
+from tests.conftest import LLAMA, T5
 from tests.runtime.executors.kernels import check_bits, know_what_is_known_here
 from tests.runtime.executors.kubernetes_api import KubernetesApi, check, kubernetes_api
 from tests.runtime.servers import QUICK, RECORDS, Server, wait_for
@@ -114,6 +114,37 @@ def test_trainings_there_need_no_directory_of_the_server(
     wait_for(lambda: not Exchange(address).names())
 
 
+def test_helpers_are_jobs_and_call_where_a_store_says(tmp_path: Path, llama: BaseModel) -> None:
+    """Server and nodes share no directory; none is left of what has ended."""
+    with kubernetes_api(2, tmp_path) as api:
+        template = tmp_path / "pod.yaml"
+        template.write_text(yaml.safe_dump(POD))
+        store = f"file://{tmp_path}/store"
+        server = Server(
+            tmp_path,
+            EXECUTOR_KIND="kubernetes",
+            EXECUTOR_NAMESPACE="tuning",
+            EXECUTOR_POD_TEMPLATE=template,
+            EXECUTOR_EXCHANGE=store,
+            EXECUTOR_WORKERS=2,
+            EXECUTOR_WORKERS_PER_NODE=1,
+            KUBECONFIG=api.kubeconfig,
+        )
+        know_what_is_known_here(server)
+        client = server.start()
+        request = {**QUICK, "num_epochs": 1000}
+        id = client.tune("shared", base_model=LLAMA, records=RECORDS, **request)
+        log = server.state / "jobs" / id / "log.txt"
+        wait_for(lambda: log.exists() and "2 of 2 workers compute together" in log.read_text(), 120)
+        lead, helper = (job["metadata"]["annotations"]["caikit-pt.io/run"] for job in api.seen)
+        assert helper.startswith(f"{lead}+1.")
+        assert ended(client, id) == COMPLETED
+        check_bits(server, "shared", llama, request, workers=2)
+        wait_for(lambda: all(process.poll() is not None for process in api.processes.values()))
+        wait_for(lambda: not list(Exchange(store).names()))
+        server.close()
+
+
 def test_what_kueue_has_not_let_begin_waits(server: Server, api: KubernetesApi) -> None:
     api.queues = True
     client = server.start()
@@ -172,6 +203,12 @@ def test_the_manifest_is_whole() -> None:
     assert made["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team-a"
     assert len(made["metadata"]["name"]) < 63
     assert made["metadata"]["name"] != template.job("An id", "/x", 3, needs)["metadata"]["name"]
+    helped = template.job("An id-3+1.ab", "/state/jobs/x", 3, needs, helpers=2)
+    check(helped, "V1Job")
+    (container,) = helped["spec"]["template"]["spec"]["containers"]
+    assert container["args"] == [
+        "-m", "caikit_pt.runtime.executors.helper_keeper", "/state/jobs/x", "3", "2",
+    ]  # fmt: skip
     for wrong in (
         {"spec": {"suspended": True}},
         {"spec": {"backoffLimit": "0"}},
