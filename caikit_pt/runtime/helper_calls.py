@@ -86,10 +86,10 @@ class HelperCalls:
                 continue
             # One that says nothing holds up no other.
             self._greeted.acquire()
-            greets = threading.Thread(target=self._greet, args=(connection, address), daemon=True)
+            greets = threading.Thread(target=self._welcome, args=(connection, address), daemon=True)
             greets.start()
 
-    def _greet(self, connection: socket.socket, address: str) -> None:
+    def _welcome(self, connection: socket.socket, address: str) -> None:
         try:
             _greet(connection, self._token, _LEADS, _HELPS)
             self._answered(Line(connection))

@@ -15,7 +15,7 @@ from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
-from caikit_pt.base_model.layers.fastest import remembered
+from caikit_pt.base_model.layers.fastest import kernels_here
 from caikit_pt.runtime import helper_process
 from caikit_pt.runtime.helper import Helper
 from caikit_pt.runtime.helper_calls import HelperCalls, Line
@@ -107,7 +107,7 @@ class HelperProcesses(Helpers):
                 helper.end()
             if not helper.lives:
                 self._others.remove(helper)
-            helper.load(remembered)
+            helper.load(kernels_here)
 
     def _gather(self) -> None:
         """All who are free form a group."""
@@ -205,7 +205,7 @@ class _Own:
 
 
 def neighbour(device: str, number: int) -> str:
-    """The device of the helper with this number, from 1 on, where who leads is on `device`; with 0 that."""
+    """The device of the helper with this number, from 1 on, where who leads is on `device`."""
     kind, _, first = device.partition(":")
     if kind == "cpu":
         return device

@@ -191,11 +191,14 @@ class JobStore:
     # ---- jobs ----
 
     def add(
-        self, job: Job, most: int | None = None, check_waiting: Callable[[int], None] | None = None
+        self,
+        job: Job,
+        most: int | None = None,
+        check_waiting: Callable[[Callable[[], int]], None] | None = None,
     ) -> Job:
         """A new job, last in the queue; the one there is where its id is known already. Where it isn't, it
-        raises TooManyJobs if `most` are queued, and what `check_waiting` does, which is told how many of its
-        tenant's wait; whoever else adds some now."""
+        raises TooManyJobs if `most` are queued, and what `check_waiting` does, which may count how many of
+        its tenant's wait; whoever else adds some now."""
         row = (
             job.id,
             job.model_name,
@@ -216,8 +219,7 @@ class JobStore:
         with self._database.writing() as transaction:
             is_new = not transaction.execute("SELECT 1 FROM jobs WHERE id = ?", (job.id,))
             if is_new and check_waiting is not None:
-                ((waiting,),) = transaction.execute(*_counted(WAITING, job.tenant))
-                check_waiting(int(waiting))
+                check_waiting(lambda: int(transaction.execute(*_counted(WAITING, job.tenant))[0][0]))
             if is_new and most is not None:
                 queued = transaction.execute("SELECT number FROM job_counts WHERE value = ?", (QUEUED,))
                 _check_queue(queued[0][0], most)

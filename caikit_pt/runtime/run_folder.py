@@ -51,22 +51,17 @@ class RunFolder:
         self.leave = self.directory / "leave"
         self.end = self.directory / "end.json"
         self.calls = self.directory / "calls.json"
-        self._job = job
-
-    @property
-    def job_folder(self) -> Path:
-        """That of its job."""
-        return self._job
+        self.job_folder = job
 
     @property
     def job(self) -> str:
         """The id of its job."""
-        return self._job.name
+        return self.job_folder.name
 
     @property
     def is_last(self) -> bool:
         """Whether it is there, and no later one is."""
-        return self.directory.is_dir() and self.fence >= last_run(self._job)
+        return self.directory.is_dir() and self.fence >= last_run(self.job_folder)
 
     @property
     def has_begun(self) -> bool:
@@ -83,6 +78,16 @@ class RunFolder:
             # Copies are as old as what they are of.
             return any(path.stat().st_mtime_ns > began for path in self.snapshots.glob("[0-9]*.json"))
         return False
+
+    @property
+    def is_to_leave(self) -> bool:
+        """Whether it is to end behind a snapshot."""
+        return _says_something(self.leave)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether its process has, as its keeper tells."""
+        return _says_something(self.end)
 
     def claim(self) -> bool:
         """Whether it is the caller's now, and was nobody's. Raises OSError."""
@@ -109,7 +114,7 @@ class RunFolder:
             raise StateUnavailable("a later run of this job is under way")
         (self.directory / _BEGUN).touch()
         sync(self.directory)
-        for earlier in runs(self._job):
+        for earlier in runs(self.job_folder):
             if int(earlier.name) < self.fence:
                 shutil.rmtree(earlier, ignore_errors=True)
 
@@ -124,8 +129,8 @@ class RunFolder:
     def _left(self) -> Iterator[tuple[Path, Path]]:
         """What the run before has, beside what it is to be here. One that died while it began had only
         copies; an earlier release had no runs."""
-        earlier = (path for path in runs(self._job) if int(path.name) < self.fence)
-        before = next((path for path in earlier if (path / _BEGUN).exists()), self._job)
+        earlier = (path for path in runs(self.job_folder) if int(path.name) < self.fence)
+        before = next((path for path in earlier if (path / _BEGUN).exists()), self.job_folder)
         yield from ((before / own.name, own) for own in (self.snapshots, self.artifact))
 
 
@@ -138,3 +143,9 @@ def runs(job: Path) -> list[Path]:
 def last_run(job: Path) -> int:
     """The number of a job's last run; 0 where there was none."""
     return next((int(path.name) for path in runs(job)), 0)
+
+
+def _says_something(file: Path) -> bool:
+    with suppress(OSError):
+        return bool(file.read_bytes())
+    return False

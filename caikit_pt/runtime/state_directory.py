@@ -160,9 +160,7 @@ class StateDirectory:
                 f"The training isn't accepted, since it can't be written: {error.strerror or error}"
             ) from error
         try:
-            is_counted = self._settings.quotas.each.queued_trainings
-            check = self.quotas.check_waiting if is_counted else None
-            return self.store.add(job, self._settings.max_queued, check)
+            return self.store.add(job, self._settings.max_queued, self.quotas.check_waiting)
         except (TooManyJobs, QuotaExceeded):
             # Others have been accepted meanwhile, at other servers.
             if self._is_unknown(job):

@@ -4,7 +4,7 @@ prompts."""
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,17 +51,16 @@ class TrainingQuotas:
                 raise QuotaExceeded("quotas.each.training_records", used, f"{most:,}", None)
             yield one
 
-    def check_waiting(self, trainings: int) -> None:
-        """Raises QuotaExceeded where a tenant of whom so many wait can't have one more."""
+    def check_waiting(self, count: Callable[[], int]) -> None:
+        """Raises QuotaExceeded where a tenant of whom as many wait as `count` says can't have one more."""
         most = self._each.queued_trainings
-        if most and trainings >= most:
-            used = f"{trainings:,} of your trainings are queued or paused"
+        if most and (waiting := count()) >= most:
+            used = f"{waiting:,} of your trainings are queued or paused"
             raise QuotaExceeded("quotas.each.queued_trainings", used, f"{most:,}", _LATER)
 
     def check_room(self, tenant: str) -> None:
         """Raises QuotaExceeded where one more training of `tenant` has no place."""
-        if self._each.queued_trainings:
-            self.check_waiting(self._store.count(WAITING, tenant))
+        self.check_waiting(lambda: self._store.count(WAITING, tenant))
         if self._each.stored_mib:
             mine = self._store.paths_of(tenant)
             _check_stored("quotas.each.stored_mib", "your prompts", mine, self._each.stored_mib)

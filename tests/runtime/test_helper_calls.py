@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import queue
 import socket
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +15,7 @@ import pytest
 from caikit_pt.runtime import helper_calls
 from caikit_pt.runtime.helper import READY, Helper
 from caikit_pt.runtime.helper_calls import HelperCalls, Line, Refused, call
+from tests.runtime.servers import wait_for
 
 
 class Answered:
@@ -164,13 +164,13 @@ def test_a_helper_is_free_when_it_has_said_so_and_gone_when_it_is_silent(
     helper.load()
     assert (json.loads(other.reads.readline()), helper.is_free) == ({"kernels": ""}, False)
     _says(other, READY)
-    _until(lambda: helper.is_free)
+    wait_for(lambda: helper.is_free, 5)
     helper.join(rank=1, size=2)
     assert json.loads(other.reads.readline()) == {"rank": 1, "size": 2}
     helper.part()
     assert (helper.is_free, helper.lives, helper.is_late) == (False, True, False)
     other.close()
-    _until(lambda: not helper.lives)
+    wait_for(lambda: not helper.lives, 5)
     helper.join(rank=1, size=2)
     closed(other)
 
@@ -178,11 +178,3 @@ def test_a_helper_is_free_when_it_has_said_so_and_gone_when_it_is_silent(
 def _says(line: Line, what: str) -> None:
     line.writes.write(f"{what}\n")
     line.writes.flush()
-
-
-def _until(is_so: Callable[[], bool]) -> None:
-    for _ in range(500):
-        if is_so():
-            return
-        threading.Event().wait(0.01)
-    raise AssertionError("it never is")

@@ -241,7 +241,7 @@ def _remembered() -> Iterator[dict[str, Kernel]]:
         os.close(lock)
 
 
-def remembered() -> str:
+def kernels_here() -> str:
     """What is known of processors like this one, for `learn_from` on another machine; empty: nothing."""
     try:
         everything = _read(_file())
@@ -252,7 +252,7 @@ def remembered() -> str:
 
 
 def learn_from(told: str) -> None:
-    """What was `remembered` on another machine; what is known here stays. Where nothing can be kept it is
+    """What another machine knew (`kernels_here`); what is known here stays. Where nothing can be kept it is
     forgotten."""
     if told:
         try:

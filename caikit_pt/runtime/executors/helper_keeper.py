@@ -58,7 +58,7 @@ def _keep(job: Path, fence: int, count: int, stop: threading.Event) -> None:
             for number in range(count)
         ]
         try:
-            while run.is_last and not _has_ended(run):
+            while run.is_last and not run.has_ended:
                 there = [helper.keep() for helper in helpers]
                 if not any(there) or stop.wait(_SECONDS_BETWEEN_LOOKS):
                     return
@@ -97,12 +97,6 @@ class _Helper:
             stderr=self._log,
             env=self._environment,
         )
-
-
-def _has_ended(run: RunFolder) -> bool:
-    with suppress(OSError):
-        return bool(run.end.read_bytes())
-    return False
 
 
 def _device(first: str, number: int) -> str:

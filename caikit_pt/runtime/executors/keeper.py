@@ -77,16 +77,10 @@ def _watch(process: subprocess.Popen[bytes], run: RunFolder, stop: threading.Eve
             # A disk that is full or away is no reason to end.
             with suppress(OSError):
                 run.alive.write_text(str(time.time()), "utf-8")
-        if not told and (stop.is_set() or _is_to_leave(run)):
+        if not told and (stop.is_set() or run.is_to_leave):
             told = True
             _tell(process, {LEAVE: run.job})
         time.sleep(_SECONDS_BETWEEN_LOOKS)
-
-
-def _is_to_leave(run: RunFolder) -> bool:
-    with suppress(OSError):
-        return bool(run.leave.read_bytes())
-    return False
 
 
 def _tell(process: subprocess.Popen[bytes], command: object) -> None:

@@ -26,6 +26,7 @@ from caikit_pt.runtime.run_folder import RunFolder
 from caikit_pt.tuning.snapshot import Snapshots
 from examples.local_server import ROOT
 from tests.runtime.executors.s3_server import s3_server
+from tests.runtime.servers import wait_for
 from tests.whole import WHOLE
 
 JOB, FENCE = "a job: 1?*", 3
@@ -217,7 +218,7 @@ def test_the_node_has_what_the_job_needs_and_the_server_what_it_wrote(
     assert list(exchange.at(JOB).of_run(FENCE).names()) == ["alive", "claimed", "end", "given"]
     server.inbox.open()
     server.inbox.close(is_over=True)
-    _until(lambda: not exchange.names())
+    wait_for(lambda: not exchange.names(), 20)
     assert not node.outbox.put()
     assert not node.run.is_last
 
@@ -355,7 +356,7 @@ def test_records_go_with_a_keeper_that_is_killed(tmp_path: Path) -> None:
         folder = Path(keeper.stdout.readline().strip())
         assert (folder / "records.jsonl").exists()
         keeper.kill()
-    _until(lambda: not folder.parent.parent.exists())
+    wait_for(lambda: not folder.parent.parent.exists(), 20)
 
 
 def test_what_goes_wrong_on_the_node_is_told(exchange: Exchange, tmp_path: Path) -> None:
@@ -373,7 +374,7 @@ def test_a_run_that_nobody_waits_for_leaves_nothing(exchange: Exchange, tmp_path
         server.exchange.clear()
         # As who was frozen meanwhile does.
         server.exchange.write("reports-0-5", b"late\n")
-        _until(lambda: not RunFolder(folder, FENCE).is_last)
+        wait_for(lambda: not RunFolder(folder, FENCE).is_last, 20)
     assert list(exchange.names()) == []
 
 
@@ -391,10 +392,10 @@ def test_helpers_have_the_files_and_hear_where_to_call(
         assert (helps / "plan.json").read_text() == "plan.json"
         assert json.loads(run.order.read_text())["folder"] == str(helps)
         RunFolder(leads, FENCE).calls.write_text("here")
-        _until(lambda: run.calls.exists())
+        wait_for(lambda: run.calls.exists(), 20)
         assert (run.calls.read_text(), run.is_last) == ("here", True)
         server.exchange.clear()
-        _until(lambda: not run.is_last)
+        wait_for(lambda: not run.is_last, 20)
     assert not helps.exists()
     assert list(exchange.names()) == []
     with lent(address, FENCE, never) as none:
@@ -410,7 +411,7 @@ def test_a_store_that_is_away_is_waited_for(
     caught_up = threading.Event()
     with monkeypatch.context() as patch:
         patch.setattr(exchange._fs, "find", _away)
-        _until(lambda: server.inbox.is_away)
+        wait_for(lambda: server.inbox.is_away, 20)
         assert exchange.trouble == "Interrupted: no route"
 
         def wait() -> None:
@@ -429,8 +430,8 @@ def test_a_store_that_is_away_is_waited_for(
         patch.setattr(exchange._fs, "find", _away)
         server.inbox.catch_up(lambda: True)
         server.inbox.close(is_over=True)
-        _until(lambda: exchange.trouble)
-    _until(lambda: not exchange.names())
+        wait_for(lambda: exchange.trouble, 20)
+    wait_for(lambda: not exchange.names(), 20)
 
 
 def _away(*_: Any) -> None:
@@ -465,11 +466,3 @@ def test_which_runs_have_left_something(exchange: Exchange) -> None:
     assert exchange.runs() == {(JOB, 3), (JOB, 4), ("b/../c", 12)}
     exchange.at(JOB).of_run(3).clear()
     assert exchange.runs() == {(JOB, 4), ("b/../c", 12)}
-
-
-def _until(seen: Callable[[], object]) -> None:
-    for _ in range(1000):
-        if seen():
-            return
-        threading.Event().wait(0.02)
-    raise AssertionError("it never came")
